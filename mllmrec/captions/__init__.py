@@ -1,0 +1,8 @@
+"""Item images to text, offline: a new captioner is one module here and one file in ``conf/caption``."""
+
+from mllmrec.captions.base import Captioner
+from mllmrec.captions.cache import caption_items
+from mllmrec.captions.palette import Palette
+from mllmrec.captions.precomputed import Precomputed
+
+__all__ = ["Captioner", "Palette", "Precomputed", "caption_items"]

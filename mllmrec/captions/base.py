@@ -1,0 +1,27 @@
+"""What every captioner does: item images in, short texts out, one at a time and keyed by item id."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+class Captioner(ABC):
+    """Turns item images into text, offline, so that no visual token reaches a prompt."""
+
+    reads_images: bool = (
+        True  # False: captions are found by item id, and items without an image have them too
+    )
+
+    @abstractmethod
+    def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
+        """Yield ``(item id, caption)`` for each ``(item id, image path)``, in order, without holding them all.
+
+        The path is None only where ``reads_images`` is False. A caption is None when the image cannot be read or
+        nothing is known of the item: the caller counts it and goes on.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """What determines a caption besides the image's bytes, as JSON values."""

@@ -1,0 +1,89 @@
+"""Captions from a file: the JSON released with MLLMRec-R1, or a table of the user's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mllmrec.cache import file_fingerprint
+from mllmrec.captions.base import Captioner
+from mllmrec.data.tables import read_table, refuse_duplicate_ids
+from mllmrec.data.text import as_text, collapse_spaces, require_files
+from mllmrec.errors import UserError
+
+
+class Precomputed(Captioner):
+    """Captions looked up by item id; an empty one counts as absent.
+
+    ``path`` is the released layout, ``{item: {"title": …, "caption": …}}`` or ``{item: caption}`` in a ``.json``
+    file, or a CSV, TSV, Parquet or JSON Lines table with the columns ``item_column`` and ``caption_column``.
+
+    Raises:
+        UserError: the file is missing or malformed (naming the line or the id), or an id stands twice.
+    """
+
+    reads_images = False
+
+    def __init__(
+        self, path: str | Path, item_column: str = "item_id", caption_column: str = "caption"
+    ) -> None:
+        self.path = Path(path)
+        self.columns = (item_column, caption_column)
+        require_files([self.path], "set caption.path to the captions file")
+        if self.path.suffix == ".json":
+            captions = _read_released(self.path)
+        else:
+            table = read_table(self.path, self.columns)
+            ids = table.ids(item_column)
+            refuse_duplicate_ids(table, ids)
+            captions = dict(zip(ids.to_pylist(), table.text(caption_column).tolist(), strict=True))
+        self.captions = {item: caption for item, caption in captions.items() if caption}
+
+    def identity(self) -> dict[str, object]:
+        """The file's content and the columns read."""
+        return {
+            "captioner": "precomputed",
+            "file": file_fingerprint(self.path),
+            "columns": list(self.columns),
+        }
+
+    def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
+        """Look each id up; the image is not opened."""
+        for item, _ in images:
+            yield item, self.captions.get(item)
+
+
+def _read_released(path: Path) -> dict[str, str]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_refuse_repeats)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: keep one caption per item") from error
+    if not isinstance(records, dict):
+        raise UserError(
+            f"{path}: expected an object of captions by item id, found a {type(records).__name__}"
+        )
+    captions = {}
+    for item, record in records.items():
+        caption = record.get("caption") if isinstance(record, dict) else record
+        if not isinstance(caption, str | None) or (isinstance(record, dict) and "caption" not in record):
+            raise UserError(
+                f'{path}: item {item}: expected {{"caption": "text"}}, found {as_text(record)[:60]}'
+            )
+        captions[item.strip()] = collapse_spaces(caption or "")
+    return captions
+
+
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated!r} stands twice")
+    return record

@@ -1,0 +1,123 @@
+"""What every command shares: Hydra's command line, one check of the configuration, and the exit status.
+
+0: done. 2: wrong use or wrong input, with one message on standard error; ``MLLMREC_TRACEBACK=1`` shows where it
+arose. 130: interrupted. 1: anything else, a defect, with its traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.checks import plain_faults
+from mllmrec.config.compose import VERSION_BASE, compose_checked
+from mllmrec.config.help import register_help
+from mllmrec.config.messages import readable
+from mllmrec.errors import ConfigError, UserError
+
+WRONG_USE, INTERRUPTED = 2, 130
+Task = Callable[[DictConfig], "float | None"]
+
+
+def run_app(task: Task, config_name: str) -> NoReturn:
+    """Run ``task`` as a Hydra application on ``conf/<config_name>.yaml`` and exit.
+
+    The configuration is checked twice: the overrides before Hydra starts, and each job's own before ``task``
+    sees it. The value of ``task`` goes to the sweeper of a multirun.
+    """
+    # Hydra re-raises what went wrong instead of printing its own shortened traceback.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failed: list[BaseException] = []
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> float | None:
+        try:
+            check_config(cfg)
+            return task(cfg)
+        except Exception as error:
+            failed.append(error)
+            if HydraConfig.get().mode == RunMode.RUN and _for_user(error) is not None:
+                # Not an Exception, so that Hydra adds no line of its own to the message.
+                raise SystemExit(_report(error, config_name)) from error
+            raise
+
+    # Hydra names the job after the module of the function: here __main__, and of no use.
+    del job.__wrapped__  # type: ignore[attr-defined]
+    job.__module__ = f"mllmrec.{config_name}"
+    register_help(CONFIG_DIR)
+    try:
+        _check_command_line(config_name)
+        hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
+    except KeyboardInterrupt:
+        print(
+            f"mllmrec.{config_name}: interrupted; what the run folder holds is whole, start the command again to go on",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        ours = error in failed and _for_user(error) is None
+        if ours or not isinstance(_for_user(error) or error, (UserError, HydraException, OmegaConfBaseException)):
+            raise
+        sys.exit(_report(error, config_name))
+    sys.exit(0)
+
+
+def _check_command_line(config_name: str) -> None:
+    """Check the overrides as typed, when they are what is going to run.
+
+    Raises:
+        ConfigError: one or more are wrong.
+    """
+    args = get_args_parser().parse_args()
+    if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
+        return
+    config_dir = Path(args.config_path).resolve() if args.config_path else CONFIG_DIR
+    composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
+    if composed.faults:
+        # Said at once: what the components would add takes seconds of imports.
+        raise ConfigError(composed.faults + plain_faults(composed.config))
+    if not args.cfg and plain_faults(composed.config):
+        check_config(composed.config)
+
+
+def _for_user(error: BaseException) -> UserError | None:
+    """The `UserError` behind an exception: Hydra wraps what a constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__
+    return None
+
+
+def _report(error: BaseException, config_name: str) -> int:
+    """Print the message of ``error`` on standard error; returns the exit status."""
+    if os.environ.get("MLLMREC_TRACEBACK") == "1":
+        raise error
+    command = f"python -m mllmrec.{config_name}"
+    known = _for_user(error)
+    message = str(known) if known is not None else _hydra_message(error)
+    if known is None or isinstance(known, ConfigError):
+        message += f"\nSee {command} --help for the settings, {command} --cfg job for their values."
+    print(f"mllmrec.{config_name}: error: {message}", file=sys.stderr)
+    return WRONG_USE
+
+
+def _hydra_message(error: BaseException) -> str:
+    parts: list[Any] = [error]
+    if error.__cause__ is not None:
+        parts.append(error.__cause__)
+    return ": ".join(dict.fromkeys(readable(part) for part in parts))

@@ -1,0 +1,13 @@
+"""The configuration: where its files lie, and the checks that run before anything expensive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllmrec.config.checks import check_config
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the files inside the package; in a checkout they stand beside it.
+CONFIG_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+__all__ = ["CONFIG_DIR", "check_config"]

@@ -1,0 +1,103 @@
+"""Checks of what ``_target_`` names: the class exists, takes these keys, and accepts their values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from mllmrec.config.messages import nearest, readable
+from mllmrec.errors import UserError, choices
+
+# Read by the pipeline and not by the class.
+_PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio"}}
+# The pipeline adds arguments of its own to these, so what is missing is not the user's to give.
+_COMPLETED_LATER = {"cot_policy", "mixing"}
+
+
+def component_faults(cfg: Mapping[str, Any]) -> list[str]:
+    """The faults of every section with a ``_target_``; imports the modules that these name.
+
+    Objects are built once to hear what their constructors say; none loads a model or a dataset there.
+    """
+    faults = []
+    for group, section in cfg.items():
+        if isinstance(section, Mapping) and section.get("_target_") is not None:
+            faults += _faults_of(group, section)
+    return faults
+
+
+def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
+    target = section["_target_"]
+    try:
+        component = get_object(target)
+        parameters = inspect.signature(component).parameters
+    except (ImportError, ValueError, TypeError) as error:
+        return [f"{group}._target_={target}: cannot be imported ({readable(error)}); give the full path of a class"]
+    ours = _PIPELINE_KEYS.get(group, set())
+    given = {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
+    faults = [*_unknown_keys(group, given, parameters), *_missing_keys(group, given, parameters)]
+    faults += _wrong_types(group, given, component)
+    if faults or group in _COMPLETED_LATER:
+        return faults
+    try:
+        instantiate({**given, "_target_": target})
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, (UserError, ValueError)):
+            return [_about(group, readable(cause))]
+        raise
+    return []
+
+
+def _about(group: str, message: str) -> str:
+    return message if message.startswith(group) else f"{group}: {message}"
+
+
+def _unknown_keys(
+    group: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> list[str]:
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    return [
+        f"{group}.{key}: no such setting here{nearest(key, parameters)}; there are {choices([*parameters])}"
+        for key in given
+        if key not in parameters
+    ]
+
+
+def _missing_keys(
+    group: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> list[str]:
+    """Parameters without a default that were left out or left at null."""
+    if group in _COMPLETED_LATER:
+        return []
+    return [
+        f"{group}.{name} is not set: add {group}.{name}=VALUE"
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and given.get(name) is None
+    ]
+
+
+def _wrong_types(group: str, given: Mapping[str, Any], component: Callable[..., Any]) -> list[str]:
+    hints = get_type_hints(component.__init__ if inspect.isclass(component) else component)
+    faults = []
+    for key, value in given.items():
+        if key not in hints or value is None or value == "???" or isinstance(value, Mapping):
+            continue
+        try:
+            adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True))
+        except PydanticSchemaGenerationError:
+            continue
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            expected = sorted({detail["msg"].removeprefix("Input should be ") for detail in error.errors()})
+            faults.append(f"{group}.{key}={value}: must be {' or '.join(expected)}")
+    return faults

@@ -1,0 +1,156 @@
+"""Overrides typed on the command line, checked before Hydra runs the job: every fault at once, with what is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.config.messages import nearest, readable
+from mllmrec.errors import choices
+
+VERSION_BASE = "1.3"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The configuration as the overrides that are right make it, and what is wrong with the others."""
+
+    config: DictConfig
+    faults: list[str]
+
+
+def compose_checked(
+    config_name: str, overrides: Sequence[str], config_dir: Path, extra_dir: str | None = None
+) -> Composed:
+    """Compose with every override that can be applied; of a sweep, with the first value.
+
+    Args:
+        config_name: the root file.
+        overrides: as typed.
+        config_dir: folder of the root file.
+        extra_dir: folder given by Hydra's ``--config-dir``.
+
+    Raises:
+        HydraException: the files themselves do not compose.
+    """
+    search = [f"hydra.searchpath=[{Path(extra_dir).resolve().as_uri()}]"] if extra_dir else []
+    with initialize_config_dir(str(config_dir), job_name=config_name, version_base=VERSION_BASE):
+        loader = GlobalHydra.instance().config_loader()
+        variants, faults = _parse(overrides, loader)
+        known = {str(key) for key in compose(config_name, search)} | set(loader.list_groups(""))
+        variants, strangers = _without_new_roots(variants, known)
+        faults += strangers
+        accepted = [*search, *(texts[0] for texts in variants)]
+        if not faults and all(len(texts) == 1 for texts in variants) or not variants:
+            try:
+                return Composed(compose(config_name, accepted, return_hydra_config=True), faults)
+            except HydraException:
+                if not variants:
+                    raise
+        accepted = list(search)
+        config = compose(config_name, accepted, return_hydra_config=True)
+        # Groups first: they decide which keys exist.
+        for texts in sorted(variants, key=lambda texts: not _group_choices(texts[0], loader)):
+            applied = False
+            for text in texts:
+                try:
+                    composed = compose(config_name, [*accepted, text], return_hydra_config=True)
+                except HydraException as error:
+                    faults.append(_fault(text, error, config, loader))
+                    continue
+                if not applied:
+                    kept, config, applied = text, composed, True
+            if applied:
+                accepted.append(kept)
+    return Composed(config, faults)
+
+
+def group_choices(group: str, loader: ConfigLoader) -> list[str]:
+    """The files of a config group that are meant to be chosen; private ones begin with an underscore."""
+    return [name for name in loader.get_group_options(group) if not name.startswith("_")]
+
+
+def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[list[str]], list[str]]:
+    """Per override, the single values it stands for: one, or those of a sweep; and the malformed ones' faults."""
+    parser = OverridesParser.create()
+    variants, faults = [], []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            faults.append(f"{text}: {readable(error)}")
+            continue
+        values = _sweep_values(override, loader)
+        variants.append([text] if values is None else [f"{_left_side(text)}={value}" for value in values])
+    return [texts for texts in variants if texts], faults
+
+
+def _without_new_roots(variants: list[list[str]], known: set[str]) -> tuple[list[list[str]], list[str]]:
+    """``+name=value`` that adds a root key: nothing would ever read it."""
+    kept, faults = [], []
+    for texts in variants:
+        name = _left_side(texts[0]).lstrip("+").split("@")[0].split("/")[0]
+        if texts[0].startswith("+") and "." not in name and name not in known | {"hydra"}:
+            faults.append(f"{texts[0]}: no such setting{nearest(name, known)}, and nothing reads a new one")
+        else:
+            kept.append(texts)
+    return kept, faults
+
+
+def _left_side(text: str) -> str:
+    return text.split("=", 1)[0]
+
+
+def _sweep_values(override: Override, loader: ConfigLoader) -> list[str] | None:
+    if not override.is_sweep_override():
+        return None
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        glob: Any = override.value()
+        return glob.filter(loader.get_group_options(override.key_or_group))
+    if override.value_type is ValueType.INTERVAL_SWEEP:
+        interval: Any = override.value()
+        return [str(interval.start)]
+    return list(override.sweep_string_iterator())
+
+
+def _group_choices(text: str, loader: ConfigLoader) -> list[str]:
+    return group_choices(OverridesParser.create().parse_override(text).key_or_group, loader)
+
+
+def _fault(text: str, error: HydraException, config: DictConfig, loader: ConfigLoader) -> str:
+    override = OverridesParser.create().parse_override(text)
+    name = override.key_or_group
+    valid = group_choices(name, loader)
+    value = override.value()
+    if valid and isinstance(value, (str, int, float)) and str(value) not in loader.get_group_options(name):
+        return f"{text}: no such {name}{nearest(str(value), valid)}; choose {choices(valid)}"
+    unknown = OmegaConf.select(config, name, throw_on_missing=False) is None
+    if not valid and unknown and not override.is_add() and not override.is_force_add():
+        return f"{text}: no such setting{nearest(name, [*_paths(config, name.startswith('hydra.'))])}"
+    return f"{text}: {readable(error)}"
+
+
+def _paths(config: DictConfig, of_hydra: bool) -> Iterator[str]:
+    """Every key with its path: Hydra's own, or ours."""
+
+    def walk(values: dict, prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            path = f"{prefix}{key}"
+            yield path
+            if isinstance(value, dict):
+                yield from walk(value, f"{path}.")
+
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    for key, value in plain.items():
+        if (key == "hydra") == of_hydra:
+            yield from walk({key: value}, "")

@@ -1,0 +1,42 @@
+"""Wording shared by the checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic_core import ErrorDetails
+
+from mllmrec.errors import choices
+
+
+def readable(error: BaseException) -> str:
+    """An exception's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """`` (did you mean a or b?)``, or nothing: names like ``name``, and settings of that last part elsewhere."""
+    names = list(known)
+    last = name.rsplit(".", 1)[-1]
+    elsewhere = [other for other in names if other.rsplit(".", 1)[-1] == last and other != name]
+    close = difflib.get_close_matches(name, names, n=most, cutoff=0.7)
+    found = list(dict.fromkeys([*elsewhere, *close]))[:most]
+    return f" (did you mean {choices(found)}?)" if found else ""
+
+
+def bound_fault(section: str, error: ErrorDetails, known: Iterable[str], reason: str | None) -> str:
+    """One schema error as ``key=value: what is allowed``."""
+    where = ".".join(map(str, error["loc"]))
+    key = f"{section}.{where}" if section else where
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting{nearest(where, known)}; there are {choices([*known])}"
+    if error["type"] == "missing":
+        return f"{key} is not set: add {key}=VALUE"
+    allowed = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    allowed = allowed.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+    return f"{key}={_shown(error['input'])}: {allowed}" + (f" ({reason})" if reason else "")
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

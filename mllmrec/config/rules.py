@@ -1,0 +1,183 @@
+"""Settings that contradict each other or this machine: one small function a rule, None where all is well.
+
+Every rule reads the resolved configuration as plain dictionaries. A section that is absent or malformed is
+reported by the schema, so `broken_rules` passes over a rule that cannot be answered for lack of a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+Settings = Mapping[str, Any]
+Rule = Callable[[Settings], "str | None"]
+
+
+def cot_needs_policy(cfg: Settings) -> str | None:
+    """CoT is to be mixed in, but nothing writes it."""
+    if cfg["cot_policy"]["_target_"] is None and cfg["mix_ratio"] > 0:
+        return (
+            f"mix_ratio={cfg['mix_ratio']} with cot_policy=none: no reasoning to mix in; set mix_ratio=0 or "
+            "choose a cot_policy"
+        )
+    return None
+
+
+def evaluated_cot_needs_policy(cfg: Settings) -> str | None:
+    """Evaluation prompts are to carry CoT, but nothing writes it."""
+    if cfg["cot_policy"]["_target_"] is None and cfg["eval"]["cot"]:
+        return "eval.cot=true with cot_policy=none: no reasoning to show; set eval.cot=false or choose a cot_policy"
+    return None
+
+
+def cutoffs_within_candidates(cfg: Settings) -> str | None:
+    """HR@K with more places than candidates says nothing."""
+    negatives = cfg["eval"]["num_negatives"]
+    largest = max(cfg["eval"]["ks"])
+    if isinstance(negatives, int) and largest > negatives + 1:
+        return (
+            f"eval.ks={list(cfg['eval']['ks'])}: {largest} exceeds the {negatives + 1} candidates; lower eval.ks or "
+            "raise eval.num_negatives"
+        )
+    return None
+
+
+def listed_candidates_end(cfg: Settings) -> str | None:
+    """A generated answer is chosen from a list in the prompt, which the whole catalogue does not fit."""
+    if cfg["eval"]["ranking"] == "generate" and cfg["eval"]["num_negatives"] == "full":
+        return (
+            "eval.ranking=generate with eval.num_negatives=full: the prompt cannot list the whole catalogue; choose "
+            "eval.ranking=likelihood or constrained, or a number of negatives"
+        )
+    return None
+
+
+def reward_needs_title(cfg: Settings) -> str | None:
+    """A reward that pays only answers with a title, and answers without one."""
+    if "grpo" not in cfg["method"]["stages"] or cfg["prompt"]["answer"] != "id":
+        return None
+    release = cfg["reward"]["_target_"] == "mllmrec.rewards.release.Release"
+    if release or cfg["reward"].get("require_title", False):
+        return (
+            f"{'reward=release' if release else 'reward.require_title=true'} with prompt.answer=id: an answer "
+            "without a title is never right; set prompt.answer=id_title or choose another reward"
+        )
+    return None
+
+
+def stage_has_settings(cfg: Settings) -> str | None:
+    """A stage is to run whose section is empty. Warm-up alone may be: pretrained models have none."""
+    empty = [stage for stage in cfg["method"]["stages"] if stage != "warmup" and cfg.get(stage) is None]
+    if empty:
+        return f"method.stages names {', '.join(empty)}, which has no settings: choose another recipe or method"
+    return None
+
+
+def validation_exists(cfg: Settings) -> str | None:
+    """Validation targets are asked for where the split makes none."""
+    if cfg["split"].get("validation_share") == 0:
+        wanted = [
+            name
+            for name, asked in (
+                ("eval.split=validation", cfg["eval"]["split"] == "validation"),
+                (f"heldout.users={cfg['heldout']['users']}", cfg["heldout"]["users"] > 0),
+            )
+            if asked
+        ]
+        if wanted and cfg["split"].get("validation_from") is None:
+            return (
+                f"{' and '.join(wanted)} with split.validation_share=0: no validation users; raise the share, or set "
+                "heldout.users=0 and eval.split=test"
+            )
+    return None
+
+
+def lengths_agree(cfg: Settings) -> str | None:
+    """A longest sequence below the shortest."""
+    for where, section in (("dataset", cfg["dataset"]), ("dataset.filters", cfg["dataset"].get("filters"))):
+        low, high = (section or {}).get("min_length"), (section or {}).get("max_length")
+        if low is not None and high is not None and low > high:
+            return f"{where}.min_length={low} exceeds {where}.max_length={high}: lower the one or raise the other"
+    return None
+
+
+def heads_divide_width(cfg: Settings) -> str | None:
+    """Attention heads of equal width."""
+    width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
+    if width is not None and heads is not None and (width % heads or width // heads % 2):
+        return (
+            f"backbone.hidden_size={width} with backbone.num_heads={heads}: each head must have the same, even "
+            "width; choose a multiple of twice the number of heads"
+        )
+    return None
+
+
+def quantized_needs_adapter(cfg: Settings) -> str | None:
+    """4-bit weights cannot train; adapters on them can."""
+    if cfg["backbone"].get("quantization") and not (cfg["backbone"].get("lora") or {}).get("rank"):
+        return (
+            f"backbone.quantization={cfg['backbone']['quantization']} with backbone.lora.rank=0: 4-bit weights "
+            "cannot train; set backbone.lora.rank=16, or backbone.quantization=null"
+        )
+    return None
+
+
+def quantized_needs_package(cfg: Settings) -> str | None:
+    """bitsandbytes is an extra."""
+    if cfg["backbone"].get("quantization") and find_spec("bitsandbytes") is None:
+        return f"backbone.quantization={cfg['backbone']['quantization']} needs: pip install 'mllmrec[quantized]'"
+    return None
+
+
+def logger_needs_package(cfg: Settings) -> str | None:
+    """TensorBoard is an extra; wandb may have been removed."""
+    target = str(cfg["logger"]["_target_"])
+    if target.endswith(".TensorBoardLoggers") and find_spec("tensorboard") is None:
+        return "logger=tensorboard needs: pip install 'mllmrec[tensorboard]'"
+    if target.endswith(".WandbLoggers") and find_spec("wandb") is None:
+        return "logger=wandb needs: pip install wandb"
+    return None
+
+
+def accelerator_exists(cfg: Settings) -> str | None:
+    """The asked-for device is there. Imports torch only for the answer."""
+    wanted = cfg["trainer"]["accelerator"]
+    if wanted not in ("gpu", "mps"):
+        return None
+    import torch
+
+    there = torch.cuda.is_available() if wanted == "gpu" else torch.backends.mps.is_available()
+    if there:
+        return None
+    return f"trainer.accelerator={wanted}: PyTorch finds no such device here; set trainer=cpu or trainer=auto"
+
+
+CONTRADICTIONS: tuple[Rule, ...] = (
+    cot_needs_policy,
+    evaluated_cot_needs_policy,
+    cutoffs_within_candidates,
+    listed_candidates_end,
+    reward_needs_title,
+    stage_has_settings,
+    validation_exists,
+    lengths_agree,
+    heads_divide_width,
+    quantized_needs_adapter,
+    quantized_needs_package,
+    logger_needs_package,
+)
+
+
+def broken_rules(cfg: Settings, rules: tuple[Rule, ...] = CONTRADICTIONS) -> list[str]:
+    """What every rule has to say about ``cfg``."""
+    faults = []
+    for rule in rules:
+        try:
+            fault = rule(cfg)
+        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
+            # A value that the rule needs is absent or of a wrong type, which the schema reports.
+            continue
+        if fault is not None:
+            faults.append(fault)
+    return faults

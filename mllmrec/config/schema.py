@@ -1,0 +1,243 @@
+"""Types and bounds of every plain setting: one class a section, one field a key.
+
+A field's description is the reason that an error message gives for its bound.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Weighting = Literal["uniform", "popularity"]
+Schedule = Literal["linear", "cosine", "constant"]
+Stage = Literal["warmup", "sft", "grpo"]
+
+
+def _count_or_full(value: Any) -> Any:
+    if value != "full" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("must be a whole number from 1 on, or full for the whole catalogue")
+    return value
+
+
+def _cutoffs(value: list[int]) -> list[int]:
+    if not value or len(set(value)) < len(value):
+        raise ValueError("must be one or more different cut-offs, such as [1,3,5,10]")
+    return value
+
+
+def _stages(value: list[str]) -> list[str]:
+    order = ["warmup", "sft", "grpo"]
+    if value != [stage for stage in order if stage in value]:
+        raise ValueError("must name each stage once, in the order warmup, sft, grpo")
+    return value
+
+
+class Section(BaseModel):
+    """A section whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Component(BaseModel):
+    """A section with a ``_target_``: bounds of keys that several classes share; the class checks the rest."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Prompt(Section):
+    """``prompt``."""
+
+    template: Annotated[str, Field(min_length=1)]
+    answer: Literal["id", "id_title"]
+    history_length: Count
+    max_title_words: CountOrZero
+    max_caption_words: CountOrZero
+
+
+class Candidates(Section):
+    """``candidates``."""
+
+    num_negatives: Count
+    weighting: Weighting
+
+
+class Eval(Section):
+    """``eval``."""
+
+    ranking: Literal["likelihood", "constrained", "generate"]
+    num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
+    weighting: Weighting
+    ks: Annotated[list[Count], AfterValidator(_cutoffs)]
+    split: Literal["test", "validation"]
+    max_users: Count | None
+    cot: bool
+    batch_size: Count
+    max_new_tokens: Count
+    keep_top: Count
+    resamples: Count
+
+
+class Heldout(Section):
+    """``heldout``."""
+
+    users: CountOrZero
+    every: Count
+
+
+class Optimised(Section):
+    """What every stage says about its optimiser."""
+
+    epochs: Count
+    max_steps: Count | None
+    learning_rate: Positive
+    schedule: Schedule
+    warmup_ratio: Share
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+
+
+class Warmup(Optimised):
+    """``warmup``."""
+
+    batch_size: Count
+    length: Annotated[int, Field(ge=2, description="the next item is learnt from the one before")]
+    dropout: ShareBelowOne
+
+
+class LoraChange(Section):
+    """A stage's adapter settings that differ from those of the backbone."""
+
+    rank: Count = 16
+    alpha: Positive = 16
+    dropout: ShareBelowOne = 0.0
+    target_modules: list[str] | str = "all-linear"
+
+
+class Sft(Optimised):
+    """``sft``."""
+
+    batch_size: Count
+    micro_batch_size: Count
+    loss_on: Literal["answer", "all"]
+    lora: LoraChange | None
+
+
+class Grpo(Optimised):
+    """``grpo``."""
+
+    prompts_per_step: Count
+    group_size: Annotated[int, Field(ge=2, description="one completion has no group to be compared with")]
+    micro_batch_size: Count
+    iterations: Count
+    beta: NotNegative
+    kl: Literal["k1", "k2", "k3"]
+    aggregation: Literal["token_mean", "sequence_mean", "constant"]
+    lora: LoraChange | None
+    rollouts_shown: CountOrZero
+
+
+class Method(Section):
+    """``method``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    stages: Annotated[list[Stage], AfterValidator(_stages)]
+
+
+class Trainer(Section):
+    """``trainer``."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"]
+    log_every_n_steps: Count
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    detect_anomaly: bool = False
+
+
+class Root(Section):
+    """Values outside sections; which of them a command has is decided by its YAML file."""
+
+    seed: CountOrZero = 0
+    mix_ratio: Share = 0.0
+    cache_dir: Annotated[str, Field(min_length=1)] = "."
+    run_name: str | int | None = None
+
+
+class BackboneLora(Component):
+    """``backbone.lora``."""
+
+    rank: CountOrZero = 0
+    alpha: Positive = 1
+    dropout: ShareBelowOne = 0.0
+
+
+class Backbone(Component):
+    """``backbone``."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    quantization: Literal["4bit"] | None = None
+    max_length: Count | None = None
+    lora: BackboneLora | None = None
+    hidden_size: Count = 1
+    num_layers: Count = 1
+    num_heads: Count = 1
+    mlp_ratio: Count = 1
+    vocabulary: Count = 1
+
+
+class Rollout(Component):
+    """``rollout``."""
+
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 1
+
+
+class Loss(Component):
+    """``loss``."""
+
+    epsilon_low: Positive = 0.2
+    epsilon_high: Positive = 0.2
+    level: Literal["token", "sequence"] = "token"
+
+
+class Filters(Section):
+    """``dataset.filters``."""
+
+    min_rating: float | None
+    k_core: CountOrZero
+    min_length: CountOrZero
+    max_length: Count | None
+    repeats: Literal["first", "all"]
+    untitled: Literal["keep", "drop"]
+    unused_items: Literal["keep", "drop"]
+
+
+class Dataset(Component):
+    """``dataset``."""
+
+    max_users: Count | None = None
+    filters: Filters | None = None
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "prompt": Prompt,
+    "candidates": Candidates,
+    "eval": Eval,
+    "heldout": Heldout,
+    "warmup": Warmup,
+    "sft": Sft,
+    "grpo": Grpo,
+    "method": Method,
+    "trainer": Trainer,
+    "dataset": Dataset,
+    "backbone": Backbone,
+    "rollout": Rollout,
+    "loss": Loss,
+}

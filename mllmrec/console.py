@@ -1,0 +1,213 @@
+"""What a person sees at the end of a command: tables and the closing panel. Numbers come in, nothing is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mllmrec.run_folder import Rollout
+
+STAGE_TITLES = {"zero_shot": "zero-shot", "warmup": "warm-up", "sft": "SFT", "grpo": "GRPO"}
+MIN_PLAIN_WIDTH = 120  # rich assumes 80 columns in a pipe, where the main table would be cut
+
+
+def make_console() -> Console:
+    """A console for standard output, wide enough for the main table when the output is a file or a pipe."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=MIN_PLAIN_WIDTH)
+    return console
+
+
+def stage_title(stage: str) -> str:
+    """The name of a stage as shown."""
+    return STAGE_TITLES.get(stage, stage)
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """The protocol in one line: it stands under every table of results."""
+    candidates = protocol.get("num_candidates")
+    negatives = protocol.get("negatives")
+    parts = [str(protocol["dataset"]), f"{protocol['split']} split", f"n = {protocol['users']:,} users"]
+    if candidates is not None:
+        parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
+    parts.append(f"{protocol['ranking']} ranking")
+    parts.append(f"seed {protocol['seed']}")
+    return ", ".join(parts)
+
+
+def _cell(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """The main table: one row a metric, one column a stage, 95 % intervals, chance, the protocol below.
+
+    Args:
+        metrics: the content of `metrics.json` (`RunFolder.metrics`).
+    """
+    stages = metrics["stages"]
+    chance = metrics.get("chance", {})
+    table = Table(
+        title="Ranking quality, mean over users [95 % interval]",
+        caption=protocol_line(metrics["protocol"]),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("metric", no_wrap=True)
+    if chance:
+        table.add_column("chance", justify="right", no_wrap=True)
+    for stage in stages:
+        table.add_column(stage_title(stage), justify="right", no_wrap=True)
+    names = dict.fromkeys(name for values in stages.values() for name in values)
+    for name in names:
+        cells = [_cell(chance.get(name), None)] if chance else []
+        for stage, values in stages.items():
+            cells.append(_cell(values.get(name), metrics.get("intervals", {}).get(stage, {}).get(name)))
+        table.add_row(name, *cells)
+    return table
+
+
+def difference_lines(
+    metrics: Mapping[str, Any], names: Sequence[str] = ("HR@1", "HR@3", "NDCG@3")
+) -> list[str]:
+    """One line for each paired comparison and metric, whatever its sign; a metric that was not computed is left out."""
+    lines = []
+    for pair, values in metrics.get("differences", {}).items():
+        later, _, earlier = pair.partition(" - ")
+        for name in names:
+            if name not in values:
+                continue
+            low, high = values[name]["interval"]
+            lines.append(
+                f"{stage_title(later)} − {stage_title(earlier)} {name} {values[name]['mean']:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}] p={values[name]['p']:.4f} (paired, n = {values[name]['users']:,})"
+            )
+    return lines
+
+
+def validity_table(metrics: Mapping[str, Any]) -> Table:
+    """Share of answers that were no proper ranking, and of users for whom the first candidate shown came first."""
+    validity = {stage: rates for stage, rates in metrics.get("validity", {}).items() if rates}
+    candidates = metrics["protocol"].get("num_candidates")
+    caption = f"first_position is {1 / candidates:.3f} by chance" if candidates else None
+    table = Table(
+        title="Validity of answers, share of users",
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("stage")
+    for name in dict.fromkeys(name for rates in validity.values() for name in rates):
+        table.add_column(name, justify="right")
+    for stage, rates in validity.items():
+        table.add_row(
+            stage_title(stage),
+            *(
+                f"{rates[column.header]:.3f}" if column.header in rates else "–"
+                for column in table.columns[1:]
+            ),
+        )
+    return table
+
+
+def print_results(metrics: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the main table, the paired comparisons, and the validity of answers where it was measured."""
+    console = console or make_console()
+    console.print(results_table(metrics))
+    for line in difference_lines(metrics):
+        console.print(Text(line))
+    if any(metrics.get("validity", {}).values()):
+        console.print(validity_table(metrics))
+
+
+def rows_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None
+) -> Table:
+    """Any small table, such as the summary of a dataset or what each filter dropped; numbers on the right."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for position, name in enumerate(header):
+        numeric = bool(rows) and all(isinstance(row[position], (int, float)) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(Text(_shown(value)) for value in row))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+
+
+def rollouts_table(rollouts: Sequence[Rollout], title: str = "Sampled rollouts") -> Table:
+    """Sampled completions with each part of their reward and their advantage."""
+    table = Table(title=title, title_justify="left", show_lines=False)
+    table.add_column("step", justify="right")
+    table.add_column("prompt")
+    table.add_column("completion", overflow="fold", ratio=1)
+    part_names = list(dict.fromkeys(name for rollout in rollouts for name in rollout.parts))
+    for name in ["reward", *part_names, "advantage"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for rollout in rollouts:
+        table.add_row(
+            str(rollout.step),
+            Text(rollout.prompt_id),
+            Text(rollout.completion),
+            f"{rollout.reward:.2f}",
+            *(f"{rollout.parts[name]:.2f}" if name in rollout.parts else "–" for name in part_names),
+            f"{rollout.advantage:+.2f}",
+        )
+    return table
+
+
+def print_rollouts(
+    rollouts: Sequence[Rollout], console: Console | None = None, title: str = "Sampled rollouts"
+) -> None:
+    """Print `rollouts_table`."""
+    (console or make_console()).print(rollouts_table(rollouts, title))
+
+
+def _relative(path: Path) -> str:
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        # Another drive on Windows.
+        return str(path)
+
+
+def closing_panel(files: Sequence[tuple[str, Path]], commands: Sequence[tuple[str, str]]) -> Panel:
+    """Where to look next.
+
+    Args:
+        files: (what it is, path); a path that does not exist is left out.
+        commands: (what it does, command line).
+    """
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
+    for what, path in files:
+        if path.exists():
+            rows.add_row(Text(what), Text(_relative(path), style="bold"))
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    for what, command in commands:
+        lines.add_row(Text(what), Text(command, style="bold"))
+    return Panel(Group(rows, Text(""), lines), title="Where to look next", title_align="left", expand=False)
+
+
+def print_closing(
+    files: Sequence[tuple[str, Path]], commands: Sequence[tuple[str, str]], console: Console | None = None
+) -> None:
+    """Print `closing_panel`."""
+    (console or make_console()).print(closing_panel(files, commands))

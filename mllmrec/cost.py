@@ -1,0 +1,69 @@
+"""What a stage cost: seconds, memory, tokens generated."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+
+
+def _reset_host_peak() -> None:
+    try:
+        _CLEAR_REFERENCES.write_text("5", encoding="ascii")
+    except OSError:
+        # No such file outside Linux, or no right to write it in some containers: the peak is then the process's.
+        return
+
+
+def _host_peak_mb() -> float:
+    if _STATUS.exists():
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+class CostMeter:
+    """Measures a block: ``with CostMeter() as meter: ...; meter.generated_tokens += n``, then `cost`.
+
+    ``peak_memory_mb`` is the largest sum of allocated tensors on the GPU where there is one, and otherwise the
+    largest resident size of this process, which holds Python, the libraries and the data too. Where the system
+    does not let a process reset its peak (outside Linux), the resident peak is the one since the process started.
+    """
+
+    def __init__(self) -> None:
+        self.generated_tokens = 0
+
+    def __enter__(self) -> CostMeter:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_host_peak()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            self._peak_mb = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            self._peak_mb = _host_peak_mb()
+        self._seconds = time.perf_counter() - self._started
+
+    def cost(self) -> dict[str, float | int]:
+        """``seconds``, ``generated_tokens`` and ``peak_memory_mb`` of the finished block."""
+        return {
+            "seconds": round(self._seconds, 3),
+            "generated_tokens": int(self.generated_tokens),
+            "peak_memory_mb": round(self._peak_mb, 1),
+        }

@@ -1,0 +1,8 @@
+"""Reasoning for training prompts: a new source is one module here and one file in ``conf/cot_policy``."""
+
+from mllmrec.cot.base import CotKey, CotPolicy
+from mllmrec.cot.mixing import select_cot
+from mllmrec.cot.precomputed import PrecomputedCot
+from mllmrec.cot.template import Template, template_reasoning
+
+__all__ = ["CotKey", "CotPolicy", "PrecomputedCot", "Template", "select_cot", "template_reasoning"]

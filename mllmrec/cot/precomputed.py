@@ -1,0 +1,115 @@
+"""Reasoning from a file, in the layout released with MLLMRec-R1, joined by identity."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from mllmrec.cot.base import CotKey, CotPolicy
+from mllmrec.data.text import as_text, read_json_lines, require_files
+from mllmrec.errors import UserError
+
+
+class PrecomputedCot(CotPolicy):
+    """Records of ``user_id, history_items, target_item, reasoning``; ``line_idx`` is ignored.
+
+    A sample receives a record of its own user and its own target whose history is the sample's, or its latest
+    part. A record with a longer history that ends with the sample's talks about items that the prompt does not
+    show; it is used while ``longer_history`` is True. Of several that fit, the longest history wins, then the
+    first in the file.
+
+    Attributes:
+        counts: what became of the samples asked for: ``cot_matched`` (of these, ``cot_longer_history``),
+            ``cot_history_mismatch``, ``cot_absent``; and of the records: ``cot_empty_record``.
+
+    Raises:
+        UserError: the file is missing or malformed (naming the line or the record).
+    """
+
+    reads_item_texts = False
+
+    def __init__(self, path: str | Path, longer_history: bool = True) -> None:
+        self.path = Path(path)
+        self.longer_history = longer_history
+        self.counts: dict[str, int] = {}
+        self._records: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+        require_files([self.path], "set cot_policy.path to the file of reasoning records")
+        for where, record in _read(self.path):
+            user, target, history, reasoning = _parse(record, where)
+            if reasoning:
+                self._records[user, target].append((history, reasoning))
+            else:
+                self._count("cot_empty_record")
+
+    def reasoning(self, key: CotKey) -> str | None:
+        """The recorded reasoning of this user, this history and this target; None where there is none."""
+        records = self._records.get((key.user_id, key.target_id))
+        if not records:
+            self._count("cot_absent")
+            return None
+        fitting = [(history, text) for history, text in records if self._fits(history, key.history_ids)]
+        if not fitting:
+            self._count("cot_history_mismatch")
+            return None
+        history, text = max(fitting, key=lambda entry: len(entry[0]))
+        self._count("cot_matched")
+        if len(history) > len(key.history_ids):
+            self._count("cot_longer_history")
+        return text
+
+    def _fits(self, recorded: tuple[str, ...], shown: tuple[str, ...]) -> bool:
+        if len(recorded) > len(shown):
+            return self.longer_history and len(shown) > 0 and recorded[-len(shown) :] == shown
+        return len(recorded) > 0 and shown[-len(recorded) :] == recorded
+
+    def _count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+def _read(path: Path) -> Iterator[tuple[str, object]]:
+    """(where, record) of each record of a JSON list or of a JSON Lines file."""
+    if path.suffix in (".jsonl", ".ndjson"):
+        for number, record in read_json_lines(path):
+            yield f"{path}:{number}", record
+        return
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
+    if not isinstance(records, list):
+        raise UserError(f"{path}: expected a list of records, found a {type(records).__name__}")
+    for number, record in enumerate(records, start=1):
+        yield f"{path} record {number}", record
+
+
+def _parse(record: object, where: str) -> tuple[str, str, tuple[str, ...], str]:
+    """User id, target id, history ids, reasoning of one record."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected a record, found {as_text(record)[:60]!r}")
+    missing = [
+        name for name in ("user_id", "history_items", "target_item", "reasoning") if name not in record
+    ]
+    if missing:
+        raise UserError(f"{where}: no {', '.join(missing)}: add it or remove the record")
+    history, reasoning = record["history_items"], record["reasoning"]
+    if not isinstance(history, list):
+        raise UserError(f"{where}: history_items is no list: give the item ids, oldest first")
+    if not isinstance(reasoning, str | None):
+        raise UserError(f"{where}: reasoning is no text: give a text, or null for none")
+    items = tuple(_item_id(item, where) for item in history)
+    user = str(record["user_id"]).strip()
+    return user, _item_id(record["target_item"], where), items, (reasoning or "").strip()
+
+
+def _item_id(item: object, where: str) -> str:
+    """An item stands as its id, or as ``{"item_id": …, "title": …}``."""
+    value = item.get("item_id") if isinstance(item, dict) else item
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise UserError(f'{where}: {as_text(item)[:60]!r} is no item: give an id or {{"item_id": id}}')
+    return str(value).strip()

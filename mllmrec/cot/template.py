@@ -1,0 +1,75 @@
+"""Reasoning filled in from the history's texts by counting words; no model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from mllmrec.cot.base import CotKey, CotPolicy
+
+_WORD = re.compile(r"[^\W\d_][\w'-]+")
+_EMPTY_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "have", "in", "into", "is", "it", "its", "of",
+    "on", "or", "picture", "that", "the", "this", "to", "with",
+))  # fmt: skip
+_MOST_WORDS = 3
+_LONGEST_WORD = 24
+
+
+class Template(CotPolicy):
+    """`template_reasoning` of each history item's caption, or its details, or its title, the first there is.
+
+    The mappings go from item id to text. The target's id is never looked up.
+    """
+
+    reads_item_texts = True
+
+    def __init__(
+        self,
+        captions: Mapping[str, str] | None = None,
+        details: Mapping[str, str] | None = None,
+        titles: Mapping[str, str] | None = None,
+    ) -> None:
+        self.sources = [source for source in (captions, details, titles) if source]
+
+    def reasoning(self, key: CotKey) -> str | None:
+        """Reasoning over the history; None where no item of it has any text."""
+        return template_reasoning([self._text(item) for item in key.history_ids]) or None
+
+    def _text(self, item: str) -> str:
+        return next((source[item] for source in self.sources if source.get(item)), "")
+
+
+def template_reasoning(history_texts: Sequence[str]) -> str:
+    """Three steps from the texts of a history, oldest first, in at most 40 words; "" when they hold no words.
+
+    Words are counted once per item. Those in two or more items are named, most frequent first; of equal ones the
+    more recently seen stands first, then the alphabet decides. Where none repeats, the latest item speaks.
+    """
+    documents = [words for words in map(_words, history_texts) if words]
+    if not documents:
+        return ""
+    counts: dict[str, int] = {}
+    latest: dict[str, int] = {}
+    for position, words in enumerate(documents):
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+            latest[word] = position
+    ordered = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], -latest[w], w))
+    named = ordered[:_MOST_WORDS]
+    if not named:
+        named = list(documents[-1])[:_MOST_WORDS]
+        listed = _join(named)
+        return f"Signals: nothing repeats; the latest item is {listed}. Preference: open. Look for: {listed}."
+    signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
+    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {_join(named)}."
+
+
+def _words(text: str) -> dict[str, None]:
+    """The distinct content words of a text in lower case, in order."""
+    words = (match.group().lower() for match in _WORD.finditer(text))
+    return dict.fromkeys(word for word in words if word not in _EMPTY_WORDS and len(word) <= _LONGEST_WORD)
+
+
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

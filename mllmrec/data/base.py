@@ -1,0 +1,98 @@
+"""What every dataset hands over: interactions and an item table, as columns rather than Python objects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclass(frozen=True)
+class Items:
+    """The catalogue: entry ``i`` of every array is one item; I items in all.
+
+    ``images`` is keyed by item id and holds only the items that have an image file.
+    """
+
+    ids: np.ndarray  # (I,) str, unique
+    titles: np.ndarray  # (I,) str; "" when unknown
+    details: np.ndarray  # (I,) str: brand, category, genres as text; "" when unknown
+    images: dict[str, Path] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class RawInteractions:
+    """Interactions as a loader found them, in file order; N rows, U users, coded against ``user_ids`` and the items.
+
+    A given split (``split`` not None) labels each *row* TRAIN or TEST; a loader for such data gives a user who
+    stands in both files one code per file, and names that share a person in ``user_ids`` are equal.
+    """
+
+    user_ids: np.ndarray  # (U,) str
+    users: np.ndarray  # (N,) int32, index into user_ids
+    items: np.ndarray  # (N,) int32, index into Items
+    timestamps: np.ndarray | None = None  # (N,) int64, any unit; None: file order is time order
+    ratings: np.ndarray | None = None  # (N,) float32
+    split: np.ndarray | None = None  # (N,) int8: TRAIN or TEST where the publisher gives the split
+
+
+@dataclass
+class RawData:
+    """One dataset as loaded: nothing filtered, everything skipped at reading counted in ``skipped``."""
+
+    name: str
+    items: Items
+    interactions: RawInteractions
+    skipped: dict[str, int] = field(
+        default_factory=dict
+    )  # reason -> rows, files or images left out at reading
+
+
+class Dataset(ABC):
+    """A source of interactions and items. Subclasses take plain parameters and read, download or generate."""
+
+    name: str
+    domain: str = "item"  # the noun in the prompts: "movie", "beauty product", "micro-video"
+
+    @abstractmethod
+    def load(self) -> RawData:
+        """Read everything.
+
+        Raises:
+            UserError: a file is missing or malformed (naming file, line, id and what to do).
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """What determines the content of `load`, as JSON values: the key of every cache built from it."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions per user in time order, stored flat; U users, N interactions.
+
+    The items of user ``u`` are ``items[offsets[u]:offsets[u + 1]]``, oldest first.
+    """
+
+    user_ids: np.ndarray  # (U,) str
+    offsets: np.ndarray  # (U + 1,) int64
+    items: np.ndarray  # (N,) int32, index into Items
+    timestamps: np.ndarray | None = None  # (N,) int64
+    given_split: np.ndarray | None = None  # (U,) int8: the publisher's split of this sequence
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    def of_user(self, user: int) -> np.ndarray:
+        """All items of one user, oldest first, as indices (length of that user)."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]

@@ -1,0 +1,231 @@
+"""Candidates to rank: the target and negatives that the user never interacted with, or the whole catalogue.
+
+A negative is any item of the catalogue with a title that its user has not interacted with at any time, in any file, also where a filter left the interaction out.
+Under ``weighting="popularity"`` it is also one that occurs in training: items are drawn one after the other, without
+replacement, in proportion to their training counts. (Placeholder titles count as titles: were untitled items only
+ever targets, their look would give them away.)
+
+All that is random about one sample comes from a generator named by the seed, the split and the sample id, and items
+are drawn by the order of their ids. So a sample's candidates depend on the catalogue and (by popularity) on the
+training counts, but not on which other users are there nor on any file order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mllmrec.data.base import Interactions, Items
+from mllmrec.data.candidate_sets import CandidateSet, combine_digests, row_digest
+from mllmrec.data.filters import FilteredInteractions, people_of
+from mllmrec.data.splits import Samples, training_counts
+from mllmrec.errors import UserError
+from mllmrec.randomness import numpy_generator
+
+BLOCK = 4096  # samples drawn at a time: bounds the memory at BLOCK x (2.5 N) doubles
+
+
+@dataclass(frozen=True)
+class CandidateSampler:
+    """The settings of a candidate protocol: `num_negatives` N, how they are weighted, and the seed.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    num_negatives: int
+    weighting: Literal["uniform", "popularity"] = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_negatives < 1:
+            raise UserError(
+                f"num_negatives={self.num_negatives} must be at least 1, or full for the whole catalogue"
+            )
+        if self.weighting not in ("uniform", "popularity"):
+            raise UserError(
+                f"negatives weighted by {self.weighting!r} are not known; give uniform or popularity"
+            )
+
+    def bind(self, interactions: Interactions, items: Items, train: Samples) -> CandidateSource:
+        """Prepare drawing for a dataset; `train` are the training samples, for the popularity."""
+        catalogue = Catalogue(interactions, items)
+        if self.weighting == "uniform":
+            return CandidateSource(self, catalogue, catalogue.titled.astype(np.float64))
+        counts = training_counts(train, len(items))[catalogue.code_of_rank]
+        return CandidateSource(self, catalogue, np.where(catalogue.titled, counts, 0).astype(np.float64))
+
+
+class Catalogue:
+    """Who has interacted with what, by rank: the place of an item among all items sorted by id."""
+
+    def __init__(self, interactions: Interactions, items: Items) -> None:
+        self.interactions, self.items = interactions, items
+        self.code_of_rank = np.argsort(items.ids, kind="stable").astype(np.int32)  # (I,)
+        self.rank_of_code = np.empty(len(items), dtype=np.int64)
+        self.rank_of_code[self.code_of_rank] = np.arange(len(items))
+        self.titled = (items.titles != "")[self.code_of_rank]  # (I,) bool
+        self.person = (
+            np.arange(interactions.num_users, dtype=np.int64)
+            if interactions.given_split is None
+            else people_of(interactions.user_ids)
+        )
+        people = np.repeat(self.person, np.diff(interactions.offsets))
+        pairs = people * len(items) + self.rank_of_code[interactions.items]
+        if isinstance(interactions, FilteredInteractions):
+            hidden_people = self.person[interactions.hidden_users]
+            hidden = hidden_people * len(items) + self.rank_of_code[interactions.hidden_items]
+            pairs = np.concatenate([pairs, hidden])
+        pairs.sort()
+        self.seen = pairs[np.diff(pairs, prepend=-1) > 0]  # person x I + rank, sorted, each once
+
+    def has_seen(self, people: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        """For (S, 1) people and (S, M) ranks: (S, M) bool."""
+        pairs = people * len(self.items) + ranks
+        places = np.minimum(np.searchsorted(self.seen, pairs), len(self.seen) - 1)
+        return self.seen[places] == pairs
+
+    def seen_ranks(self, person: int) -> np.ndarray:
+        """Ranks of all items that one person interacted with."""
+        size = len(self.items)
+        start, end = np.searchsorted(self.seen, [person * size, (person + 1) * size])
+        return self.seen[start:end] - person * size
+
+    def full_candidates(self, samples: Samples, index: int) -> np.ndarray:
+        """All titled items that the user never interacted with, and the target: item codes in catalogue order."""
+        allowed = self.titled.copy()
+        allowed[self.seen_ranks(self.person[samples.users[index]])] = False
+        allowed[self.rank_of_code[samples.target(index)]] = True
+        return np.sort(self.code_of_rank[allowed])
+
+    def full_hash(self, samples: Samples) -> str:
+        """Content hash of the full-catalogue protocol: the catalogue, and each user's target and excluded items."""
+        ids = self.items.ids.astype(object)[self.code_of_rank]
+        digests = [
+            row_digest(
+                samples.user_id(index),
+                str(self.items.ids[samples.target(index)]),
+                ids[self.seen_ranks(self.person[samples.users[index]])].tolist(),
+            )
+            for index in range(len(samples))
+        ]
+        return combine_digests([row_digest("", "full", ids[self.titled].tolist()), *digests])
+
+
+class CandidateSource:
+    """Draws candidates for any sample of one dataset; made by `CandidateSampler.bind`. C = N + 1."""
+
+    def __init__(self, sampler: CandidateSampler, catalogue: Catalogue, weights: np.ndarray) -> None:
+        self.sampler, self.catalogue = sampler, catalogue
+        self._weights = weights  # (I,) by rank; 0: never a negative
+        self._pool = np.flatnonzero(weights)
+        self._cumulative = np.cumsum(weights[self._pool])
+        people_seen, ranks_seen = np.divmod(catalogue.seen, len(catalogue.items))
+        blocked = np.bincount(people_seen[weights[ranks_seen] > 0], minlength=int(catalogue.person.max()) + 1)
+        self._pool_sizes = len(self._pool) - blocked  # per person
+
+    def check(self, samples: Samples) -> None:
+        """Refuse a pool that is too small for N, before anything is drawn.
+
+        Raises:
+            UserError: naming a user, the pool's size, N and what to do.
+        """
+        sizes = self._pool_sizes[self.catalogue.person[samples.users]]
+        short = np.flatnonzero(sizes < self.sampler.num_negatives)
+        if len(short):
+            worst = int(short[np.argmin(sizes[short])])
+            kind = "items" if self.sampler.weighting == "uniform" else "items that occur in training"
+            raise UserError(
+                f"user {samples.user_id(worst)} has only {sizes[worst]} of {len(self._pool)} {kind} left as negatives, "
+                f"but num_negatives={self.sampler.num_negatives} ({len(short)} of {len(samples)} samples are so): "
+                "lower num_negatives, take the full catalogue, or keep more items (k_core, unused_items)"
+            )
+
+    def candidates_of(self, samples: Samples, index: int, split: str) -> tuple[np.ndarray, int]:
+        """(C,) item codes of one sample and the target's column: the same that `freeze` would store.
+
+        Raises:
+            UserError: the pool is too small.
+        """
+        one = Samples(
+            samples.interactions, samples.users[index : index + 1], samples.positions[index : index + 1]
+        )
+        self.check(one)
+        items, columns = self._draw(one, split)
+        return items[0], int(columns[0])
+
+    def freeze(self, samples: Samples, split: str) -> CandidateSet:
+        """Draw the candidates of all samples.
+
+        Raises:
+            UserError: the pool of some user is too small.
+        """
+        self.check(samples)
+        candidates = np.empty((len(samples), self.sampler.num_negatives + 1), dtype=np.int32)
+        columns = np.empty(len(samples), dtype=np.int64)
+        for start in range(0, len(samples), BLOCK):
+            block = slice(start, start + BLOCK)
+            part = Samples(samples.interactions, samples.users[block], samples.positions[block])
+            candidates[block], columns[block] = self._draw(part, split)
+        sample_ids = np.array([samples.sample_id(index) for index in range(len(samples))])
+        user_ids = samples.interactions.user_ids[samples.users]
+        return CandidateSet.build(sample_ids, user_ids, candidates, columns, self.catalogue.items)
+
+    def _draw(self, samples: Samples, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """(S, C) item codes and (S,) target columns.
+
+        Draws with replacement, from which watched and repeated items are struck out, are draws without replacement
+        from the rest. The few samples that run short are completed by `_complete`; nothing is repeated until it fits.
+        """
+        negatives_wanted = self.sampler.num_negatives
+        num_candidates, num_picks = negatives_wanted + 1, negatives_wanted + negatives_wanted // 2 + 16
+        uniform = np.empty((len(samples), num_candidates + num_picks))
+        for index in range(len(samples)):
+            self._generator(samples, index, split).random(out=uniform[index])
+
+        scaled = uniform[:, num_candidates:] * self._cumulative[-1]
+        if self.sampler.weighting == "uniform":
+            places = scaled.astype(np.int64)
+        else:
+            places = np.searchsorted(self._cumulative, scaled, side="right")
+        picks = self._pool[np.minimum(places, len(self._pool) - 1)]
+        people = self.catalogue.person[samples.users]
+        usable = ~self.catalogue.has_seen(people[:, None], picks) & ~_repeats_in_row(picks)
+        usable &= np.cumsum(usable, axis=1) <= negatives_wanted
+
+        chosen = np.empty((len(samples), num_candidates), dtype=np.int64)
+        chosen[:, 0] = self.catalogue.rank_of_code[samples.targets]
+        enough = usable.sum(axis=1) == negatives_wanted
+        chosen[enough, 1:] = picks[enough][usable[enough]].reshape(-1, negatives_wanted)
+        for index in np.flatnonzero(~enough).tolist():
+            generator = self._generator(samples, index, split)
+            generator.random(uniform.shape[1])
+            chosen[index, 1:] = self._complete(generator, people[index], picks[index][usable[index]])
+
+        order = np.argsort(uniform[:, :num_candidates], axis=1)
+        shuffled = np.take_along_axis(chosen, order, axis=1)
+        return self.catalogue.code_of_rank[shuffled], np.argmin(order, axis=1)
+
+    def _complete(self, generator: np.random.Generator, person: int, drawn: np.ndarray) -> np.ndarray:
+        """(N,) ranks: `drawn` and the rest by an exponential race, which is successive weighted sampling, exactly."""
+        weights = self._weights.copy()
+        weights[self.catalogue.seen_ranks(person)] = 0
+        weights[drawn] = 0
+        left = np.flatnonzero(weights)
+        finish = generator.exponential(size=len(left)) / weights[left]
+        missing = self.sampler.num_negatives - len(drawn)
+        return np.concatenate([drawn, left[np.argsort(finish)[:missing]]])
+
+    def _generator(self, samples: Samples, index: int, split: str) -> np.random.Generator:
+        return numpy_generator(self.sampler.seed, "candidates", split, samples.sample_id(index))
+
+
+def _repeats_in_row(values: np.ndarray) -> np.ndarray:
+    """(S, M) bool: equal to an earlier value of the same row."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    repeated = np.zeros(values.shape, dtype=bool)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return repeated

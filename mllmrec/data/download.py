@@ -1,0 +1,207 @@
+"""Files fetched over HTTP: whole or absent, resumed after an interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+from PIL import Image
+from requests.adapters import HTTPAdapter
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn, track
+from urllib3.util import Retry
+
+from mllmrec.cache import atomic_path
+from mllmrec.data.images import image_files
+from mllmrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+UNREACHABLE_LIMIT = 50
+
+
+def http_session(connections: int = 1) -> requests.Session:
+    """A session that repeats a request after a lost connection or a busy server, a little later each time."""
+    retry = Retry(
+        total=3, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+    )
+    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=connections)
+    session = requests.Session()
+    session.headers["User-Agent"] = "mllmrec"
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def download(url: str, target: Path) -> Path:
+    """Fetch ``url`` into ``target`` unless it is there; what a broken transfer left in ``.part`` is continued.
+
+    Raises:
+        UserError: the server cannot be reached or does not send the whole file (with what to do by hand).
+    """
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(target.name + ".lock")):
+        if target.is_file():
+            return target
+        part = target.with_name(target.name + ".part")
+        try:
+            with http_session() as session:
+                _fetch(session, url, part)
+        except (requests.RequestException, OSError) as error:
+            raise UserError(
+                f"cannot download {url} ({type(error).__name__}: {str(error)[:200]}): run again to continue, "
+                f"or fetch the file by hand and put it at {target}"
+            ) from error
+        os.replace(part, target)
+    return target
+
+
+def _fetch(session: requests.Session, url: str, part: Path) -> None:
+    begin = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if begin:
+        headers["Range"] = f"bytes={begin}-"
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status_code == 416 and span and int(span[2]) == begin:
+            return
+        if response.status_code == 416:
+            part.unlink()
+            raise requests.RequestException("the part on disk did not fit the server's file and was removed")
+        response.raise_for_status()
+        resumed = (
+            response.status_code == 206 and span is not None and span[1] is not None and int(span[1]) == begin
+        )
+        if response.status_code == 206 and not resumed:
+            raise requests.RequestException("the server sent another part than the one asked for")
+        begin = begin if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = begin + int(length) if length else None
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with (
+            part.open("ab" if resumed else "wb") as stream,
+            Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        ):
+            task = progress.add_task(part.stem, total=total, completed=begin)
+            for block in response.iter_content(1 << 18):
+                stream.write(block)
+                progress.advance(task, len(block))
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise requests.RequestException(f"{size} of {total} bytes arrived")
+
+
+def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> dict[str, int]:
+    """Fetch one image per item id into ``folder/<id>.<suffix>``; what is there already is not asked for again.
+
+    A URL that the server refuses for good (404 and its like) or that holds no image is written to
+    ``folder/failed.jsonl`` and left alone at the next start; remove the file to try again. Lost connections are not
+    written down, so the next start tries them.
+
+    Returns:
+        Counts of images left out, by reason.
+
+    Raises:
+        UserError: no server answers at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    failures = folder / "failed.jsonl"
+    refused = _read_failures(failures)
+    present = image_files(folder)
+    wanted = {item: url for item, url in urls.items() if item not in present and url not in refused}
+    unsafe = [item for item in wanted if not re.fullmatch(r"\w[\w.-]*", item)]
+    for item in unsafe:
+        del wanted[item]
+    lost = answered = 0
+    if wanted:
+        log.info("downloading %d item images into %s", len(wanted), folder)
+        console = Console(stderr=True)
+        with (
+            http_session(workers) as session,
+            ThreadPoolExecutor(workers) as pool,
+            failures.open("a", encoding="utf-8") as record,
+        ):
+            jobs = {
+                pool.submit(_fetch_image, session, url, folder, item): url for item, url in wanted.items()
+            }
+            for job in track(as_completed(jobs), "item images", len(jobs), console=console, transient=True):
+                outcome = job.result()
+                answered += outcome != ""
+                if outcome == "":
+                    lost += 1
+                elif outcome is not None:
+                    refused.add(jobs[job])
+                    record.write(json.dumps({"url": jobs[job], "reason": outcome}) + "\n")
+                    record.flush()
+                if lost >= UNREACHABLE_LIMIT and not answered:
+                    pool.shutdown(cancel_futures=True)
+                    raise UserError(
+                        f"none of the first {lost} item images could be fetched (such as {jobs[job]}): check the network, "
+                        "or go on without images by dataset.download_images=false"
+                    )
+    counts = {
+        "images refused by the server or not an image": sum(
+            url in refused and item not in present for item, url in urls.items()
+        ),
+        "images lost in transfer (tried again at the next start)": lost,
+        "images of items whose id is no file name": len(unsafe),
+    }
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -> str | None:
+    """None when the image is on disk, "" when it may come another time, else why it never will."""
+    try:
+        response = session.get(url, timeout=TIMEOUT)
+    except (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.MissingSchema,
+    ):
+        return "not a URL"
+    except requests.RequestException:
+        return ""
+    if response.status_code in (408, 429) or response.status_code >= 500:
+        return ""
+    if response.status_code != 200:
+        return f"HTTP {response.status_code}"
+    try:
+        with Image.open(io.BytesIO(response.content)) as image:
+            suffix = FORMATS.get(image.format or "")
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return f"no whole image ({type(error).__name__})"
+    if suffix is None:
+        return "neither JPEG, PNG nor WebP"
+    with atomic_path(folder / (item + suffix)) as temporary:
+        temporary.write_bytes(response.content)
+    return None
+
+
+def _read_failures(path: Path) -> set[str]:
+    """URLs written down as failed; a line cut short by an interruption only costs one more try."""
+    refused = set()
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            refused.add(json.loads(line)["url"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return refused

@@ -1,0 +1,290 @@
+"""From what a loader read to the interactions that are used: the rules, in this order, each counted.
+
+1. `min_rating`: rows rated lower, or not rated at all, are dropped.
+2. Untitled items (empty or blank title) keep their rows and are called ``Untitled <item id>``, or are dropped from
+   rows and catalogue.
+3. Time order within a user: by timestamp; equal timestamps stay in file order; without timestamps the file order
+   is the time order. Of repeated user-item pairs the earliest is kept (``repeats="all"`` keeps them all).
+4. `k_core`: users and items with fewer than k rows are removed, again and again until none is left. The catalogue
+   then holds the items of the core only, whatever `unused_items` says.
+5. `min_length`: shorter users are dropped, once: items are not held to `k_core` again.
+6. `max_length`: of longer users the latest rows are kept.
+7. `max_users`: a seeded subset of the users, chosen by a hash of the user id, so that it does not depend on the file
+   order. The catalogue stays that of the whole dataset: a user has the same candidates in a subset as in the whole.
+
+``unused_items="drop"`` removes items without a row in the whole dataset (after step 6). Titles that several items
+share are counted and left as they are. What `min_rating` and `max_length` take out of a remaining user's sequence is
+remembered beside it: the user has interacted with it. Where the publisher gives the split, a user of both files has two sequences,
+filtered separately, and counts as one user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mllmrec.data.base import Interactions, Items, RawData
+from mllmrec.data.funnel import Funnel
+from mllmrec.errors import UserError
+from mllmrec.randomness import derive_seed
+
+_EMPTY = (np.empty(0, np.int32), np.empty(0, np.int32))
+
+
+@dataclass(frozen=True)
+class FilteredInteractions(Interactions):
+    """Interactions, and what filters took out of the sequences of users who stayed.
+
+    Items that were rated too low or lie further back than `max_length` are not in the sequences, but their user has
+    interacted with them, so they must not become negatives. M pairs.
+    """
+
+    hidden_users: np.ndarray = field(default_factory=lambda: _EMPTY[0])  # (M,), index into user_ids
+    hidden_items: np.ndarray = field(default_factory=lambda: _EMPTY[1])  # (M,), index into Items
+
+
+@dataclass
+class _Rows:
+    """Columns that are filtered together, plus what it takes to count them."""
+
+    users: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    split: np.ndarray | None
+    people: np.ndarray | None
+    num_users: int
+    num_items: int
+    hidden: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def hide(self, mask: np.ndarray) -> None:
+        """Remove rows from the sequences, but remember that these users interacted with these items."""
+        self.hidden.append((self.users[mask], self.items[mask]))
+        self.select(~mask)
+
+    def select(self, chosen: np.ndarray) -> None:
+        """Keep the rows of a mask, or reorder by an index."""
+        for name in ("users", "items", "timestamps", "split"):
+            column = getattr(self, name)
+            if column is not None:
+                setattr(self, name, column[chosen])
+
+    def per_user(self) -> np.ndarray:
+        return np.bincount(self.users, minlength=self.num_users)
+
+    def per_item(self) -> np.ndarray:
+        return np.bincount(self.items, minlength=self.num_items)
+
+    def counts(self) -> dict[str, int]:
+        active = np.flatnonzero(self.per_user())
+        people = len(active) if self.people is None else len(np.unique(self.people[active]))
+        return {
+            "users": people,
+            "items": int(np.count_nonzero(self.per_item())),
+            "interactions": len(self.users),
+        }
+
+
+def people_of(user_ids: np.ndarray) -> np.ndarray:
+    """(U,) codes that are equal where the ids are equal: one person may have a sequence in each of two files."""
+    return np.unique(user_ids, return_inverse=True)[1].astype(np.int64)
+
+
+def build_interactions(
+    raw: RawData,
+    *,
+    k_core: int = 0,
+    min_rating: float | None = None,
+    min_length: int = 2,
+    max_length: int | None = None,
+    max_users: int | None = None,
+    repeats: Literal["first", "all"] = "first",
+    untitled: Literal["keep", "drop"] = "keep",
+    unused_items: Literal["keep", "drop"] = "keep",
+    seed: int,
+) -> tuple[Items, FilteredInteractions, Funnel]:
+    """Filter, order and renumber a loaded dataset; the rules are those at the top of this module.
+
+    Users and items keep the loader's order. Memory and time are linear in N but for the sorts.
+
+    Raises:
+        UserError: nothing is left (with the funnel), a filter needs a column that the dataset lacks, a setting is out
+            of range, or one sequence is labelled with two splits.
+    """
+    _check_settings(k_core, min_length, max_length, max_users, repeats, untitled, unused_items)
+    source = raw.interactions
+    rows = _Rows(
+        users=source.users,
+        items=source.items,
+        timestamps=source.timestamps,
+        split=source.split,
+        people=None if source.split is None else people_of(source.user_ids),
+        num_users=len(source.user_ids),
+        num_items=len(raw.items),
+    )
+    funnel = Funnel(raw.name)
+    in_catalogue = np.ones(len(raw.items), dtype=bool)
+    _record(funnel, rows, "loaded", "as read")
+
+    if min_rating is not None:
+        if source.ratings is None:
+            raise UserError(
+                f"dataset {raw.name}: min_rating={min_rating} but it has no ratings; set min_rating=null"
+            )
+        rows.hide(~(source.ratings >= min_rating))  # not <: an unrated row is nan
+        _record(funnel, rows, "min_rating", f"rated below {min_rating:g} or not rated")
+
+    no_title = np.array([not title.strip() for title in raw.items.titles], dtype=bool)
+    funnel.notes["untitled_items"] = int(no_title.sum())
+    if untitled == "drop":
+        in_catalogue &= ~no_title
+        rows.select(in_catalogue[rows.items])
+        _record(funnel, rows, "untitled", "items without a title")
+
+    rows.select(_time_order(rows))
+    earliest = _earliest_of_pair(rows)
+    if repeats == "first":
+        rows.select(earliest)
+        _record(funnel, rows, "repeats", "a user's later interactions with the same item")
+    else:
+        funnel.notes["repeated_pairs_kept"] = int(len(earliest) - earliest.sum())
+
+    if k_core > 0:
+        _keep_core(rows, k_core)
+        in_catalogue &= rows.per_item() > 0
+        _record(funnel, rows, "k_core", f"users and items with fewer than {k_core} interactions, repeatedly")
+    if min_length > 1:
+        rows.select((rows.per_user() >= min_length)[rows.users])
+        _record(funnel, rows, "min_length", f"users with fewer than {min_length} interactions")
+    if max_length is not None:
+        ends = np.cumsum(rows.per_user())
+        rows.hide(ends[rows.users] - np.arange(len(rows.users)) > max_length)
+        _record(funnel, rows, "max_length", f"all but a user's latest {max_length} interactions")
+    if unused_items == "drop":
+        in_catalogue &= rows.per_item() > 0
+    if max_users is not None:
+        chosen = _subset_of_users(source.user_ids, rows.per_user() > 0, max_users, seed)
+        rows.select(chosen[rows.users])
+        _record(funnel, rows, "max_users", f"all but {max_users} users, chosen by seed {seed}")
+
+    items = _restrict(raw.items, in_catalogue, no_title)
+    funnel.notes["unused_items"] = int(len(items) - np.count_nonzero(rows.per_item()))
+    funnel.notes["repeated_titles"] = count_repeated_titles(items)
+    funnel.notes["items_without_image"] = len(items) - len(items.images)
+    return items, _flatten(rows, source.user_ids, in_catalogue), funnel
+
+
+def count_repeated_titles(items: Items) -> int:
+    """Number of items that share their title with another item."""
+    counts = np.unique(items.titles, return_counts=True)[1]
+    return int(counts[counts > 1].sum())
+
+
+def _check_settings(
+    k_core: int,
+    min_length: int,
+    max_length: int | None,
+    max_users: int | None,
+    repeats: str,
+    untitled: str,
+    unused_items: str,
+) -> None:
+    if k_core < 0 or min_length < 1:
+        raise UserError(f"k_core must be at least 0 and min_length at least 1; got {k_core} and {min_length}")
+    if max_length is not None and max_length < min_length:
+        raise UserError(
+            f"max_length={max_length} is below min_length={min_length}; raise it or set max_length=null"
+        )
+    if max_users is not None and max_users < 1:
+        raise UserError(f"max_users={max_users} leaves no user; give a positive number or max_users=null")
+    for name, value, valid in (
+        ("repeats", repeats, ("first", "all")),
+        ("untitled", untitled, ("keep", "drop")),
+        ("unused_items", unused_items, ("keep", "drop")),
+    ):
+        if value not in valid:
+            raise UserError(f"{name}={value!r} is not known; give {valid[0]} or {valid[1]}")
+
+
+def _record(funnel: Funnel, rows: _Rows, step: str, reason: str) -> None:
+    funnel.steps.append({"step": step, "reason": reason, **rows.counts()})
+    if len(rows.users) == 0:
+        emptied = "nothing was loaded" if step == "loaded" else f"the filter {step} ({reason}) left nothing"
+        raise UserError(
+            f"dataset {funnel.dataset} is empty: {emptied}; loosen it or check the data. {funnel.describe()}"
+        )
+
+
+def _time_order(rows: _Rows) -> np.ndarray:
+    """(N,) index that sorts by user, then time, then place in the file (both sorts are stable)."""
+    if rows.timestamps is None:
+        return np.argsort(rows.users, kind="stable")
+    return np.lexsort((rows.timestamps, rows.users))
+
+
+def _earliest_of_pair(rows: _Rows) -> np.ndarray:
+    """(N,) mask of the first row of every user-item pair, for rows in time order."""
+    pairs = rows.users.astype(np.int64) * rows.num_items + rows.items
+    first = np.zeros(len(pairs), dtype=bool)
+    first[np.unique(pairs, return_index=True)[1]] = True
+    return first
+
+
+def _keep_core(rows: _Rows, k: int) -> None:
+    while True:
+        keep = (rows.per_user() >= k)[rows.users] & (rows.per_item() >= k)[rows.items]
+        if keep.all():
+            return
+        rows.select(keep)
+
+
+def _subset_of_users(user_ids: np.ndarray, active: np.ndarray, max_users: int, seed: int) -> np.ndarray:
+    """(U,) mask of the `max_users` active ids whose hash is smallest; equal ids go together."""
+    distinct, person = np.unique(user_ids[active], return_inverse=True)
+    draws = np.fromiter((derive_seed(seed, "max_users", name) for name in distinct), np.int64, len(distinct))
+    chosen_people = np.zeros(len(distinct), dtype=bool)
+    chosen_people[np.argsort(draws, kind="stable")[:max_users]] = True
+    chosen = np.zeros(len(user_ids), dtype=bool)
+    chosen[active] = chosen_people[person]
+    return chosen
+
+
+def _restrict(items: Items, in_catalogue: np.ndarray, no_title: np.ndarray) -> Items:
+    titles = items.titles
+    if no_title.any():
+        titles = np.where(no_title, np.char.add("Untitled ", items.ids), titles)
+    ids = items.ids[in_catalogue]
+    kept = set(ids.tolist())
+    images = {name: path for name, path in items.images.items() if name in kept}
+    return Items(ids, titles[in_catalogue], items.details[in_catalogue], images)
+
+
+def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> FilteredInteractions:
+    lengths = rows.per_user()
+    active = lengths > 0
+    offsets = np.concatenate([[0], np.cumsum(lengths[active])]).astype(np.int64)
+    new_code = np.cumsum(in_catalogue, dtype=np.int32) - np.int32(1)
+    given_split = None
+    if rows.split is not None:
+        given_split = rows.split[offsets[:-1]]
+        mixed = np.flatnonzero(np.repeat(given_split, np.diff(offsets)) != rows.split)
+        if len(mixed):
+            name = user_ids[rows.users[mixed[0]]]
+            raise UserError(
+                f"user {name}: one sequence is labelled both train and test; give it one sequence per file"
+            )
+    hidden_users, hidden_items = (
+        np.concatenate(columns) for columns in zip(_EMPTY, *rows.hidden, strict=True)
+    )
+    relevant = active[hidden_users] & in_catalogue[hidden_items]
+    new_user = np.cumsum(active, dtype=np.int32) - np.int32(1)
+    return FilteredInteractions(
+        user_ids[active],
+        offsets,
+        new_code[rows.items],
+        rows.timestamps,
+        given_split,
+        new_user[hidden_users[relevant]],
+        new_code[hidden_items[relevant]],
+    )

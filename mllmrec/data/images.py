@@ -1,0 +1,107 @@
+"""Which items have an image file that opens: missing and broken ones are counted, never fatal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from mllmrec.cache import fingerprint
+from mllmrec.errors import UserError, choices
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Id → image file for the files of ``folder`` named ``<id>.jpg``, ``.jpeg``, ``.png`` or ``.webp``.
+
+    The folder is listed and ids are looked up in the list, so an id such as ``../x`` can only fail to match.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no image folder {folder}: correct the path, or leave it null to go without images")
+    files: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = Path(entry.path)
+            suffix = path.suffix.lower()
+            if suffix not in SUFFIXES or not entry.is_file():
+                continue
+            known = files.get(path.stem)
+            if known is None or SUFFIXES.index(suffix) < SUFFIXES.index(known.suffix.lower()):
+                files[path.stem] = path
+    return files
+
+
+def is_whole_image(path: Path) -> bool:
+    """Whether every pixel of the file decodes (JPEGs at an eighth of their size, which is cheaper)."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def whole_images(files: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, int]]:
+    """The entries whose image decodes, and ``{"unreadable images": n}`` when some do not."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        readable = list(pool.map(is_whole_image, files.values()))
+    usable = {item: path for (item, path), good in zip(files.items(), readable, strict=True) if good}
+    broken = sorted(path.name for item, path in files.items() if item not in usable)
+    if not broken:
+        return usable, {}
+    more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+    folder = next(iter(files.values())).parent
+    log.warning(
+        "%d of %d images in %s do not decode and are left out: %s%s",
+        len(broken),
+        len(files),
+        folder,
+        ", ".join(broken[:5]),
+        more,
+    )
+    return usable, {"unreadable images": len(broken)}
+
+
+def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path], dict[str, int]]:
+    """Item id → readable image file in ``folder``, and counts of the files left out by reason.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    files = image_files(folder)
+    return whole_images({item: files[item] for item in item_ids if item in files})
+
+
+def folder_fingerprint(folder: Path | None) -> str | None:
+    """A hash of the names and sizes of the images under ``folder``; None when there is no such folder."""
+    if folder is None or not folder.is_dir():
+        return None
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return fingerprint(sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files))
+
+
+def images_folder(root: Path, given: str | None, usual: Iterable[str]) -> Path | None:
+    """The folder ``given``, else the first of the ``usual`` names under ``root`` that exists, else None.
+
+    Raises:
+        UserError: ``given`` does not exist.
+    """
+    if given is not None:
+        folder = Path(given).expanduser()
+        if not folder.is_dir():
+            raise UserError(
+                f"no image folder {folder}: correct the path, or leave it null to look for {choices(list(usual))} under {root}"
+            )
+        return folder
+    return next((root / name for name in usual if (root / name).is_dir()), None)

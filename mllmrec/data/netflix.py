@@ -1,0 +1,40 @@
+"""Netflix, in the layout released with MLLMRec-R1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllmrec.data.base import Dataset, RawData
+from mllmrec.data.released import load_released, released_identity
+from mllmrec.errors import UserError
+
+
+class Netflix(Dataset):
+    """Films and series with posters: ``train.tsv``, ``test.tsv``, ``<name>_titles.csv``, ``images/``.
+
+    Args:
+        root: the folder with these files; they are not offered for download by their authors' licence.
+        images: the folder of ``<item>.jpg``; None: ``root/images`` where it exists.
+    """
+
+    name = "netflix"
+    domain = "film or series"
+
+    def __init__(self, root: str | None, images: str | None = None) -> None:
+        self.root = root
+        self.images = images
+
+    def load(self) -> RawData:
+        """See `mllmrec.data.released.load_released`."""
+        return load_released(self._folder(), self.name, self.images)
+
+    def identity(self) -> dict[str, object]:
+        """The dataset and the content of its files."""
+        return {"dataset": "Netflix", **released_identity(self._folder(), self.images)}
+
+    def _folder(self) -> Path:
+        if self.root is None:
+            raise UserError(
+                "dataset.root is not set: give the folder with train.tsv, test.tsv and netflix_titles.csv"
+            )
+        return Path(self.root).expanduser()

@@ -1,0 +1,278 @@
+"""Which interaction of which user is predicted in training, validation and test.
+
+Hydra instantiates one of the classes; called with interactions it returns ``{"train", "validation", "test"}`` ->
+`Samples`. A sample is a target; its history is whatever the same user did before it. Nothing is copied: a million
+users with sliding windows cost two integers per sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mllmrec.data.base import TEST, TRAIN, Interactions
+from mllmrec.errors import UserError
+from mllmrec.randomness import derive_seed
+
+Windows = Literal["last", "sliding"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """S targets with the histories before them, as places in the interactions."""
+
+    interactions: Interactions
+    users: np.ndarray  # (S,) int32, index into the interactions' users
+    positions: np.ndarray  # (S,) int64, index of the target into the interactions' items
+    left_out: int = 0  # users of this split that are too short to give a sample
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(S,) int32 item codes."""
+        return self.interactions.items[self.positions]
+
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """(S,) int64: how many items precede each target."""
+        return self.positions - self.interactions.offsets[self.users]
+
+    def user_id(self, index: int) -> str:
+        """The id of the sample's user."""
+        return str(self.interactions.user_ids[self.users[index]])
+
+    def target(self, index: int) -> int:
+        """The item code to be predicted."""
+        return int(self.interactions.items[self.positions[index]])
+
+    def history(self, index: int, length: int | None = None) -> np.ndarray:
+        """The up to `length` items (all when None) before the target, oldest first, as item codes."""
+        end = int(self.positions[index])
+        start = int(self.interactions.offsets[self.users[index]])
+        return self.interactions.items[start if length is None else max(start, end - length) : end]
+
+    def sample_id(self, index: int) -> str:
+        """``<user id>:<place of the target in the user's sequence>``: unique within a split."""
+        user = self.users[index]
+        return f"{self.interactions.user_ids[user]}:{self.positions[index] - self.interactions.offsets[user]}"
+
+
+class LeaveOneOut:
+    """A user's last item is the test target, the second last the validation target, those before are for training.
+
+    ``windows="last"`` trains on the third last item only, ``"sliding"`` on every item up to it that has at least
+    `min_history` items before it.
+
+    Raises on call:
+        UserError: a split is empty, or one user has sequences in two files of a given split.
+    """
+
+    def __init__(self, windows: Windows = "last", min_history: int = 1) -> None:
+        self.windows, self.min_history = _checked(windows, min_history)
+
+    def __call__(self, interactions: Interactions) -> dict[str, Samples]:
+        """Split into train, validation and test."""
+        _refuse_two_sequences(interactions)
+        users = np.arange(interactions.num_users)
+        starts, ends = interactions.offsets[:-1], interactions.offsets[1:]
+        first = starts + self.min_history
+        return _not_empty(
+            {
+                "train": _training(interactions, users, ends - 2, self.windows, self.min_history),
+                "validation": _held_out(interactions, users, ends - 2, ends - 2 >= first),
+                "test": _held_out(interactions, users, ends - 1, ends - 1 >= first),
+            }
+        )
+
+
+class Given:
+    """The publisher's split: the last item of a test sequence is a test target, train sequences are for training.
+
+    `validation_share` of the train users (rounded, at least one; chosen by a seeded hash of the user id, so
+    independent of their order) are held out: their last item is a validation target and nothing of theirs is trained
+    on. A share of 0 leaves validation empty.
+
+    Raises on call:
+        UserError: the dataset has no given split, or a split is empty.
+    """
+
+    def __init__(
+        self, windows: Windows = "last", min_history: int = 1, validation_share: float = 0.1, seed: int = 0
+    ) -> None:
+        self.windows, self.min_history = _checked(windows, min_history)
+        if not 0 <= validation_share < 1:
+            raise UserError(f"validation_share={validation_share} must be at least 0 and below 1")
+        self.validation_share, self.seed = validation_share, seed
+
+    def __call__(self, interactions: Interactions) -> dict[str, Samples]:
+        """Split into train, validation and test."""
+        if interactions.given_split is None:
+            raise UserError(
+                "split=given but the dataset has no published split; use split=leave_one_out or split=time"
+            )
+        learning = np.flatnonzero(interactions.given_split == TRAIN)
+        testing = np.flatnonzero(interactions.given_split == TEST)
+        names = interactions.user_ids[learning]
+        draws = np.fromiter(
+            (derive_seed(self.seed, "validation", name) for name in names), np.int64, len(names)
+        )
+        count = max(1, round(self.validation_share * len(learning))) if self.validation_share > 0 else 0
+        order = np.argsort(draws, kind="stable")
+        validating, learning = np.sort(learning[order[:count]]), np.sort(learning[order[count:]])
+
+        def last_items(users: np.ndarray) -> Samples:
+            last = interactions.offsets[users + 1] - 1
+            return _held_out(
+                interactions, users, last, last >= interactions.offsets[users] + self.min_history
+            )
+
+        splits = {
+            "train": _training(
+                interactions, learning, interactions.offsets[learning + 1], self.windows, self.min_history
+            ),
+            "validation": last_items(validating),
+            "test": last_items(testing),
+        }
+        return _not_empty(splits, allow_no_validation=count == 0)
+
+
+class ByTime:
+    """Two cuts in time, the same for everybody: train before the first, validate between, test from the second on.
+
+    A user's validation target is the first interaction in ``[validation_from, test_from)``, the test target the first
+    at or after ``test_from``; histories are everything earlier. The cuts are given as timestamps (in the dataset's
+    unit), or follow from the shares: of the N interactions sorted by time, the cut is the timestamp at index
+    ``round((1 - share) N)``, so ties at a cut fall behind it.
+
+    Raises on call:
+        UserError: the dataset has no timestamps, the cuts are in the wrong order, a split is empty, or one user has
+            sequences in two files of a given split.
+    """
+
+    def __init__(
+        self,
+        windows: Windows = "last",
+        min_history: int = 1,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        validation_from: int | None = None,
+        test_from: int | None = None,
+    ) -> None:
+        self.windows, self.min_history = _checked(windows, min_history)
+        if (validation_from is None) != (test_from is None):
+            raise UserError("give both validation_from and test_from, or neither and let the shares decide")
+        if validation_from is not None and test_from is not None and validation_from >= test_from:
+            raise UserError(f"validation_from={validation_from} must be earlier than test_from={test_from}")
+        if validation_from is None and not (
+            validation_share > 0 and test_share > 0 and validation_share + test_share < 1
+        ):
+            raise UserError(
+                f"validation_share={validation_share} and test_share={test_share} must be positive and sum to below 1"
+            )
+        self.validation_share, self.test_share = validation_share, test_share
+        self.validation_from, self.test_from = validation_from, test_from
+
+    def cuts(self, timestamps: np.ndarray) -> tuple[int, int]:
+        """The two cuts for these (N,) timestamps."""
+        if self.validation_from is not None and self.test_from is not None:
+            return self.validation_from, self.test_from
+        count = len(timestamps)
+        places = [
+            min(count - 1, round((1 - held_out) * count))
+            for held_out in (self.validation_share + self.test_share, self.test_share)
+        ]
+        first, second = np.partition(timestamps, places)[places]
+        return int(first), int(second)
+
+    def __call__(self, interactions: Interactions) -> dict[str, Samples]:
+        """Split into train, validation and test."""
+        if interactions.timestamps is None:
+            raise UserError("split=time but the dataset has no timestamps; use split=leave_one_out")
+        _refuse_two_sequences(interactions)
+        validation_from, test_from = self.cuts(interactions.timestamps)
+        users = np.arange(interactions.num_users)
+        starts, ends = interactions.offsets[:-1], interactions.offsets[1:]
+        first = starts + self.min_history
+        validating = starts + _count_before(interactions.timestamps, interactions.offsets, validation_from)
+        testing = starts + _count_before(interactions.timestamps, interactions.offsets, test_from)
+        return _not_empty(
+            {
+                "train": _training(interactions, users, validating, self.windows, self.min_history),
+                "validation": _held_out(
+                    interactions, users, validating, (validating < testing) & (validating >= first)
+                ),
+                "test": _held_out(interactions, users, testing, (testing < ends) & (testing >= first)),
+            }
+        )
+
+
+def training_counts(train: Samples, num_items: int) -> np.ndarray:
+    """(I,) int64: how often each item occurs up to and including the last training target of each training user."""
+    interactions = train.interactions
+    last = np.full(interactions.num_users, -1, dtype=np.int64)
+    np.maximum.at(last, train.users, train.positions)
+    lengths = np.where(last < 0, 0, last + 1 - interactions.offsets[:-1])
+    return np.bincount(interactions.items[_ranges(interactions.offsets[:-1], lengths)], minlength=num_items)
+
+
+def _checked(windows: Windows, min_history: int) -> tuple[Windows, int]:
+    if windows not in ("last", "sliding"):
+        raise UserError(f"windows={windows!r} is not known; give last or sliding")
+    if min_history < 1:
+        raise UserError(f"min_history={min_history} must be at least 1: a target needs something before it")
+    return windows, min_history
+
+
+def _refuse_two_sequences(interactions: Interactions) -> None:
+    if interactions.given_split is None:
+        return
+    names, counts = np.unique(interactions.user_ids, return_counts=True)
+    if (counts > 1).any():
+        name = names[counts > 1][0]
+        raise UserError(
+            f"user {name} has a sequence in the train file and one in the test file; use split=given"
+        )
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``[start, start + length)`` of every pair, one after the other, int64."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
+
+
+def _training(
+    interactions: Interactions, users: np.ndarray, stops: np.ndarray, windows: Windows, min_history: int
+) -> Samples:
+    """Targets before `stops` (U',), an index into the items per user: the latest one, or all."""
+    first = interactions.offsets[users] + min_history
+    counts = np.maximum(0, stops - first)
+    left_out = int((counts == 0).sum())
+    if windows == "last":
+        first, counts = stops - 1, np.minimum(counts, 1)
+    return Samples(interactions, np.repeat(users, counts).astype(np.int32), _ranges(first, counts), left_out)
+
+
+def _held_out(
+    interactions: Interactions, users: np.ndarray, targets: np.ndarray, usable: np.ndarray
+) -> Samples:
+    return Samples(interactions, users[usable].astype(np.int32), targets[usable], int((~usable).sum()))
+
+
+def _count_before(timestamps: np.ndarray, offsets: np.ndarray, cut: int) -> np.ndarray:
+    """(U,) number of each user's interactions earlier than `cut`."""
+    running = np.concatenate([[0], np.cumsum(timestamps < cut)])
+    return running[offsets[1:]] - running[offsets[:-1]]
+
+
+def _not_empty(splits: dict[str, Samples], allow_no_validation: bool = False) -> dict[str, Samples]:
+    for name, samples in splits.items():
+        if len(samples) == 0 and not (name == "validation" and allow_no_validation):
+            raise UserError(
+                f"the {name} split is empty: {samples.left_out} users are too short or have no interaction in it; "
+                "lower min_history, change the split's settings, or filter less"
+            )
+    return splits

@@ -1,0 +1,239 @@
+"""A seeded catalogue whose colours, patterns and shapes are visible in the item images and nowhere else.
+
+A title is brand, category and model word, each drawn independently of what the image shows. A user's taste is
+a normal weight per colour, pattern, shape and category; the items of a user are drawn one after the other
+without repetition from the softmax of the taste match, which Gumbel top-k does at once (Kool, van Hoof and
+Welling 2019, "Stochastic Beams and Where to Find Them").
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mllmrec.cache import atomic_path, fingerprint, write_json
+from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
+from mllmrec.data.drawing import HUES, PATTERNS, SHAPES, draw_item
+from mllmrec.errors import UserError
+from mllmrec.randomness import numpy_generator
+
+CATEGORIES = (
+    "lamp",
+    "mug",
+    "chair",
+    "rug",
+    "clock",
+    "vase",
+    "cushion",
+    "bag",
+    "scarf",
+    "notebook",
+    "kettle",
+    "tray",
+)
+BRANDS = (
+    "Norvik", "Halden", "Tessaro", "Brimley", "Okami", "Ferrant", "Lundqvist", "Marlowe", "Pavonia", "Quillon",
+    "Rosendal", "Savero", "Tamsin", "Uldric", "Vesper", "Wexley", "Yarrow", "Zelmont", "Carrick", "Delphine",
+)  # fmt: skip
+MODELS = (
+    "Alba", "Bruno", "Cedar", "Dune", "Ember", "Fjord", "Gala", "Harbor", "Iris", "Juno", "Kite", "Lark", "Mesa",
+    "Nova", "Opal", "Piper", "Quest", "Ridge", "Sable", "Tundra", "Umber", "Vista", "Willow", "Zephyr",
+)  # fmt: skip
+# Shares of the visual taste's variance.
+COLOUR_SHARE, PATTERN_SHARE, SHAPE_SHARE = 0.42, 0.42, 0.16
+BLOCK = 10_000
+
+
+class Synthetic(Dataset):
+    """U users and I items from a seed; images are written once to ``cache_dir`` as PNG.
+
+    Users are generated in blocks of `BLOCK`, each by its own generator, straight into int32 arrays: the peak is
+    one block of scores (`BLOCK` × I floats) plus 8 bytes per interaction, so a million users fit in memory, and
+    a user stays the same when ``num_users`` grows.
+
+    ``visual_share`` is the part of the taste's variance that lies in colour, pattern and shape, the rest being
+    category; ``temperature`` divides the taste (of variance 1) in the softmax: smaller is easier to predict.
+    """
+
+    name = "synthetic"
+    domain = "product"
+
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        num_users: int = 4000,
+        num_items: int = 800,
+        min_length: int = 6,
+        max_length: int = 14,
+        seed: int = 0,
+        image_size: int = 64,
+        visual_share: float = 0.9,
+        temperature: float = 0.4,
+    ) -> None:
+        if num_users < 1:
+            raise UserError(f"dataset.num_users={num_users}: at least one user is needed")
+        if not 1 <= min_length <= max_length:
+            raise UserError(
+                f"dataset.min_length={min_length}, dataset.max_length={max_length}: need 1 <= min_length <= max_length"
+            )
+        if num_items < max_length:
+            raise UserError(
+                f"dataset.num_items={num_items} is below dataset.max_length={max_length}: no user repeats an item; "
+                "raise num_items or lower max_length"
+            )
+        if image_size < 32:
+            raise UserError(f"dataset.image_size={image_size}: patterns need at least 32 pixels")
+        if not 0 <= visual_share <= 1:
+            raise UserError(f"dataset.visual_share={visual_share}: a share lies between 0 and 1")
+        if temperature <= 0:
+            raise UserError(f"dataset.temperature={temperature}: must be above 0")
+        self.cache_dir = Path(cache_dir)
+        self.num_users = num_users
+        self.num_items = num_items
+        self.min_length = min_length
+        self.max_length = max_length
+        self.seed = seed
+        self.image_size = image_size
+        self.visual_share = visual_share
+        self.temperature = temperature
+
+    def identity(self) -> dict[str, object]:
+        """Every setting that changes the content."""
+        return {
+            **self._image_identity(),
+            "num_users": self.num_users,
+            "min_length": self.min_length,
+            "max_length": self.max_length,
+            "visual_share": self.visual_share,
+            "temperature": self.temperature,
+        }
+
+    def _image_identity(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "version": 1,
+            "seed": self.seed,
+            "num_items": self.num_items,
+            "image_size": self.image_size,
+        }
+
+    def load(self) -> RawData:
+        """Generate interactions and titles, and draw the images that are not yet in the cache."""
+        attributes = self._attributes()
+        ids = np.arange(1, self.num_items + 1).astype(str).astype(object)
+        items = Items(
+            ids=ids,
+            titles=self._titles(attributes["category"]),
+            # The title already says brand and category.
+            details=np.full(self.num_items, "", dtype=object),
+            images=self._images(ids, attributes),
+        )
+        return RawData(self.name, items, self._interactions(attributes))
+
+    def _attributes(self) -> dict[str, np.ndarray]:
+        """Colour, pattern, shape and category of every item as codes; each (I,)."""
+        names = {"colour": HUES, "pattern": PATTERNS, "shape": SHAPES, "category": CATEGORIES}
+        return {
+            name: numpy_generator(self.seed, "synthetic-items", name).integers(
+                len(values), size=self.num_items
+            )
+            for name, values in names.items()
+        }
+
+    def _attribute_names(self) -> list[dict[str, str]]:
+        """What each item's image shows, for measuring captioners; no part of `load` hands this out."""
+        codes = self._attributes()
+        colours = list(HUES)
+        return [
+            {"colour": colours[colour], "pattern": PATTERNS[pattern], "shape": SHAPES[shape]}
+            for colour, pattern, shape in zip(codes["colour"], codes["pattern"], codes["shape"], strict=True)
+        ]
+
+    def _titles(self, categories: np.ndarray) -> np.ndarray:
+        """Unique titles, (I,): brand, category, model word."""
+        generator = numpy_generator(self.seed, "synthetic-titles")
+        brands = generator.integers(len(BRANDS), size=self.num_items)
+        first_model = generator.integers(len(MODELS), size=(len(BRANDS), len(CATEGORIES)))
+        seen: Counter[tuple[int, int]] = Counter()
+        titles = []
+        for brand, category in zip(brands.tolist(), categories.tolist(), strict=True):
+            generation, model = divmod(seen[brand, category], len(MODELS))
+            seen[brand, category] += 1
+            title = f"{BRANDS[brand]} {CATEGORIES[category]} {MODELS[(first_model[brand, category] + model) % len(MODELS)]}"
+            titles.append(f"{title} mark {generation + 1}" if generation else title)
+        return np.array(titles, dtype=object)
+
+    def _images(self, ids: np.ndarray, attributes: dict[str, np.ndarray]) -> dict[str, Path]:
+        identity = self._image_identity()
+        folder = self.cache_dir / f"synthetic-{fingerprint(identity)}"
+        images = {item: folder / "images" / f"{item}.png" for item in ids.tolist()}
+        marker = folder / "complete.json"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        # Every file present is whole, since each is renamed into place: an interrupted run draws the rest only.
+        present = set(os.listdir(folder / "images"))
+        colours = list(HUES)
+        for index, path in enumerate(images.values()):
+            if path.name in present:
+                continue
+            picture = draw_item(
+                colours[attributes["colour"][index]],
+                PATTERNS[attributes["pattern"][index]],
+                SHAPES[attributes["shape"][index]],
+                self.image_size,
+                numpy_generator(self.seed, "synthetic-image", index),
+            )
+            with atomic_path(path) as temporary:
+                picture.save(temporary, format="PNG", compress_level=1)
+        if not marker.exists():
+            write_json(marker, identity)
+        return images
+
+    def _interactions(self, attributes: dict[str, np.ndarray]) -> RawInteractions:
+        features = self._features(attributes)
+        lengths = np.empty(self.num_users, dtype=np.int32)
+        blocks = []
+        for block, start in enumerate(range(0, self.num_users, BLOCK)):
+            size = min(BLOCK, self.num_users - start)
+            generator = numpy_generator(self.seed, "synthetic-users", block)
+            # Whole blocks are always drawn, so that a user does not depend on num_users.
+            length = generator.integers(self.min_length, self.max_length + 1, size=BLOCK, dtype=np.int32)[
+                :size
+            ]
+            taste = generator.standard_normal((BLOCK, len(features)), dtype=np.float32)[:size]
+            keys = taste @ features
+            exponential = generator.standard_exponential(keys.shape, dtype=np.float32)
+            # Minus the log of an exponential draw is a Gumbel draw; single precision can return an exact zero.
+            keys -= np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
+            lengths[start : start + size] = length
+            best = np.argpartition(-keys, self.max_length - 1, axis=1)[:, : self.max_length]
+            order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1, kind="stable")
+            ranked = np.take_along_axis(best, order, axis=1).astype(np.int32)
+            blocks.append(ranked[np.arange(self.max_length) < length[:, None]])
+        return RawInteractions(
+            user_ids=np.arange(1, self.num_users + 1).astype(str).astype(object),
+            users=np.repeat(np.arange(self.num_users, dtype=np.int32), lengths),
+            items=np.concatenate(blocks),
+        )
+
+    def _features(self, attributes: dict[str, np.ndarray]) -> np.ndarray:
+        """One-hot attributes scaled so that a standard-normal taste times this has variance 1 / temperature²; (A, I)."""
+        share = {
+            "colour": self.visual_share * COLOUR_SHARE,
+            "pattern": self.visual_share * PATTERN_SHARE,
+            "shape": self.visual_share * SHAPE_SHARE,
+            "category": 1 - self.visual_share,
+        }
+        sizes = {
+            "colour": len(HUES),
+            "pattern": len(PATTERNS),
+            "shape": len(SHAPES),
+            "category": len(CATEGORIES),
+        }
+        rows = [
+            np.sqrt(share[name]) / self.temperature * np.eye(size)[:, attributes[name]]
+            for name, size in sizes.items()
+        ]
+        return np.concatenate(rows).astype(np.float32)

@@ -1,0 +1,106 @@
+"""Text files line by line, and the small text functions that all loaders share."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mllmrec.cache import file_fingerprint
+from mllmrec.errors import UserError
+
+CONTENT_HASH_LIMIT = 50 * 2**20
+
+
+def require_files(paths: Iterable[Path], remedy: str) -> None:
+    """Refuse to go on while any of ``paths`` is absent.
+
+    Raises:
+        UserError: naming every absent file, and ``remedy``.
+    """
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(f"missing file{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {remedy}")
+
+
+def input_fingerprint(path: Path) -> str:
+    """Hash of a file's bytes; above 50 MB its name and size, since hashing would cost as much as reading."""
+    size = path.stat().st_size
+    return file_fingerprint(path) if size < CONTENT_HASH_LIMIT else f"{path.name}:{size}"
+
+
+def collapse_spaces(text: str) -> str:
+    """``text`` on one line, without spaces at the ends or doubled ones."""
+    return " ".join(text.split())
+
+
+def plain_text(value: object) -> str:
+    """A web page's text on one line, HTML entities resolved; "" for anything but text."""
+    return collapse_spaces(html.unescape(value)) if isinstance(value, str) else ""
+
+
+def join_details(parts: Iterable[str]) -> str:
+    """The known ones of an item's details as one text: ``"OPI, Nail Polish"``."""
+    return ", ".join(part for part in parts if part)
+
+
+def as_text(value: object) -> str:
+    """A cell as text: lists are joined with commas, a missing value is ""."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return join_details(as_text(part) for part in value)
+    return str(value)
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Every line of a text file, blank ones too, line end included; ``.gz`` is unpacked on the way.
+
+    Raises:
+        UserError: the bytes do not fit ``encoding`` (naming line and byte), or the archive is cut short.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    offset = 0
+    number = 0
+    try:
+        with opener(path, "rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.decode(encoding)
+                yield line.removeprefix("\ufeff") if number == 1 else line
+                offset += len(raw)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{number}: byte {offset + error.start} is not {encoding} text: "
+            "save the file in that encoding or name its own, for example encoding: latin-1"
+        ) from error
+    except LookupError as error:
+        raise UserError(
+            f"unknown encoding {encoding!r}: use one that Python knows, such as utf-8 or latin-1"
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: broken after line {number} ({error}): fetch or pack the file again"
+        ) from error
+
+
+def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, object]]]:
+    """(line number from 1, record) of every line that is not blank.
+
+    Raises:
+        UserError: a line is not a JSON object.
+    """
+    for number, line in enumerate(read_lines(path, encoding), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error}): correct or remove the line") from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}:{number}: expected one JSON object per line, found {type(record).__name__}"
+            )
+        yield number, record

@@ -1,0 +1,1 @@
+"""Running a language model over prompts and completions: log-probabilities with gradients."""

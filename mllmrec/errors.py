@@ -1,0 +1,38 @@
+"""The one exception that a user is meant to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Wrong use or wrong input: the message says what, where (file, line, id) and what to do.
+
+    The command line prints it on one line without a traceback and exits with status 2. Everything else that
+    is raised is a defect of ours and keeps its traceback.
+    """
+
+
+class ConfigError(UserError):
+    """Every fault found in a configuration, reported together so that one run shows them all."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        head = (
+            "the configuration has a fault"
+            if len(self.faults) == 1
+            else f"the configuration has {len(self.faults)} faults"
+        )
+        super().__init__(
+            f"{head}: " + "; ".join(self.faults)
+            if len(self.faults) == 1
+            else "\n  - ".join([head + ":", *self.faults])
+        )
+
+
+def choices(names: Sequence[str]) -> str:
+    """Format valid names for an error message: ``a, b or c``."""
+    ordered = sorted(names)
+    if len(ordered) < 2:
+        return "".join(ordered)
+    return ", ".join(ordered[:-1]) + " or " + ordered[-1]

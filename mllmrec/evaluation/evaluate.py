@@ -1,0 +1,103 @@
+"""Ranks a whole split with a policy and writes what came out, user by user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
+from mllmrec.evaluation.ranking import RankedExample, Ranker
+from mllmrec.evaluation.records import StageRecords, StageWriter, validity_rates
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example, Examples
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy on one split; U users."""
+
+    ranks: np.ndarray  # (U,) 1-based; nan when the target was not ranked
+    validity: dict[str, float]
+    generated_tokens: int
+
+    def per_user(self, ks: Sequence[int]) -> dict[str, np.ndarray]:
+        """Every metric of every user."""
+        return per_user_metrics(self.ranks, ks)
+
+    def means(self, ks: Sequence[int]) -> dict[str, float]:
+        """Every metric's mean over users."""
+        return mean_metrics(self.per_user(ks))
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    answers: AnswerTokens,
+    examples: Examples,
+    ranker: Ranker,
+    batches: Iterable[Sequence[int]],
+    writer: StageWriter | None = None,
+) -> Evaluation:
+    """Rank the examples of ``batches`` (lists of positions) and gather the targets' ranks.
+
+    The model is left in the mode that it was in.
+    """
+    training = policy.model.training
+    policy.model.eval()
+    ranks: list[float] = []
+    listed: list[int] = []
+    wanted: list[int] = []
+    duplicates: list[int] = []
+    off_candidate: list[int] = []
+    top: list[int] = []
+    tokens = 0
+    try:
+        for batch in batches:
+            chosen = [examples[index] for index in batch]
+            ranked = ranker.rank(policy, answers, chosen)
+            batch_ranks = [
+                result.rank_of(example.target_column) for example, result in zip(chosen, ranked, strict=True)
+            ]
+            ranks += batch_ranks
+            for example, result in zip(chosen, ranked, strict=True):
+                listed.append(len(result.order))
+                wanted.append(len(example.candidates))
+                duplicates.append(result.duplicates)
+                off_candidate.append(result.off_candidate)
+                top.append(int(result.order[0]) if len(result.order) else -1)
+                tokens += result.generated_tokens
+            if writer is not None:
+                writer.append(_records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top))
+    finally:
+        policy.model.train(training)
+    validity = validity_rates(
+        np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
+    )
+    return Evaluation(np.array(ranks, dtype=np.float64), validity, tokens)
+
+
+def _records(
+    examples: Examples,
+    chosen: Sequence[Example],
+    ranked: Sequence[RankedExample],
+    ranks: np.ndarray,
+    keep_top: int,
+) -> StageRecords:
+    ids = examples.builder.ids
+    return StageRecords(
+        user_ids=[example.user_id for example in chosen],
+        target_ids=[ids[example.target] for example in chosen],
+        ranks=ranks,
+        rankings=[
+            [ids[item] for item in example.candidates[result.order[:keep_top]].tolist()]
+            for example, result in zip(chosen, ranked, strict=True)
+        ],
+        num_candidates=np.array([len(example.candidates) for example in chosen]),
+        texts=[result.text for result in ranked]
+        if any(result.text is not None for result in ranked)
+        else None,
+    )

@@ -1,0 +1,112 @@
+"""How sure a mean over users is, and whether two models differ on the same users; U users, K metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mllmrec.errors import UserError
+from mllmrec.randomness import numpy_generator
+
+_BLOCK_ELEMENTS = 1 << 22  # values drawn at once: bounds memory, not the result's quality
+
+
+def bootstrap_intervals(
+    per_user: dict[str, np.ndarray], seed: int, resamples: int = 1000, confidence: float = 0.95
+) -> dict[str, list[float]]:
+    """Percentile bootstrap interval of each metric's mean, resampling users.
+
+    The metrics share their resamples, so intervals of one stage are consistent with each other (the one of HR@3
+    never lies above the one of HR@5), and two stages evaluated on the same users share them too.
+
+    Args:
+        per_user: metric name -> (U,).
+        seed: the run's seed.
+        resamples: how many bootstrap samples.
+        confidence: coverage.
+
+    Returns:
+        Metric name -> [low, high].
+
+    Raises:
+        UserError: fewer than two users.
+    """
+    values = np.stack(list(per_user.values()))
+    num_users = values.shape[1]
+    if num_users < 2:
+        raise UserError(
+            f"an interval needs at least 2 users, there are {num_users}: loosen the dataset's filters"
+        )
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        axis=-1,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        batch=max(1, _BLOCK_ELEMENTS // values.size),
+        rng=numpy_generator(seed, "bootstrap"),
+    ).confidence_interval
+    return {name: [float(interval.low[row]), float(interval.high[row])] for row, name in enumerate(per_user)}
+
+
+def sign_flip_p_values(differences: np.ndarray, seed: int, flips: int = 4999) -> np.ndarray:
+    """Two-sided p of each row's mean being 0 by the paired randomisation test.
+
+    If the two models were exchangeable, each user's difference could as well have had the other sign. With F
+    random sign patterns, shared by the rows, p = (1 + number at least as extreme) / (F + 1): never 0, and at
+    least 1 / (F + 1).
+
+    Args:
+        differences: (K, U), one metric's per-user differences a row.
+        seed: the run's seed.
+        flips: F.
+
+    Returns:
+        (K,) float64.
+    """
+    generator = numpy_generator(seed, "sign flips")
+    changed = differences[:, (differences != 0).any(axis=0)]
+    num_changed = changed.shape[1]
+    if num_changed == 0:
+        return np.ones(len(differences))
+    observed = np.abs(changed.sum(axis=1))
+    # Sums equal in exact arithmetic differ by rounding, and a tie counts as extreme.
+    threshold = observed - 1e-9 * np.abs(changed).sum(axis=1)
+    extreme = np.zeros(len(differences), dtype=np.int64)
+    block = max(1, _BLOCK_ELEMENTS // num_changed)
+    for start in range(0, flips, block):
+        kept = generator.integers(0, 2, size=(min(block, flips - start), num_changed), dtype=np.int8)
+        flipped_sums = 2 * (kept.astype(np.float64) @ changed.T) - changed.sum(axis=1)
+        extreme += (np.abs(flipped_sums) >= threshold).sum(axis=0)
+    return (extreme + 1) / (flips + 1)
+
+
+def paired_differences(
+    a: dict[str, np.ndarray], b: dict[str, np.ndarray], seed: int, resamples: int = 1000
+) -> dict[str, dict[str, Any]]:
+    """Mean over users of ``a - b`` for each metric, with its interval and two-sided p.
+
+    Args:
+        a: metric name -> (U,), users in the same order as in ``b`` (join by id first: `records.joined_ranks`).
+        b: likewise.
+        seed: the run's seed.
+        resamples: how many bootstrap samples.
+
+    Returns:
+        Metric name -> {"mean", "interval": [low, high], "p", "users": U}.
+
+    Raises:
+        ValueError: the two hold different metrics or numbers of users.
+    """
+    if list(a) != list(b) or any(a[name].shape != b[name].shape for name in a):
+        raise ValueError("a paired comparison needs the same metrics on the same users on both sides")
+    differences = {name: a[name] - b[name] for name in a}
+    intervals = bootstrap_intervals(differences, seed, resamples)
+    p_values = sign_flip_p_values(np.stack(list(differences.values())), seed)
+    return {
+        name: {"mean": float(values.mean()), "interval": intervals[name], "p": float(p), "users": len(values)}
+        for (name, values), p in zip(differences.items(), p_values, strict=True)
+    }

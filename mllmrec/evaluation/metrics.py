@@ -1,0 +1,130 @@
+"""HR@K, NDCG@K and MRR for one relevant item per user, as functions of its rank; U users, C candidates, K cut-off.
+
+All cut-offs are read off the same ranking, so HR@K never falls as K grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mllmrec.errors import UserError
+from mllmrec.randomness import numpy_generator
+
+
+def metric_names(ks: Sequence[int]) -> list[str]:
+    """The metrics reported for these cut-offs, in order; NDCG@1 equals HR@1 and is left out.
+
+    Raises:
+        UserError: no cut-off, or one below 1.
+    """
+    cutoffs = sorted(set(ks))
+    if not cutoffs or cutoffs[0] < 1:
+        raise UserError(
+            f"eval.ks={list(ks)} must hold at least one cut-off, all 1 or more; for example [1,3,5,10]"
+        )
+    return [f"HR@{k}" for k in cutoffs] + [f"NDCG@{k}" for k in cutoffs if k > 1] + ["MRR"]
+
+
+def _per_rank(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    values: dict[str, np.ndarray] = {}
+    for name in metric_names(ks):
+        kind, _, cutoff = name.partition("@")
+        if kind == "HR":
+            values[name] = (ranks <= int(cutoff)).astype(np.float64)
+        elif kind == "NDCG":
+            values[name] = np.where(ranks <= int(cutoff), 1 / np.log2(ranks + 1), 0.0)
+        else:
+            values[name] = 1 / ranks
+    return values
+
+
+def per_user_metrics(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Every metric of every user.
+
+    HR@K = [rank ≤ K]; NDCG@K = [rank ≤ K] / log2(rank + 1), the ideal DCG of a single relevant item being 1;
+    MRR = 1 / rank. A target that was not ranked scores 0 in all of them.
+
+    Args:
+        ranks: (U,) 1-based rank of the target; nan where it was not ranked.
+        ks: the cut-offs K.
+
+    Returns:
+        Metric name -> (U,) float64, in the order of `metric_names`.
+
+    Raises:
+        ValueError: a rank below 1.
+    """
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if (ranks < 1).any():
+        raise ValueError(f"ranks start at 1, found {np.nanmin(ranks)}")
+    return _per_rank(np.where(np.isnan(ranks), np.inf, ranks), ks)
+
+
+def mean_metrics(per_user: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean over users of every metric.
+
+    Raises:
+        UserError: there is no user to average over.
+    """
+    if any(len(values) == 0 for values in per_user.values()):
+        raise UserError(
+            "no user to evaluate: the split is empty; loosen the dataset's filters or choose another split"
+        )
+    return {name: float(values.mean()) for name, values in per_user.items()}
+
+
+def expected_at_random(num_candidates: int, ks: Sequence[int]) -> dict[str, float]:
+    """What a uniformly random order of C candidates scores on average: the mean over ranks 1 to C."""
+    ranks = np.arange(1, num_candidates + 1, dtype=np.float64)
+    return {name: float(values.mean()) for name, values in _per_rank(ranks, ks).items()}
+
+
+def order_by_score(scores: np.ndarray, user_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
+    """The candidates of each user, best first.
+
+    Equal scores are ordered by a permutation drawn for that user, so a model that cannot tell candidates apart
+    scores as chance does, wherever the target stands and however users are batched.
+
+    Args:
+        scores: (U, C); -inf puts a candidate last.
+        user_ids: (U,), names the permutation of each user.
+        seed: the run's seed.
+
+    Returns:
+        (U, C) int64, indices into the columns of ``scores``.
+
+    Raises:
+        ValueError: a score is NaN (naming the user).
+    """
+    scores = np.asarray(scores)
+    faulty = np.isnan(scores).any(axis=1)
+    if faulty.any():
+        user = user_ids[int(faulty.argmax())]
+        raise ValueError(
+            f"{int(faulty.sum())} of {len(scores)} users have a NaN score, first user {user}: the model diverged"
+        )
+    order = np.empty(scores.shape, dtype=np.int64)
+    for row, user in enumerate(user_ids):
+        shuffled = numpy_generator(seed, "ties", str(user)).permutation(scores.shape[1])
+        order[row] = shuffled[np.argsort(-scores[row, shuffled], kind="stable")]
+    return order
+
+
+def ranks_from_scores(
+    scores: np.ndarray, target_column: np.ndarray, user_ids: Sequence[str] | np.ndarray, seed: int
+) -> np.ndarray:
+    """The 1-based rank of each user's target, ties as in `order_by_score`.
+
+    Args:
+        scores: (U, C).
+        target_column: (U,) column of the target; used only after the order is fixed.
+        user_ids: (U,).
+        seed: the run's seed.
+
+    Returns:
+        (U,) float64.
+    """
+    order = order_by_score(scores, user_ids, seed)
+    return (order == np.asarray(target_column)[:, None]).argmax(axis=1) + 1.0

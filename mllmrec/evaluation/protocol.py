@@ -1,0 +1,86 @@
+"""How every policy of a run is ranked, and what is written beside the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mllmrec.evaluation.evaluate import Evaluation, evaluate
+from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
+from mllmrec.evaluation.metrics import expected_at_random
+from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
+from mllmrec.evaluation.records import write_stage
+from mllmrec.models.policy import Policy
+from mllmrec.prepare import FULL, Prepared
+from mllmrec.progress import track
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.run_folder import RunFolder
+
+
+class Protocol:
+    """The frozen examples of ``eval.*``, the ranker, and the words that travel with every number."""
+
+    def __init__(self, settings: DictConfig, seed: int, prepared: Prepared) -> None:
+        self.settings, self.seed, self.prepared = settings, seed, prepared
+        self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
+        self.ks = list(settings.ks)
+        self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
+
+    def describe(self) -> dict[str, Any]:
+        """The ``protocol`` of metrics.json."""
+        full = self.settings.num_negatives == FULL
+        return {
+            "dataset": self.prepared.summary["dataset"],
+            "split": self.settings.split,
+            "users": len(self.positions),
+            "ranking": self.settings.ranking,
+            "num_candidates": len(self.prepared.items) if full else self.num_candidates,
+            "negatives": "whole catalogue" if full else self.settings.weighting,
+            "candidates_hash": self.candidates_hash,
+            "cot": self.settings.cot,
+            "seed": self.seed,
+        }
+
+    def chance(self) -> dict[str, float]:
+        """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
+        return expected_at_random(self.num_candidates, self.ks)
+
+    def ranker(self) -> Ranker:
+        """The ranker that ``eval.ranking`` names."""
+        if self.settings.ranking == "generate":
+            return Generate(self.prepared.builder.ids, self.settings.max_new_tokens)
+        return Likelihood(self.seed, constrained=self.settings.ranking == "constrained")
+
+    def measure(self, policy: Policy, answers: AnswerTokens) -> dict[str, float]:
+        """The metrics' means, nothing written."""
+        size = self.settings.batch_size
+        batches = [self.positions[start : start + size] for start in range(0, len(self.positions), size)]
+        return evaluate(policy, answers, self.examples, self.ranker(), batches).means(self.ks)
+
+    def record(self, stage: str, policy: Policy, answers: AnswerTokens, folder: RunFolder) -> Evaluation:
+        """Rank every user and write what came out to per_user.parquet and metrics.json."""
+        size = self.settings.batch_size
+        batches = [self.positions[start : start + size] for start in range(0, len(self.positions), size)]
+        with write_stage(folder.per_user_path, stage, self.settings.keep_top) as writer:
+            tracked = track(batches, f"evaluate {stage}", len(self.positions), "users", weigh=len)
+            result = evaluate(policy, answers, self.examples, self.ranker(), tracked, writer)
+        folder.record_stage(
+            stage,
+            result.means(self.ks),
+            bootstrap_intervals(result.per_user(self.ks), self.seed, self.settings.resamples),
+            result.validity,
+        )
+        return result
+
+    def record_difference(
+        self, folder: RunFolder, later: tuple[str, Evaluation], earlier: tuple[str, Evaluation]
+    ) -> None:
+        """Compare two stages user by user; both ranked the same users in the same order."""
+        folder.record_difference(
+            later[0],
+            earlier[0],
+            paired_differences(
+                later[1].per_user(self.ks), earlier[1].per_user(self.ks), self.seed, self.settings.resamples
+            ),
+        )

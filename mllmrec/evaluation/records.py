@@ -1,0 +1,222 @@
+"""What one stage did for each test user: `per_user.parquet`, and how often its answers were no proper ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mllmrec.cache import atomic_path
+from mllmrec.errors import UserError, choices
+
+SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("user_id", pa.string()),
+        ("target_id", pa.string()),
+        ("rank", pa.int64()),
+        ("ranking", pa.list_(pa.string())),
+        ("num_candidates", pa.int64()),
+        ("text", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StageRecords:
+    """Some users of one stage, by column; entry ``u`` of every column is one user, U users in all."""
+
+    user_ids: Sequence[str] | np.ndarray  # (U,)
+    target_ids: Sequence[str] | np.ndarray  # (U,)
+    ranks: np.ndarray  # (U,) float, 1-based; nan when the target was not ranked
+    rankings: Sequence[Sequence[str]]  # U lists of item ids, best first
+    num_candidates: np.ndarray  # (U,) int
+    texts: Sequence[str | None] | None = None  # U generated answers, when answers are generated
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+class StageWriter:
+    """Appends one stage's records, a row group a batch; made by `write_stage`."""
+
+    def __init__(self, writer: pq.ParquetWriter, stage: str, keep_top: int) -> None:
+        self._writer = writer
+        self.stage = stage
+        self.keep_top = keep_top
+
+    def append(self, records: StageRecords) -> None:
+        """Write a batch of users; rankings are cut to the best ``keep_top`` ids, ranks are not.
+
+        Raises:
+            ValueError: columns of different lengths, or a rank that is not a whole number from 1.
+        """
+        ranks = np.asarray(records.ranks, dtype=np.float64)
+        ranked = ~np.isnan(ranks)
+        if (ranks[ranked] < 1).any() or (ranks[ranked] % 1 != 0).any():
+            raise ValueError(
+                f"ranks of stage {self.stage} must be whole numbers from 1, or nan when not ranked"
+            )
+        num_users = len(records)
+        columns = [
+            pa.array([self.stage] * num_users, pa.string()),
+            pa.array([str(user) for user in records.user_ids], pa.string()),
+            pa.array([str(item) for item in records.target_ids], pa.string()),
+            pa.array(np.where(ranked, ranks, 0).astype(np.int64), mask=~ranked),
+            pa.array(
+                [[str(item) for item in ranking[: self.keep_top]] for ranking in records.rankings],
+                pa.list_(pa.string()),
+            ),
+            pa.array(np.asarray(records.num_candidates, dtype=np.int64)),
+            pa.array([None] * num_users if records.texts is None else list(records.texts), pa.string()),
+        ]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+
+
+@contextmanager
+def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWriter]:
+    """Add a stage to ``per_user.parquet``: on success the file holds it whole, on failure the file is as before.
+
+    The other stages are copied a row group at a time; rows that an earlier attempt left for this stage are
+    replaced, so a resumed run never counts a user twice.
+    """
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+            if path.exists():
+                for table in _row_groups(path, None):
+                    others = table.filter(pc.not_equal(table["stage"], stage))
+                    if others.num_rows:
+                        writer.write_table(others)
+            yield StageWriter(writer, stage, keep_top)
+
+
+def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
+
+
+def stages_in(path: Path) -> list[str]:
+    """The stages of a ``per_user.parquet``, in the order in which they were written."""
+    found: dict[str, None] = {}
+    for table in _row_groups(path, ["stage"]):
+        found.update(dict.fromkeys(table["stage"].unique().to_pylist()))
+    return list(found)
+
+
+def read_stage(path: Path, stage: str) -> StageRecords:
+    """One stage of a ``per_user.parquet``.
+
+    Raises:
+        UserError: the file is missing or does not hold the stage.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one stage")
+    table = pq.read_table(path, filters=[("stage", "=", stage)])
+    if table.num_rows == 0:
+        raise UserError(f"{path} has no stage {stage!r}; it has {choices(stages_in(path)) or 'none'}")
+    return StageRecords(
+        user_ids=np.asarray(table["user_id"].to_pylist(), dtype=str),
+        target_ids=np.asarray(table["target_id"].to_pylist(), dtype=str),
+        ranks=np.array(
+            [np.nan if rank is None else rank for rank in table["rank"].to_pylist()], dtype=np.float64
+        ),
+        rankings=table["ranking"].to_pylist(),
+        num_candidates=table["num_candidates"].to_numpy(),
+        texts=None if table["text"].null_count == table.num_rows else table["text"].to_pylist(),
+    )
+
+
+def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:
+    """The ranks of two stages or models, joined by user and target id, in the order of ``a``.
+
+    Returns:
+        Two (U,) float arrays.
+
+    Raises:
+        UserError: the two were not evaluated on the same users and targets.
+    """
+    keys_a = list(zip(map(str, a.user_ids), map(str, a.target_ids), strict=True))
+    row_of_b = {
+        key: row for row, key in enumerate(zip(map(str, b.user_ids), map(str, b.target_ids), strict=True))
+    }
+    if len(set(keys_a)) != len(keys_a) or len(row_of_b) != len(b):
+        raise UserError("a user stands twice with the same target in one stage: results cannot be paired")
+    unmatched = [user for user, target in keys_a if (user, target) not in row_of_b]
+    if unmatched or len(keys_a) != len(b):
+        example = f", for example user {unmatched[0]}" if unmatched else ""
+        raise UserError(
+            f"{len(keys_a)} and {len(b)} users, {len(unmatched)} of the first without a match{example}: "
+            "compare runs on the same dataset, split and filters"
+        )
+    return a.ranks, b.ranks[[row_of_b[key] for key in keys_a]]
+
+
+@dataclass(frozen=True)
+class CleanRanking:
+    """A listed answer with what was wrong in it counted and taken out."""
+
+    item_ids: list[str]  # candidates only, each once, in the order listed
+    duplicates: int
+    off_candidate: int
+
+
+def clean_ranking(listed: Iterable[str], candidates: Iterable[str]) -> CleanRanking:
+    """Keep the first mention of each candidate; a duplicate or an id that is no candidate takes no rank position.
+
+    The target plays no part, and nothing is appended to a list that is too short.
+    """
+    allowed = set(candidates)
+    kept: dict[str, None] = {}
+    duplicates = off_candidate = 0
+    for item in listed:
+        if item not in allowed:
+            off_candidate += 1
+        elif item in kept:
+            duplicates += 1
+        else:
+            kept[item] = None
+    return CleanRanking(list(kept), duplicates, off_candidate)
+
+
+def validity_rates(
+    listed: np.ndarray,
+    wanted: np.ndarray | int,
+    duplicates: np.ndarray,
+    off_candidate: np.ndarray,
+    top_position: np.ndarray,
+) -> dict[str, float]:
+    """How often answers were no proper ranking, as shares of the U users.
+
+    Args:
+        listed: (U,) distinct candidates in the cleaned answer.
+        wanted: (U,) or one number: how many were asked for.
+        duplicates: (U,) repeated mentions in the answer.
+        off_candidate: (U,) mentions of ids that are no candidates.
+        top_position: (U,) 0-based place, in the candidate list as shown, of the item ranked first; -1 when none.
+
+    Returns:
+        ``invalid`` (nothing in the answer could be read as a candidate), ``duplicate`` and ``off_candidate`` (at
+        least one such mention), ``short`` (fewer candidates than asked for, the invalid ones included),
+        ``first_position`` (the candidate shown first is ranked first: 1 / C by chance).
+
+    Raises:
+        UserError: no user.
+    """
+    if len(listed) == 0:
+        raise UserError(
+            "no user to evaluate: the split is empty; loosen the dataset's filters or choose another split"
+        )
+    return {
+        "invalid": float(np.mean(np.asarray(listed) == 0)),
+        "duplicate": float(np.mean(np.asarray(duplicates) > 0)),
+        "off_candidate": float(np.mean(np.asarray(off_candidate) > 0)),
+        "short": float(np.mean(np.asarray(listed) < wanted)),
+        "first_position": float(np.mean(np.asarray(top_position) == 0)),
+    }

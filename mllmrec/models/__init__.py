@@ -1,0 +1,1 @@
+"""Language models as policies: built from scratch or loaded, with their tokenizer, chat template and adapters."""

@@ -1,0 +1,171 @@
+"""Where a policy's weights come from: from scratch, or any Hugging Face causal language model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from mllmrec.errors import UserError
+from mllmrec.models.policy import Policy
+from mllmrec.models.tokenizer import train_tokenizer
+from mllmrec.randomness import seeded_globals
+
+
+class Backbone(ABC):
+    """Builds the policy that the stages train."""
+
+    from_scratch: bool
+
+    @abstractmethod
+    def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
+        """The untrained policy.
+
+        Args:
+            corpus: texts as they stand in prompts (only a tokenizer trained here reads them).
+            labels: the I item labels.
+            seed: of the run.
+
+        Raises:
+            UserError: weights or tokenizer cannot be loaded.
+        """
+
+    @abstractmethod
+    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
+        """The policy as a run left it after ``stages``; ``weights`` is where one without adapters was saved."""
+
+
+class Tiny(Backbone):
+    """Qwen3's architecture with random weights, a tokenizer trained on the prompts, one token per item."""
+
+    from_scratch = True
+
+    def __init__(
+        self,
+        hidden_size: int = 128,
+        num_layers: int = 3,
+        num_heads: int = 4,
+        mlp_ratio: int = 3,
+        vocabulary: int = 2048,
+        max_length: int = 1024,
+        attention: str = "eager",
+    ) -> None:
+        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
+        self.mlp_ratio, self.vocabulary, self.max_length = mlp_ratio, vocabulary, max_length
+        self.attention = attention
+
+    def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
+        """Train the tokenizer and initialise the weights from ``seed``."""
+        tokenizer = train_tokenizer(corpus, labels, self.vocabulary)
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.mlp_ratio * self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_heads,
+            head_dim=self.hidden_size // self.num_heads,
+            max_position_embeddings=self.max_length,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+        with seeded_globals(seed, "initial-weights"):
+            model = Qwen3ForCausalLM(config)
+        model.set_attn_implementation(self.attention)
+        return Policy(model, tokenizer)
+
+    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
+        """Load the weights and the tokenizer that were saved together."""
+        model, tokenizer = _pretrained(str(weights), dtype="float32", attention=self.attention)
+        return Policy(model, tokenizer)
+
+
+class Pretrained(Backbone):
+    """A Hugging Face causal language model by hub name or local folder, trained through LoRA or whole.
+
+    Code that comes with a checkpoint is never run.
+    """
+
+    from_scratch = False
+
+    def __init__(
+        self,
+        path: str,
+        dtype: str = "bfloat16",
+        attention: str = "sdpa",
+        lora: Mapping[str, Any] | None = None,
+        quantization: str | None = None,
+        gradient_checkpointing: bool = False,
+        max_length: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.path, self.dtype, self.attention, self.revision = path, dtype, attention, revision
+        # Rank 0 or no settings: all weights are trained.
+        self.lora = lora if lora and lora.get("rank") else None
+        self.quantization, self.gradient_checkpointing = quantization, gradient_checkpointing
+        self.max_length = max_length
+        if quantization and self.lora is None:
+            raise UserError(
+                "backbone.quantization needs LoRA (backbone.lora.rank > 0): 4-bit weights cannot train"
+            )
+
+    def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
+        """Load model and tokenizer; ``corpus``, ``labels`` and ``seed`` play no part."""
+        model, tokenizer = _pretrained(
+            self.path,
+            dtype=self.dtype,
+            attention=self.attention,
+            quantization=self.quantization,
+            revision=self.revision,
+        )
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        return Policy(model, tokenizer, lora=self.lora, max_length=self.max_length)
+
+    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
+        """The base model with the run's adapters, or the whole weights that the run saved."""
+        if self.lora is None and stages:
+            model, tokenizer = _pretrained(str(weights), dtype=self.dtype, attention=self.attention)
+            return Policy(model, tokenizer, max_length=self.max_length)
+        policy = self.build((), (), 0)
+        policy.load_adapters(run / "adapters", stages)
+        return policy
+
+
+def _pretrained(
+    path: str, *, dtype: str, attention: str, quantization: str | None = None, revision: str | None = None
+) -> tuple[Any, Any]:
+    extra: dict[str, Any] = {}
+    if quantization == "4bit":
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        )
+    elif quantization is not None:
+        raise UserError(f"backbone.quantization={quantization}: only 4bit, or null for none")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            revision=revision or "main",
+            **extra,
+        )
+    except ImportError as error:
+        raise UserError(f"backbone {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"backbone.path={path} cannot be loaded: {first} (give a hub name that this machine can reach, or a "
+            "folder written by save_pretrained)"
+        ) from error
+    return model, tokenizer

@@ -1,0 +1,210 @@
+"""A policy: one language model, its tokenizer, and the weights that each training stage adds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mllmrec.engine.batches import TokenBatch, pad
+from mllmrec.errors import UserError
+
+
+class Policy:
+    """A causal language model that is trained in stages.
+
+    With LoRA every stage gets an adapter of its own, stacked on those before it, which are frozen: the reference
+    of a stage is the same model without the stage's adapter, so their KL is exactly 0 until the first update.
+    Without LoRA all weights train, and the reference is a frozen copy taken when the stage begins.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        lora: Mapping[str, Any] | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: the base model.
+            tokenizer: with an end-of-sequence token.
+            lora: ``rank, alpha, dropout, target_modules`` of every stage's adapter; None trains all weights.
+            max_length: longest prompt + completion in tokens; None: the model's own limit.
+        """
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "the backbone's tokenizer has no end-of-sequence token, so an answer could never end"
+            )
+        self.model: PreTrainedModel | PeftModel = model
+        self.tokenizer = tokenizer
+        self.lora = dict(lora) if lora else None
+        own_limit = getattr(model.config, "max_position_embeddings", None)
+        self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
+        self.stages: list[str] = []
+        self._frozen: PreTrainedModel | None = None
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends every answer."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def padding_token(self) -> int:
+        """The token that fills up batches; it is always masked."""
+        padding = self.tokenizer.pad_token_id
+        return self.end_token if padding is None else int(padding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def render(self, prompt: str) -> str:
+        """The prompt inside the chat template, up to where the answer begins: the same text in every stage.
+
+        Models with a thinking mode are told not to think: reasoning, where wanted, is part of the prompt.
+        """
+        if not self.tokenizer.chat_template:
+            return prompt + "\n"
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts."""
+        texts = [self.render(prompt) for prompt in prompts]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of answers, without the end token."""
+        return self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+
+    def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
+        """Prompts as a batch padded on the left, on the policy's device."""
+        return pad(self.encode_prompts(prompts), self.padding_token, side="left").to(self.device)
+
+    def decode(self, completions: TokenBatch) -> list[str]:
+        """Completions as text, special tokens left out."""
+        rows = [
+            ids[mask].tolist()
+            for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True)
+        ]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def begin_stage(self, name: str, lora: Mapping[str, Any] | None = None) -> None:
+        """Make the weights of a new stage trainable, and everything before it the stage's reference.
+
+        Args:
+            name: of the stage, which becomes the adapter's name.
+            lora: settings that differ from the policy's for this stage.
+
+        Raises:
+            UserError: nothing would be trainable.
+        """
+        if self.lora is None:
+            self.model.requires_grad_(True)
+            self._frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+        else:
+            settings = {
+                **self.lora,
+                **{key: value for key, value in (lora or {}).items() if value is not None},
+            }
+            self._add_adapter(
+                name,
+                LoraConfig(
+                    r=settings["rank"],
+                    lora_alpha=settings["alpha"],
+                    lora_dropout=settings["dropout"],
+                    target_modules=settings["target_modules"]
+                    if isinstance(settings["target_modules"], str)
+                    else list(settings["target_modules"]),
+                    task_type="CAUSAL_LM",
+                ),
+            )
+        self.stages.append(name)
+        if self.lora is not None:
+            self._activate(self.stages, trainable=name)
+        if self.num_trainable() == 0:
+            raise UserError(
+                f"stage {name} has no trainable weights: check backbone.lora.rank and target_modules"
+            )
+
+    def num_trainable(self) -> int:
+        """How many numbers an optimiser would change."""
+        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+
+    @contextmanager
+    def reference(self) -> Iterator[torch.nn.Module]:
+        """The current stage's reference policy, in evaluation mode; for use without gradients."""
+        if self.lora is None:
+            assert self._frozen is not None, "reference() belongs inside a stage"
+            yield self._frozen.to(self.device)
+            return
+        assert isinstance(self.model, PeftModel)
+        training = self.model.training
+        self.model.eval()
+        *earlier, current = self.stages
+        try:
+            if earlier:
+                self._activate(earlier, trainable=None)
+                yield self.model
+            else:
+                with self.model.disable_adapter():
+                    yield self.model
+        finally:
+            self._activate(self.stages, trainable=current)
+            self.model.train(training)
+
+    def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
+        """Save what a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
+        if self.lora is None:
+            self.model.save_pretrained(weights)
+            self.tokenizer.save_pretrained(weights)
+            return weights
+        self.model.save_pretrained(adapters, selected_adapters=[stage])
+        return adapters / stage
+
+    def load_adapters(self, folder: Path, stages: Sequence[str]) -> None:
+        """Stack the saved adapters of ``stages`` in their order, for evaluation.
+
+        Raises:
+            UserError: an adapter is missing.
+        """
+        for stage in stages:
+            path = folder / stage
+            if not (path / "adapter_config.json").is_file():
+                raise UserError(f"no adapter at {path}: the run has no finished stage {stage!r}")
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(path), adapter_name=stage)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=stage)
+            self.stages.append(stage)
+        if self.stages:
+            self._activate(self.stages, trainable=None)
+
+    def _add_adapter(self, name: str, config: LoraConfig) -> None:
+        if isinstance(self.model, PeftModel):
+            self.model.add_adapter(name, config)
+            return
+        try:
+            self.model = get_peft_model(self.model, config, adapter_name=name)
+        except ValueError as error:
+            raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
+
+    def _activate(self, names: Sequence[str], trainable: str | None) -> None:
+        assert isinstance(self.model, PeftModel)
+        self.model.base_model.set_adapter(list(names))
+        for name, weight in self.model.named_parameters():
+            weight.requires_grad_(trainable is not None and f".{trainable}." in name and "lora_" in name)

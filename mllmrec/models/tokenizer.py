@@ -1,0 +1,40 @@
+"""A tokenizer for models trained from scratch: every item label is one token, all other text is byte-level BPE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+END, PADDING = "<|end|>", "<|pad|>"
+# The prompt itself ends with a cue, so the template only marks where the answer begins.
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}\n{% endif %}"
+
+
+def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train on ``corpus``; ``labels`` become single tokens whatever the corpus says.
+
+    Args:
+        corpus: texts as they stand in prompts.
+        labels: the I item labels, all different.
+        vocabulary: tokens for text, without labels; at least 257 + the two special ones.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PADDING, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(label, normalized=False, special=False, lstrip=True) for label in labels])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PADDING,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,227 @@
+"""From the configuration to everything that stages and evaluation read: data, captions, prompts, candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.captions import caption_items
+from mllmrec.cot.base import CotPolicy
+from mllmrec.data.base import Dataset, Interactions, Items
+from mllmrec.data.candidate_sets import CandidateSet, frozen
+from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
+from mllmrec.data.filters import build_interactions
+from mllmrec.data.splits import Samples
+from mllmrec.data.summary import summarise
+from mllmrec.errors import UserError
+from mllmrec.progress import StageProgress
+from mllmrec.prompts.builder import PromptBuilder, load_template
+from mllmrec.prompts.examples import CandidatesOf, Examples
+from mllmrec.randomness import numpy_generator
+
+log = logging.getLogger(__name__)
+
+FULL = "full"
+# Keys of the dataset's section that describe filtering and not the source.
+_FILTER_KEYS = ("max_users", "filters")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One dataset under one protocol, ready for training and evaluation."""
+
+    items: Items
+    interactions: Interactions
+    samples: dict[str, Samples]
+    builder: PromptBuilder
+    cot: CotPolicy | None
+    train: Examples
+    summary: dict[str, Any]
+    seed: int
+    history_length: int
+    _key: dict[str, Any]  # what determined interactions and samples
+    _cache: Path
+
+    def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
+        """The examples of ``settings.split`` under the settings' candidates.
+
+        Returns:
+            The examples, the positions to evaluate, and the hash of the candidates of the whole split.
+
+        Raises:
+            UserError: the split is empty, or too few negatives exist.
+        """
+        samples = self.samples[settings.split]
+        if len(samples) == 0:
+            raise UserError(
+                f"eval.split={settings.split} has no samples: choose another split, or another eval.split"
+            )
+        candidates_of, candidates_hash = self._candidates(samples, settings)
+        examples = Examples(
+            samples,
+            self.builder,
+            candidates_of,
+            history_length=self.history_length,
+            list_candidates=settings.num_negatives != FULL,
+            cot=self.cot,
+            with_cot=np.ones(len(samples), dtype=bool) if settings.cot else None,
+        )
+        chosen = list(range(len(samples)))
+        if settings.max_users is not None and settings.max_users < len(samples):
+            chosen = seeded_subset(samples, settings.max_users, self.seed)
+        return examples, chosen, candidates_hash
+
+    def _candidates(self, samples: Samples, settings: DictConfig) -> tuple[CandidatesOf, str]:
+        if settings.num_negatives == FULL:
+            catalogue = Catalogue(self.interactions, self.items)
+
+            def whole_catalogue(index: int) -> tuple[np.ndarray, int]:
+                candidates = catalogue.full_candidates(samples, index)
+                return candidates, int(np.searchsorted(candidates, samples.target(index)))
+
+            return whole_catalogue, catalogue.full_hash(samples)
+        sampler = CandidateSampler(settings.num_negatives, settings.weighting, self.seed)
+        key = {
+            **self._key,
+            "split": settings.split,
+            "num_negatives": settings.num_negatives,
+            "weighting": settings.weighting,
+            "seed": self.seed,
+        }
+
+        def draw() -> CandidateSet:
+            source = sampler.bind(self.interactions, self.items, self.samples["train"])
+            return source.freeze(samples, settings.split)
+
+        stored = frozen(self._cache, key, draw, self.items)
+        rows = stored.select([samples.sample_id(index) for index in range(len(samples))])
+
+        def look_up(index: int) -> tuple[np.ndarray, int]:
+            row = rows[index]
+            return stored.items[row], int(stored.target_column[row])
+
+        return look_up, stored.hash
+
+    def corpus(self) -> Iterator[str]:
+        """Texts as they stand in prompts: one line per item, and some whole prompts for the wording between."""
+        for item in range(len(self.items)):
+            yield self.builder.prompt([item], None)
+        step = max(1, len(self.train) // 500)
+        for index in range(0, len(self.train), step):
+            yield self.train[index].prompt
+
+
+def seeded_subset(samples: Samples, size: int, seed: int) -> list[int]:
+    """Positions of a random subset, ascending."""
+    chosen = numpy_generator(seed, "evaluated subset").permutation(len(samples))[:size]
+    return sorted(chosen.tolist())
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Load, filter, caption, split; draw what is frozen; describe everything in ``summary``.
+
+    Raises:
+        UserError: data or settings do not fit, saying how.
+    """
+    cache = Path(cfg.cache_dir)
+    source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
+    source: Dataset = instantiate(source_settings)
+    raw = source.load()
+    filters = dict(cfg.dataset.filters)
+    items, interactions, funnel = build_interactions(
+        raw, **filters, max_users=cfg.dataset.max_users, seed=cfg.seed
+    )
+    samples: dict[str, Samples] = instantiate(cfg.split)(interactions)
+    if len(samples["train"]) == 0:
+        raise UserError(
+            "no user has enough interactions to train on: lower dataset.filters or split.min_history"
+        )
+
+    captions, caption_counts = captions_of(cfg, items, cache)
+    builder = PromptBuilder(
+        items.ids.tolist(),
+        items.titles.tolist(),
+        captions,
+        load_template(cfg.prompt.template),
+        domain=source.domain,
+        answer=cfg.prompt.answer,
+        max_title_words=cfg.prompt.max_title_words,
+        max_caption_words=cfg.prompt.max_caption_words,
+    )
+    cot = cot_policy(cfg.cot_policy, items, captions)
+    train_samples = samples["train"]
+    with_cot = None
+    if cot is not None and cfg.mix_ratio > 0:
+        ids = [train_samples.sample_id(index) for index in range(len(train_samples))]
+        with_cot = instantiate(cfg.mixing)(ids, cfg.mix_ratio, cfg.seed)
+    negatives: CandidateSource = CandidateSampler(
+        cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
+    ).bind(interactions, items, train_samples)
+    negatives.check(train_samples)
+    train = Examples(
+        train_samples,
+        builder,
+        lambda index: negatives.candidates_of(train_samples, index, "train"),
+        history_length=cfg.prompt.history_length,
+        cot=cot,
+        with_cot=with_cot,
+    )
+    summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
+    summary["captions"] = caption_counts
+    summary["cot"] = {
+        "policy": None if cot is None else type(cot).__name__,
+        "mix_ratio": float(cfg.mix_ratio),
+        "training_samples_chosen": 0 if with_cot is None else int(with_cot.sum()),
+    }
+    return Prepared(
+        items=items,
+        interactions=interactions,
+        samples=samples,
+        builder=builder,
+        cot=cot,
+        train=train,
+        summary=summary,
+        seed=cfg.seed,
+        history_length=cfg.prompt.history_length,
+        _key={
+            "dataset": source.identity(),
+            "filters": {**filters, "max_users": cfg.dataset.max_users},
+            "splitting": OmegaConf.to_container(cfg.split, resolve=True),
+        },
+        _cache=cache,
+    )
+
+
+def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Captions by item id, read from the cache where they were written before, and what was counted."""
+    if cfg.caption._target_ is None:
+        return {}, {"captioned": 0}
+    captioner = instantiate(cfg.caption)
+    with StageProgress("captions", len(items.images), "items") as progress:
+        captions, counts = caption_items(captioner, items, cache, progress.advance)
+    counts.pop("from_cache", None)
+    return captions, counts
+
+
+def cot_policy(settings: DictConfig, items: Items, captions: dict[str, str]) -> CotPolicy | None:
+    """The policy that writes reasoning, or None."""
+    target = settings._target_
+    if target is None:
+        return None
+    plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
+    if not get_class(target).reads_item_texts:
+        return instantiate(plain)
+    ids = items.ids.tolist()
+    return instantiate(
+        plain,
+        captions=captions,
+        details=dict(zip(ids, items.details.tolist(), strict=True)),
+        titles=dict(zip(ids, items.titles.tolist(), strict=True)),
+    )

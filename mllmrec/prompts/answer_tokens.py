@@ -1,0 +1,38 @@
+"""The tokens of every item's answer, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mllmrec.prompts.builder import PromptBuilder
+
+_BLOCK = 10_000
+
+
+class AnswerTokens:
+    """Answers of all I items as one flat array of tokens; each ends with the end token."""
+
+    def __init__(
+        self, builder: PromptBuilder, encode: Callable[[Sequence[str]], list[list[int]]], end_token: int
+    ) -> None:
+        self.end_token = end_token
+        pieces: list[np.ndarray] = []
+        lengths = np.empty(len(builder.ids), dtype=np.int64)
+        for start in range(0, len(builder.ids), _BLOCK):
+            items = range(start, min(start + _BLOCK, len(builder.ids)))
+            for item, tokens in zip(items, encode([builder.answer(item) for item in items]), strict=True):
+                pieces.append(np.array([*tokens, end_token], dtype=np.int32))
+                lengths[item] = len(tokens) + 1
+        self._tokens = np.concatenate(pieces)
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.longest = int(lengths.max())
+
+    def of(self, item: int) -> list[int]:
+        """Tokens of one item's answer, end token last."""
+        return self._tokens[self._offsets[item] : self._offsets[item + 1]].tolist()
+
+    def first_tokens(self) -> np.ndarray:
+        """(I,) first token of every answer."""
+        return self._tokens[self._offsets[:-1]]

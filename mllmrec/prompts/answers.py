@@ -1,0 +1,80 @@
+"""How an answer is written and how it is read: one parser for training reward and reported metric.
+
+A well-formed completion is one line, ``[ITEM_<id>]`` or ``[ITEM_<id>] title``, with optional reasoning between
+think tags before or after it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, item_label, label_item
+
+ANSWER_FORMATS = ("id", "id_title")
+
+_LINE = re.compile(r"^\[ITEM_([^\[\]\s]+)\](?:[ \t]+(\S.*?))?\s*$")
+_THOUGHT = re.compile(re.escape(THINK_OPEN) + r"(.*?)" + re.escape(THINK_CLOSE), re.DOTALL)
+
+
+def answer_text(item_id: str, title: str, answer_format: str) -> str:
+    """The answer for an item: its label, followed by its (neutral) title where the format has one.
+
+    Raises:
+        ValueError: ``answer_format`` is not one of `ANSWER_FORMATS`.
+    """
+    if answer_format not in ANSWER_FORMATS:
+        raise ValueError(f"answer format {answer_format!r} is none of {ANSWER_FORMATS}")
+    label = item_label(item_id)
+    return label if answer_format == "id" or not title else f"{label} {title}"
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """What a completion says: the items it names line by line, and the reasoning around them."""
+
+    items: tuple[tuple[str, str], ...]  # (item id, title or "") of every well-formed line, in order
+    stray_lines: int  # lines that are no answer
+    reasoning: str
+    unclosed: bool  # a think tag was opened and never closed
+
+    @property
+    def well_formed(self) -> bool:
+        """Exactly one answer line and nothing else but closed reasoning."""
+        return len(self.items) == 1 and self.stray_lines == 0 and not self.unclosed
+
+
+def parse_answer(completion: str) -> ParsedAnswer:
+    """Read a completion. Never raises: what cannot be read is counted in ``stray_lines``.
+
+    A closing tag without an opening one ends reasoning that the chat template opened, so everything before it
+    is reasoning.
+    """
+    text = completion
+    thoughts: list[str] = []
+    first_close, first_open = text.find(THINK_CLOSE), text.find(THINK_OPEN)
+    if first_close >= 0 and not 0 <= first_open < first_close:
+        thoughts.append(text[:first_close])
+        text = text[first_close + len(THINK_CLOSE) :]
+    thoughts += _THOUGHT.findall(text)
+    text = _THOUGHT.sub("\n", text)
+    unclosed = THINK_OPEN in text
+    if unclosed:
+        text, _, tail = text.partition(THINK_OPEN)
+        thoughts.append(tail)
+    items: list[tuple[str, str]] = []
+    stray = 0
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        match = _LINE.match(line.strip())
+        if match:
+            items.append((label_item(match[1]), match[2] or ""))
+        else:
+            stray += 1
+    return ParsedAnswer(tuple(items), stray, " ".join(part.strip() for part in thoughts).strip(), unclosed)
+
+
+def same_title(said: str, title: str) -> bool:
+    """Whether a written title is the item's, case and spacing aside."""
+    return " ".join(said.casefold().split()) == " ".join(title.casefold().split())

@@ -1,0 +1,32 @@
+"""The markup that prompts and answers share, and how foreign text is kept from imitating it.
+
+An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+
+# Labels, reasoning tags and every chat template's control tokens are written with these four characters.
+_NEUTRAL = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›"})
+
+
+def item_label(item_id: str) -> str:
+    """The label of an item. Ids with unusual characters are percent-encoded, so labels stay one to one."""
+    return f"[ITEM_{quote(item_id, safe='')}]"
+
+
+def label_item(encoded: str) -> str:
+    """The item id from what stands between ``[ITEM_`` and ``]``."""
+    return unquote(encoded)
+
+
+def neutral(text: str) -> str:
+    """Foreign text (title, caption, reasoning) made safe for a prompt: one line, no brackets, no tags.
+
+    >>> neutral("Best [ITEM_7] </think>  ever")
+    'Best (ITEM_7) ‹/think› ever'
+    """
+    return " ".join(text.translate(_NEUTRAL).split())

@@ -1,0 +1,89 @@
+"""A trie over the token sequences of the allowed answers: what a constrained rollout may say next.
+
+It holds no position of its own: callers walk nodes, so one trie serves any number of rows in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UnknownPrefix(KeyError):
+    """A token sequence that begins no allowed answer. Constraints never fall back to the whole vocabulary."""
+
+
+class TrieNode:
+    """One prefix. ``children`` maps the next token to its node; a leaf ends an answer."""
+
+    __slots__ = ("answer", "children", "decides")
+
+    def __init__(self) -> None:
+        self.children: dict[int, TrieNode] = {}
+        self.answer: int | None = None  # index of the answer that ends here
+        self.decides = False  # whether some choice between tokens remains at or below this node
+
+    def step(self, token: int) -> TrieNode:
+        """The node after ``token``.
+
+        Raises:
+            UnknownPrefix: the token is not allowed here.
+        """
+        try:
+            return self.children[token]
+        except KeyError:
+            raise UnknownPrefix(
+                f"token {token} continues no allowed answer; allowed: {sorted(self.children)[:8]}"
+            ) from None
+
+
+class AnswerTrie:
+    """The trie of ``answers`` (token ids, each ending in the end-of-sequence token)."""
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        """Build the trie.
+
+        Raises:
+            ValueError: there are no answers, one is empty, two are equal, or one begins another.
+        """
+        if not answers:
+            raise ValueError("a trie needs at least one answer")
+        self.root = TrieNode()
+        for index, answer in enumerate(answers):
+            if not answer:
+                raise ValueError(f"answer {index} has no tokens")
+            node = self.root
+            for token in answer:
+                if node.answer is not None:
+                    raise ValueError(f"answer {node.answer} is equal to answer {index} or begins it")
+                node = node.children.setdefault(int(token), TrieNode())
+            if node.answer is not None or node.children:
+                raise ValueError(f"answer {index} is equal to another answer or begins it")
+            node.answer = index
+        _mark_decisions(self.root)
+
+    def walk(self, prefix: Sequence[int]) -> TrieNode:
+        """The node of a prefix.
+
+        Raises:
+            UnknownPrefix: no answer begins with it.
+        """
+        node = self.root
+        for token in prefix:
+            node = node.step(token)
+        return node
+
+    def allowed(self, prefix: Sequence[int]) -> list[int]:
+        """The tokens that may follow a prefix, ascending.
+
+        Raises:
+            UnknownPrefix: no answer begins with the prefix.
+        """
+        return sorted(self.walk(prefix).children)
+
+
+def _mark_decisions(root: TrieNode) -> None:
+    order = [root]
+    for node in order:
+        order.extend(node.children.values())
+    for node in reversed(order):
+        node.decides = len(node.children) > 1 or any(child.decides for child in node.children.values())

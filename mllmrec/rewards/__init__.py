@@ -1,0 +1,1 @@
+"""Rewards for completions. To add one: one module here, one file in ``conf/reward/``, one test."""

@@ -1,0 +1,40 @@
+"""Our reward: a valid answer, and the right one, read by the same parser as the reported metrics."""
+
+from __future__ import annotations
+
+from mllmrec.prompts.answers import parse_answer, same_title
+from mllmrec.rewards.base import Question, Reward
+
+
+class HitFormat(Reward):
+    """``format_weight`` for a valid answer plus ``hit_weight`` if it is the target; ``invalid`` otherwise.
+
+    Valid: exactly one answer line, reasoning only inside closed think tags before or after it, the id a
+    candidate's, and the title (when one is said or required) that candidate's.
+    """
+
+    parts = ("format", "hit")
+
+    def __init__(
+        self,
+        hit_weight: float = 1.0,
+        format_weight: float = 0.0,
+        invalid: float = -1.0,
+        require_title: bool = False,
+    ) -> None:
+        self.hit_weight, self.format_weight, self.invalid = hit_weight, format_weight, invalid
+        self.needs_title = require_title
+
+    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+        """The total under ``"reward"`` and every part under its own name."""
+        parsed = parse_answer(completion)
+        if not parsed.well_formed or not self._valid(*parsed.items[0], question):
+            return {"reward": self.invalid, "format": 0.0, "hit": 0.0}
+        hit = float(parsed.items[0][0] == question.target_id)
+        return {"reward": self.format_weight + self.hit_weight * hit, "format": 1.0, "hit": hit}
+
+    def _valid(self, item_id: str, title: str, question: Question) -> bool:
+        expected = question.titles.get(item_id)
+        if expected is None:
+            return False
+        return same_title(title, expected) if title else not self.needs_title

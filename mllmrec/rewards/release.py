@@ -1,0 +1,36 @@
+"""The reward of the released MLLMRec-R1 code, so that its numbers can be compared."""
+
+from __future__ import annotations
+
+import re
+
+from mllmrec.prompts.markup import THINK_CLOSE, label_item
+from mllmrec.rewards.base import Question, Reward
+
+_PATTERN = re.compile(r"^\[ITEM_([^\[\]\s]+)\]\s+(.+)$")
+
+
+class Release(Reward):
+    """-1 for a wrong form, 0.3 for any other well-formed id, 1 for the target's id.
+
+    Kept with its known faults (`train/grpo.py` of wangyu0627/MLLMRec-R1): the title is not looked at, an id that
+    is no candidate earns 0.3, and reasoning before the answer is a wrong form since the text *before* the
+    closing tag is what it reads. The one difference: ids need not be digits.
+    """
+
+    parts = ("format", "hit")
+    needs_title = True
+
+    def __init__(self, malformed: float = -1.0, miss: float = 0.3, hit: float = 1.0) -> None:
+        self.malformed, self.miss, self.hit = malformed, miss, hit
+
+    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+        """The total under ``"reward"`` and every part under its own name."""
+        text = completion.strip()
+        if THINK_CLOSE in text:
+            text = text.split(THINK_CLOSE)[0].strip()
+        match = _PATTERN.match(text)
+        if match is None:
+            return {"reward": self.malformed, "format": 0.0, "hit": 0.0}
+        hit = label_item(match[1]) == question.target_id
+        return {"reward": self.hit if hit else self.miss, "format": 1.0, "hit": float(hit)}

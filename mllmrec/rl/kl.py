@@ -1,0 +1,28 @@
+"""Estimators of KL(policy || reference) from the log-probabilities of sampled tokens.
+
+With d = log pi - log ref (Schulman, "Approximating KL divergence"): k1 = d, k2 = d²/2, k3 = exp(-d) + d - 1.
+As a loss on on-policy tokens k1 has no expected gradient, k2 has that of KL(pi || ref), k3 that of KL(ref || pi).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ESTIMATORS = ("k1", "k2", "k3")
+
+
+def kl_estimate(logprobs: Tensor, reference: Tensor, estimator: str = "k3") -> Tensor:
+    """Per-token estimate, same shape as its inputs, in nats.
+
+    Raises:
+        ValueError: unknown estimator.
+    """
+    difference = logprobs - reference
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference.square() / 2
+    if estimator == "k3":
+        return torch.expm1(-difference) + difference
+    raise ValueError(f"KL estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")

@@ -1,0 +1,87 @@
+"""Policy losses per token, and how tokens are put together: two choices that are made apart.
+
+To add a loss: one class here with the same call, and one file in ``conf/loss/``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+
+
+class TokenLoss(NamedTuple):
+    """Per-token loss (R, T), and whether each token's ratio was held by the clip."""
+
+    terms: Tensor
+    clipped_low: Tensor
+    clipped_high: Tensor
+
+
+class PolicyLoss(Protocol):
+    """A per-token policy loss, to be minimised."""
+
+    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
+        """(R, T), (R, T), (R,), (R, T) bool → (R, T)."""
+        ...
+
+
+class ClippedRatio:
+    """PPO's clipped objective: ``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` (GRPO, DeepSeekMath eq. 3).
+
+    ``level="token"`` takes rho per token; ``"sequence"`` takes the length-normalised ratio of the whole
+    completion for each of its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form).
+    """
+
+    def __init__(self, epsilon_low: float = 0.2, epsilon_high: float = 0.2, level: str = "token") -> None:
+        if level not in ("token", "sequence"):
+            raise ValueError(f"importance level {level!r} is none of token, sequence")
+        self.low, self.high, self.level = epsilon_low, epsilon_high, level
+
+    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
+        """(R, T), (R, T), (R,), (R, T) bool → (R, T)."""
+        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+        if self.level == "sequence":
+            mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
+            log_ratio = mean.detach() + logprobs - logprobs.detach()
+        ratio = log_ratio.exp()
+        weight = advantages[:, None]
+        free, held = ratio * weight, ratio.clamp(1 - self.low, 1 + self.high) * weight
+        return TokenLoss(
+            -torch.minimum(free, held),
+            mask & (ratio < 1 - self.low) & (weight < 0),
+            mask & (ratio > 1 + self.high) & (weight > 0),
+        )
+
+
+def aggregate(
+    terms: Tensor, mask: Tensor, how: str, *, tokens: int, sequences: int, max_length: int
+) -> Tensor:
+    """Put (R, T) token terms of one micro-batch together into its share of the step's loss.
+
+    The counts are those of the *whole step*, so the shares of all micro-batches add up to the same loss however
+    the step is cut.
+
+    Args:
+        terms: (R, T).
+        mask: (R, T) bool, the tokens that count.
+        how: ``token_mean`` sum / tokens (DAPO); ``sequence_mean`` mean over each sequence's tokens, then over
+            sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO).
+        tokens: counted tokens in the whole step.
+        sequences: sequences in the whole step.
+        max_length: T at most, for ``constant``.
+
+    Raises:
+        ValueError: unknown ``how``.
+    """
+    masked = torch.where(mask, terms, 0.0)
+    if how == "token_mean":
+        return masked.sum() / max(tokens, 1)
+    if how == "sequence_mean":
+        return (masked.sum(1) / mask.sum(1).clamp_min(1)).sum() / max(sequences, 1)
+    if how == "constant":
+        return masked.sum() / max(sequences * max_length, 1)
+    raise ValueError(f"aggregation {how!r} is none of {', '.join(AGGREGATIONS)}")

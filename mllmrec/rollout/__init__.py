@@ -1,0 +1,1 @@
+"""Drawing G completions per prompt from the policy."""

@@ -1,0 +1,262 @@
+"""The run folder of one job: where everything lies, and the writers of `metrics.json` and `rollouts.parquet`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mllmrec.cache import write_json
+from mllmrec.errors import UserError
+
+SECTIONS = ("protocol", "chance", "stages", "intervals", "validity", "differences", "cost")
+
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("prompt_id", pa.string()),
+        ("completion", pa.string()),
+        ("reward", pa.float64()),
+        ("parts", pa.map_(pa.string(), pa.float64())),
+        ("advantage", pa.float64()),
+    ]
+)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON values, floats rounded to 6 decimals; refuses what is not a number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a number to report")
+        return round(value, 6)
+    return value
+
+
+class RunFolder:
+    """Paths of one run, and `metrics.json`, which grows as numbers are computed.
+
+    Args:
+        path: the folder; created when absent. Nothing in it is touched until something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.metrics_path = self.path / "metrics.json"
+        self.per_user_path = self.path / "per_user.parquet"
+        self.log_path = self.path / "log.csv"
+        self.rollouts_path = self.path / "rollouts.parquet"
+        self.data_path = self.path / "data.json"
+        self.curves_path = self.path / "curves.png"
+        self.run_log_path = self.path / "run.log"
+        self.resolved_config_path = self.path / ".hydra" / "resolved.yaml"
+        self.model_path = self.path / "model"
+        self.checkpoints_path = self.path / "checkpoints"
+        self._started = time.monotonic()
+
+    @classmethod
+    def of_finished_run(cls, path: str | Path) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises:
+            UserError: there is no such folder, or it holds no metrics.
+        """
+        if not (Path(path) / "metrics.json").is_file():
+            raise UserError(
+                f"{path} is no finished run (no metrics.json in it): give the hydra.run.dir of a run as run=DIR"
+            )
+        return cls(path)
+
+    def adapter_path(self, stage: str) -> Path:
+        """Where the adapter trained by ``stage`` is saved."""
+        return self.path / "adapters" / stage
+
+    def seconds(self) -> float:
+        """Seconds since this object was made: since the start of the job."""
+        return time.monotonic() - self._started
+
+    def start_afresh(self) -> None:
+        """Remove the results of an earlier run in this folder, so that they are not taken for this one's."""
+        for path in (
+            self.metrics_path,
+            self.per_user_path,
+            self.log_path,
+            self.rollouts_path,
+            self.data_path,
+            self.curves_path,
+        ):
+            path.unlink(missing_ok=True)
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json` so far, with every section present.
+
+        Raises:
+            UserError: the file is not JSON.
+        """
+        content: dict[str, Any] = {}
+        if self.metrics_path.exists():
+            try:
+                content = json.loads(self.metrics_path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(
+                    f"{self.metrics_path} is not JSON ({error}): remove it and run again"
+                ) from error
+        return {section: content.get(section, {}) for section in SECTIONS}
+
+    def _update(self, section: str, entries: Mapping[str, Any]) -> None:
+        content = self.metrics()
+        content[section] = {**content[section], **_plain(entries)}
+        write_json(self.metrics_path, content)
+
+    def record_protocol(self, protocol: Mapping[str, Any], chance: Mapping[str, float] | None = None) -> None:
+        """Say how the numbers to come are computed, before the first of them.
+
+        Raises:
+            UserError: the folder holds numbers computed under another protocol.
+        """
+        before, now = self.metrics()["protocol"], _plain(protocol)
+        if before and before != now:
+            changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            raise UserError(
+                f"{self.metrics_path} holds numbers under another protocol ({', '.join(changed)} differ): "
+                "choose another hydra.run.dir"
+            )
+        self._update("protocol", protocol)
+        self._update("chance", chance or {})
+
+    def record_stage(
+        self,
+        stage: str,
+        metrics: Mapping[str, float],
+        intervals: Mapping[str, Sequence[float]],
+        validity: Mapping[str, float],
+    ) -> None:
+        """Add one evaluated stage.
+
+        Raises:
+            ValueError: no protocol was recorded: a number without its protocol is not written.
+        """
+        if not self.metrics()["protocol"]:
+            raise ValueError(f"record the protocol before the metrics of stage {stage}")
+        self._update("stages", {stage: metrics})
+        self._update("intervals", {stage: intervals})
+        self._update("validity", {stage: validity})
+
+    def record_difference(self, later: str, earlier: str, difference: Mapping[str, Any]) -> None:
+        """Add the paired comparison ``later - earlier`` (`intervals.paired_differences`)."""
+        self._update("differences", {f"{later} - {earlier}": difference})
+
+    def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
+        """Add what a stage cost: the only section in which two identical runs differ."""
+        self._update("cost", {stage: cost})
+
+    @contextmanager
+    def logging_to_file(self, level: int = logging.INFO) -> Iterator[None]:
+        """Append the log of the block to `run.log`, values of secret environment variables blanked out."""
+        handler = logging.FileHandler(self.run_log_path, encoding="utf-8")
+        handler.setLevel(level)
+        handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        level_before = root.level
+        root.setLevel(min(level, level_before))
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level_before)
+            handler.close()
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for name, value in os.environ.items():
+            if len(value) >= 8 and any(
+                word in name.upper() for word in ("API_KEY", "TOKEN", "SECRET", "PASSWORD")
+            ):
+                text = text.replace(value, f"<{name}>")
+        return text
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled completion, as shown to a person."""
+
+    step: int
+    prompt_id: str
+    completion: str
+    reward: float
+    parts: Mapping[str, float]  # reward part -> its value before weighting
+    advantage: float
+
+
+class RolloutWriter:
+    """Streams sampled rollouts to `rollouts.parquet`.
+
+    Use as a context manager: the file appears, whole, when the block ends, also by an exception, for the samples
+    before a failure are what explains it. Rows before ``from_step`` of an earlier attempt are kept (resume).
+    """
+
+    def __init__(self, path: Path, from_step: int = 0) -> None:
+        self.path = path
+        self.from_step = from_step
+
+    def __enter__(self) -> RolloutWriter:
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._writer = pq.ParquetWriter(self._temporary, ROLLOUT_SCHEMA, compression="zstd")
+        if self.path.exists() and self.from_step > 0:
+            table = pq.read_table(self.path)
+            self._writer.write_table(table.filter(pc.less(table["step"], self.from_step)))
+        return self
+
+    def append(self, rollouts: Sequence[Rollout]) -> None:
+        """Write some rollouts as one row group."""
+        rows = [
+            {
+                "step": rollout.step,
+                "prompt_id": str(rollout.prompt_id),
+                "completion": rollout.completion,
+                "reward": float(rollout.reward),
+                "parts": [(name, float(value)) for name, value in rollout.parts.items()],
+                "advantage": float(rollout.advantage),
+            }
+            for rollout in rollouts
+        ]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        os.replace(self._temporary, self.path)
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """The rollouts of a finished run, in the order in which they were sampled.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: the run has no GRPO stage, or none of its rollouts was sampled")
+    return [Rollout(**{**row, "parts": dict(row["parts"])}) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,1 @@
+"""What is trained, one LightningModule per stage: warm-up on item ids, SFT, GRPO."""

@@ -1,0 +1,123 @@
+"""What the stages share: which samples make a step, the optimiser, and one update from micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from mllmrec.errors import UserError
+from mllmrec.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with a learning-rate schedule over the whole stage."""
+
+    learning_rate: float
+    schedule: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+def training_batches(
+    size: int, batch_size: int, *, epochs: float, max_steps: int | None, seed: int, purpose: str
+) -> list[np.ndarray]:
+    """The positions that make each step, shuffled anew every epoch; the last batch of an epoch may be smaller.
+
+    Args:
+        size: samples there are.
+        batch_size: samples in a step.
+        epochs: passes; a fraction ends within a pass.
+        max_steps: at most so many batches.
+        seed: of the run.
+        purpose: names the shuffles.
+    """
+    per_epoch = math.ceil(size / batch_size)
+    steps = math.ceil(per_epoch * epochs)
+    if max_steps is not None:
+        steps = min(steps, max_steps)
+    batches: list[np.ndarray] = []
+    epoch = 0
+    while len(batches) < steps:
+        order = numpy_generator(seed, purpose, "epoch", epoch).permutation(size)
+        batches += [order[start : start + batch_size] for start in range(0, size, batch_size)]
+        epoch += 1
+    return batches[:steps]
+
+
+class Stage(lightning.LightningModule):
+    """A training stage. Optimisation is manual: a step may hold rollouts, several updates and micro-batches."""
+
+    name: str
+
+    def __init__(self, model: torch.nn.Module, optimizer: OptimizerSettings, updates: int) -> None:
+        """Hold the model.
+
+        Args:
+            model: with the stage's trainable weights.
+            optimizer: its settings.
+            updates: optimiser steps in the whole stage, for the schedule.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.settings, self.updates = optimizer, updates
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the trainable weights."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        if not weights:
+            raise UserError(f"stage {self.name} has nothing to train")
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        schedule = get_scheduler(
+            settings.schedule,
+            optimizer,
+            num_warmup_steps=round(settings.warmup_ratio * self.updates),
+            num_training_steps=self.updates,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave batches alone: they are texts, and the stages place their own tensors."""
+        return batch
+
+    def update(self, shares: Iterable[Tensor]) -> dict[str, float]:
+        """One optimiser step from the micro-batches' shares of the loss, which are added up.
+
+        Raises:
+            UserError: the loss or the gradient is not finite; the weights are left as they were.
+        """
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for share in shares:
+            self.manual_backward(share)
+            loss += float(share.detach())
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"stage {self.name} diverged at step {self.global_step}: loss {loss}, gradient norm {norm}; "
+                f"lower {self.name}.learning_rate (now {self.settings.learning_rate})"
+            )
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        rate = schedule.get_last_lr()[0]
+        schedule.step()
+        return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+
+    def log_step(self, metrics: Mapping[str, float]) -> None:
+        """Log numbers of this step."""
+        self.log_dict({key: float(value) for key, value in metrics.items()}, on_step=True, on_epoch=False)

@@ -1,0 +1,79 @@
+"""Warm-up: next-item language modelling over sequences of item labels, where the collaborative signal enters."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllmrec.data.splits import Samples
+from mllmrec.stages.base import OptimizerSettings, Stage
+
+
+def training_sequences(train: Samples, length: int) -> list[np.ndarray]:
+    """Item codes that training may see, oldest first, one array per user and chunk of ``length`` + 1 items.
+
+    A user's sequence ends with the latest training target; chunks overlap by one item, so every item but the
+    first is predicted once.
+    """
+    last: dict[int, int] = {}
+    for user, position in zip(train.users.tolist(), train.positions.tolist(), strict=True):
+        last[user] = max(last.get(user, -1), position)
+    offsets, items = train.interactions.offsets, train.interactions.items
+    sequences = []
+    for user, end in last.items():
+        sequence = items[offsets[user] : end + 1]
+        for stop in range(len(sequence), 1, -length):
+            sequences.append(sequence[max(0, stop - length - 1) : stop])
+    return sequences
+
+
+class Warmup(Stage):
+    """Predicts every next item among all I, by a softmax over the label tokens' output weights."""
+
+    name = "warmup"
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        label_tokens: np.ndarray,
+        optimizer: OptimizerSettings,
+        updates: int,
+        dropout: float = 0.3,
+    ) -> None:
+        """Hold the model.
+
+        Args:
+            model: a Hugging Face causal language model.
+            label_tokens: (I,) the token of each item's label.
+            optimizer: its settings.
+            updates: optimiser steps in the whole stage.
+            dropout: on the last hidden state.
+        """
+        super().__init__(model, optimizer, updates)
+        self.register_buffer(
+            "label_tokens", torch.as_tensor(label_tokens, dtype=torch.long), persistent=False
+        )
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def training_step(self, batch: list[np.ndarray], batch_idx: int) -> None:
+        """One update from a batch of item sequences."""
+        self.log_step(self.update([self.loss(batch)]))
+
+    def loss(self, batch: list[np.ndarray]) -> Tensor:
+        """Mean cross-entropy of every next item, in nats."""
+        width = max(map(len, batch))
+        items = torch.full((len(batch), width), -1, dtype=torch.long)
+        for row, sequence in enumerate(batch):
+            items[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+        items = items.to(self.device)
+        mask = items >= 0
+        tokens = self.label_tokens[items.clamp_min(0)]
+        hidden = self.model.model(
+            input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False
+        ).last_hidden_state
+        targets = items[:, 1:]
+        wanted = targets >= 0
+        weights = self.model.get_output_embeddings().weight[self.label_tokens]
+        logits = self.dropout(hidden[wanted]) @ weights.T
+        return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mllmrec.cache import fingerprint
+from mllmrec.data.base import TEST, TRAIN, Interactions, Items, RawData, RawInteractions
+from mllmrec.data.candidate_sets import CandidateSet, frozen
+from mllmrec.data.candidates import CandidateSampler
+from mllmrec.data.filters import build_interactions
+from mllmrec.data.splits import Given, LeaveOneOut, Samples
+from mllmrec.errors import UserError
+
+
+def catalogue(num_items: int) -> Items:
+    ids = np.array([f"i{n}" for n in range(num_items)])
+    return Items(ids, np.char.add("title ", ids), np.full(num_items, ""))
+
+
+def interactions_of(sequences: dict[str, list[int]], given_split=None) -> Interactions:
+    return Interactions(
+        np.array(list(sequences)),
+        np.cumsum([0, *(len(items) for items in sequences.values())]).astype(np.int64),
+        np.array([item for items in sequences.values() for item in items], dtype=np.int32),
+        given_split=given_split,
+    )
+
+
+def random_sequences(num_users: int, num_items: int, length: int, seed: int = 0) -> dict[str, list[int]]:
+    generator = np.random.default_rng(seed)
+    return {f"u{n}": generator.choice(num_items, length, replace=False).tolist() for n in range(num_users)}
+
+
+def freeze(sequences, items, num_negatives, weighting="uniform", seed=0, split="test"):
+    interactions = interactions_of(sequences)
+    splits = LeaveOneOut()(interactions)
+    source = CandidateSampler(num_negatives, weighting, seed).bind(interactions, items, splits["train"])
+    return source, splits[split], source.freeze(splits[split], split)
+
+
+def ids_per_user(candidates: CandidateSet, items: Items) -> dict[str, list[str]]:
+    return {
+        user: items.ids[row].tolist()
+        for user, row in zip(candidates.user_ids.tolist(), candidates.items, strict=True)
+    }
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "popularity"])
+def test_negatives_are_distinct_and_never_watched_at_any_time(weighting):
+    # Fault 12 of the release (only the visible history was avoided): 60 items, 12-item users, 30 negatives.
+    sequences, items = random_sequences(200, 60, 12), catalogue(60)
+    for split in ("train", "validation", "test"):
+        _, samples, candidates = freeze(sequences, items, 30, weighting, split=split)
+        for index, row in enumerate(candidates.items):
+            target = samples.target(index)
+            assert row[candidates.target_column[index]] == target
+            negatives = set(row.tolist()) - {target}
+            assert len(negatives) == 30
+            assert negatives.isdisjoint(sequences[samples.user_id(index)])
+
+
+def test_a_history_that_is_nearly_the_catalogue_leaves_only_the_rest():
+    # u has watched 0..46 of 50 items; exactly 47, 48 and 49 can be negatives, in training as in test.
+    sequences, items = {"u": list(range(47)), "v": [3, 4, 5, 49]}, catalogue(50)
+    for split in ("train", "test"):
+        _, samples, candidates = freeze(sequences, items, 3, split=split)
+        assert set(candidates.items[0].tolist()) == {47, 48, 49, samples.target(0)}
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "popularity"])
+def test_a_pool_smaller_than_the_negatives_is_an_error_not_a_loop(weighting):
+    # Fault 13. w watched all but item 9; v trains on items 8 and 9, so popularity leaves w the same one item.
+    sequences = {"v": [8, 9, 0, 1], "w": [0, 1, 2, 3, 4, 5, 6, 7, 8]}
+    items = catalogue(10)
+    with pytest.raises(
+        UserError, match=r"user w has only 1 of \d+ items.*num_negatives=3 \(1 of 2 samples.*lower num_neg"
+    ):
+        freeze(sequences, items, 3, weighting)
+    interactions = interactions_of(sequences)
+    splits = LeaveOneOut()(interactions)
+    source = CandidateSampler(3, weighting).bind(interactions, items, splits["train"])
+    with pytest.raises(UserError, match="user w"):
+        source.candidates_of(splits["test"], 1, "test")
+
+
+def test_only_titled_items_are_negatives():
+    items = catalogue(20)
+    titles = items.titles.copy()
+    titles[10:] = ""
+    _, samples, candidates = freeze({"u": [0, 1, 2, 15]}, Items(items.ids, titles, items.details), 7)
+    assert sorted(candidates.items[0].tolist()) == [3, 4, 5, 6, 7, 8, 9, 15]
+    assert samples.target(0) == 15
+
+
+def test_the_other_file_of_a_given_split_is_avoided_too():
+    # p watched 0, 1, 2 in the train file and 3, 4 in the test file: of 8 items 5, 6, 7 are left.
+    split = np.array([TRAIN, TEST, TRAIN], dtype=np.int8)
+    interactions = Interactions(
+        np.array(["p", "p", "q"]),
+        np.array([0, 3, 5, 7]),
+        np.array([0, 1, 2, 3, 4, 6, 7], np.int32),
+        given_split=split,
+    )
+    splits = Given(validation_share=0)(interactions)
+    source = CandidateSampler(3).bind(interactions, catalogue(8), splits["train"])
+    assert sorted(source.freeze(splits["test"], "test").items[0].tolist()) == [4, 5, 6, 7]
+    assert sorted(source.freeze(splits["train"], "train").items[0].tolist()) == [2, 5, 6, 7]
+    assert source.catalogue.full_candidates(splits["test"], 0).tolist() == [4, 5, 6, 7]
+
+
+def test_what_filters_took_out_of_a_sequence_is_avoided_too():
+    # u watched 0..7 of 12 items: 0 is rated low, and of 1..7 the latest four stay. Only 8..11 may be negatives.
+    items = catalogue(12)
+    users, codes = (
+        np.array([1] + [0] * 8 + [1] * 4, np.int32),
+        np.array([0, *range(8), 8, 9, 10, 11], np.int32),
+    )
+    ratings = np.array([1, 1] + [5] * 11, np.float32)
+    raw = RawData("toy", items, RawInteractions(np.array(["u", "v"]), users, codes, ratings=ratings))
+    items, interactions, _ = build_interactions(raw, min_rating=3, max_length=4, seed=0)
+    assert interactions.of_user(0).tolist() == [4, 5, 6, 7]
+    splits = LeaveOneOut()(interactions)
+    source = CandidateSampler(4).bind(interactions, items, splits["train"])
+    assert sorted(source.freeze(splits["test"], "test").items[0].tolist()) == [7, 8, 9, 10, 11]
+    assert source.catalogue.full_candidates(splits["test"], 0).tolist() == [7, 8, 9, 10, 11]
+    assert source.catalogue.full_candidates(splits["test"], 1).tolist() == [1, 2, 3, 4, 5, 6, 7, 11]
+
+
+def test_global_generators_change_nothing():
+    # Fault 9 of the release: a global generator, seeded nowhere.
+    sequences, items = random_sequences(50, 100, 8), catalogue(100)
+    hashes = set()
+    for reseeding in (1, 2):
+        random.seed(reseeding)
+        np.random.seed(reseeding)  # noqa: NPY002
+        hashes.add(freeze(sequences, items, 9)[2].hash)
+        hashes.add(freeze(sequences, items, 9, "popularity")[2].hash)
+    assert len(hashes) == 2  # one for uniform, one for popularity
+    assert freeze(sequences, items, 9, seed=1)[2].hash not in hashes
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "popularity"])
+def test_the_order_of_users_and_items_in_the_files_changes_nothing(weighting):
+    sequences, items = random_sequences(80, 100, 8), catalogue(100)
+    _, _, before = freeze(sequences, items, 9, weighting)
+    generator = np.random.default_rng(5)
+    names = generator.permutation(list(sequences)).tolist()
+    place = generator.permutation(100)  # new code of every item
+    moved = Items(*(np.empty_like(column) for column in (items.ids, items.titles, items.details)))
+    for old, new in ((items.ids, moved.ids), (items.titles, moved.titles), (items.details, moved.details)):
+        new[place] = old
+    shuffled = {name: place[sequences[name]].tolist() for name in names}
+    _, _, after = freeze(shuffled, moved, 9, weighting)
+    assert ids_per_user(after, moved) == ids_per_user(before, items)
+    assert after.hash == before.hash
+
+
+def test_other_users_change_nothing_for_a_user():
+    sequences, items = random_sequences(80, 100, 8), catalogue(100)
+    everybody = ids_per_user(freeze(sequences, items, 9)[2], items)
+    half = dict(list(sequences.items())[::2])
+    few = ids_per_user(freeze(half, items, 9)[2], items)
+    assert few == {name: everybody[name] for name in half}
+
+
+def test_one_sample_lazily_is_the_frozen_one():
+    sequences, items = random_sequences(40, 60, 12), catalogue(60)
+    source, samples, candidates = freeze(
+        sequences, items, 45
+    )  # 48 are left: the exact completion is used too
+    for index in range(len(samples)):
+        row, column = source.candidates_of(samples, index, "test")
+        assert row.tolist() == candidates.items[index].tolist()
+        assert column == candidates.target_column[index]
+
+
+def test_samples_and_splits_of_one_user_draw_apart():
+    interactions = interactions_of({"u": list(range(8))})
+    train = LeaveOneOut(windows="sliding")(interactions)["train"]
+    source = CandidateSampler(9).bind(interactions, catalogue(200), train)
+    rows = [
+        set(source.candidates_of(train, i, "train")[0].tolist()) - set(range(8)) for i in range(len(train))
+    ]
+    rows.append(set(source.candidates_of(train, 0, "test")[0].tolist()) - set(range(8)))
+    assert len({frozenset(row) for row in rows}) == 6  # 5 windows, and one of them for another split
+
+
+def test_the_target_stands_anywhere_with_equal_chance():
+    # 2,000 users, 10 columns: 200 expected, chi-square with 9 degrees of freedom is below 27.9 in 99.9 %.
+    _, _, candidates = freeze(random_sequences(2000, 60, 6), catalogue(60), 9)
+    counts = np.bincount(candidates.target_column, minlength=10)
+    assert ((counts - 200) ** 2 / 200).sum() < 27.9
+
+
+def popular_source(weighting):
+    # 3,000 test users u watched items 0, 1, 2, 3 and train on items 0, 1. 40 others train on (4, 5) 10 times and
+    # (4, 6) 30 times, so the weights of 4, 5, 6 are 40, 10, 30 for the users u; 0 and 1 are watched, 7 never trains.
+    sequences = {f"u{n}": [0, 1, 2, 3] for n in range(3000)}
+    sequences |= {f"o{n}": [4, 5 if n < 10 else 6, 0, 1] for n in range(40)}
+    interactions = interactions_of(sequences)
+    splits = LeaveOneOut()(interactions)
+    users = splits["test"]
+    users = Samples(interactions, users.users[:3000], users.positions[:3000])
+    return (
+        CandidateSampler(1, weighting).bind(interactions, catalogue(8), splits["train"]).freeze(users, "test")
+    )
+
+
+def test_popularity_draws_in_proportion_to_training_counts():
+    # Shares 40/80, 10/80, 30/80; the standard error of a share over 3,000 draws is below 0.0092.
+    items = popular_source("popularity").items
+    counts = np.bincount(items.ravel(), minlength=8)
+    assert counts[3] == 3000
+    assert counts[[0, 1, 2, 7]].tolist() == [0, 0, 0, 0]
+    assert np.abs(counts[4:7] / 3000 - [0.5, 0.125, 0.375]).max() < 0.035
+    # Uniform: a quarter each of 4, 5, 6, 7.
+    counts = np.bincount(popular_source("uniform").items.ravel(), minlength=8)
+    assert np.abs(counts[4:8] / 3000 - 0.25).max() < 0.035
+
+
+def test_completing_a_short_draw_keeps_the_weights():
+    # Two of the three items with weights 40, 10, 30: P(5 is left out) = 4/8 x 3/4 + 3/8 x 4/5 = 0.675.
+    interactions = interactions_of(
+        {"u": [0, 1, 2, 3]} | {f"o{n}": [4, 5 if n < 10 else 6, 0, 1] for n in range(40)}
+    )
+    train = LeaveOneOut()(interactions)["train"]
+    source = CandidateSampler(2, "popularity").bind(interactions, catalogue(8), train)
+    generator = np.random.default_rng(0)
+    nothing = np.empty(0, dtype=np.int64)
+    without_5 = sum(5 not in source._complete(generator, 0, nothing) for _ in range(3000))
+    assert abs(without_5 / 3000 - 0.675) < 0.035
+    assert set(source._complete(generator, 0, np.array([5])).tolist()) - {5} <= {4, 6}
+
+
+def test_full_candidates_are_all_unwatched_items_and_the_target():
+    sequences, items = {"u": [0, 1, 2, 3], "v": [9, 8, 7, 6]}, catalogue(10)
+    source, samples, _ = freeze(sequences, items, 2)
+    assert source.catalogue.full_candidates(samples, 0).tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert source.catalogue.full_candidates(samples, 1).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    full_hash = source.catalogue.full_hash(samples)
+    assert (
+        freeze(dict(reversed(sequences.items())), items, 2)[0].catalogue.full_hash(
+            LeaveOneOut()(interactions_of(dict(reversed(sequences.items()))))["test"]
+        )
+        == full_hash
+    )
+    other, other_samples, _ = freeze(
+        {"u": [0, 1, 4, 3], "v": [9, 8, 7, 6]}, items, 2
+    )  # another excluded item
+    assert other.catalogue.full_hash(other_samples) != full_hash
+
+
+def test_a_stored_set_comes_back_and_joins_by_sample_id(tmp_path):
+    items = catalogue(60)
+    _, samples, candidates = freeze(random_sequences(30, 60, 6), items, 9)
+    path = tmp_path / "candidates.parquet"
+    candidates.save(path, items)
+    back = CandidateSet.load(path, items)
+    assert back.hash == candidates.hash
+    assert (back.items == candidates.items).all()
+    assert (back.target_column == candidates.target_column).all()
+    rows = back.select([samples.sample_id(4), samples.sample_id(2)])
+    assert back.user_ids[rows].tolist() == [samples.user_id(4), samples.user_id(2)]
+    with pytest.raises(UserError, match="nobody:1"):
+        back.select(["nobody:1"])
+    table = pq.read_table(path)
+    assert table.column_names == ["sample_id", "user_id", "target_id", "candidates"]
+    assert table.column("candidates").type == pa.list_(pa.string())
+    assert table.schema.metadata[b"hash"].decode() == candidates.hash
+
+
+def test_changed_and_foreign_and_broken_files_are_refused(tmp_path):
+    items = catalogue(60)
+    _, _, candidates = freeze(random_sequences(30, 60, 6), items, 9)
+    path = tmp_path / "candidates.parquet"
+    candidates.save(path, items)
+    table = pq.read_table(path)
+    rows = table.column("candidates").to_pylist()
+    rows[7] = rows[7][::-1]
+    changed = table.set_column(3, "candidates", pa.array(rows, pa.list_(pa.string())))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(UserError, match="do not match their hash"):
+        CandidateSet.load(path, items)
+    candidates.save(path, items)
+    with pytest.raises(UserError, match="is not in the catalogue"):
+        CandidateSet.load(path, catalogue(20))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot read candidates from .*candidates\.parquet"):
+        CandidateSet.load(path, items)
+
+
+def test_frozen_builds_once_per_key(tmp_path):
+    items = catalogue(60)
+    built = []
+
+    def build(seed):
+        built.append(seed)
+        return freeze(random_sequences(30, 60, 6), items, 9, seed=seed)[2]
+
+    first = frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
+    again = frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
+    other = frozen(tmp_path, {"seed": 2}, lambda: build(2), items)
+    assert built == [1, 2]
+    assert first.hash == again.hash != other.hash
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
+    one, two = (tmp_path / f"candidates-{fingerprint({'seed': seed})}.parquet" for seed in (1, 2))
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(UserError, match="made from other settings"):
+        frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(UserError, match="num_negatives=0"):
+        CandidateSampler(0)
+    with pytest.raises(UserError, match="'zipf'"):
+        CandidateSampler(9, "zipf")

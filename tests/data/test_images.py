@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from mllmrec.data.images import folder_fingerprint, image_files, usable_images
+from mllmrec.errors import UserError
+
+
+def test_broken_images_are_counted_and_left_out(tmp_path, picture, caplog):
+    (tmp_path / "1.jpg").write_bytes(picture("red", "JPEG"))
+    (tmp_path / "2.png").write_bytes(picture("blue"))
+    (tmp_path / "3.WEBP").write_bytes(picture("green", "WEBP"))
+    noise = Image.effect_noise((300, 300), 90)
+    noise.save(tmp_path / "4.jpg")
+    (tmp_path / "4.jpg").write_bytes((tmp_path / "4.jpg").read_bytes()[:5000])
+    (tmp_path / "5.jpg").write_text("no image")
+    (tmp_path / "6.png").write_bytes(picture("red")[:60])
+    (tmp_path / "7.jpg").write_bytes(b"")
+    images, counts = usable_images(tmp_path, ["1", "2", "3", "4", "5", "6", "7", "8"])
+    assert sorted(images) == ["1", "2", "3"]
+    assert counts == {"unreadable images": 4}
+    assert "4 of 7 images" in caplog.text
+    assert "4.jpg" in caplog.text
+
+
+def test_ids_cannot_leave_the_folder(tmp_path, picture):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(picture("red"))
+    images, counts = usable_images(folder, ["../secret", str(tmp_path / "secret"), ".", ""])
+    assert images == {}
+    assert counts == {}
+
+
+def test_jpeg_goes_before_png_and_missing_folder_is_an_error(tmp_path, picture):
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    (tmp_path / "1.jpg").write_bytes(picture("red", "JPEG"))
+    assert image_files(tmp_path)["1"].name == "1.jpg"
+    with pytest.raises(UserError, match="no image folder"):
+        image_files(tmp_path / "none")
+
+
+def test_fingerprint_follows_the_files(tmp_path, picture):
+    before = folder_fingerprint(tmp_path)
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    assert folder_fingerprint(tmp_path) != before
+    assert folder_fingerprint(None) is None
