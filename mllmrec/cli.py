@@ -35,8 +35,8 @@ Task = Callable[[DictConfig], "float | None"]
 def run_app(task: Task, config_name: str) -> NoReturn:
     """Run ``task`` as a Hydra application on ``conf/<config_name>.yaml`` and exit.
 
-    The configuration is checked twice: the overrides before Hydra starts, and each job's own before ``task``
-    sees it. The value of ``task`` goes to the sweeper of a multirun.
+    The configuration is checked before Hydra starts, so that a refused one leaves no run folder behind; in a
+    multirun also before each job. The value of ``task`` goes to the sweeper of a multirun.
     """
     # Hydra re-raises what went wrong instead of printing its own shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -45,7 +45,9 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
         try:
-            check_config(cfg)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                # The command line stood for many configurations, of which one was checked.
+                check_config(cfg)
             return task(cfg)
         except Exception as error:
             failed.append(error)
@@ -55,7 +57,7 @@ def run_app(task: Task, config_name: str) -> NoReturn:
             raise
 
     # Hydra names the job after the module of the function: here __main__, and of no use.
-    del job.__wrapped__  # type: ignore[attr-defined]
+    del job.__wrapped__
     job.__module__ = f"mllmrec.{config_name}"
     register_help(CONFIG_DIR)
     try:
@@ -63,13 +65,15 @@ def run_app(task: Task, config_name: str) -> NoReturn:
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
     except KeyboardInterrupt:
         print(
-            f"mllmrec.{config_name}: interrupted; what the run folder holds is whole, start the command again to go on",
+            f"mllmrec.{config_name}: interrupted; the files in the run folder are whole, start the command again",
             file=sys.stderr,
         )
         sys.exit(INTERRUPTED)
     except Exception as error:
         ours = error in failed and _for_user(error) is None
-        if ours or not isinstance(_for_user(error) or error, (UserError, HydraException, OmegaConfBaseException)):
+        if ours or not isinstance(
+            _for_user(error) or error, (UserError, HydraException, OmegaConfBaseException)
+        ):
             raise
         sys.exit(_report(error, config_name))
     sys.exit(0)
@@ -89,7 +93,7 @@ def _check_command_line(config_name: str) -> None:
     if composed.faults:
         # Said at once: what the components would add takes seconds of imports.
         raise ConfigError(composed.faults + plain_faults(composed.config))
-    if not args.cfg and plain_faults(composed.config):
+    if not args.cfg:
         check_config(composed.config)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from mllmrec.config.components import component_faults
@@ -24,7 +25,8 @@ def check_config(cfg: DictConfig) -> None:
     settings, faults = _resolve(cfg)
     faults += _schema_faults(settings)
     faults += broken_rules(settings, (*CONTRADICTIONS, accelerator_exists))
-    faults += component_faults(settings)
+    faulty = {fault.split(".", 1)[0] for fault in faults}
+    faults += component_faults(settings, faulty)
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
@@ -37,19 +39,40 @@ def plain_faults(cfg: DictConfig) -> list[str]:
 
 def _resolve(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """The values as plain dictionaries, without those that cannot be resolved, and what is wrong with the latter."""
-    faults = [f"{key} is not set: add {key}=VALUE" for key in sorted(OmegaConf.missing_keys(cfg))]
     settings: dict[str, Any] = {}
-    for key in cfg:
-        if key == "hydra" or OmegaConf.is_missing(cfg, key):
+    faults = []
+    for key in map(str, cfg):
+        if key == "hydra":
+            continue
+        if OmegaConf.is_missing(cfg, key):
+            faults.append(_not_set(key))
             continue
         try:
             value = cfg[key]
-            settings[str(key)] = (
+            settings[key] = (
                 OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             )
+        except InterpolationToMissingValueError:
+            # The value that it refers to is reported as not set.
+            continue
         except OmegaConfBaseException as error:
             faults.append(f"{key}: {readable(error)}")
+            continue
+        faults += [_not_set(path) for path in _missing(key, settings[key])]
     return settings, faults
+
+
+def _not_set(key: str) -> str:
+    return f"{key} is not set: add {key}=VALUE"
+
+
+def _missing(path: str, value: Any) -> Iterator[str]:
+    """The paths of values that must be given."""
+    if value == "???":
+        yield path
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _missing(f"{path}.{key}", inner)
 
 
 def _schema_faults(settings: dict[str, Any]) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import pydoc
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from mllmrec.config.messages import nearest, readable
+from mllmrec.config.messages import allowed, nearest, readable, shown
 from mllmrec.errors import UserError, choices
 
 # Read by the pipeline and not by the class.
@@ -19,30 +20,38 @@ _PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio
 _COMPLETED_LATER = {"cot_policy", "mixing"}
 
 
-def component_faults(cfg: Mapping[str, Any]) -> list[str]:
+def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> list[str]:
     """The faults of every section with a ``_target_``; imports the modules that these name.
 
     Objects are built once to hear what their constructors say; none loads a model or a dataset there.
+
+    Args:
+        cfg: resolved settings.
+        faulty: sections with known faults, which are not built.
     """
     faults = []
     for group, section in cfg.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
-            faults += _faults_of(group, section)
+            faults += _faults_of(group, section, build=group not in faulty)
     return faults
 
 
-def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
+def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]:
     target = section["_target_"]
     try:
-        component = get_object(target)
-        parameters = inspect.signature(component).parameters
-    except (ImportError, ValueError, TypeError) as error:
-        return [f"{group}._target_={target}: cannot be imported ({readable(error)}); give the full path of a class"]
+        component: Any = pydoc.locate(str(target))
+    except pydoc.ErrorDuringImport as error:
+        return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
+    if not callable(component):
+        return [
+            f"{group}._target_={target}: no such class or function; give its full path, as in package.module.Class"
+        ]
+    parameters = inspect.signature(component).parameters
     ours = _PIPELINE_KEYS.get(group, set())
     given = {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
     faults = [*_unknown_keys(group, given, parameters), *_missing_keys(group, given, parameters)]
     faults += _wrong_types(group, given, component)
-    if faults or group in _COMPLETED_LATER:
+    if faults or not build or group in _COMPLETED_LATER or "???" in given.values():
         return faults
     try:
         instantiate({**given, "_target_": target})
@@ -98,6 +107,6 @@ def _wrong_types(group: str, given: Mapping[str, Any], component: Callable[..., 
         try:
             adapter.validate_python(value)
         except ValidationError as error:
-            expected = sorted({detail["msg"].removeprefix("Input should be ") for detail in error.errors()})
-            faults.append(f"{group}.{key}={value}: must be {' or '.join(expected)}")
+            expected = dict.fromkeys(allowed(detail["msg"]) for detail in error.errors())
+            faults.append(f"{group}.{key}={shown(value)}: {' or '.join(expected)}")
     return faults

@@ -19,6 +19,8 @@ from mllmrec.config.messages import nearest, readable
 from mllmrec.errors import choices
 
 VERSION_BASE = "1.3"
+# Hydra answers GROUP=null for a group that must be chosen with a ValueError.
+_REFUSED = (HydraException, ValueError)
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,15 @@ def compose_checked(
     with initialize_config_dir(str(config_dir), job_name=config_name, version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         variants, faults = _parse(overrides, loader)
-        known = {str(key) for key in compose(config_name, search)} | set(loader.list_groups(""))
-        variants, strangers = _without_new_roots(variants, known)
+        roots = {str(key) for key in compose(config_name, search)}
+        variants, strangers = _without_new_roots(variants, roots | set(loader.list_groups("")))
         faults += strangers
         accepted = [*search, *(texts[0] for texts in variants)]
-        if not faults and all(len(texts) == 1 for texts in variants) or not variants:
+        if all(len(texts) == 1 for texts in variants):
             try:
-                return Composed(compose(config_name, accepted, return_hydra_config=True), faults)
-            except HydraException:
+                config = compose(config_name, accepted, return_hydra_config=True)
+                return Composed(config, faults + _removed(roots, config))
+            except _REFUSED:
                 if not variants:
                     raise
         accepted = list(search)
@@ -65,14 +68,14 @@ def compose_checked(
             for text in texts:
                 try:
                     composed = compose(config_name, [*accepted, text], return_hydra_config=True)
-                except HydraException as error:
+                except _REFUSED as error:
                     faults.append(_fault(text, error, config, loader))
                     continue
                 if not applied:
                     kept, config, applied = text, composed, True
             if applied:
                 accepted.append(kept)
-    return Composed(config, faults)
+    return Composed(config, faults + _removed(roots, config))
 
 
 def group_choices(group: str, loader: ConfigLoader) -> list[str]:
@@ -107,6 +110,14 @@ def _without_new_roots(variants: list[list[str]], known: set[str]) -> tuple[list
     return kept, faults
 
 
+def _removed(roots: set[str], config: DictConfig) -> list[str]:
+    return [
+        f"{name}: removed, but it is needed; leave it, or choose another value"
+        for name in sorted(roots)
+        if name not in config
+    ]
+
+
 def _left_side(text: str) -> str:
     return text.split("=", 1)[0]
 
@@ -127,12 +138,12 @@ def _group_choices(text: str, loader: ConfigLoader) -> list[str]:
     return group_choices(OverridesParser.create().parse_override(text).key_or_group, loader)
 
 
-def _fault(text: str, error: HydraException, config: DictConfig, loader: ConfigLoader) -> str:
+def _fault(text: str, error: Exception, config: DictConfig, loader: ConfigLoader) -> str:
     override = OverridesParser.create().parse_override(text)
     name = override.key_or_group
     valid = group_choices(name, loader)
     value = override.value()
-    if valid and isinstance(value, (str, int, float)) and str(value) not in loader.get_group_options(name):
+    if valid and not isinstance(value, list) and str(value) not in loader.get_group_options(name):
         return f"{text}: no such {name}{nearest(str(value), valid)}; choose {choices(valid)}"
     unknown = OmegaConf.select(config, name, throw_on_missing=False) is None
     if not valid and unknown and not override.is_add() and not override.is_force_add():

@@ -33,10 +33,26 @@ def bound_fault(section: str, error: ErrorDetails, known: Iterable[str], reason:
         return f"{key}: no such setting{nearest(where, known)}; there are {choices([*known])}"
     if error["type"] == "missing":
         return f"{key} is not set: add {key}=VALUE"
-    allowed = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    allowed = allowed.replace("a valid integer", "a whole number").replace("a valid number", "a number")
-    return f"{key}={_shown(error['input'])}: {allowed}" + (f" ({reason})" if reason else "")
+    return f"{key}={shown(error['input'])}: {allowed(error['msg'])}" + (f" ({reason})" if reason else "")
 
 
-def _shown(value: object) -> str:
+_PLAINER = {
+    "Value error, ": "",
+    "Input should be": "must be",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
+
+
+def allowed(message: str) -> str:
+    """What pydantic asks for, in plainer words."""
+    for theirs, ours in _PLAINER.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
+def shown(value: object) -> str:
+    """A value as it is typed."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -70,7 +70,9 @@ def stage_has_settings(cfg: Settings) -> str | None:
     """A stage is to run whose section is empty. Warm-up alone may be: pretrained models have none."""
     empty = [stage for stage in cfg["method"]["stages"] if stage != "warmup" and cfg.get(stage) is None]
     if empty:
-        return f"method.stages names {', '.join(empty)}, which has no settings: choose another recipe or method"
+        return (
+            f"method.stages names {', '.join(empty)}, which has no settings: choose another recipe or method"
+        )
     return None
 
 
@@ -126,7 +128,9 @@ def quantized_needs_adapter(cfg: Settings) -> str | None:
 def quantized_needs_package(cfg: Settings) -> str | None:
     """bitsandbytes is an extra."""
     if cfg["backbone"].get("quantization") and find_spec("bitsandbytes") is None:
-        return f"backbone.quantization={cfg['backbone']['quantization']} needs: pip install 'mllmrec[quantized]'"
+        return (
+            f"backbone.quantization={cfg['backbone']['quantization']} needs: pip install 'mllmrec[quantized]'"
+        )
     return None
 
 

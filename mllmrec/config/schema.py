@@ -94,7 +94,7 @@ class Heldout(Section):
 class Optimised(Section):
     """What every stage says about its optimiser."""
 
-    epochs: Count
+    epochs: Positive
     max_steps: Count | None
     learning_rate: Positive
     schedule: Schedule

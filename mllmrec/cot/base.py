@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,3 +26,7 @@ class CotPolicy(ABC):
     @abstractmethod
     def reasoning(self, key: CotKey) -> str | None:
         """The reasoning of one sample; None where there is none."""
+
+    def coverage(self, keys: Iterable[CotKey]) -> dict[str, int]:
+        """How many samples have reasoning, and how many have none for which reason; zero counts are left out."""
+        return dict(Counter("matched" if self.reasoning(key) else "no_text" for key in keys))

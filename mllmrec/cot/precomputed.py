@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.cot.base import CotKey, CotPolicy
@@ -20,10 +20,6 @@ class PrecomputedCot(CotPolicy):
     show; it is used while ``longer_history`` is True. Of several that fit, the longest history wins, then the
     first in the file.
 
-    Attributes:
-        counts: what became of the samples asked for: ``cot_matched`` (of these, ``cot_longer_history``),
-            ``cot_history_mismatch``, ``cot_absent``; and of the records: ``cot_empty_record``.
-
     Raises:
         UserError: the file is missing or malformed (naming the line or the record).
     """
@@ -33,7 +29,7 @@ class PrecomputedCot(CotPolicy):
     def __init__(self, path: str | Path, longer_history: bool = True) -> None:
         self.path = Path(path)
         self.longer_history = longer_history
-        self.counts: dict[str, int] = {}
+        self.empty_records = 0
         self._records: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = defaultdict(list)
         require_files([self.path], "set cot_policy.path to the file of reasoning records")
         for where, record in _read(self.path):
@@ -41,31 +37,36 @@ class PrecomputedCot(CotPolicy):
             if reasoning:
                 self._records[user, target].append((history, reasoning))
             else:
-                self._count("cot_empty_record")
+                self.empty_records += 1
 
     def reasoning(self, key: CotKey) -> str | None:
         """The recorded reasoning of this user, this history and this target; None where there is none."""
+        return self._find(key)[0]
+
+    def coverage(self, keys: Iterable[CotKey]) -> dict[str, int]:
+        """What becomes of these samples: ``matched``, ``longer_history`` (matched too), ``history_mismatch``, ``absent``.
+
+        ``empty_record`` counts the records of the file that hold no reasoning. Zero counts are left out.
+        """
+        counts = Counter(self._find(key)[1] for key in keys)
+        if self.empty_records:
+            counts["empty_record"] = self.empty_records
+        return dict(counts)
+
+    def _find(self, key: CotKey) -> tuple[str | None, str]:
         records = self._records.get((key.user_id, key.target_id))
         if not records:
-            self._count("cot_absent")
-            return None
+            return None, "absent"
         fitting = [(history, text) for history, text in records if self._fits(history, key.history_ids)]
         if not fitting:
-            self._count("cot_history_mismatch")
-            return None
+            return None, "history_mismatch"
         history, text = max(fitting, key=lambda entry: len(entry[0]))
-        self._count("cot_matched")
-        if len(history) > len(key.history_ids):
-            self._count("cot_longer_history")
-        return text
+        return text, "longer_history" if len(history) > len(key.history_ids) else "matched"
 
     def _fits(self, recorded: tuple[str, ...], shown: tuple[str, ...]) -> bool:
         if len(recorded) > len(shown):
             return self.longer_history and len(shown) > 0 and recorded[-len(shown) :] == shown
         return len(recorded) > 0 and shown[-len(recorded) :] == recorded
-
-    def _count(self, name: str) -> None:
-        self.counts[name] = self.counts.get(name, 0) + 1
 
 
 def _read(path: Path) -> Iterator[tuple[str, object]]:

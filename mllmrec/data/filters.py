@@ -190,8 +190,8 @@ def _check_settings(
     untitled: str,
     unused_items: str,
 ) -> None:
-    if k_core < 0 or min_length < 1:
-        raise UserError(f"k_core must be at least 0 and min_length at least 1; got {k_core} and {min_length}")
+    if k_core < 0 or min_length < 0:
+        raise UserError(f"k_core and min_length must be at least 0; got {k_core} and {min_length}")
     if max_length is not None and max_length < min_length:
         raise UserError(
             f"max_length={max_length} is below min_length={min_length}; raise it or set max_length=null"

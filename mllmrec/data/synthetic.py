@@ -56,6 +56,12 @@ class Synthetic(Dataset):
 
     ``visual_share`` is the part of the taste's variance that lies in colour, pattern and shape, the rest being
     category; ``temperature`` divides the taste (of variance 1) in the softmax: smaller is easier to predict.
+
+    Users who share a visual taste meet on the same items, so co-occurrence counts over all users carry that taste
+    too, the more so the more often a pair of items is seen together (about ``num_users`` × length² / ``num_items``²
+    times). HR@3 over 10 candidates of an oracle that sees the images, of one that sees the category, and of
+    co-occurrence: 0.78, 0.41, 0.74 at the default; 0.75, 0.42, 0.44 at 3,000 users, 2,000 items, temperature 0.42.
+    The default is small so that a policy trained from scratch learns it within minutes.
     """
 
     name = "synthetic"
@@ -65,13 +71,13 @@ class Synthetic(Dataset):
         self,
         cache_dir: str | Path,
         num_users: int = 4000,
-        num_items: int = 800,
+        num_items: int = 500,
         min_length: int = 6,
         max_length: int = 14,
         seed: int = 0,
         image_size: int = 64,
         visual_share: float = 0.9,
-        temperature: float = 0.4,
+        temperature: float = 0.36,
     ) -> None:
         if num_users < 1:
             raise UserError(f"dataset.num_users={num_users}: at least one user is needed")

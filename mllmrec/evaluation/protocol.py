@@ -25,6 +25,11 @@ class Protocol:
         self.settings, self.seed, self.prepared = settings, seed, prepared
         self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
         self.ks = list(settings.ks)
+        # Batches of similar lengths hold less padding; results are joined by user, so their order is free.
+        lengths = self.examples.samples.history_lengths
+        ordered = sorted(self.positions, key=lambda position: min(lengths[position], prepared.history_length))
+        size = settings.batch_size
+        self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
 
     def describe(self) -> dict[str, Any]:
@@ -54,16 +59,12 @@ class Protocol:
 
     def measure(self, policy: Policy, answers: AnswerTokens) -> dict[str, float]:
         """The metrics' means, nothing written."""
-        size = self.settings.batch_size
-        batches = [self.positions[start : start + size] for start in range(0, len(self.positions), size)]
-        return evaluate(policy, answers, self.examples, self.ranker(), batches).means(self.ks)
+        return evaluate(policy, answers, self.examples, self.ranker(), self.batches).means(self.ks)
 
     def record(self, stage: str, policy: Policy, answers: AnswerTokens, folder: RunFolder) -> Evaluation:
         """Rank every user and write what came out to per_user.parquet and metrics.json."""
-        size = self.settings.batch_size
-        batches = [self.positions[start : start + size] for start in range(0, len(self.positions), size)]
         with write_stage(folder.per_user_path, stage, self.settings.keep_top) as writer:
-            tracked = track(batches, f"evaluate {stage}", len(self.positions), "users", weigh=len)
+            tracked = track(self.batches, f"evaluate {stage}", len(self.positions), "users", weigh=len)
             result = evaluate(policy, answers, self.examples, self.ranker(), tracked, writer)
         folder.record_stage(
             stage,

@@ -50,9 +50,9 @@ class Tiny(Backbone):
         num_layers: int = 3,
         num_heads: int = 4,
         mlp_ratio: int = 3,
-        vocabulary: int = 2048,
+        vocabulary: int = 8192,
         max_length: int = 1024,
-        attention: str = "eager",
+        attention: str = "sdpa",
     ) -> None:
         self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
         self.mlp_ratio, self.vocabulary, self.max_length = mlp_ratio, vocabulary, max_length

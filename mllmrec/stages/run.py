@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,11 @@ class StageInputs:
     policy: Policy
     answers: AnswerTokens
     folder: RunFolder
+
+
+# Lightning repeats at every stage what a user of this package has no choice about.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance\\(treespec|smaller than the logging interval).*")
 
 
 def train_stage(

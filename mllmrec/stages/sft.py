@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,9 +40,11 @@ class Sft(Stage):
         """One update."""
         self.log_step(self.update(self.loss_shares(batch)))
 
-    def loss_shares(self, batch: list[Example]) -> Iterator[Tensor]:
+    def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches whose sum does not depend on their size."""
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
+        # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
+        prompts, batch = zip(*sorted(zip(prompts, batch, strict=True), key=lambda pair: len(pair[0])), strict=True)
         answers = [self.answers.of(example.target) for example in batch]
         if self.loss_on == "all":
             # Everything after the first token counts as its completion.

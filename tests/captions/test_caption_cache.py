@@ -103,7 +103,9 @@ def test_unreadable_images_are_counted_and_tried_again(tmp_path: Path) -> None:
 
 def test_captions_from_a_file_need_no_image_and_write_no_cache(tmp_path: Path) -> None:
     path = tmp_path / "captions.json"
-    path.write_text(json.dumps({"4": {"title": "t", "caption": "four"}, "9": {"title": "t", "caption": "nine"}}))
+    path.write_text(
+        json.dumps({"4": {"title": "t", "caption": "four"}, "9": {"title": "t", "caption": "nine"}})
+    )
     captions, counts = caption_items(Precomputed(path), _catalogue(tmp_path, 1), tmp_path / "cache")
     assert captions == {"4": "four"}
     # Items 1, 2, 3 are not in the file; item 9 of the file is not in the catalogue.

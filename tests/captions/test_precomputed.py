@@ -18,7 +18,9 @@ def _looked_up(path: Path, **columns: str) -> dict[str, str | None]:
 
 def test_the_released_layout(tmp_path: Path) -> None:
     path = tmp_path / "microlens_captions.json"
-    path.write_text(json.dumps({"7": {"title": "A", "caption": " red\ncar "}, "8": {"title": "B", "caption": ""}}))
+    path.write_text(
+        json.dumps({"7": {"title": "A", "caption": " red\ncar "}, "8": {"title": "B", "caption": ""}})
+    )
     assert _looked_up(path) == {"7": "red car", "8": None, "9": None}
 
 
@@ -33,7 +35,11 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     else:
         mark = "," if suffix == "csv" else "\t"
         path.write_text("".join(f"{item}{mark}{text}\n" for item, text in [("sku", "text"), *rows]))
-    assert _looked_up(path, item_column="sku", caption_column="text") == {"7": "red car", "8": None, "9": None}
+    assert _looked_up(path, item_column="sku", caption_column="text") == {
+        "7": "red car",
+        "8": None,
+        "9": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,5 +63,5 @@ def test_malformed_files_are_refused(tmp_path: Path, name: str, content: bytes, 
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="missing file .*none.json"):
+    with pytest.raises(UserError, match=r"missing file .*none.json"):
         Precomputed(tmp_path / "none.json")
