@@ -1,0 +1,52 @@
+"""``python -m mllmrec.evaluate run=DIR``: ranks with a finished run's policy again, under another protocol."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from mllmrec.cli import run_app
+
+SAME = "same"
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Evaluate and print; returns the NDCG at the second cut-off (or the only one)."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from mllmrec.config import check_config
+    from mllmrec.console import make_console, print_results
+    from mllmrec.cost import CostMeter
+    from mllmrec.evaluation.protocol import Protocol
+    from mllmrec.finished_run import open_run
+    from mllmrec.run_folder import RunFolder
+
+    run = open_run(cfg.run, cfg.stage)
+    changed = {key: value for key, value in cfg.eval.items() if value != SAME}
+    settings = OmegaConf.merge(run.cfg, {"eval": changed})
+    assert isinstance(settings, DictConfig)
+    check_config(settings)
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    folder.start_afresh()
+    with folder.logging_to_file():
+        protocol = Protocol(settings.eval, settings.seed, run.prepared)
+        folder.record_protocol(protocol.describe(), protocol.chance())
+        with CostMeter() as meter:
+            result = protocol.record(run.stage, run.policy, run.answers, folder)
+            meter.generated_tokens = result.generated_tokens
+        folder.record_cost(run.stage, meter.cost())
+    metrics = folder.metrics()
+    console = make_console()
+    print_results(metrics, console)
+    console.print(f"written to {folder.path}", highlight=False)
+    k = protocol.ks[min(1, len(protocol.ks) - 1)]
+    return float(metrics["stages"][run.stage][f"NDCG@{k}"])
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(evaluate, "evaluate")
+
+
+if __name__ == "__main__":
+    main()

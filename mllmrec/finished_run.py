@@ -1,0 +1,54 @@
+"""A finished run, opened again: its configuration, its data and its policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.errors import UserError, choices
+from mllmrec.models.backbones import Backbone
+from mllmrec.models.policy import Policy
+from mllmrec.prepare import Prepared, prepare
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left behind, ready to rank."""
+
+    cfg: DictConfig
+    stage: str
+    prepared: Prepared
+    policy: Policy
+    answers: AnswerTokens
+
+
+def open_run(path: str, stage: str | None) -> FinishedRun:
+    """Open a run after ``stage``; None for its last one.
+
+    Raises:
+        UserError: no such run or stage, or nothing was trained.
+    """
+    folder = RunFolder.of_finished_run(path)
+    if not folder.resolved_config_path.is_file():
+        raise UserError(
+            f"{path} has no {folder.resolved_config_path.name}: it was not written by mllmrec.train"
+        )
+    cfg = OmegaConf.load(folder.resolved_config_path)
+    assert isinstance(cfg, DictConfig)
+    trained = [name for name in folder.metrics()["stages"] if name != "zero_shot"]
+    if not trained:
+        raise UserError(f"{path} holds no trained stage")
+    stage = stage or trained[-1]
+    if stage not in trained:
+        raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
+    backbone: Backbone = instantiate(cfg.backbone)
+    weights = folder.model_path if stage == trained[-1] else folder.checkpoints_path / stage
+    policy = backbone.load(folder.path, trained[: trained.index(stage) + 1], weights)
+    policy.model.eval()
+    prepared = prepare(cfg)
+    answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
+    return FinishedRun(cfg, stage, prepared, policy, answers)

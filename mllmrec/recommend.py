@@ -1,0 +1,40 @@
+"""``python -m mllmrec.recommend run=DIR user=ID``: a ranked list with titles for one user or one history."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from mllmrec.cli import run_app
+
+
+def recommend(cfg: DictConfig) -> None:
+    """Print the list."""
+    from mllmrec.console import make_console, rows_table
+    from mllmrec.finished_run import open_run
+    from mllmrec.recommendation import history_of, rank_items
+
+    run = open_run(cfg.run, cfg.stage)
+    history, excluded, who = history_of(run.prepared, cfg.user, cfg.history)
+    ranked = rank_items(run, history, excluded, candidates=cfg.candidates, shortlist=cfg.shortlist)
+    builder = run.prepared.builder
+    shown = history[-run.prepared.history_length :]
+    console = make_console()
+    console.print(
+        rows_table(
+            f"History of {who}", ("item", "title"), [(builder.ids[i], builder.titles[i]) for i in shown]
+        )
+    )
+    rows = [
+        (place, builder.ids[item], builder.titles[item], score)
+        for place, (item, score) in enumerate(ranked[: cfg.top], 1)
+    ]
+    console.print(rows_table("Recommended", ("rank", "item", "title", "log-probability"), rows))
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(recommend, "recommend")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Ranking items for one history with a trained policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mllmrec.errors import UserError
+from mllmrec.evaluation.metrics import order_by_score
+from mllmrec.evaluation.ranking import candidate_scores
+from mllmrec.finished_run import FinishedRun
+from mllmrec.prepare import Prepared
+from mllmrec.prompts.examples import Example
+
+
+def history_of(
+    prepared: Prepared, user: str | int | None, history: Sequence[str | int] | None
+) -> tuple[list[int], set[int], str]:
+    """The history to continue, the items not to recommend, and what to call it.
+
+    Args:
+        prepared: the run's data.
+        user: whose whole history to take.
+        history: or the item ids of one, oldest first.
+
+    Raises:
+        UserError: neither or both are given, or an id is unknown.
+    """
+    if (user is None) == (history is None):
+        raise UserError("give either user=ID or history=[ITEM,ITEM,...]")
+    if history is not None:
+        items = item_codes(prepared, history)
+        return items, set(items), "the items typed in"
+    places = np.flatnonzero(prepared.interactions.user_ids == str(user))
+    if len(places) == 0:
+        some = ", ".join(map(str, prepared.interactions.user_ids[:5]))
+        raise UserError(f"user={user} is not in the data after filtering; users are, for example, {some}")
+    sequences = [prepared.interactions.of_user(int(place)).tolist() for place in places]
+    return sequences[-1], {item for sequence in sequences for item in sequence}, f"user {user}"
+
+
+def item_codes(prepared: Prepared, ids: Sequence[str | int]) -> list[int]:
+    """Item codes of ids.
+
+    Raises:
+        UserError: an id is unknown.
+    """
+    code_of = {item_id: code for code, item_id in enumerate(prepared.builder.ids)}
+    unknown = [str(item) for item in ids if str(item) not in code_of]
+    if unknown or not ids:
+        some = ", ".join(prepared.builder.ids[:5])
+        raise UserError(
+            f"unknown item ids: {', '.join(unknown) or '(none given)'}; items are, for example, {some}"
+        )
+    return [code_of[str(item)] for item in ids]
+
+
+def rank_items(
+    run: FinishedRun,
+    history: Sequence[int],
+    excluded: set[int],
+    *,
+    candidates: Sequence[str | int] | None = None,
+    shortlist: int = 0,
+) -> list[tuple[int, float]]:
+    """Items with their log-probabilities, best first.
+
+    With ``candidates`` the prompt lists them. Otherwise the whole catalogue but ``excluded`` competes without
+    being listed, and the ``shortlist`` best of it are listed in a second prompt, as in training, and ranked anew.
+    """
+    if candidates is not None:
+        return _ranked(run, history, item_codes(run.prepared, candidates), listed=True)
+    everything = [item for item in range(len(run.prepared.items)) if item not in excluded]
+    ranked = _ranked(run, history, everything, listed=False)
+    if shortlist < 2:
+        return ranked
+    # In catalogue order: the first pass must not speak through the positions.
+    return _ranked(run, history, sorted(item for item, _ in ranked[:shortlist]), listed=True)
+
+
+@torch.no_grad()
+def _ranked(
+    run: FinishedRun, history: Sequence[int], items: list[int], *, listed: bool
+) -> list[tuple[int, float]]:
+    shown = list(history)[-run.prepared.history_length :]
+    prompt = run.prepared.builder.prompt(shown, items if listed else None)
+    example = Example("recommend", "recommend", prompt, items[0], np.array(items), 0, False)
+    scores = candidate_scores(run.policy, run.answers, [example], constrained=False)
+    order = order_by_score(scores, ["recommend"], run.prepared.seed)[0]
+    return [(items[column], float(scores[0, column])) for column in order]
