@@ -26,10 +26,10 @@ def _time_axis(log: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, float, fl
     position = np.zeros(len(log))
     spans = []
     start = 0.0
-    for stage, last in last_steps.items():
+    for stage, last, width in zip(last_steps.index, last_steps, widths, strict=True):
         rows = (log["stage"] == stage).to_numpy()
-        position[rows] = start + log.loc[rows, "step"].to_numpy(dtype=float) / last * widths[stage]
-        spans.append((str(stage), start, start + widths[stage], float(last)))
+        position[rows] = start + log.loc[rows, "step"].to_numpy(dtype=float) / last * width
+        spans.append((str(stage), start, start + width, float(last)))
         start = spans[-1][2]
     return position, spans
 
@@ -58,14 +58,17 @@ def _spans_decades(values: pd.Series) -> bool:
     return len(positive) > 1 and bool(positive.max() > 300 * positive.median())
 
 
-def draw_curves(log_csv: Path, out: Path) -> None:
+def draw_curves(log_csv: Path, out: Path) -> bool:
     """Draw training loss, reward, KL and held-out HR/NDCG over all steps, the stages shaded and named.
 
     The stages follow each other on one axis, in proportion to their steps except that none falls below a minimum
     width; ticks count each stage's own steps. A panel whose columns were never logged is left out.
 
+    Returns:
+        Whether there was anything to draw: a run too short to log a step has no picture.
+
     Raises:
-        UserError: the log is missing, or has nothing to draw.
+        UserError: the log is missing.
     """
     if not log_csv.exists():
         raise UserError(f"{log_csv} is missing: the run logged nothing")
@@ -81,9 +84,7 @@ def draw_curves(log_csv: Path, out: Path) -> None:
     ]
     panels = [panel for panel in panels if panel[1]]
     if not panels:
-        raise UserError(
-            f"{log_csv} has none of the columns loss, reward, kl, {', '.join(HELD_OUT)}: nothing to draw"
-        )
+        return False
     position, spans = _time_axis(log)
 
     figure = Figure(figsize=(9.5, 0.9 + 1.9 * len(panels)), layout="constrained")
@@ -120,3 +121,4 @@ def draw_curves(log_csv: Path, out: Path) -> None:
     axes[-1].set_xlim(0, spans[-1][2])
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+    return True

@@ -46,7 +46,8 @@ def open_run(path: str, stage: str | None) -> FinishedRun:
     if stage not in trained:
         raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
     backbone: Backbone = instantiate(cfg.backbone)
-    weights = folder.model_path if stage == trained[-1] else folder.checkpoints_path / stage
+    earlier = folder.checkpoints_path / stage
+    weights = earlier if earlier.is_dir() else folder.model_path
     policy = backbone.load(folder.path, trained[: trained.index(stage) + 1], weights)
     policy.model.eval()
     prepared = prepare(cfg)

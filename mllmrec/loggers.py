@@ -87,11 +87,9 @@ class CsvLog(Logger):
             self._unwritten += 1
         row.update({key: f"{float(value):.6g}" for key, value in metrics.items()})
         if self._unwritten >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-            self.save()
+            self._write()
 
-    @rank_zero_only
-    def save(self) -> None:
-        """Replace the file by all rows so far."""
+    def _write(self) -> None:
         header = list(
             dict.fromkeys(["stage", "step", "seconds", *(key for row in self._rows.values() for key in row)])
         )
@@ -105,7 +103,7 @@ class CsvLog(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left, whether the trainer ended or failed."""
-        self.save()
+        self._write()
 
 
 class RunLoggers:
@@ -169,7 +167,7 @@ class WandbLoggers(RunLoggers):
         self.offline = offline
         self._run: Any = None
 
-    def _mode(self) -> str:
+    def _mode(self) -> Any:
         if self.offline is not None:
             return "offline" if self.offline else "online"
         return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")

@@ -50,6 +50,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
     prepared = prepare(cfg)
     protocol = Protocol(cfg.eval, cfg.seed, prepared)
     describe_data(folder, prepared, protocol)
+    log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
 
     backbone: Backbone = instantiate(cfg.backbone)
@@ -73,6 +74,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
             meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
         folder.record_cost(stage, meter.cost())
         policy.model.to(place)
+        log.info("%s: %s", stage, meter.cost())
         if stage == "warmup":
             continue
         weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
@@ -80,6 +82,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         results[stage] = protocol.record(stage, policy, answers, folder)
         earlier = list(results)[-2]
         protocol.record_difference(folder, (stage, results[stage]), (earlier, results[earlier]))
+        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
         draw_curves(folder.log_path, folder.curves_path)
     metrics = folder.metrics()
     loggers.log_results(metrics["stages"])

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ class RunFolder:
         return time.monotonic() - self._started
 
     def start_afresh(self) -> None:
-        """Remove the results of an earlier run in this folder, so that they are not taken for this one's."""
+        """Remove what an earlier run left in this folder, so that none of it is taken for this one's."""
         for path in (
             self.metrics_path,
             self.per_user_path,
@@ -105,6 +106,8 @@ class RunFolder:
             self.curves_path,
         ):
             path.unlink(missing_ok=True)
+        for trained in (self.model_path, self.path / "adapters", self.checkpoints_path):
+            shutil.rmtree(trained, ignore_errors=True)
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json` so far, with every section present.

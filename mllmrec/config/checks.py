@@ -79,25 +79,29 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
     root = {key: value for key, value in settings.items() if key in Root.model_fields}
     faults = _faults(Root, "", root)
     for name, model in SECTIONS.items():
-        section = settings.get(name)
-        if section is None or _has_no_stage(name, section):
+        if name not in settings or _has_no_stage(name, settings[name]):
             continue
-        faults += _faults(model, name, section)
+        section = settings[name]
+        faults += _faults(model, name, section, unchecked=None if "method" in settings else "same")
     return faults
 
 
 def _has_no_stage(name: str, section: Any) -> bool:
-    """Whether this is the warm-up of a recipe without one, to which a preset has added a limit."""
+    """Whether the recipe leaves this stage out; of a warm-up, a preset's limit may be left."""
+    if section is None:
+        return name in ("warmup", "sft", "grpo")
     return name == "warmup" and isinstance(section, dict) and "epochs" not in section
 
 
-def _faults(model: type[BaseModel], section: str, values: Any) -> list[str]:
+def _faults(model: type[BaseModel], section: str, values: Any, unchecked: str | None = None) -> list[str]:
+    """What ``model`` has to say. ``unchecked`` is the value that stands for a finished run's own."""
     try:
         model.model_validate(values)
     except ValidationError as error:
         return [
             bound_fault(section, detail, model.model_fields, _reason(model, detail["loc"]))
             for detail in error.errors()
+            if unchecked is None or detail["input"] != unchecked
         ]
     return []
 

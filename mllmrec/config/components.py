@@ -82,7 +82,7 @@ def _unknown_keys(
 def _missing_keys(
     group: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
 ) -> list[str]:
-    """Parameters without a default that were left out or left at null."""
+    """Parameters without a default that were left out."""
     if group in _COMPLETED_LATER:
         return []
     return [
@@ -90,7 +90,7 @@ def _missing_keys(
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and given.get(name) is None
+        and name not in given
     ]
 
 

@@ -146,7 +146,7 @@ def _fault(text: str, error: Exception, config: DictConfig, loader: ConfigLoader
     if valid and not isinstance(value, list) and str(value) not in loader.get_group_options(name):
         return f"{text}: no such {name}{nearest(str(value), valid)}; choose {choices(valid)}"
     unknown = OmegaConf.select(config, name, throw_on_missing=False) is None
-    if not valid and unknown and not override.is_add() and not override.is_force_add():
+    if not valid and unknown and text[0] not in "+~":
         return f"{text}: no such setting{nearest(name, [*_paths(config, name.startswith('hydra.'))])}"
     return f"{text}: {readable(error)}"
 

@@ -28,7 +28,9 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
 def bound_fault(section: str, error: ErrorDetails, known: Iterable[str], reason: str | None) -> str:
     """One schema error as ``key=value: what is allowed``."""
     where = ".".join(map(str, error["loc"]))
-    key = f"{section}.{where}" if section else where
+    key = ".".join(part for part in (section, where) if part)
+    if error["type"] == "model_type":
+        return f"{key}={shown(error['input'])}: must be a section with {choices([*known])}"
     if error["type"] == "extra_forbidden":
         return f"{key}: no such setting{nearest(where, known)}; there are {choices([*known])}"
     if error["type"] == "missing":

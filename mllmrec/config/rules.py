@@ -104,6 +104,22 @@ def lengths_agree(cfg: Settings) -> str | None:
     return None
 
 
+_NAMED_BY_THE_USER = {
+    "mllmrec.data.tabular.Tabular": ("interactions", "items"),
+    "mllmrec.data.netflix.Netflix": ("root",),
+    "mllmrec.data.microlens.MicroLens": ("root",),
+}
+
+
+def data_is_named(cfg: Settings) -> str | None:
+    """Datasets that cannot be downloaded lie where only the user knows."""
+    required = _NAMED_BY_THE_USER.get(cfg["dataset"]["_target_"], ())
+    absent = [f"dataset.{key}" for key in required if cfg["dataset"].get(key) is None]
+    if absent:
+        return f"{' and '.join(absent)} not set: add {' '.join(f'{key}=PATH' for key in absent)}"
+    return None
+
+
 def heads_divide_width(cfg: Settings) -> str | None:
     """Attention heads of equal width."""
     width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
@@ -166,6 +182,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     stage_has_settings,
     validation_exists,
     lengths_agree,
+    data_is_named,
     heads_divide_width,
     quantized_needs_adapter,
     quantized_needs_package,

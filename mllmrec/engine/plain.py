@@ -66,7 +66,8 @@ def completion_scores(
         position_ids=positions,
         use_cache=False,
         logits_to_keep=length,
-    ).logits.float()
+    ).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1.0:
         logits = logits / temperature
     targets = completions.ids[:, :length]

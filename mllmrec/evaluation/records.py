@@ -86,14 +86,13 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
     The other stages are copied a row group at a time; rows that an earlier attempt left for this stage are
     replaced, so a resumed run never counts a user twice.
     """
-    with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            if path.exists():
-                for table in _row_groups(path, None):
-                    others = table.filter(pc.not_equal(table["stage"], stage))
-                    if others.num_rows:
-                        writer.write_table(others)
-            yield StageWriter(writer, stage, keep_top)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        if path.exists():
+            for table in _row_groups(path, None):
+                others = table.filter(pc.not_equal(table["stage"], stage))
+                if others.num_rows:
+                    writer.write_table(others)
+        yield StageWriter(writer, stage, keep_top)
 
 
 def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:

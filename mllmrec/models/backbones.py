@@ -53,7 +53,9 @@ class Tiny(Backbone):
         vocabulary: int = 8192,
         max_length: int = 1024,
         attention: str = "sdpa",
+        initializer_range: float = 0.08,
     ) -> None:
+        self.initializer_range = initializer_range
         self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
         self.mlp_ratio, self.vocabulary, self.max_length = mlp_ratio, vocabulary, max_length
         self.attention = attention
@@ -70,6 +72,7 @@ class Tiny(Backbone):
             num_key_value_heads=self.num_heads,
             head_dim=self.hidden_size // self.num_heads,
             max_position_embeddings=self.max_length,
+            initializer_range=self.initializer_range,
             tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mllmrec.engine.batches import TokenBatch, pad
@@ -101,7 +102,10 @@ class Policy:
             ids[mask].tolist()
             for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True)
         ]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
+        return self.tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def begin_stage(self, name: str, lora: Mapping[str, Any] | None = None) -> None:
         """Make the weights of a new stage trainable, and everything before it the stage's reference.
@@ -115,7 +119,9 @@ class Policy:
         """
         if self.lora is None:
             self.model.requires_grad_(True)
-            self._frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+            # It keeps requires_grad, though nothing trains it: torch multiplies differently without, and the KL of
+            # a policy to itself would not be exactly 0.
+            self._frozen = copy.deepcopy(self.model).eval()
         else:
             settings = {
                 **self.lora,
@@ -136,6 +142,7 @@ class Policy:
         self.stages.append(name)
         if self.lora is not None:
             self._activate(self.stages, trainable=name)
+            self._silence_dropout(self.stages[:-1])
         if self.num_trainable() == 0:
             raise UserError(
                 f"stage {name} has no trainable weights: check backbone.lora.rank and target_modules"
@@ -195,13 +202,21 @@ class Policy:
             self._activate(self.stages, trainable=None)
 
     def _add_adapter(self, name: str, config: LoraConfig) -> None:
-        if isinstance(self.model, PeftModel):
-            self.model.add_adapter(name, config)
-            return
         try:
-            self.model = get_peft_model(self.model, config, adapter_name=name)
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(name, config)
+            else:
+                self.model = get_peft_model(self.model, config, adapter_name=name)
         except ValueError as error:
             raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
+
+    def _silence_dropout(self, names: Sequence[str]) -> None:
+        # A frozen adapter that still dropped out would tell the policy from its reference before any update.
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_dropout.update(
+                    {name: torch.nn.Identity() for name in names if name in module.lora_dropout}
+                )
 
     def _activate(self, names: Sequence[str], trainable: str | None) -> None:
         assert isinstance(self.model, PeftModel)

@@ -8,8 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 END, PADDING = "<|end|>", "<|pad|>"
-# The prompt itself ends with a cue, so the template only marks where the answer begins.
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}\n{% endif %}"
+# The prompt itself ends with a cue for the answer, so the template adds nothing.
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -7,6 +7,7 @@ think tags before or after it.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, item_label, label_item
@@ -76,5 +77,12 @@ def parse_answer(completion: str) -> ParsedAnswer:
 
 
 def same_title(said: str, title: str) -> bool:
-    """Whether a written title is the item's, case and spacing aside."""
-    return " ".join(said.casefold().split()) == " ".join(title.casefold().split())
+    """Whether a written title is the item's; case, spacing and how accents are composed aside.
+
+    Tokenizers such as Qwen's compose characters, so even the right title may be read back in other code points.
+    """
+    return _plain(said) == _plain(title)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

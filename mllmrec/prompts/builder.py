@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -32,11 +33,22 @@ class PromptTemplate:
     punctuation: str  # in titles, captions and reasoning: keep, or drop
 
 
+_PLACEHOLDERS = {
+    "history": {"items", "domain"},
+    "candidates": {"items", "domain"},
+    "hint": {"reasoning"},
+    "closing": {"domain", "form"},
+    "item": {"label", "title", "caption", "position"},
+    "history_item": {"label", "title", "caption", "position"},
+    "caption": {"caption"},
+}
+
+
 def load_template(name: str) -> PromptTemplate:
     """A shipped template by name, or a YAML file by path.
 
     Raises:
-        UserError: no such template, or its keys are not those of `PromptTemplate`.
+        UserError: no such template, or its keys or placeholders are not those of `PromptTemplate`.
     """
     folder = resources.files("mllmrec.prompts") / "templates"
     shipped = {
@@ -48,7 +60,10 @@ def load_template(name: str) -> PromptTemplate:
         text = Path(name).read_text(encoding="utf-8")
     else:
         raise UserError(f"prompt.template={name}: neither a file nor one of {choices(list(shipped))}")
-    content = yaml.safe_load(text)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"prompt template {name} is no YAML: {' '.join(str(error).split())}") from error
     expected = {field.name for field in fields(PromptTemplate)}
     if not isinstance(content, dict) or set(content) != expected:
         raise UserError(f"prompt template {name}: its keys must be exactly {choices(list(expected))}")
@@ -56,7 +71,18 @@ def load_template(name: str) -> PromptTemplate:
         raise UserError(
             f"prompt template {name}: punctuation={content['punctuation']} is neither keep nor drop"
         )
-    return PromptTemplate(**{key: str(value) for key, value in content.items()})
+    template = PromptTemplate(**{key: str(value) for key, value in content.items()})
+    for key, known in _PLACEHOLDERS.items():
+        try:
+            used = {field for _, field, _, _ in string.Formatter().parse(getattr(template, key)) if field is not None}
+        except ValueError as error:
+            raise UserError(f"prompt template {name}: {key}: {error}; write {{{{ for a brace") from error
+        if used - known:
+            raise UserError(
+                f"prompt template {name}: {key} has no placeholder {', '.join(sorted(used - known))}; "
+                f"it has {choices(list(known))}"
+            )
+    return template
 
 
 class PromptBuilder:

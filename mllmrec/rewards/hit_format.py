@@ -10,7 +10,7 @@ class HitFormat(Reward):
     """``format_weight`` for a valid answer plus ``hit_weight`` if it is the target; ``invalid`` otherwise.
 
     Valid: exactly one answer line, reasoning only inside closed think tags before or after it, the id a
-    candidate's, and the title (when one is said or required) that candidate's.
+    candidate's, and the title (when one is said, or required and known) that candidate's.
     """
 
     parts = ("format", "hit")
@@ -37,4 +37,4 @@ class HitFormat(Reward):
         expected = question.titles.get(item_id)
         if expected is None:
             return False
-        return same_title(title, expected) if title else not self.needs_title
+        return same_title(title, expected) if title else not (self.needs_title and expected)

@@ -33,7 +33,7 @@ class GroupRelative:
 
     def __call__(self, rewards: Tensor) -> Tensor:
         """(B, G) → (B, G)."""
-        centred = rewards - rewards.mean(1, keepdim=True)
+        centred = _centred(rewards)
         if self.scale == "none":
             return centred
         spread = _std(rewards) if self.scale == "group" else _std(rewards.reshape(1, -1))
@@ -48,12 +48,17 @@ class LeaveOneOut:
         group = rewards.shape[1]
         if group == 1:
             return torch.zeros_like(rewards)
-        return (rewards - rewards.mean(1, keepdim=True)) * (group / (group - 1))
+        return _centred(rewards) * (group / (group - 1))
 
 
 def zero_variance(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
     """(B,) bool: groups whose (B, G) raw rewards are all equal, so that they carry no signal."""
     return (rewards.max(1).values - rewards.min(1).values) <= tolerance
+
+
+def _centred(rewards: Tensor) -> Tensor:
+    # A mean of equal rewards may be off by rounding, which a tiny std would blow up to a signal.
+    return (rewards - rewards.mean(1, keepdim=True)).masked_fill(zero_variance(rewards)[:, None], 0.0)
 
 
 def _std(rewards: Tensor) -> Tensor:

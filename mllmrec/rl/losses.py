@@ -72,7 +72,7 @@ def aggregate(
             sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO).
         tokens: counted tokens in the whole step.
         sequences: sequences in the whole step.
-        max_length: T at most, for ``constant``.
+        max_length: the longest completion there may be, for ``constant``; the same in every step.
 
     Raises:
         ValueError: unknown ``how``.

@@ -29,6 +29,7 @@ class Sampler(ABC):
 
     constrained: bool
     temperature: float
+    max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
     @abstractmethod
     def __call__(

@@ -20,6 +20,7 @@ class Constrained(Sampler):
     """
 
     constrained = True
+    max_new_tokens = None
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature

@@ -42,7 +42,8 @@ def training_batches(
         purpose: names the shuffles.
     """
     per_epoch = math.ceil(size / batch_size)
-    steps = math.ceil(per_epoch * epochs)
+    # 100 steps times 0.07 is 7.000000000000001 in binary fractions, which is no eighth step.
+    steps = math.ceil(round(per_epoch * epochs, 6))
     if max_steps is not None:
         steps = min(steps, max_steps)
     batches: list[np.ndarray] = []
@@ -69,7 +70,9 @@ class Stage(lightning.LightningModule):
         """
         super().__init__()
         self.automatic_optimization = False
-        self.model = model
+        # Lightning trains in the mode it finds, and loaded models come in evaluation mode: without this there is no
+        # dropout and no gradient checkpointing.
+        self.model = model.train()
         self.settings, self.updates = optimizer, updates
 
     def configure_optimizers(self) -> Any:
@@ -82,7 +85,7 @@ class Stage(lightning.LightningModule):
             weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         schedule = get_scheduler(
-            settings.schedule,
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
             optimizer,
             num_warmup_steps=round(settings.warmup_ratio * self.updates),
             num_training_steps=self.updates,

@@ -160,6 +160,7 @@ class Grpo(Stage):
         decisions = rollouts.decisions
         rows = len(decisions)
         tokens = int(decisions.sum())
+        longest = self.sampler.max_new_tokens or self.answers.longest
         for start in range(0, rows, self.micro_batch_size):
             part = slice(start, start + self.micro_batch_size)
             mask = decisions[part]
@@ -176,7 +177,7 @@ class Grpo(Stage):
             _add(sums, "clip_ratio/low_mean", loss.clipped_low.sum())
             _add(sums, "clip_ratio/high_mean", loss.clipped_high.sum())
             yield aggregate(
-                terms, mask, self.aggregation, tokens=tokens, sequences=rows, max_length=decisions.shape[1]
+                terms, mask, self.aggregation, tokens=tokens, sequences=rows, max_length=longest
             )
 
     def _scores(self, model: torch.nn.Module, rollouts: Rollouts, part: slice) -> TokenScores:

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+from mllmrec.errors import ConfigError
+
+
+def composed(*overrides: str) -> DictConfig:
+    result = compose_checked("train", overrides, CONFIG_DIR)
+    assert result.faults == []
+    return result.config
+
+
+def faults_of(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed(*overrides))
+    return raised.value.faults
+
+
+def test_the_default_configuration_has_no_fault() -> None:
+    check_config(composed())
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("mix_ratio=1.5", "mix_ratio=1.5: must be less than or equal to 1"),
+        ("mix_ratio=-0.1", "mix_ratio=-0.1: must be greater than or equal to 0"),
+        ("seed=abc", "seed=abc: must be a whole number"),
+        ("seed=-1", "seed=-1: must be greater than or equal to 0"),
+        (
+            "grpo.group_size=1",
+            "grpo.group_size=1: must be greater than or equal to 2 (one completion has no group to be compared with)",
+        ),
+        ("grpo.beta=-1", "grpo.beta=-1: must be greater than or equal to 0"),
+        ("grpo.kl=k4", "grpo.kl=k4: must be 'k1', 'k2' or 'k3'"),
+        ("sft.learning_rate=0", "sft.learning_rate=0: must be greater than 0"),
+        ("sft.batch_size=0", "sft.batch_size=0: must be greater than or equal to 1"),
+        ("sft.epochs=0", "sft.epochs=0: must be greater than 0"),
+        ("sft.epochs=null", "sft.epochs=null: must be a number"),
+        ("eval.cot=1", "eval.cot=1: must be true or false"),
+        ("eval.ks=[0]", "eval.ks.0=0: must be greater than or equal to 1"),
+        ("eval.ks=[]", "eval.ks=[]: must be one or more different cut-offs, such as [1,3,5,10]"),
+        ("eval.ks=[3,3]", "eval.ks=[3, 3]: must be one or more different cut-offs, such as [1,3,5,10]"),
+        ("eval.ranking=sample", "eval.ranking=sample: must be 'likelihood', 'constrained' or 'generate'"),
+        (
+            "eval.num_negatives=all",
+            "eval.num_negatives=all: must be a whole number from 1 on, or full for the whole catalogue",
+        ),
+        (
+            "method.stages=[grpo,sft]",
+            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, grpo",
+        ),
+        ("rollout.temperature=0", "rollout.temperature=0: must be greater than 0"),
+        ("dataset.max_users=0", "dataset.max_users=0: must be greater than or equal to 1"),
+        ("backbone.num_heads=two", "backbone.num_heads=two: must be a whole number"),
+        ("trainer.precision=8", "trainer.precision=8: must be '32-true', 'bf16-mixed' or 'bf16-true'"),
+        (
+            "+grpo.gruop_size=4",
+            "grpo.gruop_size: no such setting (did you mean group_size?); there are aggregation, beta, epochs, "
+            "group_size, iterations, kl, learning_rate, lora, max_grad_norm, max_steps, micro_batch_size, "
+            "prompts_per_step, rollouts_shown, schedule, warmup_ratio or weight_decay",
+        ),
+        ("heldout=null", "heldout=null: must be a section with every or users"),
+        ("heldout=5", "heldout=5: must be a section with every or users"),
+        ("~sft.epochs", "sft.epochs is not set: add sft.epochs=VALUE"),
+    ],
+)
+def test_types_and_bounds(override: str, expected: str) -> None:
+    assert faults_of(override) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["cot_policy=none", "mix_ratio=0.1"], "mix_ratio=0.1 with cot_policy=none"),
+        (["cot_policy=none", "eval.cot=true"], "eval.cot=true with cot_policy=none"),
+        # 9 negatives and the target are 10 candidates.
+        (["eval.ks=[1,11]"], "11 exceeds the 10 candidates"),
+        (["eval.num_negatives=full", "eval.ranking=generate"], "cannot list the whole catalogue"),
+        (["reward=release"], "reward=release with prompt.answer=id"),
+        (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
+        (["backbone=qwen3_0.6b", "sft=null"], "method.stages names sft"),
+        (["split=given", "split.validation_share=0"], "heldout.users=500 with split.validation_share=0"),
+        (
+            ["split=given", "split.validation_share=0", "heldout.users=0", "eval.split=validation"],
+            "eval.split",
+        ),
+        (
+            ["dataset.filters.min_length=9", "dataset.filters.max_length=8"],
+            "dataset.filters.min_length=9 exceeds",
+        ),
+        # 100 / 3 is no whole number; 36 / 4 = 9 is odd, and rotary positions come in pairs.
+        (["backbone.hidden_size=100", "backbone.num_heads=3"], "backbone.num_heads=3"),
+        (["backbone.hidden_size=36", "backbone.num_heads=4"], "backbone.hidden_size=36"),
+        (["split.min_history=0"], "min_history=0"),
+        (["advantage.scale=max"], "'max' is none of"),
+        (["+reward.hitweight=2"], "reward.hitweight: no such setting here (did you mean hit_weight?)"),
+        (
+            ["reward._target_=mllmrec.rewards.release.Relase"],
+            "reward._target_=mllmrec.rewards.release.Relase",
+        ),
+        (["mix_ratio=${nothing}"], "mix_ratio: Interpolation key 'nothing' not found"),
+    ],
+)
+def test_contradictions_and_components(overrides: list[str], words: str) -> None:
+    (fault,) = faults_of(*overrides)
+    assert words in fault
+
+
+def test_4bit_weights_need_adapters() -> None:
+    faults = faults_of("backbone=qwen3_0.6b", "backbone.quantization=4bit", "backbone.lora.rank=0")
+    assert any("backbone.lora.rank=0: 4-bit weights cannot train" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["eval.ks=[10]"],  # as many as candidates: trivial, yet no contradiction
+        ["eval.num_negatives=full", "eval.ks=[100]"],
+        ["cot_policy=none"],
+        ["reward=release", "prompt.answer=id_title"],
+        ["reward=release", "method=sft"],  # no stage reads the reward
+        ["grpo.micro_batch_size=100000"],  # a cap
+        ["caption=palette", "dataset=amazon_beauty"],  # no images
+        ["backbone=qwen3_0.6b", "backbone.lora.rank=0"],
+        ["backbone=qwen3_0.6b", "debug=fast"],  # limits a warm-up that this recipe lacks
+        ["sft.epochs=0.5"],
+        ["grpo.beta=0"],
+    ],
+)
+def test_what_is_allowed(overrides: list[str]) -> None:
+    check_config(composed(*overrides))
+
+
+def test_all_faults_come_together() -> None:
+    faults = faults_of("mix_ratio=2", "grpo.group_size=0", "dataset=netflix", "eval.ks=[99]", "backbone=hf")
+    assert [fault.split(":")[0].split("=")[0] for fault in faults] == [
+        "backbone.path is not set",
+        "mix_ratio",
+        "grpo.group_size",
+        "eval.ks",
+        "dataset.root not set",
+    ]

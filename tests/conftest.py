@@ -1,0 +1,227 @@
+"""A toy catalogue, tiny policies, and a slow but obvious way to compute what the engine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from mllmrec.data.base import Interactions
+from mllmrec.data.splits import LeaveOneOut
+from mllmrec.engine.batches import TokenBatch
+from mllmrec.models.backbones import Pretrained, Tiny
+from mllmrec.models.policy import Policy
+from mllmrec.models.tokenizer import train_tokenizer
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.builder import PromptBuilder, load_template
+from mllmrec.prompts.examples import Examples
+
+TITLES = [
+    "Red Lamp",
+    "Blue Lamp",
+    "Red Chair",
+    "Blue Chair",
+    "Old Clock",
+    "New Clock",
+    "Tall Shelf",
+    "Low Shelf",
+    "Round Table",
+    "Square Table",
+    "Wool Rug",
+    "Silk Rug",
+]
+LORA = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+# Like Qwen's: turns with control tokens, and an empty thought where thinking is switched off.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+ARCHITECTURES = {
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def catalogue() -> SimpleNamespace:
+    """Twelve items with ids ``0`` to ``11``."""
+    return SimpleNamespace(ids=[str(item) for item in range(len(TITLES))], titles=TITLES)
+
+
+@pytest.fixture
+def make_builder(catalogue) -> Callable[..., PromptBuilder]:
+    def make(template: str = "compact", captions: dict[str, str] | None = None, **settings) -> PromptBuilder:
+        settings = {"ids": catalogue.ids, "titles": catalogue.titles, **settings}
+        ids, titles = settings.pop("ids"), settings.pop("titles")
+        return PromptBuilder(ids, titles, captions or {}, load_template(template), **settings)
+
+    return make
+
+
+@pytest.fixture
+def interactions() -> Interactions:
+    """Six users of six items: user u has u, u + 1 … u + 5 modulo 12."""
+    items = np.array([(user + place) % 12 for user in range(6) for place in range(6)], dtype=np.int32)
+    return Interactions(np.array([f"u{user}" for user in range(6)]), np.arange(7) * 6, items)
+
+
+@pytest.fixture
+def make_examples(interactions, make_builder) -> Callable[..., Examples]:
+    """Examples with the target and the next three items as candidates, the target in column ``index % 4``."""
+
+    def make(builder: PromptBuilder | None = None, split: str = "train", **settings) -> Examples:
+        samples = LeaveOneOut()(interactions)[split]
+
+        def candidates_of(index: int) -> tuple[np.ndarray, int]:
+            target, column = samples.target(index), index % 4
+            others = [(target + step) % 12 for step in (1, 2, 3)]
+            return np.array([*others[:column], target, *others[column:]]), column
+
+        return Examples(
+            samples, builder or make_builder(answer="id"), candidates_of, history_length=3, **settings
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny(make_builder) -> SimpleNamespace:
+    """A policy from scratch over the catalogue, with its builder (label answers) and answer tokens."""
+    builder = make_builder(answer="id")
+    policy = Tiny(hidden_size=32, num_layers=2, num_heads=2, vocabulary=300, max_length=256).build(
+        [builder.prompt([item], None) for item in range(12)], [builder.label(item) for item in range(12)], 0
+    )
+    sharpen(policy.model)
+    return SimpleNamespace(
+        policy=policy,
+        builder=builder,
+        answers=AnswerTokens(builder, policy.encode_answers, policy.end_token),
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Callable[[str], str]:
+    """Folders of small random models of each architecture, written by save_pretrained."""
+    made: dict[str, str] = {}
+
+    def folder(name: str) -> str:
+        if name not in made:
+            path = tmp_path_factory.mktemp(name)
+            tokenizer = train_tokenizer(["Red Lamp [ITEM_1] (ITEM_2) one line"] * 3, [], 300)
+            tokenizer.chat_template = CHAT_TEMPLATE
+            config_class, model_class = ARCHITECTURES[name]
+            config = config_class(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=512,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+                **({"head_dim": 8} if name == "qwen3" else {}),
+            )
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                model = model_class(config)
+            sharpen(model)
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+            made[name] = str(path)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def make_pretrained(checkpoints) -> Callable[..., Policy]:
+    def make(name: str = "qwen3", lora: dict | None = LORA, **settings) -> Policy:
+        return Pretrained(path=checkpoints(name), dtype="float32", lora=lora, **settings).build((), (), 0)
+
+    return make
+
+
+@pytest.fixture
+def lora() -> dict:
+    return dict(LORA)
+
+
+def sharpen(model: torch.nn.Module) -> None:
+    """Larger weights than at initialisation, so that log-probabilities differ by whole nats."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.25)
+
+
+@pytest.fixture
+def shake() -> Callable[[Policy, str], None]:
+    """Makes a stage's adapter differ from nothing: PEFT begins with B = 0."""
+
+    def apply(policy: Policy, stage: str) -> None:
+        generator = torch.Generator().manual_seed(len(stage))
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if f"lora_B.{stage}." in name:
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+
+    return apply
+
+
+@pytest.fixture
+def naive_logprobs() -> Callable[..., Tensor]:
+    """(R, T) log-probabilities, one row at a time and without padding; ``shift`` reads that many places off."""
+
+    def compute(
+        model: torch.nn.Module,
+        prompts: TokenBatch,
+        completions: TokenBatch,
+        prompt_of: Tensor,
+        temperature: float = 1.0,
+        shift: int = 0,
+    ) -> Tensor:
+        rows = []
+        for row, source in enumerate(prompt_of.tolist()):
+            prompt = prompts.ids[source][prompts.mask[source]]
+            completion = completions.ids[row][completions.mask[row]]
+            logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0] / temperature
+            start = len(prompt) - 1 + shift
+            chosen = torch.log_softmax(logits, -1)[start : start + len(completion)]
+            chosen = chosen.gather(1, completion[:, None])[:, 0]
+            rows.append(torch.nn.functional.pad(chosen, (0, completions.ids.shape[1] - len(completion))))
+        return torch.stack(rows)
+
+    return compute
+
+
+@pytest.fixture
+def fit() -> Callable[..., lightning.Trainer]:
+    """Trains a stage on lists of examples with a real Trainer on the CPU."""
+
+    def train(stage, batches: list[list], **settings) -> lightning.Trainer:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = lightning.Trainer(
+            accelerator="cpu", devices=1, max_epochs=1, enable_model_summary=False, **{**quiet, **settings}
+        )
+        trainer.fit(stage, torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=list))
+        return trainer
+
+    return train

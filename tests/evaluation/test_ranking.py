@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from mllmrec.engine.batches import pad
+from mllmrec.evaluation.evaluate import evaluate
+from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, candidate_scores
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.builder import PromptBuilder
+from mllmrec.rollout.constrained import Constrained
+from mllmrec.stages.base import OptimizerSettings
+from mllmrec.stages.sft import Sft
+
+
+@pytest.fixture
+def titled(make_pretrained, make_builder, make_examples):
+    """A pretrained policy whose answers are labels with titles, and its examples."""
+    policy, builder = make_pretrained(lora=None), make_builder("instruct", answer="id_title")
+    policy.model.eval()
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(0.5)
+    answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
+    examples = make_examples(builder)
+    return policy, answers, [examples[index] for index in range(len(examples))]
+
+
+def next_logprobs(policy, tokens):
+    with torch.no_grad():
+        return torch.log_softmax(policy.model(input_ids=torch.tensor([tokens])).logits[0, -1].double(), -1)
+
+
+def brute_force(policy, answers, example, constrained):
+    """Token by token, every candidate by itself."""
+    (prompt,) = policy.encode_prompts([example.prompt])
+    options = [answers.of(item) for item in example.candidates.tolist()]
+    scores = []
+    for answer in options:
+        score = 0.0
+        for place, token in enumerate(answer if constrained else answer[:-1]):
+            logprobs = next_logprobs(policy, prompt + answer[:place])
+            if constrained:
+                rivals = {other[place] for other in options if other[:place] == answer[:place]}
+                score -= float(torch.logsumexp(logprobs[sorted(rivals)], 0))
+            score += float(logprobs[token])
+        scores.append(score)
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_ranking_equals_brute_force(titled, constrained):
+    policy, answers, examples = titled
+    examples = examples[:3]
+    with torch.no_grad():
+        ranked = Likelihood(0, constrained=constrained).rank(policy, answers, examples)
+        table = candidate_scores(policy, answers, examples, constrained=constrained)
+    for row, example in enumerate(examples):
+        expected = brute_force(policy, answers, example, constrained)
+        assert_allclose(table[row], expected, atol=1e-4)
+        assert np.diff(np.sort(expected)).min() > 1e-3  # no ties to be broken
+        assert ranked[row].order.tolist() == np.argsort(-expected).tolist()
+        if constrained:
+            assert np.exp(expected).sum() == pytest.approx(1)
+
+
+def test_constrained_scores_are_what_constrained_rollouts_do(titled):
+    policy, answers, (example, *_) = titled
+    group = 2000
+    options = [answers.of(item) for item in example.candidates.tolist()]
+    rollouts = Constrained()(
+        policy.model,
+        policy.prompt_batch([example.prompt]),
+        group,
+        torch.Generator().manual_seed(0),
+        [options],
+        policy.end_token,
+    )
+    said = [ids[mask].tolist() for ids, mask in zip(*rollouts.completions, strict=True)]
+    with torch.no_grad():
+        exact = np.exp(candidate_scores(policy, answers, [example], constrained=True)[0])
+    for option, probability in zip(options, exact, strict=True):
+        deviation = math.sqrt(probability * (1 - probability) / group)
+        assert abs(said.count(option) / group - probability) <= 3 * deviation
+
+
+def test_the_place_of_the_target_is_not_looked_at(titled):
+    policy, answers, examples = titled
+    moved = [dataclasses.replace(example, target_column=0) for example in examples]
+    with torch.no_grad():
+        for constrained in (False, True):
+            ranker = Likelihood(0, constrained)
+            for a, b in zip(
+                ranker.rank(policy, answers, examples), ranker.rank(policy, answers, moved), strict=True
+            ):
+                assert a.order.tolist() == b.order.tolist()
+
+
+@pytest.fixture
+def indifferent(tiny):
+    """A policy that gives every token the same probability, and so every label."""
+    with torch.no_grad():
+        for weight in tiny.policy.model.parameters():
+            weight.zero_()
+    return tiny
+
+
+def test_ties_are_broken_alike_whoever_is_in_the_batch(indifferent, make_examples):
+    examples = make_examples(indifferent.builder)
+    few = examples[0]
+    many = dataclasses.replace(examples[1], candidates=np.arange(12), target_column=examples[1].target)
+    ranker = Likelihood(0)
+    with torch.no_grad():
+        (alone,) = ranker.rank(indifferent.policy, indifferent.answers, [few])
+        together = ranker.rank(indifferent.policy, indifferent.answers, [many, few])
+    assert together[1].order.tolist() == alone.order.tolist()
+    assert sorted(together[0].order) == list(range(12))
+    assert sorted(alone.order) == list(range(4))
+
+
+def test_a_policy_that_knows_nothing_ranks_by_chance(indifferent, make_examples):
+    # Wherever the target stands; always ranking the first candidate first would give 1 for column 0.
+    example = make_examples(indifferent.builder)[0]
+    users = [
+        dataclasses.replace(example, user_id=f"u{user}", target_column=column)
+        for user in range(300)
+        for column in (0, 3)
+    ]
+    with torch.no_grad():
+        ranked = Likelihood(0).rank(indifferent.policy, indifferent.answers, users)
+    ranks = np.array([r.rank_of(user.target_column) for r, user in zip(ranked, users, strict=True)]).reshape(-1, 2)
+    for column in range(2):
+        # Each rank of four: 300 / 4 = 75, deviation sqrt(300 · 3/16) = 7.5.
+        counts = np.bincount(ranks[:, column].astype(int), minlength=5)[1:]
+        assert (np.abs(counts - 75) <= 3 * 7.5).all()
+
+
+def test_what_is_not_ranked_has_no_rank():
+    ranked = RankedExample(np.array([2, 0]))
+    assert (ranked.rank_of(2), ranked.rank_of(0)) == (1.0, 2.0)
+    assert math.isnan(ranked.rank_of(1))
+
+
+class Scripted(PromptBuilder):
+    """Answers by a script, for a policy to learn."""
+
+    def answer(self, item: int) -> str:
+        return {
+            3: "[ITEM_4] Old Clock\n[ITEM_4]\n[ITEM_11]\n[ITEM_3] Blue Chair",
+            4: "[ITEM_5]",
+            5: "I do not know",
+            6: "<think>[ITEM_7]</think>\n[ITEM_6]\n[ITEM_9]",
+        }.get(item, "")
+
+
+def test_generated_answers_are_read_counted_and_never_filled_up(make_pretrained, make_examples, catalogue, fit):
+    # Fault 24: in the release duplicates and foreign ids take rank positions and are not reported.
+    policy = make_pretrained(lora=None)
+    template = make_examples(None).builder.template
+    builder = Scripted(catalogue.ids, catalogue.titles, {}, template, answer="id_title")
+    answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
+    examples = make_examples(builder)
+    batch = [examples[index] for index in range(4)]
+    policy.begin_stage("sft")
+    fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4), [batch] * 60)
+    with torch.no_grad():
+        ranked = Generate(builder.ids).rank(policy, answers, batch)
+    assert [result.text for result in ranked] == [builder.answer(item) for item in (3, 4, 5, 6)]
+    named = [
+        [int(example.candidates[column]) for column in result.order]
+        for example, result in zip(batch, ranked, strict=True)
+    ]
+    assert named == [[4, 3], [5], [], [6, 9]]
+    assert [result.duplicates for result in ranked] == [1, 0, 0, 0]
+    assert [result.off_candidate for result in ranked] == [1, 0, 0, 0]
+    assert [result.generated_tokens for result in ranked] == [len(answers.of(item)) for item in (3, 4, 5, 6)]
+    ranks = [result.rank_of(example.target_column) for example, result in zip(batch, ranked, strict=True)]
+    assert_allclose(ranks, [2, np.nan, np.nan, 1])
+
+    result = evaluate(policy, answers, examples, Generate(builder.ids), [[0, 1], [2, 3]])
+    assert result.validity == {
+        "invalid": 0.25,
+        "duplicate": 0.25,
+        "off_candidate": 0.25,
+        "short": 1.0,
+        # The candidates are shown as 3 4 5 6, then 5 4 6 7, 6 7 5 8 and 7 8 9 6: the second names the first shown.
+        "first_position": 0.25,
+    }
+    assert result.generated_tokens == sum(len(answers.of(item)) for item in (3, 4, 5, 6))
+    assert result.means([1, 3])["HR@3"] == 0.5
+
+
+def test_generation_is_greedy_and_stops_at_its_limit(titled):
+    policy, answers, examples = titled
+    with torch.no_grad():
+        first = Generate(range(12), max_new_tokens=3).rank(policy, answers, examples)
+        again = Generate(range(12), max_new_tokens=3).rank(policy, answers, examples[::-1])[::-1]
+    assert [result.text for result in first] == [result.text for result in again]
+    assert all(result.generated_tokens <= 3 for result in first)
+    (prompt,) = policy.encode_prompts([examples[0].prompt])
+    tokens = []
+    for _ in range(3):
+        tokens.append(int(next_logprobs(policy, prompt + tokens).argmax()))
+    assert first[0].text == policy.decode(pad([tokens], 0, side="right"))[0]

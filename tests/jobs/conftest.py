@@ -1,0 +1,65 @@
+"""Whole jobs on toy data, in this process: composing, checking and running as the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from mllmrec.config import CONFIG_DIR, check_config
+
+SMALL = [
+    "dataset.num_users=60",
+    "dataset.num_items=40",
+    "backbone.hidden_size=32",
+    "backbone.num_layers=2",
+    "backbone.vocabulary=400",
+    "warmup.max_steps=3",
+]
+SHORT = [
+    "sft.max_steps=4",
+    "grpo.max_steps=3",
+    "grpo.prompts_per_step=4",
+    "grpo.group_size=4",
+    "heldout.users=10",
+    "heldout.every=2",
+    "eval.resamples=50",
+    "logger=none",
+]
+
+Job = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def job(cache: Path) -> Job:
+    """``job(folder, *overrides, small=True)`` runs mllmrec.train into ``folder``."""
+    from mllmrec.pipeline import run
+
+    def run_job(folder: Path, *overrides: str, small: bool = True) -> Path:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose(
+                "train",
+                overrides=[f"cache_dir={cache}", *(SMALL if small else []), *SHORT, *overrides],
+                return_hydra_config=True,
+            )
+        with open_dict(cfg):
+            cfg.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        check_config(cfg)
+        run(cfg)
+        return folder
+
+    return run_job

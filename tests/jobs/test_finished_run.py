@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from mllmrec.errors import UserError
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.finished_run import open_run
+from mllmrec.recommendation import history_of, rank_items
+from mllmrec.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def finished(job, run_folder):
+    if not run_folder.exists():
+        job(run_folder)
+    return run_folder
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
+    run = open_run(str(finished), stage)
+    again = RunFolder(tmp_path / "again")
+    protocol = Protocol(run.cfg.eval, run.cfg.seed, run.prepared)
+    again.record_protocol(protocol.describe(), protocol.chance())
+    protocol.record(stage, run.policy, run.answers, again)
+    before = {
+        r["user_id"]: r["ranking"]
+        for r in pq.read_table(finished / "per_user.parquet").to_pylist()
+        if r["stage"] == stage
+    }
+    after = {r["user_id"]: r["ranking"] for r in pq.read_table(again.per_user_path).to_pylist()}
+    assert before == after
+
+
+def test_another_number_of_candidates_is_another_protocol(finished):
+    run = open_run(str(finished), None)
+    settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": 20, "split": "validation"})
+    protocol = Protocol(settings, run.cfg.seed, run.prepared)
+    assert protocol.describe()["num_candidates"] == 21
+    assert protocol.describe()["split"] == "validation"
+    measured = protocol.measure(run.policy, run.answers)
+    assert 0 <= measured["HR@1"] <= measured["HR@10"] <= 1
+
+
+def test_recommendations_exclude_what_the_user_has_and_are_ordered(finished):
+    run = open_run(str(finished), None)
+    user = str(run.prepared.interactions.user_ids[3])
+    history, excluded, _ = history_of(run.prepared, user, None)
+    for shortlist, expected in ((0, 40 - len(excluded)), (8, 8)):
+        ranked = rank_items(run, history, excluded, shortlist=shortlist)
+        assert len(ranked) == expected
+        assert not excluded & {item for item, _ in ranked}
+        scores = [score for _, score in ranked]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_history_typed_in_and_chosen_candidates(finished):
+    run = open_run(str(finished), None)
+    ids = run.prepared.builder.ids
+    history, excluded, _ = history_of(run.prepared, None, [ids[0], ids[5]])
+    ranked = rank_items(run, history, excluded, candidates=[ids[1], ids[2], ids[3]])
+    assert sorted(item for item, _ in ranked) == [1, 2, 3]
+    # whole catalogue: label probabilities are those of one softmax, so they sum to at most 1
+    whole = rank_items(run, history, excluded)
+    assert np.exp([score for _, score in whole]).sum() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("user", "history", "message"),
+    [
+        ("nobody", None, "user=nobody is not in the data"),
+        (None, ["no-such-item"], "unknown item ids: no-such-item"),
+        (None, None, "either user=ID or history"),
+        ("1", ["1"], "either user=ID or history"),
+    ],
+)
+def test_wrong_requests_say_what_to_do(finished, user, history, message):
+    run = open_run(str(finished), None)
+    with pytest.raises(UserError, match=message):
+        history_of(run.prepared, user, history)
+
+
+def test_no_such_run_or_stage(finished, tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        open_run(str(tmp_path), None)
+    with pytest.raises(UserError, match="no stage warmup; it has grpo or sft"):
+        open_run(str(finished), "warmup")

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mllmrec.errors import UserError
+from mllmrec.run_folder import read_rollouts
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
+    folder = job(tmp_path / "run")
+    metrics = metrics_of(folder)
+    assert list(metrics["stages"]) == ["zero_shot", "sft", "grpo"]
+    for stage in metrics["stages"]:
+        values = metrics["stages"][stage]
+        assert values["HR@10"] == 1.0  # ten candidates: everyone hits within ten
+        assert values["HR@1"] <= values["HR@3"] <= values["HR@5"]
+        low, high = metrics["intervals"][stage]["NDCG@3"]
+        assert low <= values["NDCG@3"] <= high
+    assert metrics["protocol"]["num_candidates"] == 10
+    assert metrics["protocol"]["users"] == 60
+    assert set(metrics["differences"]) == {"sft - zero_shot", "grpo - sft"}
+    assert {"seconds", "generated_tokens", "peak_memory_mb"} == set(metrics["cost"]["grpo"])
+    # 3 steps x 4 prompts x 4 rollouts, an id and the end token each
+    assert metrics["cost"]["grpo"]["generated_tokens"] == 3 * 4 * 4 * 2
+
+    rows = pq.read_table(folder / "per_user.parquet").to_pylist()
+    assert len(rows) == 3 * 60
+    for row in rows:
+        assert row["ranking"].index(row["target_id"]) + 1 == row["rank"]
+        assert len(set(row["ranking"])) == row["num_candidates"] == 10
+
+    data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    assert data["whole"]["users"] == 60
+    assert data["candidates"]["hash"]["test"] == metrics["protocol"]["candidates_hash"]
+    assert data["cot"]["training_samples_chosen"] == 6  # mix_ratio 0.1 of 60
+
+    with (folder / "log.csv").open(encoding="utf-8") as stream:
+        logged = list(csv.DictReader(stream))
+    grpo = [row for row in logged if row["stage"] == "grpo" and row["reward"]]
+    assert len(grpo) == 3
+    for name in ("reward_std", "frac_reward_zero_std", "kl", "entropy", "completions/mean_length", "loss"):
+        assert grpo[0][name] != "", name
+    assert float(grpo[0]["kl"]) == 0.0  # the reference is the policy that the stage began with
+    assert any(row["val/NDCG@3"] for row in logged if row["stage"] == "grpo")
+
+    rollouts = read_rollouts(folder / "rollouts.parquet")
+    assert rollouts
+    assert all(rollout.completion.startswith("[ITEM_") for rollout in rollouts)
+    for name in ("curves.png", "run.log", ".hydra/resolved.yaml"):
+        assert (folder / name).stat().st_size > 0, name
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_the_same_seed_gives_the_same_numbers(job, tmp_path):
+    first, second = metrics_of(job(tmp_path / "a")), metrics_of(job(tmp_path / "b"))
+    first.pop("cost")
+    second.pop("cost")
+    assert first == second
+    other = metrics_of(job(tmp_path / "c", "seed=1"))
+    assert other["stages"]["grpo"] != first["stages"]["grpo"]
+    assert other["protocol"]["candidates_hash"] != first["protocol"]["candidates_hash"]
+
+
+def test_the_global_generators_are_neither_read_nor_changed(job, tmp_path):
+    torch.manual_seed(1)
+    first = metrics_of(job(tmp_path / "a", "method=sft"))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = metrics_of(job(tmp_path / "b", "method=sft"))
+    assert first["stages"] == second["stages"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        (["method=zero_shot"], ["zero_shot"]),
+        (["method=grpo_only"], ["zero_shot", "grpo"]),
+        (["method=sft", "cot_policy=none", "caption=none"], ["zero_shot", "sft"]),
+        (["rollout=free", "rollout.max_new_tokens=3", "grpo.iterations=2"], ["zero_shot", "sft", "grpo"]),
+        (["reward=release", "prompt.answer=id_title", "loss=gspo"], ["zero_shot", "sft", "grpo"]),
+        (["eval.ranking=constrained", "advantage=rloo", "grpo.beta=0"], ["zero_shot", "sft", "grpo"]),
+        (["method=sft", "eval.ranking=generate", "eval.max_new_tokens=4"], ["zero_shot", "sft"]),
+        (["method=sft", "eval.num_negatives=full", "eval.ks=[1,5]"], ["zero_shot", "sft"]),
+        (["method=sft", "split.windows=sliding", "sft.loss_on=all", "mix_ratio=1"], ["zero_shot", "sft"]),
+    ],
+)
+def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
+    metrics = metrics_of(job(tmp_path / "run", *overrides))
+    assert list(metrics["stages"]) == stages
+    assert metrics["protocol"]["users"] == 60
+
+
+def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, checkpoints):
+    folder = job(
+        tmp_path / "run",
+        "dataset.num_users=60",
+        "dataset.num_items=40",
+        "backbone=hf",
+        f"backbone.path={checkpoints('qwen3')}",
+        "prompt.template=compact",
+        "backbone.dtype=float32",
+        "backbone.lora.rank=4",
+        "sft.batch_size=4",
+        "prompt.history_length=2",
+        "candidates.num_negatives=2",
+        "eval.ks=[1,3]",
+        "eval.max_users=10",
+        small=False,
+    )
+    metrics = metrics_of(folder)
+    assert list(metrics["stages"]) == ["zero_shot", "sft", "grpo"]
+    for stage, alpha in (("sft", 16), ("grpo", 32)):
+        adapter = PeftConfig.from_pretrained(folder / "adapters" / stage)
+        assert (adapter.r, adapter.lora_alpha) == (4, alpha)
+    with (folder / "log.csv").open(encoding="utf-8") as stream:
+        first = next(row for row in csv.DictReader(stream) if row["stage"] == "grpo" and row["kl"])
+    assert float(first["kl"]) == 0.0
+
+
+def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
+    with pytest.raises(UserError, match=r"60 of 60 training prompts are longer.*history_length"):
+        job(tmp_path / "run", "backbone.max_length=20")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_failed_run_leaves_no_numbers_of_the_run_before_it(job, tmp_path):
+    job(tmp_path / "run", "method=zero_shot")
+    with pytest.raises(UserError, match="items left as negatives"):
+        job(tmp_path / "run", "method=zero_shot", "eval.num_negatives=39")
+    assert not (tmp_path / "run" / "metrics.json").exists()

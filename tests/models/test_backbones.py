@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mllmrec.errors import UserError
+from mllmrec.models.backbones import Pretrained, Tiny
+
+LABELS = [f"[ITEM_{item}]" for item in range(12)]
+CORPUS = ["History [ITEM_0] Red Lamp Next", "History [ITEM_1] Blue Lamp Next"]
+
+
+def build(seed=0, **settings):
+    return Tiny(hidden_size=32, num_layers=2, num_heads=2, vocabulary=280, **settings).build(CORPUS, LABELS, seed)
+
+
+def test_tiny_depends_on_its_seed_alone():
+    before = torch.get_rng_state()
+    first = build(seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    again, other = build(seed=1), build(seed=2)
+    torch.set_rng_state(before)
+    weight = [policy.model.get_input_embeddings().weight for policy in (first, again, other)]
+    assert torch.equal(weight[0], weight[1])
+    assert not torch.equal(weight[0], weight[2])
+
+
+def test_tiny_saved_and_loaded_is_the_same(tmp_path):
+    policy = build(max_length=64)
+    policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
+    loaded = Tiny(hidden_size=8).load(tmp_path, ["sft"], tmp_path / "model")
+    prompts = ["History [ITEM_3] Red Lamp", "History [ITEM_4]"]
+    assert loaded.encode_prompts(prompts) == policy.encode_prompts(prompts)
+    assert loaded.max_length == policy.max_length == 64
+    batch = policy.prompt_batch(prompts)
+    with torch.no_grad():
+        found, expected = (
+            p.model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits for p in (loaded, policy)
+        )
+    assert torch.equal(found, expected)
+
+
+def test_tiny_ties_its_embeddings_so_that_warm_up_trains_both():
+    policy = build()
+    assert policy.model.get_input_embeddings().weight is policy.model.get_output_embeddings().weight
+
+
+def test_tiny_prompts_stand_as_they_are():
+    assert build().render("History [ITEM_3] Next") == "History [ITEM_3] Next"
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama"])
+def test_a_folder_is_loaded(make_pretrained, name):
+    policy = make_pretrained(name)
+    assert policy.model.config.model_type == name
+    assert policy.model.dtype == torch.float32
+    assert policy.num_trainable() > 0
+
+
+def test_what_cannot_be_loaded_is_a_message(tmp_path):
+    with pytest.raises(UserError, match=r"backbone\.path=.*save_pretrained") as caught:
+        Pretrained(path=str(tmp_path)).build((), (), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_four_bits_need_an_adapter(checkpoints):
+    with pytest.raises(UserError, match="LoRA"):
+        Pretrained(path=checkpoints("qwen3"), lora={"rank": 0}, quantization="4bit")
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(make_pretrained, shake):
+    found = []
+    for checkpointing in (False, True):
+        policy = make_pretrained(gradient_checkpointing=checkpointing)
+        policy.begin_stage("sft")
+        torch.manual_seed(0)
+        shake(policy, "sft")
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if "lora_A" in name:
+                    weight.copy_(torch.linspace(-0.1, 0.1, weight.numel()).view_as(weight))
+        policy.model.train()
+        policy.model(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits.logsumexp(-1).sum().backward()
+        found.append({name: w.grad for name, w in policy.model.named_parameters() if w.requires_grad})
+    assert found[0]
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)

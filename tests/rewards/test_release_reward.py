@@ -1,0 +1,50 @@
+"""The released reward, fault by fault (17), beside ours on the same completions."""
+
+from __future__ import annotations
+
+import pytest
+
+from mllmrec.rewards.base import Question
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rewards.release import Release
+
+QUESTION = Question("7", {"7": "Red Lamp", "8": "Blue Lamp"})
+MATRIX = [
+    # completion, released reward, ours
+    ("[ITEM_7] Red Lamp", 1.0, 1.0),
+    ("[ITEM_8] Blue Lamp", 0.3, 0.0),
+    ("[ITEM_9] Green Lamp", 0.3, -1.0),  # no candidate
+    ("[ITEM_7] Green Lamp", 1.0, -1.0),  # the target's id with another title
+    ("[ITEM_7]", -1.0, 1.0),  # no title
+    ("[ITEM_7] Red Lamp\n<think>red</think>", -1.0, 1.0),  # thinking on the next line
+    ("[ITEM_7] Red Lamp <think>red</think>", 1.0, 1.0),  # thinking on the same line
+    ("<think>red</think>\n[ITEM_7] Red Lamp", -1.0, 1.0),  # thinking first
+    ("red</think>\n[ITEM_7] Red Lamp", -1.0, 1.0),
+    ("[ITEM_7] Red Lamp\nfor it is red", -1.0, -1.0),
+    ("I say [ITEM_7] Red Lamp", -1.0, -1.0),
+    ("[ITEM_7] Red Lamp\n[ITEM_8] Blue Lamp", -1.0, -1.0),
+    ("", -1.0, -1.0),
+]
+
+
+@pytest.mark.parametrize(("completion", "released", "_"), MATRIX)
+def test_release_pays_as_the_released_code(completion, released, _):
+    assert Release()(completion, QUESTION)["reward"] == released
+
+
+@pytest.mark.parametrize(("completion", "_", "ours"), MATRIX)
+def test_hit_format_pays_for_the_right_answer_wherever_the_thinking_stands(completion, _, ours):
+    assert HitFormat()(completion, QUESTION)["reward"] == ours
+
+
+def test_release_amounts_and_parts():
+    reward = Release(malformed=-2.0, miss=0.1, hit=3.0)
+    assert reward("[ITEM_7] x", QUESTION) == {"reward": 3.0, "format": 1.0, "hit": 1.0}
+    assert reward("[ITEM_1] x", QUESTION) == {"reward": 0.1, "format": 1.0, "hit": 0.0}
+    assert reward("x", QUESTION) == {"reward": -2.0, "format": 0.0, "hit": 0.0}
+    assert set(reward.parts) == {"format", "hit"}
+    assert reward.needs_title
+
+
+def test_release_reads_ids_that_are_no_numbers():
+    assert Release()("[ITEM_a%20b] x", Question("a b", {}))["hit"] == 1.0

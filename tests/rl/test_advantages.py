@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mllmrec.rl.advantages import GroupRelative, LeaveOneOut, zero_variance
+
+ONE_HIT = torch.tensor([[1.0, 0, 0, 0]])
+TWO_GROUPS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0]])
+
+
+def test_grpo_divides_by_the_groups_deviation():
+    # Mean 1/4; variance (9/16 + 3 · 1/16) / 3 = 1/4, std 1/2: 0.75 / 0.5001 and -0.25 / 0.5001.
+    assert_close(
+        GroupRelative()(ONE_HIT), torch.tensor([[1.4997, -0.4999, -0.4999, -0.4999]]), atol=5e-5, rtol=0
+    )
+
+
+def test_dr_grpo_does_not_divide():
+    assert_close(GroupRelative("none")(ONE_HIT), torch.tensor([[0.75, -0.25, -0.25, -0.25]]))
+
+
+def test_rloo_compares_with_the_others():
+    # 1 - 0 for the hit; 0 - 1/3 for each miss.
+    assert_close(LeaveOneOut()(ONE_HIT), torch.tensor([[1, -1 / 3, -1 / 3, -1 / 3]]))
+
+
+def test_batch_deviation_is_that_of_all_rewards():
+    # Eight rewards, three of them 1: variance 8 · (3/8)(5/8) / 7 = 0.267857, std 0.517549.
+    # 0.75 / 0.517549 = 1.449138; with the epsilon of 1e-4, 1.448858.
+    expected = [
+        [1.448858, -0.482953, -0.482953, -0.482953],
+        [0.965905, 0.965905, -0.965905, -0.965905],
+    ]
+    assert_close(GroupRelative("batch")(TWO_GROUPS), torch.tensor(expected), atol=2e-6, rtol=0)
+
+
+def test_groups_do_not_mix():
+    together = GroupRelative()(TWO_GROUPS)
+    assert_close(together, torch.cat([GroupRelative()(group[None]) for group in TWO_GROUPS]))
+
+
+@pytest.mark.parametrize(
+    "estimator", [GroupRelative(), GroupRelative("none"), GroupRelative("batch"), LeaveOneOut()]
+)
+@pytest.mark.parametrize("group", [1, 2, 3, 6, 7, 8, 16])
+def test_equal_rewards_give_exactly_nothing(estimator, group):
+    # The mean of 8 times 0.3 is not 0.3 in single precision; the second group keeps the batch's deviation above 0.
+    rewards = torch.stack([torch.full((group,), 0.3), torch.full((group,), 0.7), torch.arange(group) * 1.0])
+    assert (estimator(rewards)[:2] == 0).all()
+
+
+def test_a_group_of_one_has_nothing_to_compare_with():
+    for estimator in (GroupRelative(), LeaveOneOut()):
+        assert estimator(torch.tensor([[5.0], [1.0]])).tolist() == [[0.0], [0.0]]
+
+
+def test_the_released_offset_of_0_3_cancels():
+    # Fault 18: with all outputs well formed, only hit or miss matters.
+    released = torch.tensor([[1.0, 0.3, 0.3, 0.3]])
+    assert_close(GroupRelative()(released), GroupRelative()(ONE_HIT), atol=2e-4, rtol=0)
+
+
+def test_zero_variance_groups_are_found():
+    rewards = torch.tensor([[0.3, 0.3, 0.3], [1, 1, 0.3], [-1, -1, -1]])
+    assert zero_variance(rewards).tolist() == [True, False, True]
+
+
+def test_unknown_scale_names_the_choices():
+    with pytest.raises(ValueError, match="group, batch, none"):
+        GroupRelative("std")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio, aggregate
+
+
+def loss_of(loss: ClippedRatio, ratios: list[float], advantage: float):
+    """One sequence with these token ratios."""
+    old = torch.full((1, len(ratios)), -1.0)
+    logprobs = old + torch.tensor([ratios]).log()
+    return loss(logprobs, old, torch.tensor([advantage]), torch.ones(1, len(ratios), dtype=torch.bool))
+
+
+# Loss = -min(ratio · A, clipped ratio · A); columns: ratio 0.7, 1.25, 1.35.
+@pytest.mark.parametrize(
+    ("high", "advantage", "terms"),
+    [
+        (0.2, 1.0, [-0.7, -1.2, -1.2]),
+        (0.28, 1.0, [-0.7, -1.25, -1.28]),
+        (0.2, -1.0, [0.8, 1.25, 1.35]),
+        (0.28, -1.0, [0.8, 1.25, 1.35]),
+    ],
+)
+def test_clip(high, advantage, terms):
+    result = loss_of(ClippedRatio(0.2, high), [0.7, 1.25, 1.35], advantage)
+    assert_close(result.terms, torch.tensor([terms]))
+
+
+def test_clip_counts_only_where_the_clip_holds_the_gradient():
+    ratios = [0.7, 1.0, 1.25, 1.35]
+    up, down = (loss_of(ClippedRatio(0.2, 0.28), ratios, advantage) for advantage in (1.0, -1.0))
+    assert up.clipped_low.tolist() == [[False, False, False, False]]
+    assert up.clipped_high.tolist() == [[False, False, False, True]]
+    assert down.clipped_low.tolist() == [[True, False, False, False]]
+    assert down.clipped_high.tolist() == [[False, False, False, False]]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_masked_tokens_neither_count_nor_clip(level):
+    old = torch.zeros(1, 3)
+    logprobs = torch.tensor([[0.1, 0.1, 50.0]])
+    mask = torch.tensor([[True, True, False]])
+    result = ClippedRatio(level=level)(logprobs, old, torch.tensor([1.0]), mask)
+    assert_close(result.terms[:, :2], -torch.tensor([[0.1, 0.1]]).exp())
+    assert not result.clipped_high[0, 2]
+
+
+@pytest.mark.parametrize("advantage", [2.0, -0.5])
+def test_clipped_tokens_have_no_gradient_and_others_that_of_the_ratio(advantage):
+    ratios = torch.tensor([[0.7, 1.1, 1.35]])
+    logprobs = ratios.log().requires_grad_()
+    result = ClippedRatio()(
+        logprobs, torch.zeros(1, 3), torch.tensor([advantage]), torch.ones(1, 3, dtype=torch.bool)
+    )
+    result.terms.sum().backward()
+    held = result.clipped_low | result.clipped_high
+    assert held.any()
+    # d(-ratio A) / d log pi = -ratio A
+    assert_close(logprobs.grad, torch.where(held, 0.0, -ratios * advantage))
+
+
+def test_gspo_ratio_is_the_geometric_mean():
+    # 1.1 · 0.9 · 1.2 · 1.0 = 1.188, fourth root 1.044009; every token carries it.
+    result = loss_of(ClippedRatio(0.2, 0.2, level="sequence"), [1.1, 0.9, 1.2, 1.0], 1.0)
+    assert_close(result.terms, torch.full((1, 4), -1.044009), atol=1e-6, rtol=0)
+    clipped = loss_of(ClippedRatio(3e-4, 4e-4, level="sequence"), [1.1, 0.9, 1.2, 1.0], 1.0)
+    assert_close(clipped.terms, torch.full((1, 4), -1.0004))
+    assert clipped.clipped_high.all()
+
+
+def test_gspo_has_the_gradient_of_the_sequence_ratio():
+    logprobs = torch.tensor([[1.1, 0.9, 1.2, 1.0]]).log().requires_grad_()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    terms = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 4), torch.tensor([3.0]), mask).terms
+    loss = aggregate(terms, mask, "sequence_mean", tokens=4, sequences=1, max_length=4)
+    (by_token,) = torch.autograd.grad(loss, logprobs)
+    (direct,) = torch.autograd.grad(-3.0 * logprobs.mean().exp(), logprobs)
+    assert_close(by_token, direct)
+
+
+def test_on_policy_ratios_are_exactly_one_and_losses_agree():
+    logprobs = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    advantages, mask = torch.tensor([1.5, -0.5]), torch.ones(2, 3, dtype=torch.bool)
+    for loss in (ClippedRatio(), ClippedRatio(0.2, 0.28), ClippedRatio(3e-4, 4e-4, level="sequence")):
+        terms = loss(logprobs, logprobs.clone(), advantages, mask).terms
+        assert (terms == -advantages[:, None].expand(2, 3)).all()
+
+
+# A sequence of two tokens with losses 1, 2 and one of four tokens with 1 each; 6 tokens, sum 7.
+TERMS = torch.tensor([[1.0, 2.0, 9.0, 9.0], [1.0, 1.0, 1.0, 1.0]])
+MASK = torch.tensor([[True, True, False, False], [True, True, True, True]])
+COUNTS = {"tokens": 6, "sequences": 2, "max_length": 8}
+
+
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [
+        ("sequence_mean", 1.25),  # (1.5 + 1) / 2
+        ("token_mean", 7 / 6),
+        ("constant", 0.4375),  # 7 / (2 · 8)
+    ],
+)
+def test_aggregation(how, value):
+    assert_close(aggregate(TERMS, MASK, how, **COUNTS), torch.tensor(value))
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_shares_add_up_however_the_step_is_cut(how):
+    whole = aggregate(TERMS, MASK, how, **COUNTS)
+    shares = [aggregate(TERMS[row : row + 1], MASK[row : row + 1], how, **COUNTS) for row in range(2)]
+    assert_close(sum(shares), whole)
+
+
+def test_unknown_choices_name_the_known():
+    with pytest.raises(ValueError, match="token_mean, sequence_mean, constant"):
+        aggregate(TERMS, MASK, "mean", **COUNTS)
+    with pytest.raises(ValueError, match="token, sequence"):
+        ClippedRatio(level="row")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mllmrec.engine.batches import pad
+from mllmrec.engine.plain import completion_scores
+from mllmrec.rollout.free import Free
+
+PROMPTS = pad([[11, 12, 13, 14, 15], [21, 22]], 0, side="left")
+END = 33
+
+
+def roll_out(model, seed=0, group=64, end=END, **settings):
+    sampler = Free(**{"max_new_tokens": 12, **settings})
+    return sampler(model, PROMPTS, group, torch.Generator().manual_seed(seed), (), end)
+
+
+@pytest.fixture
+def model(make_pretrained):
+    """Says the end token about every fourth time."""
+    model = make_pretrained(lora=None).model.eval()
+    weight = model.get_output_embeddings().weight
+    assert weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(weight)))
+    with torch.no_grad():
+        weight.mul_(0.3)
+        model.lm_head.bias[END] = 4.5
+    return model
+
+
+def test_completions_end_at_the_end_token_or_the_limit(model):
+    rollouts = roll_out(model)
+    ids, mask = rollouts.completions
+    assert ids.shape == mask.shape == (128, 12)
+    lengths = mask.sum(1)
+    assert 1 < len(lengths.unique())
+    for row, length in enumerate(lengths.tolist()):
+        said = ids[row, :length].tolist()
+        assert mask[row, :length].all()  # real tokens first, then padding
+        assert END not in said[:-1]
+        assert rollouts.finished[row] == (said[-1] == END)
+        assert rollouts.finished[row] or length == 12
+    assert rollouts.finished.any()
+    assert not rollouts.finished.all()
+    assert torch.equal(rollouts.decisions, mask)
+    assert rollouts.allowed is None
+
+
+def test_rows_answer_their_prompt(model):
+    assert roll_out(model, group=3).prompt_of.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_decoding_stops_with_the_last_row(model):
+    with torch.no_grad():
+        model.lm_head.bias[END] = 100.0
+    rollouts = roll_out(model, group=4)
+    assert rollouts.completions.ids.tolist() == [[END]] * 8
+    assert rollouts.finished.all()
+
+
+def test_temperature_zero_takes_the_most_likely_tokens(model):
+    rollouts = roll_out(model, group=1, temperature=0.0, end=-1, max_new_tokens=4)
+    for row in range(2):
+        tokens = PROMPTS.ids[row][PROMPTS.mask[row]].tolist()
+        for place in range(4):
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+            assert rollouts.completions.ids[row, place] == tokens[-1]
+
+
+def test_frequencies_are_the_probabilities_of_the_loss(model):
+    rollouts = roll_out(model, group=4000, max_new_tokens=1, temperature=0.8)
+    with torch.no_grad():
+        scores = completion_scores(
+            model, PROMPTS, rollouts.completions, rollouts.prompt_of, temperature=0.8
+        ).logprobs[:, 0]
+    for prompt in range(2):
+        rows = rollouts.prompt_of == prompt
+        tokens, firsts, counts = unique_with_first(rollouts.completions.ids[rows, 0])
+        common = counts > 100
+        assert common.any()
+        expected = scores[rows][firsts][common].double().exp()
+        deviation = (expected * (1 - expected) / 4000).sqrt()
+        assert_close(counts[common] / 4000, expected, atol=4 * float(deviation.max()), rtol=0)
+
+
+def unique_with_first(values):
+    tokens, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    firsts = torch.tensor([int((inverse == index).nonzero()[0]) for index in range(len(tokens))])
+    return tokens, firsts, counts.double()
+
+
+def test_same_seed_same_rollouts_whatever_the_global_generator(model):
+    before = torch.get_rng_state()
+    first = roll_out(model, seed=5).completions.ids
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(roll_out(model, seed=5).completions.ids, first)
+    torch.set_rng_state(before)
+    other = roll_out(model, seed=6).completions.ids
+    assert other.shape != first.shape or not torch.equal(other, first)

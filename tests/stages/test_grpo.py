@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mllmrec.evaluation.ranking import candidate_scores
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rl.advantages import GroupRelative
+from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
+from mllmrec.rollout.constrained import Constrained
+from mllmrec.rollout.free import Free
+from mllmrec.stages.base import OptimizerSettings
+from mllmrec.stages.grpo import Grpo
+
+
+@pytest.fixture
+def batch(tiny, make_examples):
+    examples = make_examples(tiny.builder)
+    return [examples[0], examples[3]]
+
+
+@pytest.fixture
+def make_grpo(tiny):
+    """A GRPO stage; ``policy``, ``answers`` and ``builder`` of the tiny policy unless given."""
+
+    def make(policy=None, answers=None, builder=None, learning_rate=1e-3, steps=1, begin=True, **settings):
+        policy, builder = policy or tiny.policy, builder or tiny.builder
+        if begin:
+            policy.begin_stage("grpo")
+        choices = {
+            "sampler": Constrained(),
+            "reward": HitFormat(),
+            "advantage": GroupRelative(),
+            "policy_loss": ClippedRatio(),
+            "group_size": 6,
+            "micro_batch_size": 4,
+            **settings,
+        }
+        return Grpo(
+            policy,
+            answers or tiny.answers,
+            OptimizerSettings(learning_rate),
+            steps,
+            titles=builder.titles,
+            item_ids=builder.ids,
+            **choices,
+        )
+
+    return make
+
+
+def judged(stage, batch, step=0):
+    return stage.judge(batch, stage.roll_out(batch, step))
+
+
+def loss_and_gradient(stage, judged, old=None, reference=None, sums=None):
+    stage.model.zero_grad()
+    loss = 0.0
+    for share in stage.loss_shares(judged, old, reference, {} if sums is None else sums):
+        share.backward()
+        loss += share.item()
+    weights = [weight for weight in stage.model.parameters() if weight.requires_grad]
+    return loss, torch.cat([weight.grad.flatten() for weight in weights])
+
+
+def step_rewards(stage, batch, rewards):
+    """Rollouts with rewards of our choice."""
+    rollouts = stage.roll_out(batch, 0)
+    table = torch.tensor(rewards).expand(len(batch), -1)
+    return dataclasses.replace(
+        stage.judge(batch, rollouts), rewards=table, advantages=stage.advantage(table).reshape(-1)
+    )
+
+
+MIXED = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_micro_batches_change_neither_loss_nor_gradient(make_grpo, batch, sampler, aggregation):
+    found = []
+    for size in (12, 1, 5):
+        stage = make_grpo(
+            sampler=sampler, aggregation=aggregation, micro_batch_size=size, beta=0.5, begin=size == 12
+        )
+        step = step_rewards(stage, batch, MIXED)
+        generator = torch.Generator().manual_seed(0)
+        old = torch.randn(step.rollouts.decisions.shape, generator=generator) * 0.1 - 1
+        found.append(loss_and_gradient(stage, step, old, old - 0.3))
+    (loss, gradient), *others = found
+    assert abs(loss) > 1e-3
+    for again, its_gradient in others:
+        assert again == pytest.approx(loss, rel=1e-4)
+        assert (its_gradient - gradient).norm() < 1e-5 * gradient.norm()
+
+
+def test_a_first_update_has_ratio_one_and_the_policy_gradient(make_grpo, batch):
+    stage = make_grpo(aggregation="sequence_mean")
+    step = step_rewards(stage, batch, MIXED)
+    sums: dict[str, float] = {}
+    loss, gradient = loss_and_gradient(stage, step, sums=sums)
+    # One decision per completion: the loss is minus the mean advantage, which is 0 in every group.
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert sums["clip_ratio/low_mean"] == sums["clip_ratio/high_mean"] == 0
+    scores = stage._scores(stage.model, step.rollouts, slice(None)).logprobs.sum(1)
+    stage.model.zero_grad()
+    (-(step.advantages * scores).mean()).backward()
+    expected = torch.cat([weight.grad.flatten() for weight in stage.model.parameters()])
+    assert expected.norm() > 0
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_loss_is_minus_the_mean_advantage(make_grpo, batch):
+    stage = make_grpo(aggregation="sequence_mean")
+    step = dataclasses.replace(step_rewards(stage, batch, MIXED), advantages=torch.arange(12) * 1.0)
+    assert loss_and_gradient(stage, step)[0] == pytest.approx(-5.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("reward", [0.3, -1.0, 1.0])
+def test_a_group_without_variance_gives_no_gradient(make_grpo, batch, reward):
+    stage = make_grpo()
+    _, gradient = loss_and_gradient(stage, step_rewards(stage, batch, [reward] * 6))
+    assert (gradient == 0).all()
+
+
+def test_divergence_is_exactly_zero_at_the_start(make_grpo, make_pretrained, make_builder, make_examples, shake, lora):
+    policy, builder = make_pretrained(lora={**lora, "dropout": 0.3}), make_builder("instruct", answer="id_title")
+    answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
+    policy.begin_stage("sft")
+    shake(policy, "sft")
+    policy.begin_stage("grpo", {"dropout": 0.0})
+    stage = make_grpo(policy, answers, builder, begin=False, beta=1.0)
+    stage.train()
+    examples = make_examples(builder)
+    step = judged(stage, [examples[0], examples[3]])
+    with policy.reference() as model:
+        reference = stage._without_gradient(model, step.rollouts).logprobs
+    sums: dict[str, float] = {}
+    assert reference.abs().sum() > 0
+    loss_and_gradient(stage, step, reference=reference, sums=sums)
+    assert sums["kl"] == 0
+
+
+def test_rollouts_depend_on_seed_and_step_alone(make_grpo, batch):
+    stage = make_grpo(group_size=30)
+    first = stage.roll_out(batch, 3).completions.ids
+    before = torch.get_rng_state()
+    torch.rand(5)
+    assert torch.equal(stage.roll_out(batch, 3).completions.ids, first)
+    torch.set_rng_state(before)
+    assert not torch.equal(stage.roll_out(batch, 4).completions.ids, first)
+    other = make_grpo(group_size=30, seed=1, begin=False)
+    assert not torch.equal(other.roll_out(batch, 3).completions.ids, first)
+
+
+def test_each_completion_is_judged_against_its_own_question(make_grpo, batch):
+    stage = make_grpo(group_size=20)
+    step = judged(stage, batch)
+    assert step.rewards.shape == (2, 20)
+    for row, text in enumerate(step.texts):
+        example = batch[row // 20]
+        hit = text == f"[ITEM_{example.target}]"
+        assert step.rewards[row // 20, row % 20] == float(hit)
+        assert step.parts[row]["hit"] == float(hit)
+        assert int(text[6:-1]) in example.candidates
+    assert 0 < step.rewards.mean() < 1
+    assert stage.generated_tokens == 2 * 20 * 2  # a label and the end
+
+
+def target_probability(tiny, example):
+    with torch.no_grad():
+        scores = candidate_scores(tiny.policy, tiny.answers, [example], constrained=True)
+    return math.exp(scores[0, example.target_column])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.01])
+def test_a_bandit_learns_its_arm(make_grpo, tiny, batch, fit, beta):
+    example = dataclasses.replace(batch[0], candidates=np.array([2, batch[0].target, 1]), target_column=1)
+    stage = make_grpo(learning_rate=3e-3, steps=40, group_size=16, micro_batch_size=16, beta=beta)
+    before = target_probability(tiny, example)
+    fit(stage, [[example]] * 40)
+    assert before < 0.6
+    assert target_probability(tiny, example) > 0.9
+
+
+def test_a_large_beta_holds_the_policy_back(make_grpo, tiny, batch, fit):
+    example = dataclasses.replace(batch[0], candidates=np.array([2, batch[0].target, 1]), target_column=1)
+    before = target_probability(tiny, example)
+    stage = make_grpo(learning_rate=3e-3, steps=40, group_size=16, micro_batch_size=16, beta=20.0)
+    fit(stage, [[example]] * 40)
+    assert abs(target_probability(tiny, example) - before) < 0.15
+
+
+def test_several_updates_per_rollout_move_the_ratio(make_grpo, batch, fit):
+    logged: list[dict] = []
+    stage = make_grpo(learning_rate=3e-2, steps=1, iterations=4, beta=0.1)
+    stage.log_step = logged.append
+    trainer = fit(stage, [batch])
+    assert trainer.global_step == len(logged) == 4
+    clipped = [metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"] for metrics in logged]
+    assert clipped[0] == 0
+    assert max(clipped[1:]) > 0
+    assert logged[0]["kl"] == 0
+    assert logged[1]["kl"] > 0
+
+
+def test_metrics_say_what_happened(make_grpo, batch, fit):
+    logged: list[dict] = []
+    told: list[tuple] = []
+    stage = make_grpo(
+        sampler=Free(max_new_tokens=3),
+        on_rollouts=lambda step, examples, judged: told.append((step, len(examples), judged)),
+    )
+    stage.log_step = logged.append
+    fit(stage, [batch])
+    ((step, count, judged),) = told
+    metrics = logged[0]
+    assert (step, count) == (0, 2)
+    lengths = judged.rollouts.completions.mask.sum(1)
+    assert metrics["completions/max_length"] == lengths.max() <= 3
+    assert metrics["completions/clipped_ratio"] == pytest.approx(1 - judged.rollouts.finished.float().mean())
+    assert metrics["num_tokens"] == lengths.sum()
+    # Random text names no item: every group is all invalid.
+    assert metrics["reward"] == -1
+    assert metrics["frac_reward_zero_std"] == 1
+    assert metrics["rewards/format/mean"] == 0
+    assert metrics["reward_without_cot"] == -1
+    assert "reward_with_cot" not in metrics
+    assert "kl" not in metrics
+
+
+@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=9)])
+def test_the_constant_of_dr_grpo_is_the_same_in_every_step(make_grpo, batch, tiny, sampler):
+    # The longest completion there may be, not the longest of a step.
+    stage = make_grpo(sampler=sampler, aggregation="constant", beta=0.0)
+    step = dataclasses.replace(step_rewards(stage, batch, MIXED), advantages=torch.ones(12))
+    longest = tiny.answers.longest if sampler.constrained else 9
+    decisions = int(step.rollouts.decisions.sum())
+    assert loss_and_gradient(stage, step)[0] == pytest.approx(-decisions / (12 * longest), rel=1e-5)
+    cut = step.rollouts.decisions.shape[1] if sampler.constrained else 2
+    short = dataclasses.replace(
+        step.rollouts,
+        completions=type(step.rollouts.completions)(*(part[:, :cut] for part in step.rollouts.completions)),
+        decisions=step.rollouts.decisions[:, :cut],
+    )
+    fewer = int(short.decisions.sum())
+    found, _ = loss_and_gradient(stage, dataclasses.replace(step, rollouts=short))
+    assert found == pytest.approx(-fewer / (12 * longest), rel=1e-5)
+
+
+def test_adapters_learn_through_titles(make_grpo, make_pretrained, make_builder, make_examples, fit, shake):
+    policy, builder = make_pretrained(), make_builder("instruct", answer="id_title")
+    answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
+    policy.begin_stage("sft")
+    shake(policy, "sft")
+    policy.begin_stage("grpo", {"alpha": 16})
+    example = make_examples(builder)[0]
+    stage = make_grpo(
+        policy, answers, builder, learning_rate=1e-2, steps=12, begin=False, beta=0.01, group_size=16
+    )
+    sft = {name: w.clone() for name, w in policy.model.named_parameters() if ".sft." in name}
+
+    def probability():
+        with torch.no_grad():
+            scores = candidate_scores(policy, answers, [example], constrained=True)
+        return math.exp(scores[0, example.target_column])
+
+    before = probability()
+    fit(stage, [[example]] * 12)
+    assert probability() > before + 0.2
+    now = dict(policy.model.named_parameters())
+    assert sft
+    assert all(torch.equal(now[name], weight) for name, weight in sft.items())

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mllmrec.cache import atomic_path, file_fingerprint, fingerprint, write_json
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with pytest.raises(RuntimeError, match="cut"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("cut")
+    assert list(path.parent.iterdir()) == []
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_earlier_file_survives_a_failure(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("earlier")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_readable_and_refuses_nan(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"title": "Amélie", "rank": None})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"title": "Amélie", "rank": None}
+    assert "Amélie" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"rank": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8"))["title"] == "Amélie"
+
+
+def test_fingerprint_depends_on_content_not_on_order():
+    key = {"dataset": "x", "filters": {"k": 5, "min": 1}, "ks": [1, 3]}
+    assert fingerprint(key) == fingerprint({"ks": [1, 3], "filters": {"min": 1, "k": 5}, "dataset": "x"})
+    others = [{**key, "dataset": "y"}, {**key, "ks": [3, 1]}, {**key, "extra": None}, {}]
+    assert len({fingerprint(key), *map(fingerprint, others)}) == 5
+    assert len(fingerprint(key)) == 16
+
+
+def test_file_fingerprint_reads_every_block(tmp_path):
+    path = tmp_path / "file"
+    prints = set()
+    for end in (b"a", b"b", b""):
+        path.write_bytes(b"x" * (1 << 20) + end)
+        prints.add(file_fingerprint(path))
+    assert len(prints) == 3
+    path.write_bytes(b"x" * (1 << 20) + b"a")
+    assert file_fingerprint(path) in prints

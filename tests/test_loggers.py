@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import LightningModule, Trainer
+from omegaconf import OmegaConf
+
+from mllmrec import loggers as loggers_module
+from mllmrec.curves import draw_curves
+from mllmrec.loggers import CsvLog, RunLoggers, WandbLoggers
+from mllmrec.run_folder import RunFolder
+
+GROUP = Path(__file__).resolve().parents[1] / "conf" / "logger"
+
+
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+class Halving(LightningModule):
+    """One weight, starting at 8; SGD of w² / 2 at rate 0.5 halves it: losses 32, 8, 2."""
+
+    def __init__(self, fail_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(8.0))
+        self.fail_at = fail_at
+
+    def training_step(self, batch, index):
+        if index == self.fail_at:
+            raise RuntimeError("diverged")
+        loss = self.weight**2 / 2
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def train(stage_loggers, module=None):
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        log_every_n_steps=1,
+        logger=stage_loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module or Halving(), torch.utils.data.DataLoader(torch.zeros(3, 1)))
+
+
+def test_stages_share_one_file_with_the_union_of_their_columns(tmp_path):
+    folder = RunFolder(tmp_path)
+    train(RunLoggers().for_stage(folder, "sft"))
+    grpo = CsvLog(folder.log_path, "grpo", lambda: 12.5)
+    grpo.log_metrics({"reward": 0.25, "kl": 0.0}, 0)
+    grpo.log_metrics({"val/NDCG@3": 0.5}, 0)
+    grpo.finalize("success")
+    written = rows(folder.log_path)
+    assert [(row["stage"], row["step"], row["loss"]) for row in written] == [
+        ("sft", "0", "32"),
+        ("sft", "1", "8"),
+        ("sft", "2", "2"),
+        ("grpo", "0", ""),
+    ]
+    assert list(written[0])[:3] == ["stage", "step", "seconds"]
+    last = written[-1]
+    assert (last["seconds"], last["reward"], last["kl"], last["val/NDCG@3"]) == ("12.500", "0.25", "0", "0.5")
+
+
+def test_a_failing_trainer_leaves_what_was_logged(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="diverged"):
+        train(RunLoggers().for_stage(folder, "sft"), Halving(fail_at=2))
+    assert [row["loss"] for row in rows(folder.log_path)] == ["32", "8"]
+
+
+def test_the_file_is_written_every_fifty_rows_and_not_at_each(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
+    for step in range(49):
+        log.log_metrics({"loss": 1.0}, step)
+        log.save()  # Lightning calls this after each row
+    assert not log.path.exists()
+    log.log_metrics({"loss": 1.0}, 49)
+    assert len(rows(log.path)) == 50
+
+
+def test_the_file_is_written_when_ten_seconds_have_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers_module, "FLUSH_SECONDS", 0.0)
+    log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
+    log.log_metrics({"loss": 1.0}, 0)
+    assert len(rows(log.path)) == 1
+
+
+def test_a_resumed_stage_replaces_the_steps_that_it_repeats(tmp_path):
+    for values in ({0: 5.0, 1: 4.0, 2: 9.0}, {2: 3.0, 3: 2.0}):
+        log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
+        for step, loss in values.items():
+            log.log_metrics({"loss": loss}, step)
+        log.finalize("success")
+    assert [(row["step"], row["loss"]) for row in rows(log.path)] == [
+        ("0", "5"),
+        ("1", "4"),
+        ("2", "3"),
+        ("3", "2"),
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GROUP.glob("*.yaml")))
+def test_every_choice_of_the_logger_group_writes_log_csv(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = RunFolder(tmp_path)
+    loggers = instantiate(OmegaConf.load(GROUP / f"{name}.yaml"))
+    train(loggers.for_stage(folder, "sft"))
+    train(loggers.for_stage(folder, "grpo"))
+    loggers.log_results({"grpo": {"HR@1": 0.5}})
+    loggers.close()
+    assert [row["stage"] for row in rows(folder.log_path)] == ["sft"] * 3 + ["grpo"] * 3
+    extra = sorted(path.name for path in tmp_path.iterdir() if path.name != "log.csv")
+    assert extra == {"tensorboard": ["tensorboard"], "wandb": ["wandb"]}.get(name, [])
+
+
+def test_tensorboard_holds_the_logged_values(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = RunFolder(tmp_path)
+    train(instantiate(OmegaConf.load(GROUP / "tensorboard.yaml")).for_stage(folder, "sft"))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "sft"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 32), (1, 8), (2, 2)]
+
+
+def test_wandb_without_a_key_is_one_offline_run_a_job(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for job in ("job0", "job1"):
+        folder = RunFolder(tmp_path / job)
+        loggers = WandbLoggers(tags=["toy"])
+        first = loggers.for_stage(folder, "sft")[1].experiment
+        train(loggers.for_stage(folder, "grpo"))
+        assert loggers.for_stage(folder, "grpo")[1].experiment is first
+        assert first.offline
+        assert first.summary["grpo/loss"] == 2
+        loggers.log_results({"grpo": {"HR@1": 0.5}})
+        assert first.summary["test/grpo/HR@1"] == 0.5
+        loggers.close()
+    assert [len(list((tmp_path / job / "wandb").glob("offline-run-*"))) for job in ("job0", "job1")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("offline", "environment", "mode"),
+    [
+        (None, {}, "offline"),
+        (None, {"WANDB_API_KEY": "k"}, "online"),
+        (True, {"WANDB_API_KEY": "k"}, "offline"),
+        (False, {}, "online"),
+        (None, {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_wandb_goes_online_only_with_a_key_or_on_request(monkeypatch, offline, environment, mode):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert WandbLoggers(offline=offline)._mode() == mode
+
+
+def test_curves_are_drawn_from_whatever_was_logged(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", "grpo", lambda: 0.0)
+    for step in range(200):
+        log.log_metrics({"reward": step / 200, "kl": 10.0 ** (step / 40 - 4)}, step)
+    log.finalize("success")
+    assert draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_log_without_steps_has_no_picture(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
+    log.finalize("success")
+    assert not draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+
+PROJECT = Path(__file__).resolve().parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+SHARED = PROJECT.parent / "shared" / "data"
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()
+]
+TRAIN = [line for line in COMMANDS if line.startswith("python -m mllmrec.train")]
+
+
+def overrides_of(command: str) -> list[str]:
+    return shlex.split(command)[3:]
+
+
+def test_the_test_command_is_the_one_that_ci_looks_for() -> None:
+    assert [line for line in README.splitlines() if line.endswith("&& pytest")] == [COMMANDS[1]]
+    assert "grep -m1 '&& pytest$' README.md" in (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_both_commands_begin_with_the_same_environment_and_torch() -> None:
+    main, tests = (command.split(" && ") for command in COMMANDS[:2])
+    assert main[:3] == tests[:3]
+    assert main[-1] == "python -m mllmrec.train"
+
+
+@pytest.mark.parametrize("command", TRAIN)
+def test_train_commands_pass_the_checks(command: str) -> None:
+    # A machine without a GPU checks everything else of a command that asks for one.
+    overrides = [text.replace("trainer=gpu", "trainer=auto") for text in overrides_of(command)]
+    result = compose_checked("train", overrides, CONFIG_DIR)
+    assert result.faults == []
+    check_config(result.config)
+
+
+def test_the_table_of_groups_is_that_of_the_files() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", README, flags=re.MULTILINE))
+    listed = {group: set(re.findall(r"`([^`]+)`", row)) for group, row in table.items()}
+    there = {
+        folder.name: {path.stem for path in folder.glob("[!_]*.yaml")}
+        for folder in CONFIG_DIR.iterdir()
+        if folder.is_dir() and folder.name not in ("recipe", "hydra")
+    }
+    assert listed == there
+
+
+def test_the_map_names_what_is_there() -> None:
+    rows = re.findall(r"^\| (`[^|]*/[^|]*) \|", README.split("## Map")[1], flags=re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    for name in named:
+        assert (PROJECT / name).exists() or (PROJECT / "mllmrec" / name).exists(), name
+    packages = {path.parent.name for path in (PROJECT / "mllmrec").glob("*/__init__.py")}
+    assert packages <= {name.removeprefix("mllmrec/").rstrip("/") for name in named}
+
+
+def run(command: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def command_with(part: str) -> str:
+    (command,) = [line for line in COMMANDS if part in line and "&&" not in line]
+    return command
+
+
+@pytest.mark.slow
+def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
+    page = run(command_with("debug=fast") + " hydra.run.dir=DIR", tmp_path)
+    assert "Where to look next" in page
+    assert {path.name for path in (tmp_path / "DIR").iterdir()} >= {
+        "metrics.json",
+        "per_user.parquet",
+        "log.csv",
+        "rollouts.parquet",
+        "curves.png",
+        "data.json",
+        "run.log",
+        ".hydra",
+    }
+    run(command_with("mllmrec.evaluate"), tmp_path)
+    (again,) = tmp_path.glob("DIR/evaluations/*/metrics.json")
+    # 99 negatives and the target.
+    assert json.loads(again.read_text())["protocol"]["num_candidates"] == 100
+    user = next(iter(re.findall(r"user=(\S+)", page)))
+    assert "Recommended" in run(
+        command_with("mllmrec.recommend").replace("user=ID", f"user={user}"), tmp_path
+    )
+
+
+@pytest.mark.slow
+def test_tables_of_ones_own(tmp_path: Path) -> None:
+    # 40 users with 6 of 30 items each, in an order of their own.
+    generator = np.random.default_rng(0)
+    rows = [
+        f"{user},{item},{time}"
+        for user in range(40)
+        for time, item in enumerate(generator.permutation(30)[:6])
+    ]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    items = [f"{item},thing number {item}" for item in range(30)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *items]) + "\n")
+    (tmp_path / "images").mkdir()
+    for item in range(30):
+        Image.new("RGB", (16, 16), (8 * item, 100, 50)).save(tmp_path / "images" / f"{item}.jpg")
+    assert "GRPO" in run(command_with("dataset=tabular") + " debug=fast", tmp_path)
+
+
+@pytest.mark.slow
+def test_amazon_beauty(tmp_path: Path) -> None:
+    root = SHARED / "amazon_beauty"
+    if not root.is_dir():
+        pytest.skip("Amazon Beauty lies in ../shared/data/amazon_beauty where it is at hand")
+    page = run(command_with("dataset=amazon_beauty") + f" dataset.root={root} debug=fast", tmp_path)
+    assert "22,363" in page
