@@ -7,11 +7,16 @@ import pytest
 from mllmrec.cache import atomic_path, file_fingerprint, fingerprint, write_json
 
 
-def test_a_file_is_whole_or_absent(tmp_path):
-    path = tmp_path / "new" / "file.txt"
-    with pytest.raises(RuntimeError, match="cut"), atomic_path(path) as temporary:
+def write_half(path):
+    with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError("cut")
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with pytest.raises(RuntimeError, match="cut"):
+        write_half(path)
     assert list(path.parent.iterdir()) == []
     with atomic_path(path) as temporary:
         temporary.write_text("whole")
@@ -23,9 +28,8 @@ def test_a_file_is_whole_or_absent(tmp_path):
 def test_an_earlier_file_survives_a_failure(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("earlier")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="cut"):
+        write_half(path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -29,7 +29,10 @@ def test_generators_neither_read_nor_move_the_global_ones():
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
     torch.rand(1)
-    assert first == (numpy_generator(0, "x").random(), torch.rand(1, generator=torch_generator(0, "x")).item())
+    assert first == (
+        numpy_generator(0, "x").random(),
+        torch.rand(1, generator=torch_generator(0, "x")).item(),
+    )
     torch.set_rng_state(torch_state)
 
 

@@ -78,11 +78,16 @@ def _missing(path: str, value: Any) -> Iterator[str]:
 def _schema_faults(settings: dict[str, Any]) -> list[str]:
     root = {key: value for key, value in settings.items() if key in Root.model_fields}
     faults = _faults(Root, "", root)
+    if "method" not in settings:
+        # A command on a finished run: "same" stands for that run's own value.
+        return faults + (
+            _faults(SECTIONS["eval"], "eval", settings["eval"], unchecked="same")
+            if "eval" in settings
+            else []
+        )
     for name, model in SECTIONS.items():
-        if name not in settings or _has_no_stage(name, settings[name]):
-            continue
-        section = settings[name]
-        faults += _faults(model, name, section, unchecked=None if "method" in settings else "same")
+        if name in settings and not _has_no_stage(name, settings[name]):
+            faults += _faults(model, name, settings[name])
     return faults
 
 
@@ -94,7 +99,7 @@ def _has_no_stage(name: str, section: Any) -> bool:
 
 
 def _faults(model: type[BaseModel], section: str, values: Any, unchecked: str | None = None) -> list[str]:
-    """What ``model`` has to say. ``unchecked`` is the value that stands for a finished run's own."""
+    """What ``model`` has to say, of all values but ``unchecked``."""
     try:
         model.model_validate(values)
     except ValidationError as error:

@@ -17,9 +17,8 @@ from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.examples import Example
-from mllmrec.prompts.trie import AnswerTrie
+from mllmrec.prompts.trie import AnswerTrie, TrieNode
 from mllmrec.randomness import torch_generator
-from mllmrec.rollout.constrained import allowed_tokens
 from mllmrec.rollout.free import Free
 
 
@@ -62,10 +61,12 @@ class Likelihood(Ranker):
     def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
         """Rank one batch; ties are broken by a permutation of each user's own."""
         scores = candidate_scores(policy, answers, examples, constrained=self.constrained)
-        orders = order_by_score(scores, [example.user_id for example in examples], self.seed)
+        # One by one: beside longer lists a user's ties would be broken by another permutation.
         return [
-            RankedExample(order[order < len(example.candidates)])
-            for order, example in zip(orders, examples, strict=True)
+            RankedExample(
+                order_by_score(row[None, : len(example.candidates)], [example.user_id], self.seed)[0]
+            )
+            for row, example in zip(scores, examples, strict=True)
         ]
 
 
@@ -81,25 +82,54 @@ def candidate_scores(
     rows = [answers.of(item) for example in examples for item in example.candidates.tolist()]
     counts = [len(example.candidates) for example in examples]
     prompt_of = torch.arange(len(examples)).repeat_interleave(torch.tensor(counts)).to(policy.device)
-    allowed = scored = None
+    choices: list[list[tuple[int, TrieNode]]] = []
     if constrained:
-        ends = np.cumsum(counts)
-        tries = [
-            trie
-            for end, count in zip(ends, counts, strict=True)
-            for trie in [AnswerTrie(rows[end - count : end])] * count
-        ]
-        allowed, scored = (tensor.to(policy.device) for tensor in allowed_tokens(tries, rows))
+        for end, count in zip(np.cumsum(counts), counts, strict=True):
+            trie = AnswerTrie(rows[end - count : end])
+            choices += [_choices(trie, row) for row in rows[end - count : end]]
     else:
         rows = [row[:-1] for row in rows]
-    completions = pad(rows, policy.padding_token, side="right").to(policy.device)
-    scores = completion_scores(
-        policy.model, prompts, completions, prompt_of, scored=scored, allowed=allowed
-    ).logprobs.sum(1)
+    completions = pad(rows, policy.padding_token, side="right")
+    scored = completions.mask
+    if constrained:
+        scored = torch.zeros_like(scored)
+        for row, places in enumerate(choices):
+            scored[row, [place for place, _ in places]] = True
+    logprobs = completion_scores(
+        policy.model, prompts, completions.to(policy.device), prompt_of, scored=scored.to(policy.device)
+    ).logprobs
+    tokens = logprobs.double().cpu().numpy()
     table = np.full((len(examples), max(counts)), -np.inf)
     columns = np.concatenate([np.arange(count) for count in counts])
-    table[prompt_of.cpu().numpy(), columns] = scores.double().cpu().numpy()
+    table[prompt_of.cpu().numpy(), columns] = tokens.sum(1) - _lost_to_others(choices, rows, tokens)
     return table
+
+
+def _choices(trie: AnswerTrie, answer: Sequence[int]) -> list[tuple[int, TrieNode]]:
+    """The places of an answer at which another candidate's answer goes on otherwise, with their nodes."""
+    node, found = trie.root, []
+    for place, token in enumerate(answer):
+        if len(node.children) > 1:
+            found.append((place, node))
+        node = node.step(token)
+    return found
+
+
+def _lost_to_others(
+    choices: Sequence[Sequence[tuple[int, TrieNode]]], rows: Sequence[Sequence[int]], logprobs: np.ndarray
+) -> np.ndarray | float:
+    """Log of the probability, summed over an answer's choices, that the allowed tokens share; subtracting it renormalises.
+
+    Every token that competes is the next one of some candidate, so its probability is among ``logprobs`` (R, T).
+    """
+    if not choices:
+        return 0.0
+    competing: dict[TrieNode, dict[int, float]] = {}
+    for row, places in enumerate(choices):
+        for place, node in places:
+            competing.setdefault(node, {})[rows[row][place]] = logprobs[row, place]
+    shared = {node: np.logaddexp.reduce(list(values.values())) for node, values in competing.items()}
+    return np.array([sum(shared[node] for _, node in places) for places in choices])
 
 
 class Generate(Ranker):

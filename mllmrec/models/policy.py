@@ -103,9 +103,7 @@ class Policy:
             for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True)
         ]
         # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
-        return self.tokenizer.batch_decode(
-            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def begin_stage(self, name: str, lora: Mapping[str, Any] | None = None) -> None:
         """Make the weights of a new stage trainable, and everything before it the stage's reference.

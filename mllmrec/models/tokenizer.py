@@ -30,7 +30,9 @@ def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: in
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_tokens([AddedToken(label, normalized=False, special=False, lstrip=True) for label in labels])
+    tokenizer.add_tokens(
+        [AddedToken(label, normalized=False, special=False, lstrip=True) for label in labels]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,

@@ -74,7 +74,11 @@ def load_template(name: str) -> PromptTemplate:
     template = PromptTemplate(**{key: str(value) for key, value in content.items()})
     for key, known in _PLACEHOLDERS.items():
         try:
-            used = {field for _, field, _, _ in string.Formatter().parse(getattr(template, key)) if field is not None}
+            used = {
+                field
+                for _, field, _, _ in string.Formatter().parse(getattr(template, key))
+                if field is not None
+            }
         except ValueError as error:
             raise UserError(f"prompt template {name}: {key}: {error}; write {{{{ for a brace") from error
         if used - known:

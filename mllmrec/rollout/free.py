@@ -19,6 +19,7 @@ class Free(Sampler):
     """
 
     constrained = False
+    max_new_tokens: int
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, max_new_tokens: int = 128) -> None:
         self.temperature, self.top_p, self.max_new_tokens = temperature, top_p, max_new_tokens
@@ -38,7 +39,8 @@ class Free(Sampler):
         rows = len(prompts.ids) * group_size
         device = prompts.ids.device
         alive = torch.ones(rows, dtype=torch.bool, device=device)
-        tokens, masks = [], []
+        tokens: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
         for step in range(self.max_new_tokens):
             if step:
                 decoder.advance(tokens[-1])

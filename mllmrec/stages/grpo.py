@@ -176,9 +176,7 @@ class Grpo(Stage):
             _add(sums, "entropy", scores.entropy[mask].sum())
             _add(sums, "clip_ratio/low_mean", loss.clipped_low.sum())
             _add(sums, "clip_ratio/high_mean", loss.clipped_high.sum())
-            yield aggregate(
-                terms, mask, self.aggregation, tokens=tokens, sequences=rows, max_length=longest
-            )
+            yield aggregate(terms, mask, self.aggregation, tokens=tokens, sequences=rows, max_length=longest)
 
     def _scores(self, model: torch.nn.Module, rollouts: Rollouts, part: slice) -> TokenScores:
         return completion_scores(

@@ -12,13 +12,17 @@ from mllmrec.engine.plain import completion_scores
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.trie import AnswerTrie
+from mllmrec.rollout.constrained import allowed_tokens
 from mllmrec.stages.base import OptimizerSettings, Stage
 
 
 class Sft(Stage):
-    """Minimises the mean negative log-probability of the answer's tokens, end token included.
+    """Minimises the mean negative log-probability of the true answer's tokens.
 
-    ``loss_on="all"`` learns the prompt's tokens too, as the released code does (its fault 20).
+    ``loss_on="answer"``: end token included, the whole vocabulary competing. ``"candidates"``: only the
+    candidates' answers compete, at the tokens where they differ, which is what constrained rollouts and rankings
+    renormalise over. ``"all"``: the prompt's tokens too, as the released code does (its fault 20).
     """
 
     name = "sft"
@@ -50,7 +54,12 @@ class Sft(Stage):
             # Everything after the first token counts as its completion.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
             prompts = [prompt[:1] for prompt in prompts]
+        allowed = scored = None
         tokens = sum(map(len, answers))
+        if self.loss_on == "candidates":
+            tries = [AnswerTrie([self.answers.of(item) for item in example.candidates.tolist()]) for example in batch]
+            allowed, scored = (tensor.to(self.device) for tensor in allowed_tokens(tries, answers))
+            tokens = int(scored.sum())
         for start in range(0, len(batch), self.micro_batch_size):
             part = slice(start, start + self.micro_batch_size)
             completions = pad(answers[part], self.policy.padding_token, side="right").to(self.device)
@@ -59,5 +68,11 @@ class Sft(Stage):
                 pad(prompts[part], self.policy.padding_token, side="left").to(self.device),
                 completions,
                 torch.arange(len(completions.ids), device=self.device),
+                scored=_cut(scored, part, completions.ids.shape[1]),
+                allowed=_cut(allowed, part, completions.ids.shape[1]),
             )
             yield -scores.logprobs.sum() / tokens
+
+
+def _cut(tensor: Tensor | None, rows: slice, width: int) -> Tensor | None:
+    return None if tensor is None else tensor[rows, :width]

@@ -145,3 +145,13 @@ def test_all_faults_come_together() -> None:
         "eval.ks",
         "dataset.root not set",
     ]
+
+
+def test_commands_on_a_finished_run_check_what_is_given() -> None:
+    result = compose_checked("evaluate", ["run=folder", "eval.num_negatives=0", "eval.ks=[1,1]"], CONFIG_DIR)
+    assert result.faults == []
+    with pytest.raises(ConfigError) as raised:
+        check_config(result.config)
+    assert [fault.split("=")[0] for fault in raised.value.faults] == ["eval.num_negatives", "eval.ks"]
+    check_config(compose_checked("evaluate", ["run=folder", "eval.num_negatives=full"], CONFIG_DIR).config)
+    check_config(compose_checked("recommend", ["run=folder", "history=[1,2]"], CONFIG_DIR).config)

@@ -75,7 +75,9 @@ def test_gradients_equal_the_naive_path(make_pretrained, naive_logprobs, shake, 
     theirs = gradients(policy, (coefficients * expected).sum())
     assert relative_error(ours, theirs) < 1e-5
     # Had the duplicate row been dropped instead of run once for both, a quarter of the gradient would be gone.
-    dropped = gradients(policy, (coefficients[1:] * naive_logprobs(policy.model, *batches(), PROMPT_OF)[1:]).sum())
+    dropped = gradients(
+        policy, (coefficients[1:] * naive_logprobs(policy.model, *batches(), PROMPT_OF)[1:]).sum()
+    )
     assert relative_error(dropped, theirs) > 1e-2
 
 
@@ -227,8 +229,8 @@ def test_gradients_under_constraints_stay_finite_where_nothing_is_allowed(make_p
     shake(policy, "sft")
     allowed = torch.full((2, 2, 2), -1)
     allowed[0, 0] = torch.tensor([5, 6])
-    allowed[1, 0] = torch.tensor([5, 6])
-    scored = torch.tensor([[True, False], [True, False]])
+    allowed[1] = torch.tensor([[5, 6], [2, 3]])  # so that the second place is run for both rows
+    scored = torch.tensor([[True, False], [True, True]])
     scores = completion_scores(
         policy.model,
         pad(PROMPTS[:2], 0, side="left"),

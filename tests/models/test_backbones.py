@@ -11,7 +11,9 @@ CORPUS = ["History [ITEM_0] Red Lamp Next", "History [ITEM_1] Blue Lamp Next"]
 
 
 def build(seed=0, **settings):
-    return Tiny(hidden_size=32, num_layers=2, num_heads=2, vocabulary=280, **settings).build(CORPUS, LABELS, seed)
+    return Tiny(hidden_size=32, num_layers=2, num_heads=2, vocabulary=280, **settings).build(
+        CORPUS, LABELS, seed
+    )
 
 
 def test_tiny_depends_on_its_seed_alone():
@@ -81,7 +83,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_pretrained, shake)
                 if "lora_A" in name:
                     weight.copy_(torch.linspace(-0.1, 0.1, weight.numel()).view_as(weight))
         policy.model.train()
-        policy.model(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits.logsumexp(-1).sum().backward()
+        policy.model(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits.logsumexp(
+            -1
+        ).sum().backward()
         found.append({name: w.grad for name, w in policy.model.named_parameters() if w.requires_grad})
     assert found[0]
     for name, gradient in found[0].items():

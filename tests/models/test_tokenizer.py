@@ -29,7 +29,8 @@ def test_every_label_is_one_token_wherever_it_stands(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "text", ["Red Lamp", "  two  spaces ", "100% ‹odd› 東京 é\n\tend", "a (ITEM_1) b", "", "[ITEM_2] is no item"]
+    "text",
+    ["Red Lamp", "  two  spaces ", "100% ‹odd› 東京 é\n\tend", "a (ITEM_1) b", "", "[ITEM_2] is no item"],
 )
 def test_text_reads_back(tokenizer, text):
     assert tokenizer.decode(encode(tokenizer, text)) == text

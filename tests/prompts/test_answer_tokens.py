@@ -15,14 +15,18 @@ def test_every_answer_ends_and_reads_back(make_builder, make_pretrained):
         tokens = answers.of(item)
         assert tokens[-1] == policy.end_token
         assert policy.end_token not in tokens[:-1]
-        assert parse_answer(policy.tokenizer.decode(tokens[:-1])).items == ((str(item), builder.titles[item]),)
+        assert parse_answer(policy.tokenizer.decode(tokens[:-1])).items == (
+            (str(item), builder.titles[item]),
+        )
         lengths.append(len(tokens))
     assert answers.longest == max(lengths)
 
 
 def test_labels_of_a_policy_from_scratch_are_one_token(tiny):
     firsts = tiny.answers.first_tokens()
-    assert [tiny.answers.of(item) for item in range(12)] == [[token, tiny.policy.end_token] for token in firsts]
+    assert [tiny.answers.of(item) for item in range(12)] == [
+        [token, tiny.policy.end_token] for token in firsts
+    ]
     assert len(np.unique(firsts)) == 12
     assert tiny.answers.longest == 2
 

@@ -66,7 +66,22 @@ def test_answers_read_back(title):
 
 
 def test_any_text_can_be_read():
-    pieces = ["[ITEM_7]", "[ITEM_", "7", "]", " ", "\n", "<think>", "</think>", "a", "%zz", "\x00", "\u2028", "é", "\t"]
+    pieces = [
+        "[ITEM_7]",
+        "[ITEM_",
+        "7",
+        "]",
+        " ",
+        "\n",
+        "<think>",
+        "</think>",
+        "a",
+        "%zz",
+        "\x00",
+        "\u2028",
+        "é",
+        "\t",
+    ]
     generator = random.Random(0)
     counted = 0
     for _ in range(5000):

@@ -5,7 +5,21 @@ import pytest
 from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.markup import item_label, label_item, neutral
 
-ODD_IDS = ["7", "B00X-1", "a b", "a]b", "[ITEM_7]", "ä/ö", "100%", "%41", "a\nb", "<think>", "{id}", "日本", "_"]
+ODD_IDS = [
+    "7",
+    "B00X-1",
+    "a b",
+    "a]b",
+    "[ITEM_7]",
+    "ä/ö",
+    "100%",
+    "%41",
+    "a\nb",
+    "<think>",
+    "{id}",
+    "日本",
+    "_",
+]
 
 
 @pytest.mark.parametrize("item_id", ODD_IDS)

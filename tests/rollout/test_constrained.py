@@ -38,7 +38,9 @@ def test_only_answers_of_the_own_prompt_are_said(model):
     said = texts(rollouts)
     for row, completion in enumerate(said):
         assert completion in ANSWERS[row // 200]
-    assert {tuple(completion) for completion in said} == {tuple(answer) for group in ANSWERS for answer in group}
+    assert {tuple(completion) for completion in said} == {
+        tuple(answer) for group in ANSWERS for answer in group
+    }
     assert rollouts.finished.all()
     assert rollouts.prompt_of.tolist() == [0] * 200 + [1] * 200
 

@@ -23,7 +23,9 @@ def test_step_by_step_equals_the_whole_sequence(make_pretrained, name, group):
         decoder = Decoder(model, pad(PROMPTS, 0, side="left"), group)
         for step in range(5):
             expected = [
-                model(input_ids=torch.tensor([[*PROMPTS[row // group], *tokens[row, :step].tolist()]])).logits[0, -1]
+                model(
+                    input_ids=torch.tensor([[*PROMPTS[row // group], *tokens[row, :step].tolist()]])
+                ).logits[0, -1]
                 for row in range(rows)
             ]
             assert decoder.logits.std() > 1

@@ -128,8 +128,13 @@ def test_a_group_without_variance_gives_no_gradient(make_grpo, batch, reward):
     assert (gradient == 0).all()
 
 
-def test_divergence_is_exactly_zero_at_the_start(make_grpo, make_pretrained, make_builder, make_examples, shake, lora):
-    policy, builder = make_pretrained(lora={**lora, "dropout": 0.3}), make_builder("instruct", answer="id_title")
+def test_divergence_is_exactly_zero_at_the_start(
+    make_grpo, make_pretrained, make_builder, make_examples, shake, lora
+):
+    policy, builder = (
+        make_pretrained(lora={**lora, "dropout": 0.3}),
+        make_builder("instruct", answer="id_title"),
+    )
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     policy.begin_stage("sft")
     shake(policy, "sft")
@@ -144,6 +149,14 @@ def test_divergence_is_exactly_zero_at_the_start(make_grpo, make_pretrained, mak
     assert reference.abs().sum() > 0
     loss_and_gradient(stage, step, reference=reference, sums=sums)
     assert sums["kl"] == 0
+
+
+def test_divergence_of_whole_weights_is_exactly_zero_at_the_start(make_grpo, batch, fit):
+    logged: list[dict] = []
+    stage = make_grpo(beta=1.0, group_size=16, micro_batch_size=32)
+    stage.log_step = logged.append
+    fit(stage, [batch])
+    assert logged[0]["kl"] == 0
 
 
 def test_rollouts_depend_on_seed_and_step_alone(make_grpo, batch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.sft import Sft
@@ -13,7 +14,9 @@ from mllmrec.stages.sft import Sft
 def make_sft(tiny, make_examples):
     """An SFT stage on the six training examples, whose prompts differ in length."""
 
-    def make(micro_batch_size: int = 8, loss_on: str = "answer", learning_rate: float = 1e-2, updates: int = 1):
+    def make(
+        micro_batch_size: int = 8, loss_on: str = "answer", learning_rate: float = 1e-2, updates: int = 1
+    ):
         tiny.policy.begin_stage("sft")
         return Sft(
             tiny.policy, tiny.answers, OptimizerSettings(learning_rate), updates, micro_batch_size, loss_on
@@ -37,7 +40,7 @@ def loss_and_gradient(stage, batch):
     return loss, torch.cat([weight.grad.flatten() for weight in stage.model.parameters()])
 
 
-@pytest.mark.parametrize("loss_on", ["answer", "all"])
+@pytest.mark.parametrize("loss_on", ["answer", "candidates", "all"])
 def test_micro_batches_change_neither_loss_nor_gradient(make_sft, batch, loss_on):
     expected, gradient = loss_and_gradient(make_sft(len(batch), loss_on), batch)
     for size in (1, 4):
@@ -53,7 +56,9 @@ def test_loss_is_the_mean_over_the_answers_tokens(make_sft, batch, tiny):
         (prompt,) = tiny.policy.encode_prompts([example.prompt])
         answer = tiny.answers.of(example.target)
         with torch.no_grad():
-            logprobs = torch.log_softmax(tiny.policy.model(input_ids=torch.tensor([prompt + answer])).logits[0], -1)
+            logprobs = torch.log_softmax(
+                tiny.policy.model(input_ids=torch.tensor([prompt + answer])).logits[0], -1
+            )
         total += sum(float(logprobs[len(prompt) - 1 + place, token]) for place, token in enumerate(answer))
         tokens += len(answer)
     assert answer[-1] == tiny.policy.end_token
@@ -64,12 +69,23 @@ def test_loss_on_all_is_that_of_an_ordinary_language_model(make_sft, batch, tiny
     loss, _ = loss_and_gradient(make_sft(loss_on="all"), batch)
     total, tokens = 0.0, 0
     for example in batch:
-        ids = torch.tensor([tiny.policy.encode_prompts([example.prompt])[0] + tiny.answers.of(example.target)])
+        ids = torch.tensor(
+            [tiny.policy.encode_prompts([example.prompt])[0] + tiny.answers.of(example.target)]
+        )
         with torch.no_grad():
             mean = tiny.policy.model(input_ids=ids, labels=ids).loss
         total += float(mean) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1
     assert loss == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_loss_on_candidates_is_that_of_a_constrained_choice(make_sft, batch, tiny):
+    loss, _ = loss_and_gradient(make_sft(loss_on="candidates"), batch)
+    with torch.no_grad():
+        scores = candidate_scores(tiny.policy, tiny.answers, batch, constrained=True)
+    # Labels are one token, so every answer is one choice.
+    targets = [scores[row, example.target_column] for row, example in enumerate(batch)]
+    assert loss == pytest.approx(-sum(targets) / len(batch), rel=1e-5)
 
 
 def test_training_learns_four_examples(make_sft, batch, fit):

@@ -12,9 +12,7 @@ from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
 
 
 def batches(size, batch_size, epochs=1.0, max_steps=None, seed=0, purpose="sft"):
-    return training_batches(
-        size, batch_size, epochs=epochs, max_steps=max_steps, seed=seed, purpose=purpose
-    )
+    return training_batches(size, batch_size, epochs=epochs, max_steps=max_steps, seed=seed, purpose=purpose)
 
 
 def test_every_sample_once_per_epoch():
@@ -28,7 +26,15 @@ def test_every_sample_once_per_epoch():
 
 @pytest.mark.parametrize(
     ("epochs", "max_steps", "steps"),
-    [(0.5, None, 5), (1.2, None, 12), (0.01, None, 1), (3, 4, 4), (1, 100, 10), (0.1, None, 1), (0.7, None, 7)],
+    [
+        (0.5, None, 5),
+        (1.2, None, 12),
+        (0.01, None, 1),
+        (3, 4, 4),
+        (1, 100, 10),
+        (0.1, None, 1),
+        (0.7, None, 7),
+    ],
 )
 def test_fractions_and_limits(epochs, max_steps, steps):
     # 10 steps an epoch.
