@@ -70,14 +70,14 @@ class Synthetic(Dataset):
     def __init__(
         self,
         cache_dir: str | Path,
-        num_users: int = 4000,
-        num_items: int = 500,
+        num_users: int = 3000,
+        num_items: int = 600,
         min_length: int = 6,
         max_length: int = 14,
         seed: int = 0,
         image_size: int = 64,
         visual_share: float = 0.9,
-        temperature: float = 0.36,
+        temperature: float = 0.25,
     ) -> None:
         if num_users < 1:
             raise UserError(f"dataset.num_users={num_users}: at least one user is needed")
