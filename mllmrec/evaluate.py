@@ -23,7 +23,7 @@ def evaluate(cfg: DictConfig) -> float:
 
     run = open_run(cfg.run, cfg.stage)
     changed = {key: value for key, value in cfg.eval.items() if value != SAME}
-    settings = OmegaConf.merge(run.cfg, {"eval": changed})
+    settings = OmegaConf.merge(run.cfg, {"eval": changed, "trainer": {"accelerator": "auto"}})
     assert isinstance(settings, DictConfig)
     check_config(settings)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)

@@ -216,7 +216,8 @@ def cot_policy(settings: DictConfig, items: Items, captions: dict[str, str]) -> 
     if target is None:
         return None
     plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
-    if not get_class(target).reads_item_texts:
+    policy_class: Any = get_class(target)
+    if not policy_class.reads_item_texts:
         return instantiate(plain)
     ids = items.ids.tolist()
     return instantiate(

@@ -45,13 +45,13 @@ class Policy:
             raise UserError(
                 "the backbone's tokenizer has no end-of-sequence token, so an answer could never end"
             )
-        self.model: PreTrainedModel | PeftModel = model
+        self.model: Any = model  # a PreTrainedModel, or a PeftModel around it
         self.tokenizer = tokenizer
         self.lora = dict(lora) if lora else None
         own_limit = getattr(model.config, "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
         self.stages: list[str] = []
-        self._frozen: PreTrainedModel | None = None
+        self._frozen: Any = None
 
     @property
     def end_token(self) -> int:
@@ -76,17 +76,18 @@ class Policy:
         """
         if not self.tokenizer.chat_template:
             return prompt + "\n"
-        return self.tokenizer.apply_chat_template(
+        rendered = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=False,
         )
+        return str(rendered)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts."""
+        """Token ids of rendered prompts; a chat template brings its own special tokens, plain text needs a start."""
         texts = [self.render(prompt) for prompt in prompts]
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of answers, without the end token."""
@@ -105,12 +106,15 @@ class Policy:
         # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def begin_stage(self, name: str, lora: Mapping[str, Any] | None = None) -> None:
+    def begin_stage(
+        self, name: str, lora: Mapping[str, Any] | None = None, *, keep_reference: bool = True
+    ) -> None:
         """Make the weights of a new stage trainable, and everything before it the stage's reference.
 
         Args:
             name: of the stage, which becomes the adapter's name.
             lora: settings that differ from the policy's for this stage.
+            keep_reference: whether `reference` will be asked for; without LoRA it costs a copy of the model.
 
         Raises:
             UserError: nothing would be trainable.
@@ -119,7 +123,7 @@ class Policy:
             self.model.requires_grad_(True)
             # It keeps requires_grad, though nothing trains it: torch multiplies differently without, and the KL of
             # a policy to itself would not be exactly 0.
-            self._frozen = copy.deepcopy(self.model).eval()
+            self._frozen = copy.deepcopy(self.model).eval() if keep_reference else None
         else:
             settings = {
                 **self.lora,
@@ -154,7 +158,7 @@ class Policy:
     def reference(self) -> Iterator[torch.nn.Module]:
         """The current stage's reference policy, in evaluation mode; for use without gradients."""
         if self.lora is None:
-            assert self._frozen is not None, "reference() belongs inside a stage"
+            assert self._frozen is not None, "reference() belongs inside a stage that keeps one"
             yield self._frozen.to(self.device)
             return
         assert isinstance(self.model, PeftModel)
@@ -218,6 +222,7 @@ class Policy:
 
     def _activate(self, names: Sequence[str], trainable: str | None) -> None:
         assert isinstance(self.model, PeftModel)
-        self.model.base_model.set_adapter(list(names))
+        adapted: Any = self.model.base_model
+        adapted.set_adapter(list(names))
         for name, weight in self.model.named_parameters():
             weight.requires_grad_(trainable is not None and f".{trainable}." in name and "lora_" in name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -12,7 +14,7 @@ from mllmrec.engine.batches import TokenBatch
 class Decoder:
     """Next-token logits for B * G rows that share B prompts; `advance` appends one token to every row."""
 
-    def __init__(self, model: torch.nn.Module, prompts: TokenBatch, group_size: int) -> None:
+    def __init__(self, model: Any, prompts: TokenBatch, group_size: int) -> None:
         self._model, self._mask = model, prompts.mask.long()
         positions = (self._mask.cumsum(1) - 1).clamp_min(0)
         out = model(

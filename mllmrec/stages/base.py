@@ -60,7 +60,7 @@ class Stage(lightning.LightningModule):
 
     name: str
 
-    def __init__(self, model: torch.nn.Module, optimizer: OptimizerSettings, updates: int) -> None:
+    def __init__(self, model: Any, optimizer: OptimizerSettings, updates: int) -> None:
         """Hold the model.
 
         Args:
@@ -72,7 +72,7 @@ class Stage(lightning.LightningModule):
         self.automatic_optimization = False
         # Lightning trains in the mode it finds, and loaded models come in evaluation mode: without this there is no
         # dropout and no gradient checkpointing.
-        self.model = model.train()
+        self.model: Any = model.train()
         self.settings, self.updates = optimizer, updates
 
     def configure_optimizers(self) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,7 +207,7 @@ class Grpo(Stage):
     def _reward_metrics(self, batch: Sequence[Example], judged: Judged) -> dict[str, float]:
         rewards, rollouts = judged.rewards, judged.rollouts
         lengths = rollouts.completions.mask.sum(1).float()
-        metrics = {
+        metrics: dict[str, Any] = {
             "reward": rewards.mean(),
             "reward_std": rewards.std(1).mean() if rewards.shape[1] > 1 else torch.tensor(0.0),
             "frac_reward_zero_std": zero_variance(rewards).float().mean(),

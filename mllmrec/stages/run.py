@@ -44,7 +44,10 @@ class StageInputs:
 
 # Lightning repeats at every stage what a user of this package has no choice about.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance\\(treespec|smaller than the logging interval).*")
+warnings.filterwarnings(
+    "ignore",
+    message=".*(does not have many workers|isinstance\\(treespec|smaller than the logging interval).*",
+)
 
 
 def train_stage(
@@ -62,7 +65,8 @@ def train_stage(
     with seeded_globals(cfg.seed, "stage", name):
         if name == "warmup":
             return _fit_warmup(inputs, loggers)
-        inputs.policy.begin_stage(name, cfg[name].lora)
+        needs_reference = name == "grpo" and cfg.grpo.beta > 0
+        inputs.policy.begin_stage(name, cfg[name].lora, keep_reference=needs_reference)
         fit = _fit_sft if name == "sft" else _fit_grpo
         return fit(inputs, loggers, measure)
 

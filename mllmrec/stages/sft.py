@@ -46,9 +46,10 @@ class Sft(Stage):
 
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches whose sum does not depend on their size."""
-        prompts = self.policy.encode_prompts([example.prompt for example in batch])
+        encoded = self.policy.encode_prompts([example.prompt for example in batch])
         # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
-        prompts, batch = zip(*sorted(zip(prompts, batch, strict=True), key=lambda pair: len(pair[0])), strict=True)
+        pairs = sorted(zip(encoded, batch, strict=True), key=lambda pair: len(pair[0]))
+        prompts, batch = [prompt for prompt, _ in pairs], [example for _, example in pairs]
         answers = [self.answers.of(example.target) for example in batch]
         if self.loss_on == "all":
             # Everything after the first token counts as its completion.
@@ -57,7 +58,10 @@ class Sft(Stage):
         allowed = scored = None
         tokens = sum(map(len, answers))
         if self.loss_on == "candidates":
-            tries = [AnswerTrie([self.answers.of(item) for item in example.candidates.tolist()]) for example in batch]
+            tries = [
+                AnswerTrie([self.answers.of(item) for item in example.candidates.tolist()])
+                for example in batch
+            ]
             allowed, scored = (tensor.to(self.device) for tensor in allowed_tokens(tries, answers))
             tokens = int(scored.sum())
         for start in range(0, len(batch), self.micro_batch_size):

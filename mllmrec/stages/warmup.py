@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ class Warmup(Stage):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         label_tokens: np.ndarray,
         optimizer: OptimizerSettings,
         updates: int,
@@ -68,12 +70,13 @@ class Warmup(Stage):
             items[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
         items = items.to(self.device)
         mask = items >= 0
-        tokens = self.label_tokens[items.clamp_min(0)]
+        label_tokens: Any = self.label_tokens
+        tokens = label_tokens[items.clamp_min(0)]
         hidden = self.model.model(
             input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False
         ).last_hidden_state
         targets = items[:, 1:]
         wanted = targets >= 0
-        weights = self.model.get_output_embeddings().weight[self.label_tokens]
+        weights = self.model.get_output_embeddings().weight[label_tokens]
         logits = self.dropout(hidden[wanted]) @ weights.T
         return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])
