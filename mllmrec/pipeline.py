@@ -118,7 +118,8 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
     rows += [(f"{name} samples", part["samples"]) for name, part in summary["samples"].items()]
     rows += [("items with image", summary["catalogue"]["with_image"])]
     rows += [(f"captions: {name}", count) for name, count in summary["captions"].items()]
-    rows += [("training samples with CoT", summary["cot"]["training_samples_chosen"])]
+    rows += [("training samples chosen for CoT", summary["cot"]["training_samples_chosen"])]
+    rows += [(f"CoT: {name}", count) for name, count in summary["cot"]["coverage"].items()]
     rows += [
         (f"left out: {reason}", count) for reason, count in summary["skipped_at_reading"].items() if count
     ]

@@ -179,6 +179,9 @@ def prepare(cfg: DictConfig) -> Prepared:
         "policy": None if cot is None else type(cot).__name__,
         "mix_ratio": float(cfg.mix_ratio),
         "training_samples_chosen": 0 if with_cot is None else int(with_cot.sum()),
+        "coverage": {}
+        if cot is None or with_cot is None
+        else cot.coverage(train.cot_key(int(index)) for index in np.flatnonzero(with_cot)),
     }
     return Prepared(
         items=items,

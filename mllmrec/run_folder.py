@@ -174,12 +174,18 @@ class RunFolder:
 
     @contextmanager
     def logging_to_file(self, level: int = logging.INFO) -> Iterator[None]:
-        """Append the log of the block to `run.log`, values of secret environment variables blanked out."""
+        """Append the log of the block to `run.log`, values of secret environment variables blanked out.
+
+        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars.
+        """
         handler = logging.FileHandler(self.run_log_path, encoding="utf-8")
         handler.setLevel(level)
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         level_before = root.level
+        others = [(other, other.level) for other in root.handlers]
+        for other, shown in others:
+            other.setLevel(max(shown, logging.WARNING))
         root.setLevel(min(level, level_before))
         root.addHandler(handler)
         try:
@@ -187,6 +193,8 @@ class RunFolder:
         finally:
             root.removeHandler(handler)
             root.setLevel(level_before)
+            for other, shown in others:
+                other.setLevel(shown)
             handler.close()
 
 

@@ -59,6 +59,14 @@ class Examples:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def cot_key(self, index: int) -> CotKey:
+        """Whose reasoning a sample would carry: its user, the history shown, and its target."""
+        samples, ids = self.samples, self.builder.ids
+        history = samples.history(index, self.history_length)
+        return CotKey(
+            samples.user_id(index), tuple(ids[item] for item in history), ids[samples.target(index)]
+        )
+
     def __getitem__(self, index: int) -> Example:
         samples = self.samples
         history = samples.history(index, self.history_length)
@@ -66,10 +74,7 @@ class Examples:
         target = samples.target(index)
         reasoning = None
         if self.cot is not None and self.with_cot is not None and self.with_cot[index]:
-            ids = self.builder.ids
-            reasoning = self.cot.reasoning(
-                CotKey(samples.user_id(index), tuple(ids[item] for item in history), ids[target])
-            )
+            reasoning = self.cot.reasoning(self.cot_key(index))
         prompt = self.builder.prompt(
             history.tolist(), candidates.tolist() if self.list_candidates else None, reasoning
         )
