@@ -135,7 +135,7 @@ def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, check
 
 
 def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
-    with pytest.raises(UserError, match=r"60 of 60 training prompts are longer.*history_length"):
+    with pytest.raises(UserError, match=r"(\d+) of \1 training prompts are longer.*history_length"):
         job(tmp_path / "run", "backbone.max_length=20")
     assert not (tmp_path / "run" / "metrics.json").exists()
 
