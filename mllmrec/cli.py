@@ -69,6 +69,10 @@ def run_app(task: Task, config_name: str) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has enough, as with `--help | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception as error:
         ours = error in failed and _for_user(error) is None
         if ours or not isinstance(

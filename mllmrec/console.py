@@ -177,7 +177,8 @@ def print_rollouts(
     (console or make_console()).print(rollouts_table(rollouts, title))
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
+    """A path as one would type it from here."""
     try:
         return os.path.relpath(path)
     except ValueError:
@@ -197,7 +198,7 @@ def closing_panel(files: Sequence[tuple[str, Path]], commands: Sequence[tuple[st
     rows.add_column(overflow="fold")
     for what, path in files:
         if path.exists():
-            rows.add_row(Text(what), Text(_relative(path), style="bold"))
+            rows.add_row(Text(what), Text(relative(path), style="bold"))
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")

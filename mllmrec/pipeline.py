@@ -12,7 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import atomic_path, write_json
-from mllmrec.console import make_console, print_closing, print_results, print_rollouts, rows_table
+from mllmrec.console import (
+    make_console,
+    print_closing,
+    print_results,
+    print_rollouts,
+    relative,
+    rows_table,
+)
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
 from mllmrec.errors import UserError
@@ -174,7 +181,7 @@ def held_out_measure(
 def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """The files and commands to look at after a run."""
     user = prepared.interactions.user_ids[0]
-    shown = Path(folder.path)
+    shown = relative(folder.path)
     return (
         [
             ("all numbers", folder.metrics_path),
