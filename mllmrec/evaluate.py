@@ -39,8 +39,7 @@ def evaluate(cfg: DictConfig) -> float:
     console = make_console()
     print_results(metrics, console)
     console.print(f"written to {folder.path}", highlight=False)
-    k = protocol.ks[min(1, len(protocol.ks) - 1)]
-    return float(metrics["stages"][run.stage][f"NDCG@{k}"])
+    return protocol.objective(result)
 
 
 def main() -> None:

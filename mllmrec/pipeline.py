@@ -97,8 +97,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
     print_results(metrics, console)
     print_closing(*next_steps(folder, prepared), console)
-    k = cfg.eval.ks[min(1, len(cfg.eval.ks) - 1)]
-    return float(metrics["stages"][list(results)[-1]][f"NDCG@{k}"])
+    return protocol.objective(results[list(results)[-1]])
 
 
 def describe_data(folder: RunFolder, prepared: Prepared, protocol: Protocol) -> None:

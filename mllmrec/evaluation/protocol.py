@@ -51,6 +51,12 @@ class Protocol:
         """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
         return expected_at_random(self.num_candidates, self.ks)
 
+    def objective(self, result: Evaluation) -> float:
+        """What sweepers maximise: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1)."""
+        k = self.ks[min(1, len(self.ks) - 1)]
+        means = result.means(self.ks)
+        return means.get(f"NDCG@{k}", means[f"HR@{k}"])
+
     def ranker(self) -> Ranker:
         """The ranker that ``eval.ranking`` names."""
         if self.settings.ranking == "generate":
