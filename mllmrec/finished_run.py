@@ -48,7 +48,7 @@ def open_run(path: str, stage: str | None) -> FinishedRun:
     backbone: Backbone = instantiate(cfg.backbone)
     earlier = folder.checkpoints_path / stage
     weights = earlier if earlier.is_dir() else folder.model_path
-    policy = backbone.load(folder.path, trained[: trained.index(stage) + 1], weights)
+    policy = backbone.load(folder.adapters_path, trained[: trained.index(stage) + 1], weights)
     policy.model.eval()
     prepared = prepare(cfg)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)

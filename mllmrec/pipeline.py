@@ -85,7 +85,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         if stage == "warmup":
             continue
         weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
-        policy.save_stage(stage, folder.path / "adapters", weights)
+        policy.save_stage(stage, folder.adapters_path, weights)
         results[stage] = protocol.record(stage, policy, answers, folder)
         earlier = list(results)[-2]
         protocol.record_difference(folder, (stage, results[stage]), (earlier, results[earlier]))

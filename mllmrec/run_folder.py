@@ -71,6 +71,7 @@ class RunFolder:
         self.run_log_path = self.path / "run.log"
         self.resolved_config_path = self.path / ".hydra" / "resolved.yaml"
         self.model_path = self.path / "model"
+        self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"
         self._started = time.monotonic()
 
@@ -87,10 +88,6 @@ class RunFolder:
             )
         return cls(path)
 
-    def adapter_path(self, stage: str) -> Path:
-        """Where the adapter trained by ``stage`` is saved."""
-        return self.path / "adapters" / stage
-
     def seconds(self) -> float:
         """Seconds since this object was made: since the start of the job."""
         return time.monotonic() - self._started
@@ -106,7 +103,7 @@ class RunFolder:
             self.curves_path,
         ):
             path.unlink(missing_ok=True)
-        for trained in (self.model_path, self.path / "adapters", self.checkpoints_path):
+        for trained in (self.model_path, self.adapters_path, self.checkpoints_path):
             shutil.rmtree(trained, ignore_errors=True)
 
     def metrics(self) -> dict[str, Any]:

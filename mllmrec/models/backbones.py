@@ -35,8 +35,14 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
-        """The policy as a run left it after ``stages``; ``weights`` is where one without adapters was saved."""
+    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
+        """The policy as a run left it after ``stages``.
+
+        Args:
+            adapters: folder of the stages' adapters.
+            stages: trained, in order.
+            weights: folder of all weights, for a policy without adapters.
+        """
 
 
 class Tiny(Backbone):
@@ -83,7 +89,7 @@ class Tiny(Backbone):
         model.set_attn_implementation(self.attention)
         return Policy(model, tokenizer)
 
-    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """Load the weights and the tokenizer that were saved together."""
         model, tokenizer = _pretrained(str(weights), dtype="float32", attention=self.attention)
         return Policy(model, tokenizer)
@@ -132,13 +138,13 @@ class Pretrained(Backbone):
             model.enable_input_require_grads()
         return Policy(model, tokenizer, lora=self.lora, max_length=self.max_length)
 
-    def load(self, run: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """The base model with the run's adapters, or the whole weights that the run saved."""
         if self.lora is None and stages:
             model, tokenizer = _pretrained(str(weights), dtype=self.dtype, attention=self.attention)
             return Policy(model, tokenizer, max_length=self.max_length)
         policy = self.build((), (), 0)
-        policy.load_adapters(run / "adapters", stages)
+        policy.load_adapters(adapters, stages)
         return policy
 
 

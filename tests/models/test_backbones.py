@@ -31,7 +31,7 @@ def test_tiny_depends_on_its_seed_alone():
 def test_tiny_saved_and_loaded_is_the_same(tmp_path):
     policy = build(max_length=64)
     policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
-    loaded = Tiny(hidden_size=8).load(tmp_path, ["sft"], tmp_path / "model")
+    loaded = Tiny(hidden_size=8).load(tmp_path / "adapters", ["sft"], tmp_path / "model")
     prompts = ["History [ITEM_3] Red Lamp", "History [ITEM_4]"]
     assert loaded.encode_prompts(prompts) == policy.encode_prompts(prompts)
     assert loaded.max_length == policy.max_length == 64

@@ -154,13 +154,13 @@ def test_saved_stages_load_to_the_same_policy(two_stages, shake, tmp_path, check
         )
     assert not (tmp_path / "model").exists()
     backbone = Pretrained(path=checkpoints("qwen3"), dtype="float32", lora=lora)
-    both = backbone.load(tmp_path, ["sft", "grpo"], tmp_path / "model")
+    both = backbone.load(tmp_path / "adapters", ["sft", "grpo"], tmp_path / "model")
     assert torch.equal(logits(both.model), logits(policy.model))
     with policy.reference() as reference:
-        sft_alone = backbone.load(tmp_path, ["sft"], tmp_path / "model")
+        sft_alone = backbone.load(tmp_path / "adapters", ["sft"], tmp_path / "model")
         assert torch.equal(logits(sft_alone.model), logits(reference))
     with pytest.raises(UserError, match="no finished stage 'dpo'"):
-        backbone.load(tmp_path, ["sft", "dpo"], tmp_path / "model")
+        backbone.load(tmp_path / "adapters", ["sft", "dpo"], tmp_path / "model")
 
 
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"target_modules": ["no_such_layer"]}])
