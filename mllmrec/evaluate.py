@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> float:
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     folder.start_afresh()
     with folder.logging_to_file():
-        protocol = Protocol(settings.eval, settings.seed, run.prepared)
+        protocol = Protocol(settings.eval, settings.seed, run.prepared, run.engine)
         folder.record_protocol(protocol.describe(), protocol.chance())
         with CostMeter() as meter:
             result = protocol.record(run.stage, run.policy, run.answers, folder)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError, choices
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
@@ -24,6 +25,7 @@ class FinishedRun:
     prepared: Prepared
     policy: Policy
     answers: AnswerTokens
+    engine: Engine
 
 
 def open_run(path: str, stage: str | None) -> FinishedRun:
@@ -52,4 +54,4 @@ def open_run(path: str, stage: str | None) -> FinishedRun:
     policy.model.eval()
     prepared = prepare(cfg)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
-    return FinishedRun(cfg, stage, prepared, policy, answers)
+    return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))

@@ -22,6 +22,7 @@ from mllmrec.console import (
 )
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
+from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
@@ -55,7 +56,8 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         OmegaConf.save(cfg, temporary, resolve=True)
     console = make_console()
     prepared = prepare(cfg)
-    protocol = Protocol(cfg.eval, cfg.seed, prepared)
+    engine: Engine = instantiate(cfg.engine)
+    protocol = Protocol(cfg.eval, cfg.seed, prepared, engine)
     describe_data(folder, prepared, protocol)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
@@ -73,9 +75,9 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
     policy.model.to(place)
     folder.record_protocol(protocol.describe(), protocol.chance())
 
-    measure = held_out_measure(cfg, prepared, policy, answers)
+    measure = held_out_measure(cfg, prepared, policy, answers, engine)
     results: dict[str, Evaluation] = {"zero_shot": protocol.record("zero_shot", policy, answers, folder)}
-    inputs = StageInputs(cfg, prepared, policy, answers, folder)
+    inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
     for stage in stages:
         with CostMeter() as meter:
             meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
@@ -164,7 +166,7 @@ def check_lengths(
 
 
 def held_out_measure(
-    cfg: DictConfig, prepared: Prepared, policy: Policy, answers: AnswerTokens
+    cfg: DictConfig, prepared: Prepared, policy: Policy, answers: AnswerTokens, engine: Engine
 ) -> Callable[[], dict[str, float]] | None:
     """The ranking of a fixed sample of validation users, or None where there is none to be had."""
     if not cfg.heldout.users or len(prepared.samples["validation"]) == 0 or cfg.eval.ranking == "generate":
@@ -173,7 +175,7 @@ def held_out_measure(
         cfg.eval, {"split": "validation", "max_users": cfg.heldout.users, "cot": False}
     )
     assert isinstance(settings, DictConfig)
-    protocol = Protocol(settings, cfg.seed, prepared)
+    protocol = Protocol(settings, cfg.seed, prepared, engine)
     return lambda: protocol.measure(policy, answers)
 
 

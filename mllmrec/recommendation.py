@@ -87,6 +87,6 @@ def _ranked(
     shown = list(history)[-run.prepared.history_length :]
     prompt = run.prepared.builder.prompt(shown, items if listed else None)
     example = Example("recommend", "recommend", prompt, items[0], np.array(items), 0, False)
-    scores = candidate_scores(run.policy, run.answers, [example], constrained=False)
+    scores = candidate_scores(run.policy, run.answers, [example], constrained=False, engine=run.engine)
     order = order_by_score(scores, ["recommend"], run.prepared.seed)[0]
     return [(items[column], float(scores[0, column])) for column in order]

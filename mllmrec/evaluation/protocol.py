@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random
@@ -21,8 +22,8 @@ from mllmrec.run_folder import RunFolder
 class Protocol:
     """The frozen examples of ``eval.*``, the ranker, and the words that travel with every number."""
 
-    def __init__(self, settings: DictConfig, seed: int, prepared: Prepared) -> None:
-        self.settings, self.seed, self.prepared = settings, seed, prepared
+    def __init__(self, settings: DictConfig, seed: int, prepared: Prepared, engine: Engine) -> None:
+        self.settings, self.seed, self.prepared, self.engine = settings, seed, prepared, engine
         self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
         self.ks = list(settings.ks)
         # Batches of similar lengths hold less padding; results are joined by user, so their order is free.
@@ -60,8 +61,8 @@ class Protocol:
     def ranker(self) -> Ranker:
         """The ranker that ``eval.ranking`` names."""
         if self.settings.ranking == "generate":
-            return Generate(self.prepared.builder.ids, self.settings.max_new_tokens)
-        return Likelihood(self.seed, constrained=self.settings.ranking == "constrained")
+            return Generate(self.engine, self.prepared.builder.ids, self.settings.max_new_tokens)
+        return Likelihood(self.engine, self.seed, constrained=self.settings.ranking == "constrained")
 
     def measure(self, policy: Policy, answers: AnswerTokens) -> dict[str, float]:
         """The metrics' means, nothing written."""

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import pad
-from mllmrec.engine.plain import completion_scores
 from mllmrec.evaluation.metrics import order_by_score
 from mllmrec.evaluation.records import clean_ranking
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.examples import Example
-from mllmrec.prompts.trie import AnswerTrie, TrieNode
 from mllmrec.randomness import torch_generator
+from mllmrec.rollout.answer_scores import score_answers, score_rows
 from mllmrec.rollout.free import Free
 
 
@@ -55,12 +55,12 @@ class Likelihood(Ranker):
     that a constrained rollout ends in that candidate.
     """
 
-    def __init__(self, seed: int, constrained: bool = False) -> None:
-        self.seed, self.constrained = seed, constrained
+    def __init__(self, engine: Engine, seed: int, constrained: bool = False) -> None:
+        self.engine, self.seed, self.constrained = engine, seed, constrained
 
     def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
         """Rank one batch; ties are broken by a permutation of each user's own."""
-        scores = candidate_scores(policy, answers, examples, constrained=self.constrained)
+        scores = candidate_scores(policy, answers, examples, constrained=self.constrained, engine=self.engine)
         # One by one: beside longer lists a user's ties would be broken by another permutation.
         return [
             RankedExample(
@@ -71,65 +71,36 @@ class Likelihood(Ranker):
 
 
 def candidate_scores(
-    policy: Policy, answers: AnswerTokens, examples: Sequence[Example], *, constrained: bool
+    policy: Policy,
+    answers: AnswerTokens,
+    examples: Sequence[Example],
+    *,
+    constrained: bool,
+    engine: Engine,
 ) -> np.ndarray:
     """Log-probabilities of all candidates' answers, (S, C) float64; -inf where an example has fewer than C.
 
     The end token is scored only under ``constrained``: labels are closed by a bracket, so no answer begins
     another, and what may follow an answer says nothing about the item.
     """
-    prompts = policy.prompt_batch([example.prompt for example in examples])
-    rows = [answers.of(item) for example in examples for item in example.candidates.tolist()]
-    counts = [len(example.candidates) for example in examples]
-    prompt_of = torch.arange(len(examples)).repeat_interleave(torch.tensor(counts)).to(policy.device)
-    choices: list[list[tuple[int, TrieNode]]] = []
+    model, device = policy.model, policy.device
+    encoded = engine.encode(model, policy.prompt_batch([example.prompt for example in examples]))
+    options = [[answers.of(item) for item in example.candidates.tolist()] for example in examples]
     if constrained:
-        for end, count in zip(np.cumsum(counts), counts, strict=True):
-            trie = AnswerTrie(rows[end - count : end])
-            choices += [_choices(trie, row) for row in rows[end - count : end]]
+        scored = score_answers(engine, model, encoded, options, policy.padding_token, device, entropy=False)
+        logprobs, prompt_of = scored.scores.logprobs, scored.prompt_of
     else:
-        rows = [row[:-1] for row in rows]
-    completions = pad(rows, policy.padding_token, side="right")
-    scored = completions.mask
-    if constrained:
-        scored = torch.zeros_like(scored)
-        for row, places in enumerate(choices):
-            scored[row, [place for place, _ in places]] = True
-    logprobs = completion_scores(
-        policy.model, prompts, completions.to(policy.device), prompt_of, scored=scored.to(policy.device)
-    ).logprobs
-    tokens = logprobs.double().cpu().numpy()
-    table = np.full((len(examples), max(counts)), -np.inf)
-    columns = np.concatenate([np.arange(count) for count in counts])
-    table[prompt_of.cpu().numpy(), columns] = tokens.sum(1) - _lost_to_others(choices, rows, tokens)
+        rows = [answer[:-1] for candidates in options for answer in candidates]
+        completions = pad(rows, policy.padding_token, side="right").to(device)
+        counts = torch.tensor([len(candidates) for candidates in options])
+        prompt_of = torch.arange(len(options)).repeat_interleave(counts).to(device)
+        logprobs = score_rows(
+            engine, model, encoded, completions, prompt_of, completions.mask, entropy=False
+        ).logprobs
+    table = np.full((len(examples), max(map(len, options))), -np.inf)
+    columns = np.concatenate([np.arange(len(candidates)) for candidates in options])
+    table[prompt_of.cpu().numpy(), columns] = logprobs.double().sum(1).cpu().numpy()
     return table
-
-
-def _choices(trie: AnswerTrie, answer: Sequence[int]) -> list[tuple[int, TrieNode]]:
-    """The places of an answer at which another candidate's answer goes on otherwise, with their nodes."""
-    node, found = trie.root, []
-    for place, token in enumerate(answer):
-        if len(node.children) > 1:
-            found.append((place, node))
-        node = node.step(token)
-    return found
-
-
-def _lost_to_others(
-    choices: Sequence[Sequence[tuple[int, TrieNode]]], rows: Sequence[Sequence[int]], logprobs: np.ndarray
-) -> np.ndarray | float:
-    """Log of the probability, summed over an answer's choices, that the allowed tokens share; subtracting it renormalises.
-
-    Every token that competes is the next one of some candidate, so its probability is among ``logprobs`` (R, T).
-    """
-    if not choices:
-        return 0.0
-    competing: dict[TrieNode, dict[int, float]] = {}
-    for row, places in enumerate(choices):
-        for place, node in places:
-            competing.setdefault(node, {})[rows[row][place]] = logprobs[row, place]
-    shared = {node: np.logaddexp.reduce(list(values.values())) for node, values in competing.items()}
-    return np.array([sum(shared[node] for _, node in places) for places in choices])
 
 
 class Generate(Ranker):
@@ -138,15 +109,18 @@ class Generate(Ranker):
     Duplicates and ids that are no candidates are counted and take no place; what is not named is not ranked.
     """
 
-    def __init__(self, item_ids: Sequence[str], max_new_tokens: int = 64) -> None:
-        self.item_ids, self.max_new_tokens = item_ids, max_new_tokens
+    def __init__(self, engine: Engine, item_ids: Sequence[str], max_new_tokens: int = 64) -> None:
+        self.engine, self.item_ids, self.max_new_tokens = engine, item_ids, max_new_tokens
 
     def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
         """Generate one answer per example and read it."""
         prompts = policy.prompt_batch([example.prompt for example in examples])
         sampler = Free(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        generator = torch_generator(0, "unused by greedy decoding")
-        completions = sampler(policy.model, prompts, 1, generator, (), policy.end_token).completions
+        generators = [torch_generator(0, "unused by greedy decoding")] * len(examples)
+        encoded = self.engine.encode(policy.model, prompts)
+        completions = sampler(
+            self.engine, policy.model, encoded, 1, generators, (), policy.end_token
+        ).completions
         lengths = completions.mask.sum(1).tolist()
         ranked = []
         for example, text, length in zip(examples, policy.decode(completions), lengths, strict=True):

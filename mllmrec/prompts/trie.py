@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from mllmrec.engine.base import ChoiceSets
+
 
 class UnknownPrefix(KeyError):
     """A token sequence that begins no allowed answer. Constraints never fall back to the whole vocabulary."""
@@ -15,12 +20,11 @@ class UnknownPrefix(KeyError):
 class TrieNode:
     """One prefix. ``children`` maps the next token to its node; a leaf ends an answer."""
 
-    __slots__ = ("answer", "children", "decides")
+    __slots__ = ("answer", "children")
 
     def __init__(self) -> None:
         self.children: dict[int, TrieNode] = {}
         self.answer: int | None = None  # index of the answer that ends here
-        self.decides = False  # whether some choice between tokens remains at or below this node
 
     def step(self, token: int) -> TrieNode:
         """The node after ``token``.
@@ -59,7 +63,6 @@ class AnswerTrie:
             if node.answer is not None or node.children:
                 raise ValueError(f"answer {index} is equal to another answer or begins it")
             node.answer = index
-        _mark_decisions(self.root)
 
     def walk(self, prefix: Sequence[int]) -> TrieNode:
         """The node of a prefix.
@@ -81,9 +84,32 @@ class AnswerTrie:
         return sorted(self.walk(prefix).children)
 
 
-def _mark_decisions(root: TrieNode) -> None:
-    order = [root]
-    for node in order:
-        order.extend(node.children.values())
-    for node in reversed(order):
-        node.decides = len(node.children) > 1 or any(child.decides for child in node.children.values())
+def choice_sets(tries: Sequence[AnswerTrie], paths: Sequence[Sequence[int]]) -> tuple[ChoiceSets, Tensor]:
+    """The tokens that compete at every place of every path, and which places are real choices.
+
+    Args:
+        tries: of each of R paths; places of one trie that share a prefix share a set.
+        paths: token ids.
+
+    Returns:
+        The sets, and (R, T) bool; T is the longest path.
+
+    Raises:
+        UnknownPrefix: a path is no answer of its trie.
+    """
+    width = max(map(len, paths))
+    set_of = torch.full((len(paths), width), -1)
+    decisions = torch.zeros(len(paths), width, dtype=torch.bool)
+    numbers: dict[TrieNode, int] = {}
+    for row, (trie, path) in enumerate(zip(tries, paths, strict=True)):
+        node, sets, open_places = trie.root, [], []
+        for token in path:
+            sets.append(numbers.setdefault(node, len(numbers)))
+            open_places.append(len(node.children) > 1)
+            node = node.step(token)
+        set_of[row, : len(path)] = torch.tensor(sets)
+        decisions[row, : len(path)] = torch.tensor(open_places)
+    tokens = torch.full((len(numbers), max(len(node.children) for node in numbers)), -1)
+    for node, number in numbers.items():
+        tokens[number, : len(node.children)] = torch.tensor(sorted(node.children))
+    return ChoiceSets(set_of, tokens), decisions

@@ -12,10 +12,14 @@ from torch import Tensor
 
 
 class Advantage(Protocol):
-    """Turns the rewards of B groups of G rollouts into advantages of the same shape."""
+    """Turns the rewards of B groups of G rollouts into advantages of the same shape.
 
-    def __call__(self, rewards: Tensor) -> Tensor:
-        """(B, G) → (B, G)."""
+    ``weights`` (B, G) are given where the G rollouts are not draws but everything that can be said, with its
+    probability: means and deviations are then the policy's own, which those of draws approach as G grows.
+    """
+
+    def __call__(self, rewards: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, G), (B, G) → (B, G)."""
         ...
 
 
@@ -31,24 +35,28 @@ class GroupRelative:
             raise ValueError(f"advantage scale {scale!r} is none of group, batch, none")
         self.scale, self.epsilon = scale, epsilon
 
-    def __call__(self, rewards: Tensor) -> Tensor:
-        """(B, G) → (B, G)."""
-        centred = _centred(rewards)
+    def __call__(self, rewards: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, G), (B, G) → (B, G)."""
+        centred = _centred(rewards, weights)
         if self.scale == "none":
             return centred
-        spread = _std(rewards) if self.scale == "group" else _std(rewards.reshape(1, -1))
+        if self.scale == "group":
+            spread = weighted_std(rewards, weights)
+        else:
+            flat = None if weights is None else weights.reshape(1, -1)
+            spread = weighted_std(rewards.reshape(1, -1), flat)
         return centred / (spread + self.epsilon)
 
 
 class LeaveOneOut:
     """RLOO: ``r - mean of the others``, which is ``G / (G - 1) * (r - mean)`` (Ahmadian et al. 2024)."""
 
-    def __call__(self, rewards: Tensor) -> Tensor:
-        """(B, G) → (B, G); zeros for groups of one."""
+    def __call__(self, rewards: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, G), (B, G) → (B, G); zeros for groups of one. With weights the others are all there is: r - mean."""
         group = rewards.shape[1]
         if group == 1:
             return torch.zeros_like(rewards)
-        return _centred(rewards) * (group / (group - 1))
+        return _centred(rewards, weights) * (1.0 if weights is not None else group / (group - 1))
 
 
 def zero_variance(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
@@ -56,10 +64,20 @@ def zero_variance(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
     return (rewards.max(1).values - rewards.min(1).values) <= tolerance
 
 
-def _centred(rewards: Tensor) -> Tensor:
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """(B, G) → (B, 1); the plain mean without weights."""
+    if weights is None:
+        return values.mean(1, keepdim=True)
+    return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+
+
+def weighted_std(values: Tensor, weights: Tensor | None) -> Tensor:
+    """(B, G) → (B, 1); with divisor G - 1 over draws, and the distribution's own under weights."""
+    if weights is not None:
+        return weighted_mean((values - weighted_mean(values, weights)).square(), weights).sqrt()
+    return values.std(1, keepdim=True) if values.shape[1] > 1 else torch.zeros_like(values[:, :1])
+
+
+def _centred(rewards: Tensor, weights: Tensor | None) -> Tensor:
     # A mean of equal rewards may be off by rounding, which a tiny std would blow up to a signal.
-    return (rewards - rewards.mean(1, keepdim=True)).masked_fill(zero_variance(rewards)[:, None], 0.0)
-
-
-def _std(rewards: Tensor) -> Tensor:
-    return rewards.std(1, keepdim=True) if rewards.shape[1] > 1 else torch.zeros_like(rewards[:, :1])
+    return (rewards - weighted_mean(rewards, weights)).masked_fill(zero_variance(rewards)[:, None], 0.0)

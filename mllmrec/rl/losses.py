@@ -58,7 +58,14 @@ class ClippedRatio:
 
 
 def aggregate(
-    terms: Tensor, mask: Tensor, how: str, *, tokens: int, sequences: int, max_length: int
+    terms: Tensor,
+    mask: Tensor,
+    how: str,
+    *,
+    tokens: float,
+    sequences: float,
+    max_length: int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Put (R, T) token terms of one micro-batch together into its share of the step's loss.
 
@@ -73,15 +80,19 @@ def aggregate(
         tokens: counted tokens in the whole step.
         sequences: sequences in the whole step.
         max_length: the longest completion there may be, for ``constant``; the same in every step.
+        weights: (R,) how often each sequence counts; ``tokens`` and ``sequences`` are then sums of weights.
 
     Raises:
         ValueError: unknown ``how``.
+        ZeroDivisionError: nothing counts in the whole step.
     """
     masked = torch.where(mask, terms, 0.0)
+    if weights is not None:
+        masked = masked * weights[:, None]
     if how == "token_mean":
-        return masked.sum() / max(tokens, 1)
+        return masked.sum() / tokens
     if how == "sequence_mean":
-        return (masked.sum(1) / mask.sum(1).clamp_min(1)).sum() / max(sequences, 1)
+        return (masked.sum(1) / mask.sum(1).clamp_min(1)).sum() / sequences
     if how == "constant":
-        return masked.sum() / max(sequences * max_length, 1)
+        return masked.sum() / (sequences * max_length)
     raise ValueError(f"aggregation {how!r} is none of {', '.join(AGGREGATIONS)}")

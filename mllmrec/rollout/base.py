@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mllmrec.engine.base import ChoiceSets, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
 
 
@@ -16,39 +18,44 @@ from mllmrec.engine.batches import TokenBatch
 class Rollouts:
     """R = B * G completions; row r answers prompt ``r // G``."""
 
-    prompts: TokenBatch  # (B, P), padded left
     completions: TokenBatch  # (R, T), padded right; ends with the end-of-sequence token unless cut off
     prompt_of: Tensor  # (R,)
     decisions: Tensor  # (R, T) bool: tokens that were drawn, not forced; the loss is over these
-    allowed: Tensor | None  # (R, T, A) competing token ids, -1 filled; None: the whole vocabulary
+    choices: ChoiceSets | None  # the tokens that competed; None: the whole vocabulary
     finished: Tensor  # (R,) bool: ended by itself within the length limit
+    weights: Tensor | None = None  # (R,) probability of each row, where rows are all answers and not draws
+    scores: TokenScores | None = None  # (R, T) where known already; with a graph if gradients were on
 
 
 class Sampler(ABC):
     """A rollout strategy. ``temperature`` is also that of the log-probabilities in the loss."""
 
-    constrained: bool
+    constrained: bool  # whether the candidates' answers are all that can be said
+    every_answer: bool = False  # whether all candidates' answers are rollouts, so that G = C
     temperature: float
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
     @abstractmethod
     def __call__(
         self,
-        model: torch.nn.Module,
-        prompts: TokenBatch,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
         group_size: int,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
     ) -> Rollouts:
-        """Draw ``group_size`` completions for each of B prompts.
+        """Complete each of B prompts ``group_size`` times.
 
         Args:
+            engine: runs the model.
             model: a causal language model.
-            prompts: (B, P), padded left.
+            encoded: the prompts, as the engine encoded them.
             group_size: G.
-            generator: on the CPU; all draws come from it.
-            answers: per prompt, the token ids of every candidate's answer with the end token (used by
-                constrained rollouts only).
+            generators: one for each prompt, on the CPU; all draws come from them, so that a prompt's rollouts do
+                not depend on the batch that it is in.
+            answers: per prompt, the token ids of every candidate's answer with the end token (used where only
+                those can be said).
             end_token: the id that ends a completion.
         """

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from mllmrec.engine.batches import TokenBatch, pad
-from mllmrec.prompts.trie import AnswerTrie
+from mllmrec.engine.base import Engine, TokenScores
+from mllmrec.engine.batches import TokenBatch
+from mllmrec.rollout.answer_scores import AnswerScores, score_answers
 from mllmrec.rollout.base import Rollouts, Sampler
-from mllmrec.rollout.decode import Decoder, draw
+from mllmrec.rollout.draw import inverse_cdf, uniforms
 
 
 class Constrained(Sampler):
-    """Walks each row down the trie of its prompt's answers.
+    """Draws among the candidates' answers.
 
-    Where the trie leaves one token it is written without asking the model, once no choice remains below; such
-    tokens have log-probability 0 and are no decisions, so they carry no loss.
+    Walking down the trie of the answers token by token ends in an answer with the product of its renormalised
+    token probabilities. Those are all computed in one pass, so the walk is a single draw and nothing is decoded.
     """
 
     constrained = True
@@ -25,83 +27,52 @@ class Constrained(Sampler):
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
 
-    @torch.no_grad()
     def __call__(
         self,
-        model: torch.nn.Module,
-        prompts: TokenBatch,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
         group_size: int,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
     ) -> Rollouts:
-        """Draw ``group_size`` completions for each prompt; see `Sampler`."""
-        tries = [AnswerTrie(options) for options in answers]
-        nodes = [trie.root for trie in tries for _ in range(group_size)]
-        paths: list[list[int]] = [[] for _ in nodes]
-        decoder: Decoder | None = None
-        last = torch.zeros(len(nodes), dtype=torch.long)
-        while any(node.decides for node in nodes):
-            if decoder is None:
-                decoder = Decoder(model, prompts, group_size)
+        """Draw ``group_size`` answers for each prompt; see `Sampler`."""
+        device = next(model.parameters()).device
+        scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature or 1.0)
+        return rollouts_of(scored, self._pick(scored, answers, group_size, generators).to(device))
+
+    def _pick(
+        self,
+        scored: AnswerScores,
+        answers: Sequence[Sequence[Sequence[int]]],
+        group_size: int,
+        generators: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """(B * G,) rows of ``scored``."""
+        logprobs = scored.logprobs.detach().double().cpu()
+        numbers = uniforms(generators, group_size)
+        picked, start = [], 0
+        for options, own in zip(answers, numbers, strict=True):
+            probabilities = logprobs[start : start + len(options)].exp()
+            if self.temperature == 0:
+                picked.append(probabilities.argmax().repeat(group_size) + start)
             else:
-                decoder.advance(last.to(prompts.ids.device))
-            chosen = self._choose(decoder.logits, nodes, generator)
-            for row, token in enumerate(chosen):
-                if nodes[row].children:
-                    nodes[row] = nodes[row].step(token)
-                    paths[row].append(token)
-                    last[row] = token
-        for row, node in enumerate(nodes):
-            while node.children:
-                ((token, node),) = node.children.items()
-                paths[row].append(token)
-        completions = pad(paths, end_token, side="right").to(prompts.ids.device)
-        allowed, decisions = allowed_tokens([tries[row // group_size] for row in range(len(paths))], paths)
-        device = prompts.ids.device
-        return Rollouts(
-            prompts=prompts,
-            completions=completions,
-            prompt_of=torch.arange(len(tries), device=device).repeat_interleave(group_size),
-            decisions=decisions.to(device),
-            allowed=allowed.to(device),
-            finished=torch.ones(len(paths), dtype=torch.bool, device=device),
-        )
-
-    def _choose(self, logits: torch.Tensor, nodes: list, generator: torch.Generator) -> list[int]:
-        width = max(len(node.children) for node in nodes)
-        options = torch.full((len(nodes), max(width, 1)), -1, dtype=torch.long)
-        for row, node in enumerate(nodes):
-            tokens = sorted(node.children) or [0]
-            options[row, : len(tokens)] = torch.tensor(tokens)
-        options = options.to(logits.device)
-        competing = logits.gather(1, options.clamp_min(0)).masked_fill(options < 0, float("-inf"))
-        picked = draw(competing, generator, self.temperature)
-        return options.gather(1, picked[:, None])[:, 0].tolist()
+                picked.append(inverse_cdf(probabilities.expand(group_size, -1), own) + start)
+            start += len(options)
+        return torch.cat(picked)
 
 
-def allowed_tokens(
-    tries: Sequence[AnswerTrie], paths: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens that competed at every place of every path, and which places were real choices.
-
-    Returns:
-        (R, T, A) int64, -1 filled, and (R, T) bool.
-
-    Raises:
-        UnknownPrefix: a path is no answer of its trie.
-    """
-    options: list[list[list[int]]] = []
-    for trie, path in zip(tries, paths, strict=True):
-        node, row = trie.root, []
-        for token in path:
-            row.append(sorted(node.children))
-            node = node.step(token)
-        options.append(row)
-    length = max(map(len, paths))
-    width = max(len(tokens) for row in options for tokens in row)
-    allowed = torch.full((len(paths), length, width), -1, dtype=torch.long)
-    for index, row in enumerate(options):
-        for place, tokens in enumerate(row):
-            allowed[index, place, : len(tokens)] = torch.tensor(tokens)
-    return allowed, (allowed >= 0).sum(-1) > 1
+def rollouts_of(scored: AnswerScores, rows: torch.Tensor, weights: torch.Tensor | None = None) -> Rollouts:
+    """Some rows of scored answers as rollouts, with what is known of their scores."""
+    mask = scored.completions.mask[rows]
+    width = int(mask.sum(1).max())
+    return Rollouts(
+        completions=TokenBatch(scored.completions.ids[rows, :width], mask[:, :width]),
+        prompt_of=scored.prompt_of[rows],
+        decisions=scored.decisions[rows, :width],
+        choices=scored.choices.rows(rows)._replace(set_of=scored.choices.set_of[rows, :width]),
+        finished=torch.ones(len(rows), dtype=torch.bool, device=rows.device),
+        weights=weights,
+        scores=TokenScores(scored.scores.logprobs[rows, :width], scored.scores.entropy[rows, :width]),
+    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.rollout.base import Rollouts, Sampler
-from mllmrec.rollout.decode import Decoder, draw
+from mllmrec.rollout.draw import TRIES, draw, uniforms
 
 
 class Free(Sampler):
-    """Samples until the end token or ``max_new_tokens``.
+    """Samples until the end token or ``max_new_tokens``; finished rows leave the batch.
 
     With ``top_p`` < 1 the tokens come from the nucleus while the loss uses the full distribution at the same
     temperature, as TRL does: the ratio of the two is not corrected.
@@ -27,35 +29,43 @@ class Free(Sampler):
     @torch.no_grad()
     def __call__(
         self,
-        model: torch.nn.Module,
-        prompts: TokenBatch,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
         group_size: int,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
     ) -> Rollouts:
         """Draw ``group_size`` completions for each prompt; see `Sampler`."""
-        decoder = Decoder(model, prompts, group_size)
-        rows = len(prompts.ids) * group_size
-        device = prompts.ids.device
-        alive = torch.ones(rows, dtype=torch.bool, device=device)
-        tokens: list[torch.Tensor] = []
-        masks: list[torch.Tensor] = []
+        decoder = engine.decoder(model, encoded, group_size)
+        device = decoder.logits.device
+        rows = len(generators) * group_size
+        numbers = uniforms(generators, group_size, self.max_new_tokens, TRIES).flatten(0, 1)
+        ids = torch.full((rows, self.max_new_tokens), end_token, device=device)
+        lengths = torch.full((rows,), self.max_new_tokens, device=device)
+        alive = torch.arange(rows, device=device)
         for step in range(self.max_new_tokens):
-            if step:
-                decoder.advance(tokens[-1])
-            chosen = draw(decoder.logits, generator, self.temperature, self.top_p)
-            tokens.append(torch.where(alive, chosen, end_token))
-            masks.append(alive)
-            alive = alive & (chosen != end_token)
-            if not alive.any():
-                break
-        mask = torch.stack(masks, 1)
+            chosen = draw(decoder.logits, numbers[alive.cpu(), step], self.temperature, self.top_p)
+            ids[alive, step] = chosen
+            ended = chosen == end_token
+            if ended.any():
+                lengths[alive[ended]] = step + 1
+                on = (~ended).nonzero()[:, 0]
+                alive, chosen = alive[on], chosen[on]
+                if len(alive) == 0:
+                    break
+                decoder.keep(on)
+            if step + 1 < self.max_new_tokens:
+                decoder.advance(chosen)
+        width = int(lengths.max())
+        mask = torch.arange(width, device=device) < lengths[:, None]
+        finished = torch.ones(rows, dtype=torch.bool, device=device)
+        finished[alive] = False
         return Rollouts(
-            prompts=prompts,
-            completions=TokenBatch(torch.stack(tokens, 1), mask),
-            prompt_of=torch.arange(len(prompts.ids), device=device).repeat_interleave(group_size),
+            completions=TokenBatch(ids[:, :width], mask),
+            prompt_of=torch.arange(len(generators), device=device).repeat_interleave(group_size),
             decisions=mask,
-            allowed=None,
-            finished=~alive,
+            choices=None,
+            finished=finished,
         )

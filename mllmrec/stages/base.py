@@ -109,6 +109,10 @@ class Stage(lightning.LightningModule):
             self.manual_backward(share)
             loss += float(share.detach())
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        if all(weight.grad is None for weight in weights):
+            # Where nothing was to be learnt the gradient is zero, and momentum and decay go on as with any other.
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(

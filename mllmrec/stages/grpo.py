@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmrec.engine.plain import TokenScores, completion_scores
+from mllmrec.engine.base import Engine, TokenScores
+from mllmrec.engine.batches import TokenBatch
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.randomness import torch_generator
 from mllmrec.rewards.base import Question, Reward
-from mllmrec.rl.advantages import Advantage, zero_variance
+from mllmrec.rl.advantages import Advantage, weighted_mean, weighted_std, zero_variance
 from mllmrec.rl.kl import kl_estimate
 from mllmrec.rl.losses import PolicyLoss, aggregate
 from mllmrec.rollout.base import Rollouts, Sampler
@@ -30,6 +31,7 @@ from mllmrec.stages.base import OptimizerSettings, Stage
 class Judged:
     """Rollouts with what became of them; R = B * G rows."""
 
+    prompts: TokenBatch  # (B, P)
     rollouts: Rollouts
     texts: list[str]
     rewards: Tensor  # (B, G)
@@ -49,6 +51,7 @@ class Grpo(Stage):
         optimizer: OptimizerSettings,
         steps: int,
         *,
+        engine: Engine,
         sampler: Sampler,
         reward: Reward,
         advantage: Advantage,
@@ -59,6 +62,7 @@ class Grpo(Stage):
         beta: float = 0.0,
         kl: str = "k3",
         aggregation: str = "token_mean",
+        skip_zero_variance: str = "auto",
         seed: int = 0,
         on_rollouts: Callable[[int, Sequence[Example], Judged], None] | None = None,
         titles: Sequence[str] = (),
@@ -71,6 +75,7 @@ class Grpo(Stage):
             answers: tokens of every item's answer.
             optimizer: its settings.
             steps: rollout steps in the whole stage.
+            engine: runs the model.
             sampler: draws completions.
             reward: judges them.
             advantage: (B, G) rewards → (B, G).
@@ -81,6 +86,8 @@ class Grpo(Stage):
             beta: weight of the KL; 0 computes no reference.
             kl: its estimator.
             aggregation: how tokens make the loss.
+            skip_zero_variance: whether groups with equal rewards are left out of reference and update:
+                ``auto`` where that changes nothing (beta 0), ``always`` (they lose their KL), ``never``.
             seed: of the run.
             on_rollouts: told of every step's rollouts.
             titles: (I,) as the prompts show them.
@@ -88,50 +95,70 @@ class Grpo(Stage):
         """
         super().__init__(policy.model, optimizer, steps * iterations)
         self.policy, self.answers = policy, answers
-        self.sampler, self.reward, self.advantage, self.policy_loss = sampler, reward, advantage, policy_loss
+        self.engine, self.sampler, self.reward = engine, sampler, reward
+        self.advantage, self.policy_loss = advantage, policy_loss
         self.group_size, self.micro_batch_size, self.iterations = group_size, micro_batch_size, iterations
         self.beta, self.kl, self.aggregation, self.seed = beta, kl, aggregation, seed
+        self.skips = skip_zero_variance == "always" or (skip_zero_variance == "auto" and beta == 0)
+        self.draws_anew = any(
+            isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.model.modules()
+        )
         self.on_rollouts = on_rollouts
         self.titles, self.item_ids = titles, item_ids
         self.generated_tokens = 0
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One step from B examples."""
-        judged = self.judge(batch, self.roll_out(batch, batch_idx))
+        prompts = self.policy.prompt_batch([example.prompt for example in batch])
+        rollouts, encoded = self.roll_out(batch, prompts, batch_idx)
+        judged = self.judge(batch, prompts, rollouts)
         if self.on_rollouts is not None:
             self.on_rollouts(batch_idx, batch, judged)
-        old = self._without_gradient(self.model, judged.rollouts).logprobs if self.iterations > 1 else None
-        reference = None
-        if self.beta > 0:
-            with self.policy.reference() as model:
-                reference = self._without_gradient(model, judged.rollouts).logprobs
-        for _ in range(self.iterations):
+        reference = self.reference_logprobs(judged) if self.beta > 0 else None
+        old: Tensor | None = None
+        for iteration in range(self.iterations):
             sums: dict[str, float] = {}
-            update = self.update(self.loss_shares(judged, old, reference, sums))
+            seen = torch.zeros(rollouts.decisions.shape, device=self.device)
+            # What the rollout computed holds until the first update.
+            known = encoded if iteration == 0 else None
+            update = self.update(self.loss_shares(judged, old, reference, sums, encoded=known, seen=seen))
+            old = seen if old is None else old
             self.log_step({**update, **self._averages(sums), **self._reward_metrics(batch, judged)})
 
-    @torch.no_grad()
-    def roll_out(self, batch: Sequence[Example], step: int) -> Rollouts:
-        """G completions for each example; the draws depend on the seed and the step alone."""
+    def roll_out(self, batch: Sequence[Example], prompts: TokenBatch, step: int) -> tuple[Rollouts, Any]:
+        """Completions of each example, and the encoded prompts if they can serve the update.
+
+        The draws of an example depend on the seed, the step and the example alone.
+        """
+        answers: list[list[list[int]]] = []
+        if self.sampler.constrained:
+            answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in batch]
+        rows = len(batch) * (len(answers[0]) if self.sampler.every_answer else self.group_size)
+        # The rollout's pass serves the update too, unless dropout makes that another function or the whole step is
+        # more than may be in memory at once.
+        reuses = torch.is_grad_enabled() and self.engine.reusable and not self.draws_anew
+        reuses = reuses and rows <= self.micro_batch_size
         training = self.model.training
-        self.model.eval()
+        self.model.train(training and reuses)
         try:
-            rollouts = self.sampler(
-                self.model,
-                self.policy.prompt_batch([example.prompt for example in batch]),
-                self.group_size,
-                torch_generator(self.seed, "rollouts", step),
-                [[self.answers.of(item) for item in example.candidates.tolist()] for example in batch]
-                if self.sampler.constrained
-                else (),
-                self.policy.end_token,
-            )
+            with torch.set_grad_enabled(reuses):
+                encoded = self.engine.encode(self.model, prompts)
+                rollouts = self.sampler(
+                    self.engine,
+                    self.model,
+                    encoded,
+                    self.group_size,
+                    [torch_generator(self.seed, "rollouts", step, example.sample_id) for example in batch],
+                    answers,
+                    self.policy.end_token,
+                )
         finally:
             self.model.train(training)
-        self.generated_tokens += int(rollouts.completions.mask.sum())
-        return rollouts
+        if rollouts.weights is None:
+            self.generated_tokens += int(rollouts.completions.mask.sum())
+        return rollouts, encoded if reuses else None
 
-    def judge(self, batch: Sequence[Example], rollouts: Rollouts) -> Judged:
+    def judge(self, batch: Sequence[Example], prompts: TokenBatch, rollouts: Rollouts) -> Judged:
         """Rewards and advantages of rollouts."""
         texts = self.policy.decode(rollouts.completions)
         questions = [
@@ -141,13 +168,22 @@ class Grpo(Stage):
             )
             for example in batch
         ]
-        parts = [self.reward(text, questions[row // self.group_size]) for row, text in enumerate(texts)]
-        rewards = torch.tensor([part["reward"] for part in parts]).view(len(batch), self.group_size)
-        advantages = self.advantage(rewards).reshape(-1).to(self.device)
-        return Judged(rollouts, texts, rewards, parts, advantages)
+        sources = rollouts.prompt_of.tolist()
+        parts = [self.reward(text, questions[source]) for text, source in zip(texts, sources, strict=True)]
+        rewards = torch.tensor([part["reward"] for part in parts]).view(len(batch), -1)
+        weights = None if rollouts.weights is None else rollouts.weights.cpu().view(rewards.shape)
+        advantages = self.advantage(rewards, weights).reshape(-1).to(self.device)
+        return Judged(prompts, rollouts, texts, rewards, parts, advantages)
 
     def loss_shares(
-        self, judged: Judged, old: Tensor | None, reference: Tensor | None, sums: dict[str, float]
+        self,
+        judged: Judged,
+        old: Tensor | None,
+        reference: Tensor | None,
+        sums: dict[str, float],
+        *,
+        encoded: Any = None,
+        seen: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The loss in micro-batches whose sum does not depend on their size.
 
@@ -156,60 +192,94 @@ class Grpo(Stage):
             old: (R, T) log-probabilities when the rollouts were drawn; None: those of this very pass.
             reference: (R, T), or None without KL.
             sums: filled with sums over tokens for the log.
+            encoded: the prompts with their graph, if the rollout's pass serves this update.
+            seen: (R, T), filled with this pass's log-probabilities.
         """
         rollouts = judged.rollouts
-        decisions = rollouts.decisions
-        rows = len(decisions)
-        tokens = int(decisions.sum())
+        weights = rollouts.weights
+        counted = rollouts.decisions if weights is None else rollouts.decisions * weights[:, None]
+        tokens = float(counted.sum())
+        sequences = float(len(counted) if weights is None else weights.sum())
         longest = self.sampler.max_new_tokens or self.answers.longest
-        for start in range(0, rows, self.micro_batch_size):
-            part = slice(start, start + self.micro_batch_size)
-            mask = decisions[part]
-            scores = self._scores(self.model, rollouts, part)
+        sums["tokens"] = 0.0
+        for part in self._parts(judged):
+            mask = rollouts.decisions[part]
+            weight = None if weights is None else weights[part]
+            scores = self._scores(self.model, judged, part, encoded)
+            if seen is not None:
+                seen[part] = scores.logprobs.detach().to(seen.dtype)
             old_part = scores.logprobs.detach() if old is None else old[part]
             loss = self.policy_loss(scores.logprobs, old_part, judged.advantages[part], mask)
             terms = loss.terms
+            count = mask if weight is None else mask * weight[:, None]
             if reference is not None:
                 kl = kl_estimate(scores.logprobs, reference[part], self.kl)
                 terms = terms + self.beta * kl
-                _add(sums, "kl", kl.detach()[mask].sum())
-            _add(sums, "tokens", mask.sum())
-            _add(sums, "entropy", scores.entropy[mask].sum())
-            _add(sums, "clip_ratio/low_mean", loss.clipped_low.sum())
-            _add(sums, "clip_ratio/high_mean", loss.clipped_high.sum())
-            yield aggregate(terms, mask, self.aggregation, tokens=tokens, sequences=rows, max_length=longest)
-
-    def _scores(self, model: torch.nn.Module, rollouts: Rollouts, part: slice) -> TokenScores:
-        return completion_scores(
-            model,
-            rollouts.prompts,
-            type(rollouts.completions)(rollouts.completions.ids[part], rollouts.completions.mask[part]),
-            rollouts.prompt_of[part],
-            scored=rollouts.decisions[part],
-            allowed=None if rollouts.allowed is None else rollouts.allowed[part],
-            temperature=self.sampler.temperature,
-        )
+                _add(sums, "kl", (kl.detach() * count).sum())
+            _add(sums, "tokens", count.sum())
+            _add(sums, "entropy", (scores.entropy * count).sum())
+            _add(sums, "clip_ratio/low_mean", (loss.clipped_low * count).sum())
+            _add(sums, "clip_ratio/high_mean", (loss.clipped_high * count).sum())
+            yield aggregate(
+                terms,
+                mask,
+                self.aggregation,
+                tokens=tokens,
+                sequences=sequences,
+                max_length=longest,
+                weights=weight,
+            )
 
     @torch.no_grad()
-    def _without_gradient(self, model: torch.nn.Module, rollouts: Rollouts) -> TokenScores:
-        parts = [
-            self._scores(model, rollouts, slice(start, start + self.micro_batch_size))
-            for start in range(0, len(rollouts.decisions), self.micro_batch_size)
-        ]
-        return TokenScores(
-            torch.cat([part.logprobs for part in parts]), torch.cat([part.entropy for part in parts])
+    def reference_logprobs(self, judged: Judged) -> Tensor:
+        """(R, T) log-probabilities under the policy that the stage began with; zero for groups that are skipped."""
+        found = torch.zeros(judged.rollouts.decisions.shape, device=self.device)
+        with self.policy.reference() as model:
+            for part in self._parts(judged):
+                found[part] = self._scores(model, judged, part, None, entropy=False).logprobs.to(found.dtype)
+        return found
+
+    def _parts(self, judged: Judged) -> list[Tensor]:
+        """The rows of each micro-batch: those with something to learn, prompt by prompt."""
+        learns = judged.rollouts.decisions.any(1)
+        if self.skips:
+            groups = judged.advantages.view(judged.rewards.shape)
+            learns = learns & (groups != 0).any(1).repeat_interleave(groups.shape[1])
+        return [part for part in learns.nonzero()[:, 0].split(self.micro_batch_size) if len(part)]
+
+    def _scores(
+        self, model: torch.nn.Module, judged: Judged, part: Tensor, encoded: Any, entropy: bool = True
+    ) -> TokenScores:
+        rollouts = judged.rollouts
+        if encoded is not None and rollouts.scores is not None:
+            return TokenScores(rollouts.scores.logprobs[part], rollouts.scores.entropy[part])
+        prompt_of = rollouts.prompt_of[part]
+        if encoded is None:
+            used, prompt_of = prompt_of.unique(return_inverse=True)
+            prompts = TokenBatch(judged.prompts.ids[used], judged.prompts.mask[used])
+            encoded = self.engine.encode(model, prompts)
+        return self.engine.score(
+            model,
+            encoded,
+            TokenBatch(rollouts.completions.ids[part], rollouts.completions.mask[part]),
+            prompt_of,
+            scored=rollouts.decisions[part],
+            choices=None if rollouts.choices is None else rollouts.choices.rows(part),
+            temperature=self.sampler.temperature,
+            entropy=entropy,
         )
 
     def _averages(self, sums: dict[str, float]) -> dict[str, float]:
-        tokens = max(sums.pop("tokens"), 1.0)
+        tokens = sums.pop("tokens") or 1.0
         return {name: total / tokens for name, total in sums.items()}
 
     def _reward_metrics(self, batch: Sequence[Example], judged: Judged) -> dict[str, float]:
         rewards, rollouts = judged.rewards, judged.rollouts
+        weights = None if rollouts.weights is None else rollouts.weights.cpu().view(rewards.shape)
         lengths = rollouts.completions.mask.sum(1).float()
         metrics: dict[str, Any] = {
-            "reward": rewards.mean(),
-            "reward_std": rewards.std(1).mean() if rewards.shape[1] > 1 else torch.tensor(0.0),
+            "reward": weighted_mean(rewards, weights).mean(),
+            "reward_std": weighted_std(rewards, weights).mean(),
             "frac_reward_zero_std": zero_variance(rewards).float().mean(),
             "completions/mean_length": lengths.mean(),
             "completions/min_length": lengths.min(),
@@ -218,12 +288,12 @@ class Grpo(Stage):
             "num_tokens": float(self.generated_tokens),
         }
         for name in self.reward.parts:
-            values = torch.tensor([part[name] for part in judged.parts])
-            metrics[f"rewards/{name}/mean"] = values.mean()
+            values = torch.tensor([part[name] for part in judged.parts]).view(rewards.shape)
+            metrics[f"rewards/{name}/mean"] = weighted_mean(values, weights).mean()
         with_cot = torch.tensor([example.has_reasoning for example in batch])
         for name, rows in (("reward_with_cot", with_cot), ("reward_without_cot", ~with_cot)):
             if rows.any():
-                metrics[name] = rewards[rows].mean()
+                metrics[name] = weighted_mean(rewards, weights)[rows].mean()
         return {name: float(value) for name, value in metrics.items()}
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
+from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
 from mllmrec.progress import TrainingProgress
@@ -39,6 +40,7 @@ class StageInputs:
     prepared: Prepared
     policy: Policy
     answers: AnswerTokens
+    engine: Engine
     folder: RunFolder
 
 
@@ -99,6 +101,7 @@ def _fit_sft(
         _optimizer(settings),
         updates=len(batches),
         micro_batch_size=settings.micro_batch_size,
+        engine=inputs.engine,
         loss_on=settings.loss_on,
     )
     _fit(stage, examples, batches, inputs, loggers, measure)
@@ -123,6 +126,7 @@ def _fit_grpo(
             inputs.answers,
             _optimizer(settings),
             steps=len(batches),
+            engine=inputs.engine,
             sampler=instantiate(cfg.rollout),
             reward=instantiate(cfg.reward),
             advantage=instantiate(cfg.advantage),
@@ -133,6 +137,7 @@ def _fit_grpo(
             beta=settings.beta,
             kl=settings.kl,
             aggregation=settings.aggregation,
+            skip_zero_variance=settings.skip_zero_variance,
             seed=cfg.seed,
             on_rollouts=keep,
             titles=builder.titles,

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mllmrec.engine.batches import pad
-from mllmrec.engine.plain import completion_scores
+from mllmrec.engine.base import ChoiceSets, Engine
+from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
-from mllmrec.prompts.trie import AnswerTrie
-from mllmrec.rollout.constrained import allowed_tokens
+from mllmrec.prompts.trie import AnswerTrie, choice_sets
 from mllmrec.stages.base import OptimizerSettings, Stage
 
 
@@ -34,11 +33,12 @@ class Sft(Stage):
         optimizer: OptimizerSettings,
         updates: int,
         micro_batch_size: int,
+        engine: Engine,
         loss_on: str = "answer",
     ) -> None:
         super().__init__(policy.model, optimizer, updates)
         self.policy, self.answers = policy, answers
-        self.micro_batch_size, self.loss_on = micro_batch_size, loss_on
+        self.micro_batch_size, self.engine, self.loss_on = micro_batch_size, engine, loss_on
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
@@ -55,28 +55,31 @@ class Sft(Stage):
             # Everything after the first token counts as its completion.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
             prompts = [prompt[:1] for prompt in prompts]
-        allowed = scored = None
-        tokens = sum(map(len, answers))
+        completions = pad(answers, self.policy.padding_token, side="right").to(self.device)
+        choices: ChoiceSets | None = None
+        scored = completions.mask
         if self.loss_on == "candidates":
             tries = [
                 AnswerTrie([self.answers.of(item) for item in example.candidates.tolist()])
                 for example in batch
             ]
-            allowed, scored = (tensor.to(self.device) for tensor in allowed_tokens(tries, answers))
-            tokens = int(scored.sum())
+            choices, decisions = choice_sets(tries, answers)
+            choices, scored = choices.to(self.device), decisions.to(self.device)
+        tokens = int(scored.sum())
         for start in range(0, len(batch), self.micro_batch_size):
             part = slice(start, start + self.micro_batch_size)
-            completions = pad(answers[part], self.policy.padding_token, side="right").to(self.device)
-            scores = completion_scores(
+            if not scored[part].any():
+                continue
+            encoded = self.engine.encode(
+                self.model, pad(prompts[part], self.policy.padding_token, side="left").to(self.device)
+            )
+            scores = self.engine.score(
                 self.model,
-                pad(prompts[part], self.policy.padding_token, side="left").to(self.device),
-                completions,
-                torch.arange(len(completions.ids), device=self.device),
-                scored=_cut(scored, part, completions.ids.shape[1]),
-                allowed=_cut(allowed, part, completions.ids.shape[1]),
+                encoded,
+                TokenBatch(completions.ids[part], completions.mask[part]),
+                torch.arange(len(prompts[part]), device=self.device),
+                scored=scored[part],
+                choices=None if choices is None else choices.rows(part),
+                entropy=False,
             )
             yield -scores.logprobs.sum() / tokens
-
-
-def _cut(tensor: Tensor | None, rows: slice, width: int) -> Tensor | None:
-    return None if tensor is None else tensor[rows, :width]

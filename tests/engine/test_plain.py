@@ -8,14 +8,24 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mllmrec.engine.base import ChoiceSets
 from mllmrec.engine.batches import pad
-from mllmrec.engine.plain import completion_scores
+from mllmrec.engine.plain import Plain
 
 ARCHITECTURES = ["qwen3", "qwen2", "llama"]
 PROMPTS = [[11, 12, 13, 14, 15, 16], [21, 22], [31, 32, 33, 34]]
 # Rows 0 and 1 are equal; row 2 begins as they do; prompt 2 has no completion.
 COMPLETIONS = [[41, 42, 43, 44], [41, 42, 43, 44], [41, 42, 50], [60], [41, 42, 43, 44, 45], [61, 62]]
 PROMPT_OF = torch.tensor([0, 0, 0, 0, 1, 1])
+
+
+def completion_scores(model, prompts, completions, prompt_of, *, allowed=None, **settings):
+    """``allowed`` (R, T, A) gives every place a set of its own."""
+    choices = None
+    if allowed is not None:
+        rows, width, size = allowed.shape
+        choices = ChoiceSets(torch.arange(rows * width).view(rows, width), allowed.reshape(-1, size))
+    return Plain().score(model, prompts, completions, prompt_of, choices=choices, **settings)
 
 
 def batches():

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import Likelihood
 from mllmrec.evaluation.records import read_stage, write_stage
+
+ENGINE = SharedPrefix()
 
 CUTS = {
     "all at once": [[0, 1, 2, 3, 4, 5]],
@@ -17,7 +20,9 @@ CUTS = {
 
 
 def ranks_by_user(tiny, examples, batches, constrained=False, writer=None):
-    result = evaluate(tiny.policy, tiny.answers, examples, Likelihood(0, constrained), batches, writer)
+    result = evaluate(
+        tiny.policy, tiny.answers, examples, Likelihood(ENGINE, 0, constrained), batches, writer
+    )
     users = [examples[index].user_id for batch in batches for index in batch]
     return dict(zip(users, result.ranks.tolist(), strict=True)), result
 

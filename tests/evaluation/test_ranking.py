@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from mllmrec.engine.batches import pad
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -16,6 +17,8 @@ from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.sft import Sft
+
+ENGINE = SharedPrefix()
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ def test_ranking_equals_brute_force(titled, constrained):
     policy, answers, examples = titled
     examples = examples[:3]
     with torch.no_grad():
-        ranked = Likelihood(0, constrained=constrained).rank(policy, answers, examples)
-        table = candidate_scores(policy, answers, examples, constrained=constrained)
+        ranked = Likelihood(ENGINE, 0, constrained=constrained).rank(policy, answers, examples)
+        table = candidate_scores(policy, answers, examples, constrained=constrained, engine=ENGINE)
     for row, example in enumerate(examples):
         expected = brute_force(policy, answers, example, constrained)
         assert_allclose(table[row], expected, atol=1e-4)
@@ -72,17 +75,15 @@ def test_constrained_scores_are_what_constrained_rollouts_do(titled):
     policy, answers, (example, *_) = titled
     group = 2000
     options = [answers.of(item) for item in example.candidates.tolist()]
-    rollouts = Constrained()(
-        policy.model,
-        policy.prompt_batch([example.prompt]),
-        group,
-        torch.Generator().manual_seed(0),
-        [options],
-        policy.end_token,
-    )
+    with torch.no_grad():
+        encoded = ENGINE.encode(policy.model, policy.prompt_batch([example.prompt]))
+        generators = [torch.Generator().manual_seed(0)]
+        rollouts = Constrained()(
+            ENGINE, policy.model, encoded, group, generators, [options], policy.end_token
+        )
     said = [ids[mask].tolist() for ids, mask in zip(*rollouts.completions, strict=True)]
     with torch.no_grad():
-        exact = np.exp(candidate_scores(policy, answers, [example], constrained=True)[0])
+        exact = np.exp(candidate_scores(policy, answers, [example], constrained=True, engine=ENGINE)[0])
     for option, probability in zip(options, exact, strict=True):
         deviation = math.sqrt(probability * (1 - probability) / group)
         assert abs(said.count(option) / group - probability) <= 3 * deviation
@@ -93,7 +94,7 @@ def test_the_place_of_the_target_is_not_looked_at(titled):
     moved = [dataclasses.replace(example, target_column=0) for example in examples]
     with torch.no_grad():
         for constrained in (False, True):
-            ranker = Likelihood(0, constrained)
+            ranker = Likelihood(ENGINE, 0, constrained)
             for a, b in zip(
                 ranker.rank(policy, answers, examples), ranker.rank(policy, answers, moved), strict=True
             ):
@@ -112,7 +113,7 @@ def indifferent(tiny):
 def test_ties_are_broken_alike_whoever_is_in_the_batch(indifferent, make_examples):
     examples = make_examples(indifferent.builder)
     many = dataclasses.replace(examples[0], candidates=np.arange(12), target_column=examples[0].target)
-    ranker = Likelihood(0)
+    ranker = Likelihood(ENGINE, 0)
     for few in (dataclasses.replace(examples[1], user_id=f"v{user}") for user in range(10)):
         with torch.no_grad():
             (alone,) = ranker.rank(indifferent.policy, indifferent.answers, [few])
@@ -131,7 +132,7 @@ def test_a_policy_that_knows_nothing_ranks_by_chance(indifferent, make_examples)
         for column in (0, 3)
     ]
     with torch.no_grad():
-        ranked = Likelihood(0).rank(indifferent.policy, indifferent.answers, users)
+        ranked = Likelihood(ENGINE, 0).rank(indifferent.policy, indifferent.answers, users)
     ranks = np.array([r.rank_of(user.target_column) for r, user in zip(ranked, users, strict=True)]).reshape(
         -1, 2
     )
@@ -170,9 +171,9 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     examples = make_examples(builder)
     batch = [examples[index] for index in range(4)]
     policy.begin_stage("sft")
-    fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4), [batch] * 60)
+    fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4, ENGINE), [batch] * 60)
     with torch.no_grad():
-        ranked = Generate(builder.ids).rank(policy, answers, batch)
+        ranked = Generate(ENGINE, builder.ids).rank(policy, answers, batch)
     assert [result.text for result in ranked] == [builder.answer(item) for item in (3, 4, 5, 6)]
     named = [
         [int(example.candidates[column]) for column in result.order]
@@ -185,7 +186,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     ranks = [result.rank_of(example.target_column) for example, result in zip(batch, ranked, strict=True)]
     assert_allclose(ranks, [2, np.nan, np.nan, 1])
 
-    result = evaluate(policy, answers, examples, Generate(builder.ids), [[0, 1], [2, 3]])
+    result = evaluate(policy, answers, examples, Generate(ENGINE, builder.ids), [[0, 1], [2, 3]])
     assert result.validity == {
         "invalid": 0.25,
         "duplicate": 0.25,
@@ -201,8 +202,8 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
 def test_generation_is_greedy_and_stops_at_its_limit(titled):
     policy, answers, examples = titled
     with torch.no_grad():
-        first = Generate(range(12), max_new_tokens=3).rank(policy, answers, examples)
-        again = Generate(range(12), max_new_tokens=3).rank(policy, answers, examples[::-1])[::-1]
+        first = Generate(ENGINE, range(12), max_new_tokens=3).rank(policy, answers, examples)
+        again = Generate(ENGINE, range(12), max_new_tokens=3).rank(policy, answers, examples[::-1])[::-1]
     assert [result.text for result in first] == [result.text for result in again]
     assert all(result.generated_tokens <= 3 for result in first)
     (prompt,) = policy.encode_prompts([examples[0].prompt])

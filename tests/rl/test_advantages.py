@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mllmrec.rl.advantages import GroupRelative, LeaveOneOut, zero_variance
+from mllmrec.rl.advantages import GroupRelative, LeaveOneOut, weighted_mean, weighted_std, zero_variance
 
 ONE_HIT = torch.tensor([[1.0, 0, 0, 0]])
 TWO_GROUPS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0]])
@@ -65,6 +65,48 @@ def test_the_released_offset_of_0_3_cancels():
 def test_zero_variance_groups_are_found():
     rewards = torch.tensor([[0.3, 0.3, 0.3], [1, 1, 0.3], [-1, -1, -1]])
     assert zero_variance(rewards).tolist() == [True, False, True]
+
+
+# Rewards 1, 0, 0 with these probabilities: mean 0.2, variance 0.2 · 0.8 = 0.16, deviation 0.4.
+CHANCES = torch.tensor([[0.2, 0.5, 0.3]])
+HIT_OF_THREE = torch.tensor([[1.0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (GroupRelative(), [1.9995, -0.499875, -0.499875]),  # 0.8 / 0.4001 and -0.2 / 0.4001
+        (GroupRelative("none"), [0.8, -0.2, -0.2]),
+        (LeaveOneOut(), [0.8, -0.2, -0.2]),
+    ],
+)
+def test_weights_make_mean_and_deviation_the_policys_own(estimator, expected):
+    assert_close(estimator(HIT_OF_THREE, CHANCES), torch.tensor([expected]), atol=1e-5, rtol=0)
+
+
+def test_batch_deviation_under_weights_is_that_of_the_mixture():
+    # The second prompt hits with probability 0.6. Of both: mean 0.4, variance 0.4 · 0.6 = 0.24, deviation 0.489898.
+    rewards, chances = HIT_OF_THREE.repeat(2, 1), torch.cat([CHANCES, torch.tensor([[0.6, 0.2, 0.2]])])
+    expected = torch.tensor([[0.8, -0.2, -0.2], [0.4, -0.6, -0.6]]) / (0.489898 + 1e-4)
+    assert_close(GroupRelative("batch")(rewards, chances), expected, atol=1e-5, rtol=0)
+
+
+def test_many_draws_have_the_mean_and_deviation_of_the_weights():
+    # 2, 5 and 3 of ten draws, a thousand times over: the divisor G - 1 no longer shows.
+    draws = torch.tensor([[1.0] * 2 + [0.0] * 5 + [0.0] * 3]).repeat(1, 1000)
+    assert_close(weighted_mean(draws, None), weighted_mean(HIT_OF_THREE, CHANCES))
+    assert_close(weighted_std(draws, None), weighted_std(HIT_OF_THREE, CHANCES), atol=1e-4, rtol=0)
+    # Ten draws alone have sqrt(10 / 9) of it.
+    assert_close(weighted_std(draws[:, :10], None), torch.tensor([[0.421637]]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "estimator", [GroupRelative(), GroupRelative("none"), GroupRelative("batch"), LeaveOneOut()]
+)
+def test_equal_rewards_give_exactly_nothing_under_weights(estimator):
+    # Single precision: weights that sum to almost one, and 0.3 times each.
+    rewards = torch.tensor([[0.3, 0.3, 0.3], [1.0, 0.0, 0.0]])
+    assert (estimator(rewards, torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]]))[0] == 0).all()
 
 
 def test_unknown_scale_names_the_choices():

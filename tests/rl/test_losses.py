@@ -114,6 +114,31 @@ def test_shares_add_up_however_the_step_is_cut(how):
     assert_close(sum(shares), whole)
 
 
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [
+        # Weights 0.75 and 0.25: sums 3 · 0.75 + 4 · 0.25 = 3.25, tokens 2 · 0.75 + 4 · 0.25 = 2.5, one sequence.
+        ("sequence_mean", 1.375),  # 1.5 · 0.75 + 1 · 0.25
+        ("token_mean", 1.3),  # 3.25 / 2.5
+        ("constant", 0.40625),  # 3.25 / (1 · 8)
+    ],
+)
+def test_aggregation_under_weights(how, value):
+    counts = {"tokens": 2.5, "sequences": 1.0, "max_length": 8}
+    weights = torch.tensor([0.75, 0.25])
+    assert_close(aggregate(TERMS, MASK, how, **counts, weights=weights), torch.tensor(value))
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_a_weight_is_so_many_equal_sequences(how):
+    rows = torch.tensor([0, 0, 0, 1])
+    repeated = aggregate(TERMS[rows], MASK[rows], how, tokens=10, sequences=4, max_length=8)
+    weighted = aggregate(
+        TERMS, MASK, how, tokens=10, sequences=4, max_length=8, weights=torch.tensor([3.0, 1.0])
+    )
+    assert_close(weighted, repeated)
+
+
 def test_unknown_choices_name_the_known():
     with pytest.raises(ValueError, match="token_mean, sequence_mean, constant"):
         aggregate(TERMS, MASK, "mean", **COUNTS)

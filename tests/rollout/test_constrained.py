@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from mllmrec.engine.batches import pad
-from mllmrec.engine.plain import completion_scores
-from mllmrec.prompts.trie import AnswerTrie, UnknownPrefix
-from mllmrec.rollout.constrained import Constrained, allowed_tokens
+from mllmrec.engine.plain import Plain
+from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.prompts.trie import AnswerTrie, choice_sets
+from mllmrec.rollout.answer_scores import score_answers
+from mllmrec.rollout.constrained import Constrained
 
 END = 2
 PROMPTS = pad([[11, 12, 13, 14, 15], [21, 22]], 0, side="left")
@@ -25,8 +27,12 @@ def model(make_pretrained):
     return model
 
 
-def roll_out(model, group, seed=0, answers=ANSWERS, temperature=1.0):
-    return Constrained(temperature)(model, PROMPTS, group, torch.Generator().manual_seed(seed), answers, END)
+def roll_out(model, group, seed=0, answers=ANSWERS, temperature=1.0, engine=None):
+    engine = engine or SharedPrefix()
+    generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(PROMPTS.ids))]
+    with torch.no_grad():
+        encoded = engine.encode(model, PROMPTS)
+        return Constrained(temperature)(engine, model, encoded, group, generators, answers, END)
 
 
 def texts(rollouts):
@@ -50,17 +56,21 @@ def test_frequencies_are_the_renormalised_probabilities(model, temperature):
     group = 4000
     said = texts(roll_out(model, group, temperature=temperature))
     for prompt, answers in enumerate(ANSWERS):
-        allowed, decisions = allowed_tokens([AnswerTrie(answers)] * len(answers), answers)
+        choices, decisions = choice_sets([AnswerTrie(answers)] * len(answers), answers)
         with torch.no_grad():
-            logprobs = completion_scores(
-                model,
-                PROMPTS,
-                pad(answers, 0, side="right"),
-                torch.full((len(answers),), prompt),
-                scored=decisions,
-                allowed=allowed,
-                temperature=temperature,
-            ).logprobs
+            logprobs = (
+                Plain()
+                .score(
+                    model,
+                    PROMPTS,
+                    pad(answers, 0, side="right"),
+                    torch.full((len(answers),), prompt),
+                    scored=decisions,
+                    choices=choices,
+                    temperature=temperature,
+                )
+                .logprobs
+            )
         exact = logprobs.double().sum(1).exp()
         assert abs(float(exact.sum()) - 1) < 1e-5
         drawn = said[prompt * group : (prompt + 1) * group]
@@ -83,18 +93,42 @@ def test_decisions_are_the_real_choices(model):
         length = len(completion)
         assert rollouts.decisions[row, :length].tolist() == expected[tuple(completion)]
         assert not rollouts.decisions[row, length:].any()
-        assert (rollouts.allowed[row, length:] == -1).all()
+        assert (rollouts.choices.set_of[row, length:] == -1).all()
 
 
-def test_a_single_answer_needs_no_model():
-    rollouts = Constrained()(None, PROMPTS, 2, torch.Generator(), [[[5, 6, END]], [[8, END]]], END)
+def test_a_single_answer_leaves_nothing_to_decide(model):
+    rollouts = roll_out(model, 2, answers=[[[5, 6, END]], [[8, END]]])
     assert texts(rollouts) == [[5, 6, END]] * 2 + [[8, END]] * 2
     assert not rollouts.decisions.any()
+    assert (rollouts.scores.logprobs == 0).all()
 
 
-def test_an_unknown_path_is_refused():
-    with pytest.raises(UnknownPrefix):
-        allowed_tokens([AnswerTrie(ANSWERS[0])], [[5, 8, END]])
+def test_temperature_zero_takes_the_most_likely_answer(model):
+    engine = Plain()
+    with torch.no_grad():
+        scored = score_answers(engine, model, PROMPTS, ANSWERS, END, torch.device("cpu"))
+    best = [
+        answers[int(part.argmax())]
+        for answers, part in zip(ANSWERS, scored.logprobs.split([4, 2]), strict=True)
+    ]
+    assert texts(roll_out(model, 2, temperature=0.0)) == [best[0]] * 2 + [best[1]] * 2
+
+
+def test_both_engines_roll_out_alike_and_know_the_scores(model):
+    shared, plain = roll_out(model, 50), roll_out(model, 50, engine=Plain())
+    assert texts(shared) == texts(plain)
+    torch.testing.assert_close(shared.scores.logprobs, plain.scores.logprobs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared.scores.entropy, plain.scores.entropy, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        again = Plain().score(
+            model,
+            PROMPTS,
+            shared.completions,
+            shared.prompt_of,
+            scored=shared.decisions,
+            choices=shared.choices,
+        )
+    torch.testing.assert_close(shared.scores.logprobs, again.logprobs, atol=1e-5, rtol=0)
 
 
 def test_same_seed_same_rollouts_whatever_the_global_generator(model):

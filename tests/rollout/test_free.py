@@ -5,16 +5,19 @@ import torch
 from torch.testing import assert_close
 
 from mllmrec.engine.batches import pad
-from mllmrec.engine.plain import completion_scores
+from mllmrec.engine.plain import Plain
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.rollout.free import Free
 
 PROMPTS = pad([[11, 12, 13, 14, 15], [21, 22]], 0, side="left")
 END = 33
 
 
-def roll_out(model, seed=0, group=64, end=END, **settings):
+def roll_out(model, seed=0, group=64, end=END, engine=None, prompts=PROMPTS, **settings):
     sampler = Free(**{"max_new_tokens": 12, **settings})
-    return sampler(model, PROMPTS, group, torch.Generator().manual_seed(seed), (), end)
+    engine = engine or SharedPrefix()
+    generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(prompts.ids))]
+    return sampler(engine, model, engine.encode(model, prompts), group, generators, (), end)
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_completions_end_at_the_end_token_or_the_limit(model):
     assert rollouts.finished.any()
     assert not rollouts.finished.all()
     assert torch.equal(rollouts.decisions, mask)
-    assert rollouts.allowed is None
+    assert rollouts.choices is None
 
 
 def test_rows_answer_their_prompt(model):
@@ -72,9 +75,11 @@ def test_temperature_zero_takes_the_most_likely_tokens(model):
 def test_frequencies_are_the_probabilities_of_the_loss(model):
     rollouts = roll_out(model, group=4000, max_new_tokens=1, temperature=0.8)
     with torch.no_grad():
-        scores = completion_scores(
-            model, PROMPTS, rollouts.completions, rollouts.prompt_of, temperature=0.8
-        ).logprobs[:, 0]
+        scores = (
+            Plain()
+            .score(model, PROMPTS, rollouts.completions, rollouts.prompt_of, temperature=0.8)
+            .logprobs[:, 0]
+        )
     for prompt in range(2):
         rows = rollouts.prompt_of == prompt
         firsts, counts = unique_with_first(rollouts.completions.ids[rows, 0])
@@ -100,3 +105,19 @@ def test_same_seed_same_rollouts_whatever_the_global_generator(model):
     torch.set_rng_state(before)
     other = roll_out(model, seed=6).completions.ids
     assert other.shape != first.shape or not torch.equal(other, first)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_both_engines_roll_out_alike(model, top_p):
+    shared = roll_out(model, group=16, top_p=top_p)
+    plain = roll_out(model, group=16, top_p=top_p, engine=Plain())
+    assert torch.equal(shared.completions.ids, plain.completions.ids)
+    assert torch.equal(shared.finished, plain.finished)
+
+
+def test_a_prompt_alone_gets_the_rollouts_that_it_gets_in_company(model):
+    together = roll_out(model, group=16)
+    alone = roll_out(model, group=16, prompts=pad([[11, 12, 13, 14, 15]], 0, side="left"))
+    width = alone.completions.ids.shape[1]
+    assert torch.equal(together.completions.ids[:16, :width], alone.completions.ids)
+    assert torch.equal(together.completions.mask[:16, :width], alone.completions.mask)

@@ -7,55 +7,24 @@ import numpy as np
 import pytest
 import torch
 
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.rewards.hit_format import HitFormat
-from mllmrec.rl.advantages import GroupRelative
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
+from mllmrec.rl.losses import AGGREGATIONS
 from mllmrec.rollout.constrained import Constrained
+from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
-from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.grpo import Grpo
+
+ENGINE = SharedPrefix()
 
 
-@pytest.fixture
-def batch(tiny, make_examples):
-    examples = make_examples(tiny.builder)
-    return [examples[0], examples[3]]
-
-
-@pytest.fixture
-def make_grpo(tiny):
-    """A GRPO stage; ``policy``, ``answers`` and ``builder`` of the tiny policy unless given."""
-
-    def make(policy=None, answers=None, builder=None, learning_rate=1e-3, steps=1, begin=True, **settings):
-        policy, builder = policy or tiny.policy, builder or tiny.builder
-        if begin:
-            policy.begin_stage("grpo")
-        choices = {
-            "sampler": Constrained(),
-            "reward": HitFormat(),
-            "advantage": GroupRelative(),
-            "policy_loss": ClippedRatio(),
-            "group_size": 6,
-            "micro_batch_size": 4,
-            **settings,
-        }
-        return Grpo(
-            policy,
-            answers or tiny.answers,
-            OptimizerSettings(learning_rate),
-            steps,
-            titles=builder.titles,
-            item_ids=builder.ids,
-            **choices,
-        )
-
-    return make
+def roll_out(stage, batch, step=0):
+    return stage.roll_out(batch, stage.policy.prompt_batch([example.prompt for example in batch]), step)[0]
 
 
 def judged(stage, batch, step=0):
-    return stage.judge(batch, stage.roll_out(batch, step))
+    prompts = stage.policy.prompt_batch([example.prompt for example in batch])
+    return stage.judge(batch, prompts, stage.roll_out(batch, prompts, step)[0])
 
 
 def loss_and_gradient(stage, judged, old=None, reference=None, sums=None):
@@ -69,11 +38,10 @@ def loss_and_gradient(stage, judged, old=None, reference=None, sums=None):
 
 
 def step_rewards(stage, batch, rewards):
-    """Rollouts with rewards of our choice."""
-    rollouts = stage.roll_out(batch, 0)
+    """Rollouts with rewards of our choice; in step 1 the first and fourth of each group differ."""
     table = torch.tensor(rewards).expand(len(batch), -1)
     return dataclasses.replace(
-        stage.judge(batch, rollouts), rewards=table, advantages=stage.advantage(table).reshape(-1)
+        judged(stage, batch, 1), rewards=table, advantages=stage.advantage(table).reshape(-1)
     )
 
 
@@ -107,7 +75,7 @@ def test_a_first_update_has_ratio_one_and_the_policy_gradient(make_grpo, batch):
     # One decision per completion: the loss is minus the mean advantage, which is 0 in every group.
     assert loss == pytest.approx(0, abs=1e-6)
     assert sums["clip_ratio/low_mean"] == sums["clip_ratio/high_mean"] == 0
-    scores = stage._scores(stage.model, step.rollouts, slice(None)).logprobs.sum(1)
+    scores = stage._scores(stage.model, step, torch.arange(12), None).logprobs.sum(1)
     stage.model.zero_grad()
     (-(step.advantages * scores).mean()).backward()
     expected = torch.cat([weight.grad.flatten() for weight in stage.model.parameters()])
@@ -123,7 +91,7 @@ def test_loss_is_minus_the_mean_advantage(make_grpo, batch):
 
 @pytest.mark.parametrize("reward", [0.3, -1.0, 1.0])
 def test_a_group_without_variance_gives_no_gradient(make_grpo, batch, reward):
-    stage = make_grpo()
+    stage = make_grpo(skip_zero_variance="never")
     _, gradient = loss_and_gradient(stage, step_rewards(stage, batch, [reward] * 6))
     assert (gradient == 0).all()
 
@@ -143,8 +111,7 @@ def test_divergence_is_exactly_zero_at_the_start(
     stage.train()
     examples = make_examples(builder)
     step = judged(stage, [examples[0], examples[3]])
-    with policy.reference() as model:
-        reference = stage._without_gradient(model, step.rollouts).logprobs
+    reference = stage.reference_logprobs(step)
     sums: dict[str, float] = {}
     assert reference.abs().sum() > 0
     loss_and_gradient(stage, step, reference=reference, sums=sums)
@@ -161,14 +128,14 @@ def test_divergence_of_whole_weights_is_exactly_zero_at_the_start(make_grpo, bat
 
 def test_rollouts_depend_on_seed_and_step_alone(make_grpo, batch):
     stage = make_grpo(group_size=30)
-    first = stage.roll_out(batch, 3).completions.ids
+    first = roll_out(stage, batch, 3).completions.ids
     before = torch.get_rng_state()
     torch.rand(5)
-    assert torch.equal(stage.roll_out(batch, 3).completions.ids, first)
+    assert torch.equal(roll_out(stage, batch, 3).completions.ids, first)
     torch.set_rng_state(before)
-    assert not torch.equal(stage.roll_out(batch, 4).completions.ids, first)
+    assert not torch.equal(roll_out(stage, batch, 4).completions.ids, first)
     other = make_grpo(group_size=30, seed=1, begin=False)
-    assert not torch.equal(other.roll_out(batch, 3).completions.ids, first)
+    assert not torch.equal(roll_out(other, batch, 3).completions.ids, first)
 
 
 def test_each_completion_is_judged_against_its_own_question(make_grpo, batch):
@@ -187,7 +154,7 @@ def test_each_completion_is_judged_against_its_own_question(make_grpo, batch):
 
 def target_probability(tiny, example):
     with torch.no_grad():
-        scores = candidate_scores(tiny.policy, tiny.answers, [example], constrained=True)
+        scores = candidate_scores(tiny.policy, tiny.answers, [example], constrained=True, engine=ENGINE)
     return math.exp(scores[0, example.target_column])
 
 
@@ -247,6 +214,24 @@ def test_metrics_say_what_happened(make_grpo, batch, fit):
     assert "kl" not in metrics
 
 
+def test_metrics_of_enumerated_answers_are_expectations(make_grpo, tiny, batch, fit):
+    logged: list[dict] = []
+    stage = make_grpo(sampler=Enumerated(), micro_batch_size=8, group_size=1)
+    stage.log_step = logged.append
+    hits = [target_probability(tiny, example) for example in batch]
+    fit(stage, [batch])
+    # A reward of 1 with probability p and else 0: mean p, deviation sqrt(p (1 - p)).
+    assert 0.02 < min(hits) < max(hits) < 0.98
+    assert logged[0]["reward"] == pytest.approx(sum(hits) / 2, rel=1e-5)
+    assert logged[0]["rewards/hit/mean"] == pytest.approx(sum(hits) / 2, rel=1e-5)
+    assert logged[0]["reward_without_cot"] == pytest.approx(sum(hits) / 2, rel=1e-5)
+    deviations = [math.sqrt(hit * (1 - hit)) for hit in hits]
+    assert logged[0]["reward_std"] == pytest.approx(sum(deviations) / 2, rel=1e-5)
+    assert logged[0]["rewards/format/mean"] == pytest.approx(1, rel=1e-5)
+    assert logged[0]["frac_reward_zero_std"] == 0
+    assert logged[0]["num_tokens"] == 0  # nothing was generated
+
+
 @pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=9)])
 def test_the_constant_of_dr_grpo_is_the_same_in_every_step(make_grpo, batch, tiny, sampler):
     # The longest completion there may be, not the longest of a step.
@@ -280,7 +265,7 @@ def test_adapters_learn_through_titles(make_grpo, make_pretrained, make_builder,
 
     def probability():
         with torch.no_grad():
-            scores = candidate_scores(policy, answers, [example], constrained=True)
+            scores = candidate_scores(policy, answers, [example], constrained=True, engine=ENGINE)
         return math.exp(scores[0, example.target_column])
 
     before = probability()

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.sft import Sft
+
+ENGINE = SharedPrefix()
 
 
 @pytest.fixture
@@ -19,7 +22,13 @@ def make_sft(tiny, make_examples):
     ):
         tiny.policy.begin_stage("sft")
         return Sft(
-            tiny.policy, tiny.answers, OptimizerSettings(learning_rate), updates, micro_batch_size, loss_on
+            tiny.policy,
+            tiny.answers,
+            OptimizerSettings(learning_rate),
+            updates,
+            micro_batch_size,
+            ENGINE,
+            loss_on,
         )
 
     return make
@@ -82,7 +91,7 @@ def test_loss_on_all_is_that_of_an_ordinary_language_model(make_sft, batch, tiny
 def test_loss_on_candidates_is_that_of_a_constrained_choice(make_sft, batch, tiny):
     loss, _ = loss_and_gradient(make_sft(loss_on="candidates"), batch)
     with torch.no_grad():
-        scores = candidate_scores(tiny.policy, tiny.answers, batch, constrained=True)
+        scores = candidate_scores(tiny.policy, tiny.answers, batch, constrained=True, engine=ENGINE)
     # Labels are one token, so every answer is one choice.
     targets = [scores[row, example.target_column] for row, example in enumerate(batch)]
     assert loss == pytest.approx(-sum(targets) / len(batch), rel=1e-5)
@@ -103,7 +112,7 @@ def test_adapters_train_and_the_base_does_not(make_pretrained, make_builder, mak
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     policy.begin_stage("sft")
     frozen = {name: w.clone() for name, w in policy.model.named_parameters() if not w.requires_grad}
-    stage = Sft(policy, answers, OptimizerSettings(2e-2), 10, micro_batch_size=1)
+    stage = Sft(policy, answers, OptimizerSettings(2e-2), 10, micro_batch_size=1, engine=ENGINE)
     batch = [examples[0], examples[1]]
     before = sum(float(share) for share in stage.loss_shares(batch))
     fit(stage, [batch] * 10)

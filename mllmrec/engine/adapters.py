@@ -1,0 +1,93 @@
+"""LoRA layers as single matrix products, for as long as the weights stand still.
+
+PEFT adds each adapter's two thin products to the layer's output. Between two updates W + sBA is a constant: the forward
+pass and the gradient of the input need one product with it, and only the gradients of A and B are thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+from torch.nn import functional
+
+
+class MergedAdapters:
+    """Adapted layers with W + sBA computed once; valid until any of their weights changes."""
+
+    def __init__(self, modules: Iterable[Any]) -> None:
+        """Merge what can be merged exactly among ``modules``; other layers go on as PEFT runs them."""
+        merged = ((layer, _merged_forward(layer)) for layer in modules if isinstance(layer, LoraLinear))
+        self._layers: list[tuple[Any, Any]] = [
+            (layer, forward) for layer, forward in merged if forward is not None
+        ]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Run the layers merged in here."""
+        for layer, forward in self._layers:
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, _ in self._layers:
+                del layer.forward
+
+
+def _merged_forward(layer: Any) -> Any:
+    base = layer.get_base_layer()
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if layer.disable_adapters or layer.merged or not active or type(base) is not torch.nn.Linear:
+        return None
+    # In half precision W + sBA would be rounded to what the layer itself does not compute.
+    if base.weight.dtype not in (torch.float32, torch.float64) or base.weight.requires_grad:
+        return None
+    if any(name in layer.lora_variant for name in active):
+        return None
+    if layer.training and any(getattr(layer.lora_dropout[name], "p", 0) > 0 for name in active):
+        return None
+    with torch.no_grad():
+        weight = base.weight.clone()
+        for name in active:
+            weight += layer.get_delta_weight(name)
+    trainable = [name for name in active if layer.lora_A[name].weight.requires_grad]
+    if len(trainable) > 1:
+        return None
+    if not trainable:
+        return partial(functional.linear, weight=weight, bias=base.bias)
+    (name,) = trainable
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    scaling = float(layer.scaling[name])
+    return lambda inputs: _Merged.apply(inputs, weight, base.bias, down, up, scaling)
+
+
+class _Merged(torch.autograd.Function):
+    """``x (W + s B A)^T + b`` with gradients of x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight, down, up)
+        ctx.scaling = scaling
+        return functional.linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        inputs, weight, down, up = ctx.saved_tensors
+        of_inputs = gradient @ weight if ctx.needs_input_grad[0] else None
+        rows, upstream = inputs.flatten(0, -2), gradient.flatten(0, -2)
+        of_down = ((upstream @ up) * ctx.scaling).T @ rows
+        of_up = upstream.T @ ((rows @ down.T) * ctx.scaling)
+        return of_inputs, None, None, of_down, of_up, None

@@ -1,0 +1,316 @@
+"""Attention to a shared prefix, and how it gets into any Hugging Face decoder.
+
+The queries of all completions of a prompt attend to the prompt's keys and values where they lie: completions and
+grouped query heads are folded into the query length, so nothing of the prefix is copied. Their attention to the
+completion's own tokens is computed apart, and the two parts are merged through their log-sum-exps, which is exact.
+The backward pass runs each part's own backward with the merged output and log-sum-exp (as ring attention does, Liu
+et al. 2023), so neither part keeps a matrix of attention weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mllmrec.errors import UserError
+
+NAME = "mllmrec_shared_prefix"
+
+
+class AttentionPass(Protocol):
+    """Stands in for a model's attention during one forward over N packed tokens."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """(1, H, N, D), (1, KV, N, D), (1, KV, N, D) → (1, N, H, D)."""
+        ...
+
+
+def install(model: Any) -> None:
+    """Let a Hugging Face model's attention ask the ``attention_pass`` of its forward; without one it is SDPA's.
+
+    Raises:
+        UserError: the model attends in a way that the engine does not know.
+    """
+    config = model.config
+    if config._attn_implementation == NAME:
+        return
+    layers = getattr(config, "layer_types", None) or []
+    if any(kind != "full_attention" for kind in layers):
+        raise UserError(
+            f"engine=shared_prefix knows full attention only, and {type(model).__name__} has layers of type "
+            f"{', '.join(sorted(set(layers)))}: use engine=plain"
+        )
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(NAME)
+
+
+def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: AttentionPass) -> Tensor:
+    """Run N packed tokens through the decoder's layers.
+
+    Args:
+        model: a causal language model, with or without adapters.
+        ids: (N,).
+        positions: (N,).
+        attention_pass: decides what they attend to.
+
+    Returns:
+        (N, h) hidden states after the last norm.
+    """
+    install(model)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # A mask of four dimensions is taken as it is: without one, restarted positions would be read as a packed batch
+    # of separate sequences, and an N x N mask would be made of them.
+    unused = torch.empty(1, 1, 1, 1, device=ids.device)
+    return base.get_decoder()(
+        input_ids=ids[None],
+        position_ids=positions[None],
+        attention_mask=unused,
+        use_cache=False,
+        attention_pass=attention_pass,
+    ).last_hidden_state[0]
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    attention_pass: AttentionPass | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if attention_pass is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if dropout:
+        raise UserError(
+            "engine=shared_prefix has no attention dropout: set attention_dropout to 0, or engine=plain"
+        )
+    return attention_pass.attend(module.layer_idx, query, key, value, scaling), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Ordinary causal attention; a single query is the latest token and attends to all keys.
+
+    (B, H, P, D), (B, KV, P, D), (B, KV, P, D) → (B, H, P, D).
+    """
+    groups = query.shape[1] // key.shape[1]
+    return functional.scaled_dot_product_attention(
+        query,
+        _repeat_heads(key, groups),
+        _repeat_heads(value, groups),
+        is_causal=query.shape[2] > 1,
+        scale=scaling,
+    )
+
+
+def with_prefix(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    prefix_bias: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    """Attention of B * A rows to their prompt's prefix and, causally, to their own tokens.
+
+    Args:
+        query: (B * A, H, T, D), row r belonging to prompt ``r // A``.
+        key: (B * A, KV, S, D), the rows' own; S = T, or T = 1 with S earlier and present tokens.
+        value: as ``key``.
+        prefix_key: (B, KV, P, D).
+        prefix_value: (B, KV, P, D).
+        prefix_bias: (B, 1, 1, P) added to the scores, very negative where a shorter prompt has no token; or None.
+        scaling: of the scores.
+
+    Returns:
+        (B * A, H, T, D).
+    """
+    return _WithPrefix.apply(query, key, value, prefix_key, prefix_value, prefix_bias, scaling)
+
+
+class _WithPrefix(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        prefix_bias: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        far, far_lse = _part(_fold(query, prefix_key), prefix_key, prefix_value, prefix_bias, False, scaling)
+        far, far_lse = _unfold(far, query), _unfold(far_lse[..., None], query)
+        near, near_lse = _part(*_own(query, key, value), None, query.shape[2] > 1, scaling)
+        near, near_lse = near.reshape(query.shape), near_lse.reshape(far_lse.shape)
+        lse = torch.logaddexp(far_lse, near_lse)
+        out = (far * (far_lse - lse).exp() + near * (near_lse - lse).exp()).to(query.dtype)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_bias, out, lse)
+        ctx.scaling = scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        query, key, value, prefix_key, prefix_value, prefix_bias, out, lse = ctx.saved_tensors
+        far, far_key, far_value = _part_backward(
+            _fold(gradient, prefix_key),
+            _fold(query, prefix_key),
+            prefix_key,
+            prefix_value,
+            _fold(out, prefix_key),
+            _fold(lse, prefix_key)[..., 0],
+            prefix_bias,
+            False,
+            ctx.scaling,
+        )
+        own_query, own_key, own_value = _own(query, key, value)
+        near, near_key, near_value = _part_backward(
+            gradient.reshape(own_query.shape),
+            own_query,
+            own_key,
+            own_value,
+            out.reshape(own_query.shape),
+            lse.reshape(own_query.shape[:3]),
+            None,
+            query.shape[2] > 1,
+            ctx.scaling,
+        )
+        if own_key.shape != key.shape:
+            near_key = near_key.unflatten(1, (key.shape[1], -1)).sum(2)
+            near_value = near_value.unflatten(1, (key.shape[1], -1)).sum(2)
+        return (
+            _unfold(far, query) + near.reshape(query.shape),
+            near_key,
+            near_value,
+            far_key,
+            far_value,
+            None,
+            None,
+        )
+
+
+def _own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What attends to a row's own tokens: with one query token its heads are folded, with more the keys repeated."""
+    rows, heads, width, size = query.shape
+    if width == 1:
+        return query.reshape(rows, key.shape[1], -1, size), key, value
+    groups = heads // key.shape[1]
+    return query, _repeat_heads(key, groups), _repeat_heads(value, groups)
+
+
+def _repeat_heads(tensor: Tensor, groups: int) -> Tensor:
+    return tensor if groups == 1 else tensor.repeat_interleave(groups, 1)
+
+
+def _fold(tensor: Tensor, prefix_key: Tensor) -> Tensor:
+    """(B * A, H, T, X) → (B, KV, H / KV * A * T, X)."""
+    prompts, kv_heads = prefix_key.shape[:2]
+    rows, heads, width, size = tensor.shape
+    split = tensor.reshape(prompts, rows // prompts, kv_heads, heads // kv_heads, width, size)
+    return split.permute(0, 2, 3, 1, 4, 5).reshape(prompts, kv_heads, -1, size)
+
+
+def _unfold(tensor: Tensor, query: Tensor) -> Tensor:
+    """The inverse of `_fold` for a tensor of ``query``'s rows, heads and width."""
+    rows, heads, width, _ = query.shape
+    prompts, kv_heads, _, size = tensor.shape
+    split = tensor.reshape(prompts, kv_heads, heads // kv_heads, rows // prompts, width, size)
+    return split.permute(0, 3, 1, 2, 4, 5).reshape(rows, heads, width, size)
+
+
+def _part(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, is_causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attention and the log-sum-exp of its scores: (B, H, Q, D) and (B, H, Q)."""
+    if query.device.type != "cpu":
+        return _math_part(query, key, value, bias, is_causal, scaling)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=_expanded(bias, query, key), scale=scaling
+    )
+
+
+def _part_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    is_causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, where ``out`` and ``lse`` are those of the merged attention."""
+    if query.device.type != "cpu":
+        return _math_part_backward(gradient, query, key, value, out, lse, bias, is_causal, scaling)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient,
+        query,
+        key,
+        value,
+        out,
+        lse,
+        0.0,
+        is_causal,
+        attn_mask=_expanded(bias, query, key),
+        scale=scaling,
+    )
+
+
+def _math_part(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, is_causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """`_part` in elementary operations, for devices without a kernel that returns the log-sum-exp."""
+    scores = _scores(query, key, bias, is_causal, scaling)
+    lse = torch.logsumexp(scores, -1)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+
+
+def _math_part_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    is_causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights = (_scores(query, key, bias, is_causal, scaling) - lse[..., None]).exp()
+    drift = (gradient.to(weights.dtype) * out.to(weights.dtype)).sum(-1, keepdim=True)
+    scores = (weights * ((gradient @ value.mT).to(weights.dtype) - drift) * scaling).to(query.dtype)
+    return scores @ key, scores.mT @ query, weights.to(value.dtype).mT @ gradient
+
+
+def _scores(query: Tensor, key: Tensor, bias: Tensor | None, is_causal: bool, scaling: float) -> Tensor:
+    scores = (query @ key.mT) * scaling
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if bias is not None:
+        scores = scores + bias
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores
+
+
+def _expanded(bias: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    if bias is None:
+        return None
+    return bias.to(query.dtype).expand(*query.shape[:3], key.shape[2])

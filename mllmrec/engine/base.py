@@ -1,0 +1,122 @@
+"""What an engine does: prompts are encoded, completions are scored against them, and rows are continued from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mllmrec.engine.batches import TokenBatch
+
+
+class TokenScores(NamedTuple):
+    """Per completion token, (R, T); zero where the mask that was asked for is off."""
+
+    logprobs: Tensor
+    entropy: Tensor  # nats, of the distribution that the token was drawn from; carries no gradient
+
+
+class ChoiceSets(NamedTuple):
+    """Which tokens compete for each place of R completions; places may share a set."""
+
+    set_of: Tensor  # (R, T) int64, row of ``tokens``; -1 where no token competes
+    tokens: Tensor  # (S, A) int64, token ids, filled up with -1
+
+    def rows(self, part: slice | Tensor) -> ChoiceSets:
+        """The sets of some completions."""
+        return ChoiceSets(self.set_of[part], self.tokens)
+
+    def to(self, device: torch.device | str) -> ChoiceSets:
+        """The same sets on another device."""
+        return ChoiceSets(self.set_of.to(device), self.tokens.to(device))
+
+
+class Decoder(ABC):
+    """Next-token logits of rows that continue encoded prompts."""
+
+    logits: Tensor  # (rows, V) float32
+
+    @abstractmethod
+    def advance(self, tokens: Tensor) -> None:
+        """Append ``tokens`` (rows,) and compute the logits that follow them."""
+
+    @abstractmethod
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only, given by their positions, ascending."""
+
+
+class Engine(ABC):
+    """One way to run a causal language model on B prompts with R completions.
+
+    All engines compute the same numbers and gradients; they differ in what they compute twice.
+    """
+
+    # Whether prompts encoded with gradients can serve the rollout and the update alike.
+    reusable: bool
+
+    @abstractmethod
+    def encode(self, model: Any, prompts: TokenBatch) -> Any:
+        """Encode B prompts, once for everything that is asked about them; with gradients where they are on."""
+
+    @abstractmethod
+    def score(
+        self,
+        model: Any,
+        encoded: Any,
+        completions: TokenBatch,
+        prompt_of: Tensor,
+        *,
+        scored: Tensor | None = None,
+        choices: ChoiceSets | None = None,
+        temperature: float = 1.0,
+        entropy: bool = True,
+    ) -> TokenScores:
+        """Log-probabilities and entropies of the tokens of R completions.
+
+        Args:
+            model: the one that encoded the prompts.
+            encoded: what `encode` returned.
+            completions: (R, T), padded on the right.
+            prompt_of: (R,) row of the prompt that each completion answers.
+            scored: (R, T) bool, the tokens wanted; None: all real ones. Tokens after the last one wanted are not
+                run through the model, and rows that are equal up to there are run once.
+            choices: the tokens that compete for each place; probabilities are renormalised over them. None: the
+                whole vocabulary competes.
+            temperature: divides the logits.
+            entropy: whether entropies are wanted; zeros otherwise.
+
+        Returns:
+            `TokenScores` of shape (R, T).
+        """
+
+    @abstractmethod
+    def decoder(self, model: Any, encoded: Any, group_size: int) -> Decoder:
+        """A decoder of B * G rows, row r continuing prompt ``r // G``; no gradients."""
+
+
+def competing_logits(logits: Tensor, sets: Tensor, set_of: Tensor) -> Tensor:
+    """The logits of each place's competitors.
+
+    Args:
+        logits: (M, U).
+        sets: (S, A) columns of ``logits``, filled up with -1.
+        set_of: (M,) row of ``sets``; every place must have a set.
+
+    Returns:
+        (M, A), -inf where a set has fewer than A.
+    """
+    columns = sets[set_of]
+    return logits.gather(1, columns.clamp_min(0)).masked_fill(columns < 0, float("-inf"))
+
+
+def entropy_of(logits: Tensor, normaliser: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension, without gradient; (M, A), (M,) log-sum-exps → (M,).
+
+    Logits may be -inf.
+    """
+    logits, normaliser = logits.detach(), normaliser.detach()
+    probabilities = (logits - normaliser[:, None]).exp_()
+    finite = logits.clamp_min(torch.finfo(logits.dtype).min)
+    return normaliser - torch.linalg.vecdot(probabilities, finite)

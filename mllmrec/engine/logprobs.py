@@ -1,0 +1,140 @@
+"""From hidden states to log-probabilities, in chunks, so that tokens x vocabulary never stand in memory whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from mllmrec.engine.base import competing_logits, entropy_of
+
+# Logits in one chunk: 64 MiB in single precision.
+_CHUNK = 1 << 24
+
+
+def token_logprobs(
+    hidden: Tensor,
+    head: Any,
+    places: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = True,
+    chunk: int = _CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities over the whole vocabulary.
+
+    Args:
+        hidden: (N, h) last hidden states.
+        head: the model's output embeddings.
+        places: (M,) row of ``hidden`` that each target follows; rows that several targets share are projected once.
+        targets: (M,) token ids.
+        temperature: divides the logits.
+        entropy: whether entropies are wanted; zeros otherwise.
+        chunk: logits that may stand in memory at once; beyond it they are computed again in the backward pass.
+
+    Returns:
+        (M,) log-probabilities and (M,) entropies without gradient, in single precision or better.
+    """
+    distinct, inverse = places.unique(return_inverse=True)
+    order = inverse.argsort(stable=True)
+    size = max(1, chunk // _vocabulary(head))
+    pieces: list[tuple[Tensor, Tensor]] = []
+    # Sorted places make each chunk's targets a run; where it ends is known on the host after one transfer.
+    ends = torch.searchsorted(
+        inverse[order], torch.arange(size, len(distinct) + size, size, device=places.device)
+    ).tolist()
+    start = 0
+    for index, end in enumerate(ends):
+        rows = distinct[index * size : (index + 1) * size]
+        picked = order[start:end]
+        arguments = (
+            hidden[rows],
+            head,
+            inverse[picked] - index * size,
+            targets[picked],
+            temperature,
+            entropy,
+        )
+        if len(ends) > 1 and torch.is_grad_enabled():
+            pieces.append(checkpoint(_whole_vocabulary, *arguments, use_reentrant=False))
+        else:
+            pieces.append(_whole_vocabulary(*arguments))
+        start = end
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    logprobs, entropies = (torch.cat(parts)[back] for parts in zip(*pieces, strict=True))
+    return logprobs, entropies
+
+
+def competing_logprobs(
+    hidden: Tensor,
+    head: Any,
+    places: Tensor,
+    targets: Tensor,
+    sets: Tensor,
+    set_of: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities renormalised over a set of competitors for each place.
+
+    Only the vocabulary that competes anywhere is projected.
+
+    Args:
+        hidden: (N, h).
+        head: the model's output embeddings.
+        places: (M,) row of ``hidden``; the same row always has the same set.
+        targets: (M,) token ids, each in its place's set.
+        sets: (S, A) token ids, filled up with -1.
+        set_of: (M,) row of ``sets``.
+        temperature: divides the logits.
+        entropy: whether entropies are wanted; zeros otherwise.
+
+    Returns:
+        As `token_logprobs`.
+    """
+    used, set_of = set_of.unique(return_inverse=True)
+    sets = sets[used]
+    tokens = sets[sets >= 0].unique()
+    columns = torch.where(sets >= 0, torch.searchsorted(tokens, sets.clamp_min(0)), -1)
+    distinct, inverse = places.unique(return_inverse=True)
+    set_of_distinct = torch.empty_like(distinct).index_copy(0, inverse, set_of)
+    logits = _logits(hidden[distinct], head, tokens, temperature)
+    chosen = logits[inverse, torch.searchsorted(tokens, targets)]
+    competing = competing_logits(logits, columns, set_of_distinct)
+    normaliser = torch.logsumexp(competing, -1)
+    spread = entropy_of(competing, normaliser) if entropy else torch.zeros_like(normaliser)
+    return chosen - normaliser[inverse], spread[inverse]
+
+
+def _whole_vocabulary(
+    hidden: Tensor, head: Any, rows: Tensor, targets: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    logits = _logits(hidden, head, None, temperature)
+    normaliser = torch.logsumexp(logits, -1)
+    spread = entropy_of(logits, normaliser) if entropy else torch.zeros_like(normaliser)
+    return logits[rows, targets] - normaliser[rows], spread[rows]
+
+
+def _logits(hidden: Tensor, head: Any, tokens: Tensor | None, temperature: float) -> Tensor:
+    if temperature != 1.0 and getattr(head, "bias", None) is None:
+        # The same logits, and the division touches hidden sizes instead of vocabularies.
+        hidden, temperature = hidden / temperature, 1.0
+    if tokens is None:
+        logits = head(hidden)
+    elif type(head) is torch.nn.Linear:
+        bias = None if head.bias is None else head.bias[tokens]
+        logits = functional.linear(hidden, head.weight[tokens], bias)
+    else:  # an adapter or quantisation: only the head itself knows its logits
+        logits = head(hidden)[:, tokens]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def _vocabulary(head: Any) -> int:
+    return int(head.weight.shape[0])

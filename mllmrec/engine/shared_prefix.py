@@ -1,0 +1,345 @@
+"""The fast engine: each prompt is encoded once, and all its completions attend to that one encoding.
+
+Three functions tell the story: `encode_prompts`, `score_completions`, and `SharedPrefixDecoder` for rollouts.
+Tokens are packed: what runs through the layers is (N,) real tokens, never padding; attention alone sees grids.
+
+The last token of a prompt belongs to the completions. Everything that is asked about a completion then comes out of the
+completions' own pass, and of the prompt only keys and values are needed: the last layer of its encoding stops there.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mllmrec.engine.adapters import MergedAdapters
+from mllmrec.engine.attention import causal, run_layers, with_prefix
+from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores
+from mllmrec.engine.batches import TokenBatch
+from mllmrec.engine.logprobs import competing_logprobs, token_logprobs
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """B encoded prompts, without their last tokens; P is the longest of what is left."""
+
+    keys: list[Tensor]  # per layer (B, KV, P, D); empty if all prompts are a single token
+    values: list[Tensor]  # per layer (B, KV, P, D)
+    lengths: Tensor  # (B,) of the prompts without their last tokens
+    last: Tensor  # (B,) the prompts' last tokens
+    bias: Tensor | None  # (B, 1, 1, P) hides what pads shorter prompts; None if there are none
+    adapters: MergedAdapters  # as they were when the prompts were encoded
+
+
+class SharedPrefix(Engine):
+    """The engine of this module."""
+
+    reusable = True
+
+    def encode(self, model: Any, prompts: TokenBatch) -> Prefix:
+        """See `encode_prompts`."""
+        return encode_prompts(model, prompts)
+
+    def score(
+        self,
+        model: Any,
+        encoded: Prefix,
+        completions: TokenBatch,
+        prompt_of: Tensor,
+        *,
+        scored: Tensor | None = None,
+        choices: ChoiceSets | None = None,
+        temperature: float = 1.0,
+        entropy: bool = True,
+    ) -> TokenScores:
+        """See `score_completions`."""
+        scored = completions.mask if scored is None else scored & completions.mask
+        return score_completions(
+            model, encoded, completions.ids, scored, prompt_of, choices, temperature, entropy
+        )
+
+    def decoder(self, model: Any, encoded: Prefix, group_size: int) -> Decoder:
+        """See `SharedPrefixDecoder`."""
+        return SharedPrefixDecoder(model, encoded, group_size)
+
+
+def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
+    """Encode B prompts, all but their last tokens.
+
+    Args:
+        model: a causal language model.
+        prompts: (B, L) with padding on either side.
+
+    Returns:
+        A `Prefix`, whose keys and values carry gradients where gradients are on.
+    """
+    full = prompts.mask.sum(1)
+    packed = prompts.ids[prompts.mask]
+    ends = full.cumsum(0) - 1
+    lengths = full - 1
+    width = int(lengths.max())
+    whole_layers = _checkpoints(model)
+    adapters = MergedAdapters(() if whole_layers else model.modules())
+    if width == 0:
+        return Prefix([], [], lengths, packed[ends], None, adapters)
+    inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
+    grid = Grid.of(torch.arange(width, device=packed.device) < lengths[:, None])
+    recorder = _PromptPass(grid, None if whole_layers else int(model.config.num_hidden_layers) - 1)
+    with suppress(_Recorded), adapters.in_use():
+        run_layers(model, packed[inside], grid.columns, recorder)
+    bias = None
+    if grid.places is not None:
+        # Finite, so that a prompt of a single token has no row of nothing but -inf.
+        hidden = torch.arange(width, device=packed.device) >= lengths[:, None]
+        bias = torch.zeros(hidden.shape, device=packed.device).masked_fill(hidden, -1e30)[:, None, None]
+    layers = sorted(recorder.keys)
+    return Prefix(
+        [recorder.keys[layer] for layer in layers],
+        [recorder.values[layer] for layer in layers],
+        lengths,
+        packed[ends],
+        bias,
+        adapters,
+    )
+
+
+def score_completions(
+    model: Any,
+    prefix: Prefix,
+    completions: Tensor,
+    scored: Tensor,
+    prompt_of: Tensor,
+    choices: ChoiceSets | None = None,
+    temperature: float = 1.0,
+    entropy: bool = True,
+) -> TokenScores:
+    """Log-probabilities of R completions; rows that are equal up to their last scored token run once.
+
+    Args:
+        model: the one that encoded the prompts.
+        prefix: B of them.
+        completions: (R, T) token ids.
+        scored: (R, T) bool.
+        prompt_of: (R,) row of the prompt.
+        choices: tokens that compete for each place; None: the whole vocabulary.
+        temperature: divides the logits.
+        entropy: whether entropies are wanted; zeros otherwise.
+
+    Returns:
+        (R, T) scores.
+    """
+    rows, width = scored.shape
+    steps = torch.arange(width, device=scored.device)
+    lengths = torch.where(scored, steps + 1, 0).amax(1) if width else scored.sum(1)
+    wanted = lengths > 0
+    if not bool(wanted.any()):
+        empty = torch.zeros(rows, width, device=scored.device)
+        return TokenScores(empty, empty)
+    # A row's inputs: the prompt's last token, then its own but for the last one that is scored.
+    length = int(lengths.max())
+    inputs = completions[:, : length - 1].masked_fill(steps[1:length] >= lengths[:, None], -1)
+    distinct, row_of = torch.cat([prompt_of[:, None], inputs], 1)[wanted].unique(dim=0, return_inverse=True)
+    prompt = distinct[:, 0]
+    tokens = torch.cat([prefix.last[prompt, None], distinct[:, 1:]], 1)
+
+    # Distinct rows are sorted by prompt: their slots are counted within each.
+    counts = torch.bincount(prompt, minlength=len(prefix.last))
+    slots = int(counts.max())
+    slot = torch.arange(len(prompt), device=prompt.device) - (counts.cumsum(0) - counts)[prompt]
+    filled = torch.zeros(len(counts) * slots, length, dtype=torch.bool, device=prompt.device)
+    real = tokens >= 0
+    filled[prompt * slots + slot] = real
+    grid = Grid.of(filled)
+    positions = (prefix.lengths[prompt, None] + steps[:length])[real]
+    with prefix.adapters.in_use():
+        hidden = run_layers(model, tokens[real], positions, _CompletionPass(prefix, grid))
+
+    place = (real.flatten().cumsum(0) - 1).view(real.shape)
+    row, step = scored[wanted].nonzero(as_tuple=True)
+    targets = completions[wanted][row, step]
+    places = place[row_of[row], step]
+    head = model.get_output_embeddings()
+    if choices is None:
+        logprobs, spread = token_logprobs(
+            hidden, head, places, targets, temperature=temperature, entropy=entropy
+        )
+    else:
+        logprobs, spread = competing_logprobs(
+            hidden,
+            head,
+            places,
+            targets,
+            choices.tokens,
+            choices.set_of[wanted][row, step],
+            temperature=temperature,
+            entropy=entropy,
+        )
+    flat = scored.flatten().nonzero()[:, 0]
+    zeros = logprobs.new_zeros(rows * width)
+    return TokenScores(
+        zeros.index_copy(0, flat, logprobs).view(rows, width),
+        zeros.index_copy(0, flat, spread).view(rows, width),
+    )
+
+
+class SharedPrefixDecoder(Decoder):
+    """Decodes B * G rows against B encoded prompts; a row's cache holds its own tokens only."""
+
+    def __init__(self, model: Any, prefix: Prefix, group_size: int) -> None:
+        """Run the prompts' last tokens, once per prompt, and let G rows go on from each."""
+        self._model, self._prefix = model, prefix
+        device = prefix.last.device
+        self._prompt_of = torch.arange(len(prefix.last), device=device)
+        self._step = _DecodePass(prefix, self._prompt_of)
+        self._length = 0
+        self.advance(prefix.last)
+        self._select(self._prompt_of.repeat_interleave(group_size))
+
+    @torch.no_grad()
+    def advance(self, tokens: Tensor) -> None:
+        """Append ``tokens`` (rows,) and compute the logits that follow them."""
+        positions = self._prefix.lengths[self._prompt_of] + self._length
+        with self._prefix.adapters.in_use():
+            hidden = run_layers(self._model, tokens, positions, self._step)
+        self.logits = self._model.get_output_embeddings()(hidden).float()
+        self._length += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only."""
+        self._select(rows)
+
+    def _select(self, rows: Tensor) -> None:
+        self._prompt_of = self._prompt_of[rows]
+        self.logits = self.logits[rows]
+        self._step.select(rows, self._prompt_of)
+
+
+class Grid:
+    """Where N packed tokens lie in a grid of (rows, width), filled row by row."""
+
+    def __init__(self, rows: int, width: int, places: Tensor | None, columns: Tensor) -> None:
+        self.rows, self.width = rows, width
+        self.places = places  # (N,) flat positions; None if the grid is full
+        self.columns = columns  # (N,)
+
+    @classmethod
+    def of(cls, filled: Tensor) -> Grid:
+        """The grid whose (rows, width) bool is ``filled``."""
+        rows, width = filled.shape
+        places = filled.flatten().nonzero()[:, 0]
+        return cls(rows, width, None if len(places) == rows * width else places, places % width)
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """(1, H, N, D) → (rows, H, width, D), zero where no token is."""
+        heads, size = packed.shape[1], packed.shape[3]
+        tokens = packed[0].transpose(0, 1)
+        if self.places is not None:
+            tokens = tokens.new_zeros(self.rows * self.width, heads, size).index_copy(0, self.places, tokens)
+        return tokens.view(self.rows, self.width, heads, size).transpose(1, 2)
+
+    def collect(self, grid: Tensor) -> Tensor:
+        """(rows, H, width, D) → (1, N, H, D)."""
+        tokens = grid.transpose(1, 2).reshape(self.rows * self.width, grid.shape[1], grid.shape[3])
+        return (tokens if self.places is None else tokens[self.places])[None]
+
+
+class _Recorded(Exception):
+    """Ends the encoding of prompts: the keys and values of the last layer are known."""
+
+
+class _PromptPass:
+    """Causal attention within each prompt; keys and values are kept."""
+
+    def __init__(self, grid: Grid, last_layer: int | None) -> None:
+        self.grid, self.last_layer = grid, last_layer
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        key, value = self.grid.spread(key).contiguous(), self.grid.spread(value).contiguous()
+        # Checkpointed layers run again in the backward pass, where nothing new is to be learnt.
+        if layer not in self.keys:
+            self.keys[layer], self.values[layer] = key, value
+        if layer == self.last_layer:
+            raise _Recorded
+        return self.grid.collect(causal(self.grid.spread(query), key, value, scaling))
+
+
+def _checkpoints(model: Any) -> bool:
+    """Whether layers will run again in the backward pass, and so must run whole and as they were."""
+    graph = model.training and torch.is_grad_enabled()
+    return graph and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+class _CompletionPass:
+    """Attention of completions to their prompt and to their own earlier tokens."""
+
+    def __init__(self, prefix: Prefix, grid: Grid) -> None:
+        self.prefix, self.grid = prefix, grid
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        query, key, value = (self.grid.spread(tensor) for tensor in (query, key, value))
+        return self.grid.collect(_attend(self.prefix, layer, query, key, value, scaling))
+
+
+class _DecodePass:
+    """One more token for every row: its key and value join the row's cache, and it attends to prompt and cache."""
+
+    _ROOM = 32  # tokens by which a full cache grows
+
+    def __init__(self, prefix: Prefix, prompt_of: Tensor) -> None:
+        self.prefix = prefix
+        self.cache: dict[int, tuple[Tensor, Tensor]] = {}  # per layer two of (rows, KV, room, D)
+        self.lengths: dict[int, int] = {}
+        self._place(prompt_of)
+
+    def select(self, rows: Tensor, prompt_of: Tensor) -> None:
+        """Keep some rows of the cache, in this order."""
+        self.cache = {layer: (key[rows], value[rows]) for layer, (key, value) in self.cache.items()}
+        self._place(prompt_of)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        query, key, value = (tensor[0].transpose(0, 1)[:, :, None] for tensor in (query, key, value))
+        key, value = self._append(layer, key, value)
+        if self._row_of_slot is not None:
+            query, key, value = (tensor[self._row_of_slot] for tensor in (query, key, value))
+        attended = _attend(self.prefix, layer, query, key, value, scaling)
+        if self._row_of_slot is not None:
+            attended = attended[self._slot_of_row]
+        return attended[:, :, 0][None]
+
+    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        length = self.lengths.get(layer, 0)
+        if layer not in self.cache:
+            self.cache[layer] = (key[:, :, :0], value[:, :, :0])
+        keys, values = self.cache[layer]
+        if length == keys.shape[2]:
+            room = (0, 0, 0, self._ROOM)
+            keys, values = functional.pad(keys, room), functional.pad(values, room)
+            self.cache[layer] = (keys, values)
+        keys[:, :, length], values[:, :, length] = key[:, :, 0], value[:, :, 0]
+        self.lengths[layer] = length + 1
+        return keys[:, :, : length + 1], values[:, :, : length + 1]
+
+    def _place(self, prompt_of: Tensor) -> None:
+        """Rows of a prompt stand together, in as many slots as the fullest prompt needs; spare ones repeat row 0."""
+        prompts = len(self.prefix.last)
+        counts = torch.bincount(prompt_of, minlength=prompts)
+        slots = int(counts.max())
+        self._row_of_slot: Tensor | None = None
+        if prompts * slots > len(prompt_of):
+            rows = torch.arange(len(prompt_of), device=prompt_of.device)
+            self._slot_of_row = prompt_of * slots + rows - (counts.cumsum(0) - counts)[prompt_of]
+            self._row_of_slot = torch.zeros(prompts * slots, dtype=torch.long, device=prompt_of.device)
+            self._row_of_slot[self._slot_of_row] = rows
+
+
+def _attend(prefix: Prefix, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    if not prefix.keys:
+        return causal(query, key, value, scaling)
+    return with_prefix(query, key, value, prefix.keys[layer], prefix.values[layer], prefix.bias, scaling)

@@ -1,0 +1,65 @@
+"""Drawing tokens by inverse CDF from uniform numbers that are given, so that draws depend on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Uniform numbers that a draw from a nucleus may use: tries outside it are rejected, and the last one sorts.
+TRIES = 4
+
+
+def uniforms(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """(B, *shape) float64: each prompt's numbers come from its own generator, whatever stands beside it in the batch."""
+    return torch.stack([torch.rand(*shape, generator=one, dtype=torch.float64) for one in generators])
+
+
+def draw(logits: Tensor, numbers: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Draw one token per row; (R, V), (R, `TRIES`) → (R,).
+
+    ``temperature`` 0 takes the most likely token. ``top_p`` keeps the smallest set of most likely tokens whose
+    probability reaches it (Holtzman et al. 2020; among equally likely ones the lower id comes first). A token of
+    the whole distribution is drawn and rejected if it lies outside, which is exact and needs no sorted vocabulary.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits / temperature, -1)
+    numbers = numbers.to(logits.device)
+    drawn = inverse_cdf(probabilities, numbers[:, 0])
+    if top_p >= 1:
+        return drawn
+    left = (~_in_nucleus(probabilities, drawn, top_p)).nonzero()[:, 0]
+    for attempt in range(1, TRIES):
+        if len(left) == 0:
+            break
+        if attempt == TRIES - 1:
+            drawn[left] = _from_sorted(probabilities[left], numbers[left, attempt], top_p)
+            break
+        drawn[left] = inverse_cdf(probabilities[left], numbers[left, attempt])
+        left = left[~_in_nucleus(probabilities[left], drawn[left], top_p)]
+    return drawn
+
+
+def inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
+    """The index at which the cumulated weights pass a uniform share of their sum; (R, V), (R,) → (R,)."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # Rounding must not pass the end, where tokens without any weight may stand.
+    wanted = torch.minimum(numbers[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
+
+
+def _in_nucleus(probabilities: Tensor, drawn: Tensor, top_p: float) -> Tensor:
+    own = probabilities.gather(1, drawn[:, None])
+    earlier = torch.arange(probabilities.shape[1], device=drawn.device) < drawn[:, None]
+    ahead = (probabilities > own) | ((probabilities == own) & earlier)
+    return torch.where(ahead, probabilities, 0.0).sum(-1, dtype=torch.float64) < top_p
+
+
+def _from_sorted(probabilities: Tensor, numbers: Tensor, top_p: float) -> Tensor:
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    outside = ordered.cumsum(-1, dtype=torch.float64) - ordered >= top_p
+    picked = inverse_cdf(ordered.masked_fill(outside, 0.0), numbers)
+    return order.gather(1, picked[:, None])[:, 0]

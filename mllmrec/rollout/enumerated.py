@@ -1,0 +1,49 @@
+"""No sampling: every candidate's answer is a rollout, weighted by its probability.
+
+With them the update is the exact expected gradient of GRPO; ``enumerated.md`` beside this file derives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mllmrec.engine.base import Engine
+from mllmrec.rollout.answer_scores import score_answers
+from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rollout.constrained import rollouts_of
+
+
+class Enumerated(Sampler):
+    """All C answers of each prompt; G = C, whatever ``group_size`` says, and nothing is drawn."""
+
+    constrained = True
+    every_answer = True
+    max_new_tokens = None
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def __call__(
+        self,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
+        group_size: int,
+        generators: Sequence[torch.Generator],
+        answers: Sequence[Sequence[Sequence[int]]],
+        end_token: int,
+    ) -> Rollouts:
+        """All answers; see `Sampler`.
+
+        Raises:
+            ValueError: prompts have different numbers of candidates.
+        """
+        if len({len(options) for options in answers}) != 1:
+            raise ValueError("rollout=enumerate needs as many candidates in one prompt as in another")
+        device = next(model.parameters()).device
+        scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature)
+        every = torch.arange(len(scored.prompt_of), device=device)
+        return rollouts_of(scored, every, weights=scored.logprobs.detach().exp())

@@ -1,0 +1,119 @@
+"""Our loss against that of TRL's GRPOTrainer on the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mllmrec.engine.batches import pad
+from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.rl.kl import kl_estimate
+from mllmrec.rl.losses import ClippedRatio, aggregate
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+
+PROMPTS = pad([[11, 12, 13, 14, 15, 16], [21, 22]], 0, side="left")
+# Four for each prompt, of different lengths.
+COMPLETIONS = pad(
+    [
+        [41, 42, 43, 2],
+        [41, 2],
+        [44, 45, 46, 47],
+        [2],
+        [51, 52, 2],
+        [53, 54, 55, 2],
+        [51, 52, 56, 57],
+        [58, 2],
+    ],
+    0,
+    side="right",
+)
+PROMPT_OF = torch.arange(2).repeat_interleave(4)
+ADVANTAGES = torch.tensor([1.5, -0.5, -0.5, -0.5, 0.9, 0.9, -0.9, -0.9])
+LONGEST = 7  # a completion may have more tokens than any of these has
+TEMPERATURE = 0.9
+# TRL's name, ours. A step of one batch has as many tokens by bnpo's count as by dapo's.
+NAMES = [
+    ("grpo", "sequence_mean"),
+    ("bnpo", "token_mean"),
+    ("dapo", "token_mean"),
+    ("dr_grpo", "constant"),
+]
+
+
+@pytest.fixture
+def make_trainer(make_pretrained, tmp_path):
+    """TRL's trainer around a policy's model, where its loss is computed as in training."""
+
+    def make(**settings):
+        policy = make_pretrained(lora=None)
+        arguments = trl.GRPOConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            gradient_checkpointing=False,
+            per_device_train_batch_size=len(PROMPT_OF),
+            num_generations=4,
+            max_completion_length=LONGEST,
+            use_bias_correction_kl=False,  # an importance weight on the KL, which DeepSeekMath has not
+            temperature=TEMPERATURE,
+            **settings,
+        )
+        trainer = trl.GRPOTrainer(
+            policy.model,
+            reward_funcs=lambda completions, **others: [0.0] * len(completions),
+            args=arguments,
+            train_dataset=datasets.Dataset.from_dict({"prompt": ["Red Lamp", "one line"]}),
+            processing_class=policy.tokenizer,
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        return trainer
+
+    return make
+
+
+def gradient(model, loss):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def shifted(logprobs, seed):
+    """Log-probabilities of a policy some way off: ratios from about 0.5 to 2, so that both clips hold."""
+    noise = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+    return torch.where(COMPLETIONS.mask, logprobs.detach() + noise, 0.0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("loss_type", "aggregation"), NAMES)
+def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
+    trainer = make_trainer(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28)
+    model, engine, mask = trainer.model, SharedPrefix(), COMPLETIONS.mask
+    encoded = engine.encode(model, PROMPTS)
+    logprobs = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE).logprobs
+    old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
+    result = ClippedRatio(0.2, 0.28)(logprobs, old, ADVANTAGES, mask)
+    terms = result.terms + beta * kl_estimate(logprobs, reference, "k3") if beta else result.terms
+    counts = {"tokens": float(mask.sum()), "sequences": 8.0, "max_length": LONGEST}
+    ours = aggregate(terms, mask, aggregation, **counts)
+
+    theirs = trainer._compute_loss(
+        model,
+        {
+            "prompt_ids": PROMPTS.ids[PROMPT_OF],
+            "prompt_mask": PROMPTS.mask[PROMPT_OF].long(),
+            "completion_ids": COMPLETIONS.ids,
+            "completion_mask": mask.long(),
+            "advantages": ADVANTAGES,
+            "old_per_token_logps": old,
+            "ref_per_token_logps": reference,
+            "num_items_in_batch": mask.sum(),
+        },
+    )
+    assert result.clipped_low.any()
+    assert result.clipped_high.any()
+    assert abs(ours.item()) > 1e-2
+    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6)
+    expected = gradient(model, theirs)
+    assert (gradient(model, ours) - expected).norm() < 1e-5 * expected.norm()

@@ -1,0 +1,275 @@
+"""What a GRPO step computes once, or not at all, and that it changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mllmrec.engine.plain import Plain
+from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.rl.losses import ClippedRatio
+from mllmrec.rollout.constrained import Constrained
+from mllmrec.rollout.enumerated import Enumerated
+from mllmrec.rollout.free import Free
+
+SAMPLERS = [Constrained(), Free(max_new_tokens=5), Enumerated(), Constrained(temperature=0.8)]
+
+
+@pytest.fixture
+def titled(make_pretrained, make_builder, make_examples, make_grpo, shake):
+    """A stage with adapters whose answers are labels with titles, and two examples."""
+    policy, builder = make_pretrained(), make_builder("instruct", answer="id_title")
+    answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
+    policy.begin_stage("sft")
+    shake(policy, "sft")
+    policy.begin_stage("grpo")
+    shake(policy, "grpo")
+    examples = make_examples(builder)
+
+    def make(**settings):
+        return make_grpo(policy, answers, builder, begin=False, **{"micro_batch_size": 12, **settings})
+
+    return make, [examples[0], examples[3]]
+
+
+def roll_out(stage, batch, step=1):
+    """A judged step with rewards that differ in every group, and the encoded prompts if they are kept."""
+    prompts = stage.policy.prompt_batch([example.prompt for example in batch])
+    rollouts, encoded = stage.roll_out(batch, prompts, step)
+    judged = stage.judge(batch, prompts, rollouts)
+    rewards = torch.arange(judged.rewards.numel()).view(judged.rewards.shape) % 3 * 1.0
+    weights = None if rollouts.weights is None else rollouts.weights.view(rewards.shape)
+    advantages = stage.advantage(rewards, weights).flatten()
+    return dataclasses.replace(judged, rewards=rewards, advantages=advantages), encoded
+
+
+def loss_and_gradient(stage, judged, encoded=None, reference=None):
+    stage.model.zero_grad()
+    loss = 0.0
+    for share in stage.loss_shares(judged, None, reference, {}, encoded=encoded):
+        share.backward()
+        loss += share.item()
+    weights = [weight for weight in stage.model.parameters() if weight.requires_grad]
+    return loss, torch.cat([weight.grad.flatten() for weight in weights])
+
+
+def relative_error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_rollouts_pass_serves_the_update(titled, sampler, beta):
+    make, batch = titled
+    stage = make(sampler=sampler, beta=beta)
+    judged, encoded = roll_out(stage, batch)
+    assert encoded is not None
+    reference = stage.reference_logprobs(judged) if beta else None
+    loss, gradient = loss_and_gradient(stage, judged, encoded, reference)
+    again, expected = loss_and_gradient(stage, judged, None, reference)
+    assert loss == pytest.approx(again, abs=1e-6)
+    assert expected.norm() > 1e-2
+    assert relative_error(gradient, expected) < 1e-5
+
+
+def test_the_rollouts_pass_is_not_kept_where_it_may_not_serve(titled, make_pretrained, make_grpo):
+    make, batch = titled
+    for stage in (
+        make(engine=Plain()),
+        make(micro_batch_size=11),
+        make(micro_batch_size=7, sampler=Enumerated()),
+    ):
+        judged, encoded = roll_out(stage, batch)
+        assert encoded is None
+        assert judged.rollouts.scores is None or not judged.rollouts.scores.logprobs.requires_grad
+        assert stage.model.training
+    assert (
+        roll_out(make(micro_batch_size=8, sampler=Enumerated()), batch)[1] is not None
+    )  # 2 prompts, 4 answers
+    with torch.no_grad():
+        assert roll_out(make(), batch)[1] is None
+
+
+def test_dropout_draws_anew(titled):
+    make, batch = titled
+    stage = make()
+    assert roll_out(stage, batch)[1] is not None
+    stage.policy.begin_stage("more", {"dropout": 0.1})
+    stage = make()
+    _, encoded = roll_out(stage, batch)
+    assert encoded is None
+    assert stage.model.training
+
+
+class Counting(SharedPrefix):
+    """Counts passes and the tokens that run."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.encoded, self.scored, self.tokens = 0, [], 0
+        layers = [module for name, module in model.named_modules() if name.endswith("layers.0.mlp")]
+        layers[0].register_forward_pre_hook(self._count)
+
+    def _count(self, module, inputs):
+        self.tokens += inputs[0].shape[:-1].numel()
+
+    def encode(self, model, prompts):
+        self.encoded += 1
+        return super().encode(model, prompts)
+
+    def score(self, model, encoded, completions, *others, **settings):
+        self.scored.append((torch.is_grad_enabled(), len(completions.ids)))
+        return super().score(model, encoded, completions, *others, **settings)
+
+
+@pytest.mark.parametrize(
+    ("skip", "beta", "rows"),
+    [
+        ("never", 0.0, 12),
+        ("auto", 0.0, 6),
+        ("always", 0.0, 6),
+        ("never", 0.5, 12),
+        ("auto", 0.5, 12),
+        ("always", 0.5, 6),
+    ],
+)
+def test_groups_without_variance_are_skipped(titled, skip, beta, rows):
+    make, batch = titled
+    engine = Counting(make().model)
+    stage = make(engine=engine, micro_batch_size=4, skip_zero_variance=skip, beta=beta)
+    judged, _ = roll_out(stage, batch)
+    rewards = torch.tensor([[1.0, 0, 0, 1, 0, 0], [0.3] * 6])
+    judged = dataclasses.replace(judged, rewards=rewards, advantages=stage.advantage(rewards).flatten())
+    engine.scored.clear()
+    engine.tokens = 0
+    reference = stage.reference_logprobs(judged) if beta else None
+    loss, gradient = loss_and_gradient(stage, judged, reference=reference)
+    parts = [4, 4, 4] if rows == 12 else [4, 2]
+    assert engine.scored == [(False, part) for part in parts if beta] + [(True, part) for part in parts]
+    ran = engine.tokens
+    whole = make(engine=engine, micro_batch_size=4, skip_zero_variance="never", beta=beta)
+    engine.tokens = 0
+    reference = whole.reference_logprobs(judged) if beta else None
+    again, expected = loss_and_gradient(whole, judged, reference=reference)
+    if rows == 12:
+        assert ran == engine.tokens
+        assert torch.equal(gradient, expected)
+        return
+    assert ran < 0.7 * engine.tokens
+    if beta == 0:
+        assert loss == pytest.approx(again, abs=1e-7)
+        assert relative_error(gradient, expected) < 1e-6
+    else:  # the skipped group's divergence is lost
+        assert relative_error(gradient, expected) > 1e-2
+
+
+@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=3)])
+def test_a_step_runs_no_more_than_it_needs(titled, fit, sampler):
+    make, batch = titled
+    constrained = sampler.constrained
+    for beta, size in ((0.0, 12), (0.0, 6), (0.1, 12), (0.1, 6)):
+        engine = Counting(make().model)
+        # Whole tokens of random text name no item, so that free groups have no variance.
+        stage = make(
+            engine=engine, sampler=sampler, beta=beta, micro_batch_size=size, skip_zero_variance="never"
+        )
+        fit(stage, [batch])
+        updates = [(True, 12)] if size == 12 else [(True, 6), (True, 6)]
+        reference = [(False, rows) for _, rows in updates] if beta else []
+        if not constrained:
+            rollout = []
+        elif size == 12:
+            rollout, updates = [(True, 8)], []  # all four answers of both prompts serve the update as well
+        else:
+            rollout = [(False, 8)]
+        assert engine.scored == rollout + reference + updates
+        kept = size == 12
+        assert engine.encoded == 1 + len(reference) + (0 if kept else len(updates))
+
+
+class Remembering(ClippedRatio):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = []
+
+    def __call__(self, logprobs, old_logprobs, advantages, mask):
+        self.given.append((logprobs.detach().clone(), old_logprobs.clone()))
+        return super().__call__(logprobs, old_logprobs, advantages, mask)
+
+
+@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
+@pytest.mark.parametrize("size", [12, 6])
+def test_old_logprobs_are_those_of_the_first_pass(titled, fit, sampler, size):
+    make, batch = titled
+    loss = Remembering()
+    settings = {
+        "micro_batch_size": size,
+        "iterations": 2,
+        "learning_rate": 1e-2,
+        "skip_zero_variance": "never",
+    }
+    # With a divergence the weights move even where a group has no variance.
+    fit(make(sampler=sampler, policy_loss=loss, beta=1.0, **settings), [batch])
+    updates = len(loss.given) // 2
+    assert updates == 12 // size
+    first, second = loss.given[:updates], loss.given[updates:]
+    for (logprobs, old), (later, its_old) in zip(first, second, strict=True):
+        assert torch.equal(old, logprobs)
+        assert torch.equal(its_old, logprobs)
+        assert (later - logprobs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
+def test_rollouts_of_a_prompt_do_not_depend_on_its_batch(titled, sampler):
+    make, (one, other) = titled
+    stage = make(sampler=sampler)
+
+    def said(batch, step=1):
+        judged, _ = roll_out(stage, batch, step)
+        rows = [ids[mask].tolist() for ids, mask in zip(*judged.rollouts.completions, strict=True)]
+        return [rows[start : start + 6] for start in range(0, len(rows), 6)]
+
+    first, second = said([one, other])
+    assert [second, first] == said([other, one])
+    assert [second] == said([other])
+    assert first != said([one], step=2)[0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_both_engines_take_the_same_step(titled, sampler):
+    make, batch = titled
+    found = []
+    for engine in (SharedPrefix(), Plain()):
+        stage = make(engine=engine, sampler=sampler, beta=0.5)
+        judged, encoded = roll_out(stage, batch)
+        found.append((judged, *loss_and_gradient(stage, judged, encoded, stage.reference_logprobs(judged))))
+    (ours, loss, gradient), (theirs, their_loss, expected) = found
+    assert ours.texts == theirs.texts
+    assert torch.equal(ours.rollouts.completions.ids, theirs.rollouts.completions.ids)
+    assert torch.equal(ours.rollouts.decisions, theirs.rollouts.decisions)
+    assert loss == pytest.approx(their_loss, abs=1e-5)
+    assert relative_error(gradient, expected) < 1e-5
+
+
+def test_both_engines_train_alike(make_grpo, tiny, batch, fit):
+    weights = copy.deepcopy(tiny.policy.model.state_dict())
+    logs = []
+    for engine in (SharedPrefix(), Plain()):
+        tiny.policy.model.load_state_dict(weights)
+        logged: list[dict] = []
+        stage = make_grpo(engine=engine, micro_batch_size=12, steps=4, beta=0.1, iterations=2)
+        stage.log_step = logged.append
+        fit(stage, [batch] * 4)
+        logs.append(logged)
+    assert len(logs[0]) == 8
+    assert logs[0][-1]["kl"] > 1e-3
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert_close(value, theirs[name], atol=1e-5, rtol=1e-4)
