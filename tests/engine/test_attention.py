@@ -39,7 +39,11 @@ def whole_attention(query, key, value, prefix_key, prefix_value, bias, scaling):
 
 def test_two_parts_make_the_whole_attention():
     *tensors, bias = attention_tensors()
-    found, expected = (attend(*tensors, bias, 0.3) for attend in (with_prefix, whole_attention))
+    query, key, value, prefix_key, prefix_value = tensors
+    found, expected = (
+        attend(query, key, value, prefix_key, prefix_value, bias, 0.3)
+        for attend in (with_prefix, whole_attention)
+    )
     assert_close(found, expected, atol=1e-12, rtol=0)
     sample = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for ours, theirs in zip(
@@ -55,8 +59,9 @@ def test_attention_in_elementary_operations_is_the_gradient_of_its_part(is_causa
     """What other devices than the CPU run: one part's share of the gradient, given the merged result."""
     tensors = attention_tensors(prompts=1, rows=1, heads=2, width=5)
     query, (key, value), (other_key, other_value) = tensors[0], tensors[1:3], tensors[3:5]
-    bias = None if is_causal else torch.tensor([0.0, 0, 0, -1e30, -1e30], dtype=torch.float64)
-    mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1) if is_causal else bias.expand(5, 5)
+    hidden = torch.tensor([0.0, 0, 0, -1e30, -1e30], dtype=torch.float64)
+    bias = None if is_causal else hidden
+    mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1) if is_causal else hidden.expand(5, 5)
     scores = torch.cat([query @ key.mT * 0.3 + mask, query @ other_key.mT * 0.3], -1)
     weights = torch.softmax(scores, -1)
     merged = weights @ torch.cat([value, other_value], 2)

@@ -83,7 +83,9 @@ def make_adapted(make_pretrained, shake):
 
     def make(name="qwen3", dtype=torch.float32, **settings):
         policy = make_pretrained(name, **settings)
-        policy.begin_stage("sft")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            policy.begin_stage("sft")
         shake(policy, "sft")
         if dtype == torch.float64:
             make_double(policy.model)
@@ -257,11 +259,10 @@ def test_micro_batches_add_up_to_the_whole_gradient(make_adapted, size):
 def follow(model, prompts, group, steps, keep=None):
     """Give both engines' decoders the same random tokens and compare what they say after each."""
     generator = torch.Generator().manual_seed(group)
+    shared, plain = SharedPrefix(), Plain()
     with torch.no_grad():
-        ours, theirs = (
-            engine.decoder(model, engine.encode(model, prompts), group)
-            for engine in (SharedPrefix(), Plain())
-        )
+        ours = shared.decoder(model, shared.encode(model, prompts), group)
+        theirs = plain.decoder(model, plain.encode(model, prompts), group)
     for step in range(steps):
         assert ours.logits.shape == theirs.logits.shape
         assert_close(ours.logits, theirs.logits, atol=2e-5, rtol=0)

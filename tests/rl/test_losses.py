@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -92,7 +94,7 @@ def test_on_policy_ratios_are_exactly_one_and_losses_agree():
 # A sequence of two tokens with losses 1, 2 and one of four tokens with 1 each; 6 tokens, sum 7.
 TERMS = torch.tensor([[1.0, 2.0, 9.0, 9.0], [1.0, 1.0, 1.0, 1.0]])
 MASK = torch.tensor([[True, True, False, False], [True, True, True, True]])
-COUNTS = {"tokens": 6, "sequences": 2, "max_length": 8}
+COUNTS: dict[str, Any] = {"tokens": 6, "sequences": 2, "max_length": 8}
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,9 @@ def test_shares_add_up_however_the_step_is_cut(how):
     ],
 )
 def test_aggregation_under_weights(how, value):
-    counts = {"tokens": 2.5, "sequences": 1.0, "max_length": 8}
     weights = torch.tensor([0.75, 0.25])
-    assert_close(aggregate(TERMS, MASK, how, **counts, weights=weights), torch.tensor(value))
+    found = aggregate(TERMS, MASK, how, tokens=2.5, sequences=1.0, max_length=8, weights=weights)
+    assert_close(found, torch.tensor(value))
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)

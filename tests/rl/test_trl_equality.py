@@ -95,8 +95,7 @@ def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
     old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
     result = ClippedRatio(0.2, 0.28)(logprobs, old, ADVANTAGES, mask)
     terms = result.terms + beta * kl_estimate(logprobs, reference, "k3") if beta else result.terms
-    counts = {"tokens": float(mask.sum()), "sequences": 8.0, "max_length": LONGEST}
-    ours = aggregate(terms, mask, aggregation, **counts)
+    ours = aggregate(terms, mask, aggregation, tokens=float(mask.sum()), sequences=8.0, max_length=LONGEST)
 
     theirs = trainer._compute_loss(
         model,

@@ -1,8 +1,11 @@
-"""A GRPO stage on the tiny policy."""
+"""Seeds, and a GRPO stage on the tiny policy."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.rewards.hit_format import HitFormat
@@ -11,6 +14,14 @@ from mllmrec.rl.losses import ClippedRatio
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.grpo import Grpo
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """New adapters are random: whichever tests ran before, they are the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture

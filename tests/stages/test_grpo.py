@@ -257,7 +257,7 @@ def test_adapters_learn_through_titles(make_grpo, make_pretrained, make_builder,
     policy.begin_stage("sft")
     shake(policy, "sft")
     policy.begin_stage("grpo", {"alpha": 16})
-    example = make_examples(builder)[0]
+    example = make_examples(builder)[1]  # whose target it finds unlikely
     stage = make_grpo(
         policy, answers, builder, learning_rate=1e-2, steps=12, begin=False, beta=0.01, group_size=16
     )

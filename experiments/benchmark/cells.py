@@ -1,0 +1,100 @@
+"""The command line of a benchmark, its cells, and the processes that they run in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Memory once touched stays with the process: returning it to the system after every large tensor and faulting it in
+# again is a large part of a step on a CPU, for both sides, and nothing that either is to be judged by.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class WrongUse(ValueError):
+    """A command line that cannot be run; the message says what would be right."""
+
+
+def read_cells(
+    arguments: Sequence[str], defaults: Mapping[str, Any], choices: Mapping[str, Sequence[Any]]
+) -> Iterator[dict[str, Any]]:
+    """One dict of settings for every combination of the values given.
+
+    Args:
+        arguments: ``key=value`` or ``key=value,value,...``.
+        defaults: every key there is; its default's type is the type of its values.
+        choices: the values of keys that have only some; a range for whole numbers.
+
+    Raises:
+        WrongUse: an unknown key or a value that is none.
+    """
+    values = {key: [default] for key, default in defaults.items()}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or key not in defaults:
+            raise WrongUse(f"{argument!r} is no key=value with a key of {', '.join(defaults)}")
+        values[key] = [_value(key, part, type(defaults[key]), choices.get(key)) for part in text.split(",")]
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _value(key: str, text: str, kind: type, allowed: Sequence[Any] | None) -> Any:
+    try:
+        value = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise WrongUse(f"{key}={text} is no {kind.__name__}") from None
+    if isinstance(allowed, range) and value not in allowed:
+        raise WrongUse(f"{key}={text} is not from {allowed[0]} to {allowed[-1]}")
+    if allowed is not None and value not in allowed:
+        raise WrongUse(f"{key}={text} is none of {', '.join(map(str, allowed))}")
+    return value
+
+
+def in_process(module: str, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job of a module in this folder in a process of its own, and return what it found.
+
+    A process for each cell gives every cell the same start, sets the allocator before torch is there, and makes the
+    peak of memory one cell's own.
+
+    Raises:
+        RuntimeError: the job failed; what it said went to stderr.
+    """
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmark.{module}", job, json.dumps(settings)],
+        env={**os.environ, **KEEP_MEMORY, **OFFLINE, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the job {job} of {module} ended with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_cells(
+    arguments: Sequence[str],
+    defaults: Mapping[str, Any],
+    choices: Mapping[str, Sequence[Any]],
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+) -> int:
+    """Print the line of every cell; the status is 2 for a wrong command line and 1 if a cell failed."""
+    try:
+        for cell in list(read_cells(arguments, defaults, choices)):
+            print(json.dumps(measure(cell)), flush=True)
+    except WrongUse as error:
+        print(error, file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
