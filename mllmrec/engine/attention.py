@@ -40,11 +40,16 @@ def install(model: Any) -> None:
     config = model.config
     if config._attn_implementation == NAME:
         return
-    layers = getattr(config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in layers):
+    strange = [f"layers of type {kind}" for kind in sorted(set(getattr(config, "layer_types", None) or ()))]
+    strange = [words for words in strange if words != "layers of type full_attention"]
+    if not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None):
+        strange.append(f"sliding_window={config.sliding_window}")
+    for name in ("logits_scaling", "logit_scale", "final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            strange.append(f"{name}={getattr(config, name)}")
+    if strange:
         raise UserError(
-            f"engine=shared_prefix knows full attention only, and {type(model).__name__} has layers of type "
-            f"{', '.join(sorted(set(layers)))}: use engine=plain"
+            f"engine=shared_prefix cannot run {type(model).__name__} with {', '.join(strange)}: use engine=plain"
         )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(NAME)
@@ -91,6 +96,9 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    unknown = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
+    if unknown:
+        raise UserError(f"engine=shared_prefix has no attention with {', '.join(unknown)}: use engine=plain")
     if dropout:
         raise UserError(
             "engine=shared_prefix has no attention dropout: set attention_dropout to 0, or engine=plain"

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, GraniteConfig, MistralConfig, Qwen2Config
 
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.engine.plain import Plain
@@ -320,17 +320,19 @@ def test_a_model_is_what_it_was_after_the_engine_used_it(make_pretrained, tmp_pa
         assert_close(loaded(**inputs).logits, logits, atol=1e-6, rtol=0)
 
 
-def test_sliding_windows_are_refused():
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
+WINDOWED = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "strange"),
+    [
+        (Qwen2Config, WINDOWED),
+        (MistralConfig, {"sliding_window": 4}),  # which names no types of layers
+        (GraniteConfig, {"logits_scaling": 8.0}),
+    ],
+)
+def test_models_that_compute_something_else_are_refused(config_class, strange):
+    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = config_class(**small, num_attention_heads=2, num_key_value_heads=2, **strange)
     with pytest.raises(UserError, match="engine=plain"):
-        SharedPrefix().encode(Qwen2ForCausalLM(config), pad([[1, 2, 3]], 0, side="left"))
+        SharedPrefix().encode(AutoModelForCausalLM.from_config(config), pad([[1, 2, 3]], 0, side="left"))
