@@ -28,7 +28,7 @@ def finished(job, run_folder):
 def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
     run = open_run(str(finished), stage)
     again = RunFolder(tmp_path / "again")
-    protocol = Protocol(run.cfg.eval, run.cfg.seed, run.prepared)
+    protocol = Protocol(run.cfg.eval, run.cfg.seed, run.prepared, run.engine)
     again.record_protocol(protocol.describe(), protocol.chance())
     protocol.record(stage, run.policy, run.answers, again)
     before = {
@@ -43,7 +43,7 @@ def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
 def test_another_number_of_candidates_is_another_protocol(finished):
     run = open_run(str(finished), None)
     settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": 20, "split": "validation"})
-    protocol = Protocol(settings, run.cfg.seed, run.prepared)
+    protocol = Protocol(settings, run.cfg.seed, run.prepared, run.engine)
     assert protocol.describe()["num_candidates"] == 21
     assert protocol.describe()["split"] == "validation"
     measured = protocol.measure(run.policy, run.answers)
