@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra.utils import instantiate
@@ -47,11 +48,23 @@ def open_run(path: str, stage: str | None) -> FinishedRun:
     stage = stage or trained[-1]
     if stage not in trained:
         raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
-    backbone: Backbone = instantiate(cfg.backbone)
-    earlier = folder.checkpoints_path / stage
-    weights = earlier if earlier.is_dir() else folder.model_path
-    policy = backbone.load(folder.adapters_path, trained[: trained.index(stage) + 1], weights)
-    policy.model.eval()
+    policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
     prepared = prepare(cfg)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
+
+
+def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Policy:
+    """The policy of a run after the last of ``stages``, in evaluation mode.
+
+    Args:
+        cfg: of the run.
+        folder: of the run.
+        stages: trained so far, in order.
+    """
+    backbone: Backbone = instantiate(cfg.backbone)
+    earlier = folder.checkpoints_path / stages[-1]
+    weights = earlier if earlier.is_dir() else folder.model_path
+    policy = backbone.load(folder.adapters_path, stages, weights)
+    policy.model.eval()
+    return policy

@@ -34,7 +34,7 @@ from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.run_folder import RunFolder, read_rollouts
-from mllmrec.stages.run import StageInputs, train_stage
+from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
     ]
     longest = cfg.rollout.get("max_new_tokens", 0) if "grpo" in stages else 0
-    check_lengths(policy, answers, {"training": prepared.train, "evaluation": protocol.examples}, longest)
+    check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocol), longest)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
     folder.record_protocol(protocol.describe(), protocol.chance())
@@ -134,6 +134,16 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
     for step, dropped in summary["filters"].get("dropped", {}).items():
         rows += [(f"dropped by {step}: {name}", count) for name, count in dropped.items() if count]
     return rows
+
+
+def prompts_used(
+    cfg: DictConfig, stages: list[str], prepared: Prepared, protocol: Protocol
+) -> dict[str, Examples]:
+    """Every set of prompts that the run will show to the policy, by what it is for."""
+    used = {"training": prepared.train, "evaluation": protocol.examples}
+    if "grpo" in stages and cfg.grpo.new_negatives:
+        used["GRPO"] = prepared.redraw(GRPO_DRAW)
+    return used
 
 
 def check_lengths(

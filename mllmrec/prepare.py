@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Prepared:
     builder: PromptBuilder
     cot: CotPolicy | None
     train: Examples
+    redraw: Callable[[str], Examples]  # the training examples with the negatives of another draw, by its name
     summary: dict[str, Any]
     seed: int
     history_length: int
@@ -165,14 +166,18 @@ def prepare(cfg: DictConfig) -> Prepared:
         cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
     ).bind(interactions, items, train_samples)
     negatives.check(train_samples)
-    train = Examples(
-        train_samples,
-        builder,
-        lambda index: negatives.candidates_of(train_samples, index, "train"),
-        history_length=cfg.prompt.history_length,
-        cot=cot,
-        with_cot=with_cot,
-    )
+
+    def training(draw: str) -> Examples:
+        return Examples(
+            train_samples,
+            builder,
+            lambda index: negatives.candidates_of(train_samples, index, draw),
+            history_length=cfg.prompt.history_length,
+            cot=cot,
+            with_cot=with_cot,
+        )
+
+    train = training("train")
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     summary["captions"] = caption_counts
     summary["cot"] = {
@@ -190,6 +195,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         builder=builder,
         cot=cot,
         train=train,
+        redraw=training,
         summary=summary,
         seed=cfg.seed,
         history_length=cfg.prompt.history_length,

@@ -133,6 +133,7 @@ class Grpo(Optimised):
     """``grpo``."""
 
     prompts_per_step: Count
+    new_negatives: bool
     group_size: Annotated[int, Field(ge=2, description="one completion has no group to be compared with")]
     micro_batch_size: Count
     iterations: Count

@@ -29,6 +29,7 @@ from mllmrec.stages.heldout import HeldOutRanking
 from mllmrec.stages.sft import Sft
 from mllmrec.stages.warmup import Warmup, training_sequences
 
+GRPO_DRAW = "grpo"  # names the negatives that GRPO's prompts list, where they are not SFT's
 _SHOWN = {"warmup": ("loss",), "sft": ("loss",), "grpo": ("reward", "kl")}
 
 
@@ -112,7 +113,7 @@ def _fit_grpo(
     inputs: StageInputs, loggers: Sequence[Logger], measure: Callable[[], dict[str, float]] | None
 ) -> int:
     cfg, settings = inputs.cfg, inputs.cfg.grpo
-    examples = inputs.prepared.train
+    examples = inputs.prepared.redraw(GRPO_DRAW) if settings.new_negatives else inputs.prepared.train
     batches = _batches("grpo", len(examples), settings.prompts_per_step, cfg)
     builder = inputs.prepared.builder
     with RolloutWriter(inputs.folder.rollouts_path) as writer:

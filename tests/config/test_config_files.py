@@ -134,6 +134,7 @@ def test_paper_experiments_carry_the_released_values(dataset: str) -> None:
         "grpo.epochs": grpo_epochs,
         "grpo.beta": beta,
         "grpo.group_size": 8,
+        "grpo.new_negatives": False,
         "grpo.prompts_per_step": 4 * 8 // 8,
         "grpo.micro_batch_size": 4,
         "grpo.iterations": 1,

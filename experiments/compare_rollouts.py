@@ -1,0 +1,98 @@
+"""GRPO with several kinds of rollout from one SFT policy: held-out ranking against seconds of training.
+
+    python experiments/compare_rollouts.py run=DIR rollouts=constrained,enumerate seeds=0,1 every=50 users=2000
+
+``run`` is a folder of ``mllmrec.train`` whose SFT stage is done. Any other ``key=value`` changes its configuration for the
+GRPO stage (``grpo.max_steps=500``). One JSON line for each ranking of the validation users. ``experiments/enumerate.md``
+says what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import redirect_stdout
+from tempfile import TemporaryDirectory
+
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.config import CONFIG_DIR
+from mllmrec.config.compose import compose_checked
+from mllmrec.errors import UserError
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.finished_run import FinishedRun, load_policy, open_run
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.run_folder import RunFolder
+from mllmrec.stages.run import StageInputs, train_stage
+
+OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
+
+
+class Clock:
+    """Ranks when asked, prints what it found, and leaves that time out of its seconds."""
+
+    def __init__(self, protocol: Protocol, words: dict[str, object]) -> None:
+        self.protocol, self.words = protocol, words
+        self.training_seconds, self.resumed, self.rankings = 0.0, time.perf_counter(), 0
+
+    def measure(self, inputs: StageInputs) -> dict[str, float]:
+        """Rank the validation users and print a line."""
+        self.training_seconds += time.perf_counter() - self.resumed if self.rankings else 0.0
+        metrics = self.protocol.measure(inputs.policy, inputs.answers)
+        line = {**self.words, "ranking": self.rankings, "seconds": round(self.training_seconds, 2)}
+        print(
+            json.dumps({**line, **{key: round(value, 4) for key, value in metrics.items()}}),
+            file=sys.__stdout__,
+            flush=True,
+        )
+        self.rankings += 1
+        self.resumed = time.perf_counter()
+        return metrics
+
+
+def compare(path: str, own: DictConfig, changes: list[str]) -> None:
+    """Train the GRPO stage once for every seed and rollout."""
+    run = open_run(path, "sft")
+    settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
+    protocol = Protocol(settings, run.cfg.seed, run.prepared, run.engine)
+    for seed in str(own.seeds).split(","):
+        for rollout in str(own.rollouts).split(","):
+            composed = compose_checked("train", [f"rollout={rollout}"], CONFIG_DIR)
+            if composed.faults:
+                raise UserError("\n".join(composed.faults))
+            chosen = {"rollout": composed.config.rollout, "seed": int(seed)}
+            cfg = OmegaConf.merge(
+                run.cfg, chosen, {"heldout": {"every": own.every}}, OmegaConf.from_dotlist(changes)
+            )
+            train(
+                run, cfg, path, Clock(protocol, {"rollout": rollout, "seed": int(seed), "every": own.every})
+            )
+
+
+def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:
+    """One GRPO stage from the run's SFT policy."""
+    policy = load_policy(cfg, RunFolder(path), ["sft"])
+    answers = AnswerTokens(run.prepared.builder, policy.encode_answers, policy.end_token)
+    with TemporaryDirectory() as folder:
+        inputs = StageInputs(cfg, run.prepared, policy, answers, run.engine, RunFolder(folder))
+        train_stage("grpo", inputs, [], lambda: clock.measure(inputs))
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status."""
+    own = OmegaConf.merge(OWN, OmegaConf.from_dotlist([a for a in arguments if a.split("=")[0] in OWN]))
+    if own.run is None:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        with redirect_stdout(sys.stderr):  # where the progress bars go
+            compare(own.run, own, [a for a in arguments if a.split("=")[0] not in OWN])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
