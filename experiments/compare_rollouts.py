@@ -53,7 +53,7 @@ class Clock:
 
 def compare(path: str, own: DictConfig, changes: list[str]) -> None:
     """Train the GRPO stage once for every seed and rollout."""
-    run = open_run(path, "sft")
+    run = open_run(path, "sft", training=True)
     settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
     protocol = Protocol(settings, run.cfg.seed, run.prepared, run.engine)
     for seed in str(own.seeds).split(","):

@@ -29,8 +29,13 @@ class FinishedRun:
     engine: Engine
 
 
-def open_run(path: str, stage: str | None) -> FinishedRun:
+def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun:
     """Open a run after ``stage``; None for its last one.
+
+    Args:
+        path: folder of the run.
+        stage: trained in the run.
+        training: whether its training samples are to carry reasoning, which is written anew where it is missing.
 
     Raises:
         UserError: no such run or stage, or nothing was trained.
@@ -49,6 +54,8 @@ def open_run(path: str, stage: str | None) -> FinishedRun:
     if stage not in trained:
         raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
     policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
+    if not training:
+        cfg.mix_ratio = 0
     prepared = prepare(cfg)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))

@@ -158,11 +158,13 @@ def check_lengths(
     for name, examples in parts.items():
         too_long, longest, sample = 0, 0, ""
         for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
-            prompt = examples[index].prompt
+            example = examples[index]
             # A token covers at least one byte of the rendered text, so most prompts need no tokenizer.
-            if len(policy.render(prompt).encode()) <= limit:
+            if len((policy.render(example.prompt) + example.reasoned_answer).encode()) <= limit:
                 continue
-            length = len(policy.encode_prompts([prompt])[0])
+            length = len(policy.encode_prompts([example.prompt])[0])
+            if example.reasoned_answer:
+                length += len(policy.encode_answers([example.reasoned_answer])[0])
             too_long += length > limit
             if length > longest:
                 longest, sample = length, examples.samples.sample_id(index)

@@ -14,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.captions import caption_items
 from mllmrec.cot.base import CotPolicy
+from mllmrec.cot.mixing import Mixing, Mixture
+from mllmrec.cot.pipeline import CotPipeline
+from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Interactions, Items
 from mllmrec.data.candidate_sets import CandidateSet, frozen
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
@@ -25,6 +28,7 @@ from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import CandidatesOf, Examples
 from mllmrec.randomness import numpy_generator
+from mllmrec.reasoners.base import HistoryItem
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Prepared:
     builder: PromptBuilder
     cot: CotPolicy | None
     train: Examples
+    mixture: Mixture  # which of them are seen with reasoning
     redraw: Callable[[str], Examples]  # the training examples with the negatives of another draw, by its name
     summary: dict[str, Any]
     seed: int
@@ -77,6 +82,8 @@ class Prepared:
         chosen = list(range(len(samples)))
         if settings.max_users is not None and settings.max_users < len(samples):
             chosen = seeded_subset(samples, settings.max_users, self.seed)
+        if settings.cot and self.cot is not None:
+            self.cot.make([examples.cot_key(index) for index in chosen])
         return examples, chosen, candidates_hash
 
     def _candidates(self, samples: Samples, settings: DictConfig) -> tuple[CandidatesOf, str]:
@@ -156,16 +163,14 @@ def prepare(cfg: DictConfig) -> Prepared:
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
     )
-    cot = cot_policy(cfg.cot_policy, items, captions)
+    cot = cot_policy(cfg, items, captions, source.domain, cache)
     train_samples = samples["train"]
-    with_cot = None
-    if cot is not None and cfg.mix_ratio > 0:
-        ids = [train_samples.sample_id(index) for index in range(len(train_samples))]
-        with_cot = instantiate(cfg.mixing)(ids, cfg.mix_ratio, cfg.seed)
     negatives: CandidateSource = CandidateSampler(
         cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
     ).bind(interactions, items, train_samples)
     negatives.check(train_samples)
+
+    with_cot: np.ndarray | None = None
 
     def training(draw: str) -> Examples:
         return Examples(
@@ -175,18 +180,23 @@ def prepare(cfg: DictConfig) -> Prepared:
             history_length=cfg.prompt.history_length,
             cot=cot,
             with_cot=with_cot,
+            placement=cfg.cot.placement,
         )
 
+    mixture = mixture_of(cfg, cot, training("train"))
+    with_cot = np.zeros(len(train_samples), dtype=bool)
+    with_cot[mixture.chosen] = True
     train = training("train")
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     summary["captions"] = caption_counts
     summary["cot"] = {
         "policy": None if cot is None else type(cot).__name__,
         "mix_ratio": float(cfg.mix_ratio),
-        "training_samples_chosen": 0 if with_cot is None else int(with_cot.sum()),
+        "training_samples_chosen": len(mixture.chosen),
         "coverage": {}
-        if cot is None or with_cot is None
-        else cot.coverage(train.cot_key(int(index)) for index in np.flatnonzero(with_cot)),
+        if cot is None
+        else cot.coverage(train.cot_key(int(index)) for index in mixture.chosen),
+        "stages": {} if cot is None else cot.report(),
     }
     return Prepared(
         items=items,
@@ -195,6 +205,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         builder=builder,
         cot=cot,
         train=train,
+        mixture=mixture,
         redraw=training,
         summary=summary,
         seed=cfg.seed,
@@ -219,19 +230,52 @@ def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, s
     return captions, counts
 
 
-def cot_policy(settings: DictConfig, items: Items, captions: dict[str, str]) -> CotPolicy | None:
-    """The policy that writes reasoning, or None."""
-    target = settings._target_
-    if target is None:
+def mixture_of(cfg: DictConfig, cot: CotPolicy | None, train: Examples) -> Mixture:
+    """Which training samples carry reasoning. What has to be made for that is made here."""
+    mixing: Mixing = instantiate(cfg.mixing)
+    if cot is None or cfg.mix_ratio == 0:
+        return Mixture(mixing, len(train), np.empty(0, dtype=np.int64))
+    ids = [train.samples.sample_id(index) for index in range(len(train))]
+    confidences = None
+    if mixing.select == "confidence":
+        cot.make([train.cot_key(index) for index in range(len(train))])
+        confidences = cot.confidences()
+    chosen = mixing.choose(ids, cfg.mix_ratio, cfg.seed, confidences)
+    cot.make([train.cot_key(int(index)) for index in chosen])
+    return Mixture(mixing, len(train), chosen)
+
+
+def cot_policy(
+    cfg: DictConfig, items: Items, captions: dict[str, str], domain: str, cache: Path
+) -> CotPolicy | None:
+    """The policy that gives reasoning, or None."""
+    settings = cfg.cot_policy
+    if settings._target_ is None:
         return None
-    plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
-    policy_class: Any = get_class(target)
-    if not policy_class.reads_item_texts:
-        return instantiate(plain)
     ids = items.ids.tolist()
-    return instantiate(
-        plain,
-        captions=captions,
-        details=dict(zip(ids, items.details.tolist(), strict=True)),
-        titles=dict(zip(ids, items.titles.tolist(), strict=True)),
+    available: dict[str, Callable[[], Any]] = {
+        "captions": lambda: captions,
+        "details": lambda: dict(zip(ids, items.details.tolist(), strict=True)),
+        "titles": lambda: dict(zip(ids, items.titles.tolist(), strict=True)),
+        "pipeline": lambda: cot_pipeline(cfg, items, captions, domain, cache),
+    }
+    plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
+    policy_class: type[CotPolicy] = get_class(settings._target_)
+    return instantiate(plain, **{name: available[name]() for name in policy_class.wants}, _convert_="all")
+
+
+def cot_pipeline(
+    cfg: DictConfig, items: Items, captions: dict[str, str], domain: str, cache: Path
+) -> CotPipeline:
+    """The reasoners that ``draft`` and ``refine`` name, and what they may see of the items."""
+    shown = {
+        item: HistoryItem(item, title, captions.get(item, ""), items.images.get(item))
+        for item, title in zip(items.ids.tolist(), items.titles.tolist(), strict=True)
+    }
+    return CotPipeline(
+        shown,
+        domain,
+        (instantiate(cfg.draft), load_cot_wording("cot.draft_wording", cfg.cot.draft_wording)),
+        (instantiate(cfg.refine), load_cot_wording("cot.refine_wording", cfg.cot.refine_wording)),
+        cache / "cot",
     )

@@ -111,6 +111,14 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_reasoning_alone(tmp_path: Path) -> None:
+    page = run(command_with("mllmrec.build_cot") + " dataset.num_users=200", tmp_path)
+    (records,) = tmp_path.glob("cot/*/*/cot.jsonl")
+    assert len(records.read_text().splitlines()) == 100
+    assert "kept" in page
+
+
+@pytest.mark.slow
 def test_tables_of_ones_own(tmp_path: Path) -> None:
     # 40 users with 6 of 30 items each, in an order of their own.
     generator = np.random.default_rng(0)

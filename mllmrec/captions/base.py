@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 
 class Captioner(ABC):
@@ -14,9 +15,12 @@ class Captioner(ABC):
         True  # False: captions are found by item id, and items without an image have them too
     )
 
+    # Why images that could be read have no caption, where that is known: reason -> images.
+    problems: Mapping[str, int] = MappingProxyType({})
+
     @abstractmethod
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Yield ``(item id, caption)`` for each ``(item id, image path)``, in order, without holding them all.
+        """Yield ``(item id, caption)`` for each ``(item id, image path)``, in any order, as they are made.
 
         The path is None only where ``reads_images`` is False. A caption is None when the image cannot be read or
         nothing is known of the item: the caller counts it and goes on.

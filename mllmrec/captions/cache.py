@@ -32,8 +32,8 @@ def caption_items(
 
     Returns:
         Item id → caption, in the catalogue's order, and the counts ``captioned``, ``from_cache`` (of these, those
-        not made now), ``no_image``, ``unreadable_image``, ``no_caption`` and ``unknown_item`` (captions in a file
-        for ids outside the catalogue); zero counts are left out.
+        not made now), ``no_image``, ``unreadable_image``, ``no_caption``, ``unknown_item`` (captions in a file for
+        ids outside the catalogue) and ``without: <reason>`` (as the captioner says); zero counts are left out.
     """
     report = progress or (lambda settled: None)
     counts: dict[str, int] = {}
@@ -51,6 +51,9 @@ def caption_items(
         else:
             captions[item] = caption
         report(1)
+    for problem, count in captioner.problems.items():
+        counts[missing] -= count
+        counts[f"without: {problem}"] = count
     if isinstance(captioner, Precomputed):
         counts["unknown_item"] = len(captioner.captions.keys() - set(items.ids.tolist()))
     counts["captioned"] = len(captions)

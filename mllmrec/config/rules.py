@@ -31,6 +31,29 @@ def evaluated_cot_needs_policy(cfg: Settings) -> str | None:
     return None
 
 
+def chosen_by_confidence(cfg: Settings) -> str | None:
+    """Samples are to be chosen by a confidence that nothing gives."""
+    if cfg["mixing"]["select"] != "confidence" or cfg["mix_ratio"] == 0:
+        return None
+    if cfg["cot_policy"]["_target_"] == "mllmrec.cot.Confident":
+        return None
+    return "mixing.select=confidence: this cot_policy gives no confidence; choose cot_policy=confident or mixing.select=random"
+
+
+def learnt_reasoning_is_said(cfg: Settings) -> str | None:
+    """Reasoning before the answer is learnt, and then cannot be said, or stands in evaluation prompts instead."""
+    if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
+        return None
+    if "grpo" in cfg["method"]["stages"] and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
+        return (
+            "cot.placement=completion with rollouts of the candidates' answers alone: they cannot reason; choose "
+            "rollout=free or method=sft"
+        )
+    if cfg["eval"]["cot"]:
+        return "cot.placement=completion with eval.cot=true: reasoning is said, not shown; set eval.cot=false"
+    return None
+
+
 def cutoffs_within_candidates(cfg: Settings) -> str | None:
     """HR@K with more places than candidates says nothing."""
     negatives = cfg["eval"]["num_negatives"]
@@ -176,6 +199,8 @@ def accelerator_exists(cfg: Settings) -> str | None:
 CONTRADICTIONS: tuple[Rule, ...] = (
     cot_needs_policy,
     evaluated_cot_needs_policy,
+    chosen_by_confidence,
+    learnt_reasoning_is_said,
     cutoffs_within_candidates,
     listed_candidates_end,
     reward_needs_title,

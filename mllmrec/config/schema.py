@@ -228,8 +228,17 @@ class Dataset(Component):
     filters: Filters | None = None
 
 
+class Cot(Section):
+    """``cot``."""
+
+    draft_wording: Annotated[str, Field(min_length=1)]
+    refine_wording: Annotated[str, Field(min_length=1)]
+    placement: Literal["prompt", "completion"]
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "prompt": Prompt,
+    "cot": Cot,
     "candidates": Candidates,
     "eval": Eval,
     "heldout": Heldout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,16 +16,30 @@ class CotKey:
     user_id: str
     history_ids: tuple[str, ...]  # oldest first, as shown in the prompt
     target_id: str
+    sample_id: str = ""
 
 
 class CotPolicy(ABC):
     """Gives the reasoning that a training prompt carries."""
 
-    reads_item_texts: ClassVar[bool]  # whether the constructor takes captions, details and titles
+    # What of the prepared data the constructor takes: captions, details, titles (by item id), pipeline.
+    wants: ClassVar[tuple[str, ...]] = ()
+
+    def make(self, keys: Sequence[CotKey]) -> None:
+        """Make the reasoning of these samples, if it has to be made, before any of it is asked for."""
+        return
 
     @abstractmethod
     def reasoning(self, key: CotKey) -> str | None:
         """The reasoning of one sample; None where there is none."""
+
+    def confidences(self) -> Mapping[str, float | None] | None:
+        """Sample id → confidence in [0, 1] of what was made; None where this policy knows of none."""
+        return None
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Counts of each stage that made reasoning, by its name; empty where none was made."""
+        return {}
 
     def coverage(self, keys: Iterable[CotKey]) -> dict[str, int]:
         """How many samples have reasoning, and how many have none for which reason; zero counts are left out."""

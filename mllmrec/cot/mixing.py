@@ -2,12 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from mllmrec.errors import UserError
+from mllmrec.errors import UserError, choices
 from mllmrec.randomness import derive_seed
+
+FORMS = ("replace", "augment")
+SELECTIONS = ("random", "confidence")
+SCHEDULES = ("constant", "linear", "warmup")
+
+
+class Mixing:
+    """How reasoning is spread over the training samples.
+
+    Args:
+        form: ``replace``: a chosen sample is seen with its reasoning instead of without; ``augment``: it is seen in
+            both forms.
+        select: ``random``, or ``confidence``: the most confident first.
+        schedule: how the share changes over a stage: one of `SCHEDULES` (see `share_at`).
+        warmup: share of the stage over which ``schedule="warmup"`` rises.
+
+    Raises:
+        UserError: a value that is none of these.
+    """
+
+    def __init__(
+        self,
+        form: Literal["replace", "augment"] = "replace",
+        select: Literal["random", "confidence"] = "random",
+        schedule: Literal["constant", "linear", "warmup"] = "constant",
+        warmup: float = 0.1,
+    ) -> None:
+        if form not in FORMS:
+            raise UserError(f"mixing.form={form}: it is one of {choices(FORMS)}")
+        if select not in SELECTIONS:
+            raise UserError(f"mixing.select={select}: it is one of {choices(SELECTIONS)}")
+        share_at(schedule, 0.0, warmup)
+        self.form, self.select, self.schedule, self.warmup = form, select, schedule, warmup
+
+    def choose(
+        self,
+        sample_ids: Sequence[str] | np.ndarray,
+        mix_ratio: float,
+        seed: int,
+        confidences: Mapping[str, float | None] | None = None,
+    ) -> np.ndarray:
+        """The samples that carry reasoning where the schedule is at its fullest, first chosen first; (n,) positions.
+
+        Raises:
+            UserError: they are to be chosen by a confidence that the policy does not give.
+        """
+        if self.select == "confidence" and confidences is None:
+            raise UserError("mixing.select=confidence: this cot_policy gives no confidence; choose another")
+        known = confidences or {}
+        if self.select == "random":
+            chosen = select_cot(sample_ids, mix_ratio, seed)
+        else:
+            chosen = select_confident(sample_ids, mix_ratio, seed, known)
+
+        def rank(position: int) -> tuple[float, int]:
+            name = str(sample_ids[position])
+            trust = known[name] if self.select == "confidence" else None
+            return (-(trust or 0.0), _rank(seed, name))
+
+        return np.array(sorted(np.flatnonzero(chosen).tolist(), key=rank), dtype=np.int64)
+
+
+class Mixture:
+    """Which form of which sample each batch of a stage holds.
+
+    A form's code is the sample's position; S more for the form with reasoning.
+    """
+
+    def __init__(self, mixing: Mixing, samples: int, chosen: np.ndarray) -> None:
+        """Take what was chosen.
+
+        Args:
+            mixing: how reasoning is spread.
+            samples: S.
+            chosen: (n,) positions of the samples with reasoning, first chosen first.
+        """
+        self.mixing, self.samples, self.chosen = mixing, samples, chosen
+        self._place = {int(position): place for place, position in enumerate(chosen)}
+
+    def __len__(self) -> int:
+        """Entries of one pass over the data: S, or S + n where chosen samples appear in both forms."""
+        return self.samples + (len(self.chosen) if self.mixing.form == "augment" else 0)
+
+    def forms(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes of forms for batches of entries; where the schedule is lower, samples chosen late are plain."""
+        steps = max(len(batches) - 1, 1)
+        made = []
+        for step, batch in enumerate(batches):
+            share = share_at(self.mixing.schedule, step / steps, self.mixing.warmup)
+            active = round(share * len(self.chosen))
+            made.append(np.array([self._form(int(entry), active) for entry in batch], dtype=np.int64))
+        return made
+
+    def _form(self, entry: int, active: int) -> int:
+        if entry >= self.samples:
+            place = entry - self.samples
+            return int(self.chosen[place]) + (self.samples if place < active else 0)
+        if self.mixing.form == "augment":
+            return entry
+        place = self._place.get(entry, active)
+        return entry + (self.samples if place < active else 0)
 
 
 def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: int) -> np.ndarray:
@@ -20,12 +122,100 @@ def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: i
         UserError: ``mix_ratio`` lies outside 0 to 1.
         ValueError: an id stands twice.
     """
-    if not 0 <= mix_ratio <= 1:
-        raise UserError(f"mix_ratio={mix_ratio}: must lie between 0 and 1")
-    names = [str(name) for name in sample_ids]
-    if len(set(names)) < len(names):
-        raise ValueError("sample ids must be unique: the choice is made by id")
-    ranks = np.array([derive_seed(seed, "cot-selection", name) for name in names], dtype=np.int64)
+    _check_ratio(mix_ratio)
+    names = _unique(sample_ids)
+    ranks = np.array([_rank(seed, name) for name in names], dtype=np.int64)
     chosen = np.zeros(len(names), dtype=bool)
     chosen[np.argsort(ranks, kind="stable")[: round(mix_ratio * len(names))]] = True
     return chosen
+
+
+def select_confident(
+    sample_ids: Sequence[str] | np.ndarray,
+    mix_ratio: float,
+    seed: int,
+    confidences: Mapping[str, float | None],
+) -> np.ndarray:
+    """Choose the ``round(mix_ratio * S)`` most confident of S samples, or as many as have a confidence; (S,) bool.
+
+    Equal ones stand in the order of `select_cot`'s ranks, so all that holds for its choice holds here.
+
+    Args:
+        sample_ids: (S,) unique.
+        mix_ratio: share of the S samples, 0 to 1.
+        seed: of the ranks.
+        confidences: in [0, 1] by sample id; None, or no entry: never chosen.
+
+    Raises:
+        UserError: ``mix_ratio`` lies outside 0 to 1.
+        ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
+    """
+    _check_ratio(mix_ratio)
+    ordered = sorted(
+        known_confidences(sample_ids, confidences), key=lambda entry: (-entry[2], _rank(seed, entry[1]))
+    )
+    chosen = np.zeros(len(sample_ids), dtype=bool)
+    chosen[[position for position, _, _ in ordered[: round(mix_ratio * len(sample_ids))]]] = True
+    return chosen
+
+
+def share_at(schedule: str, progress: float, warmup: float = 0.1) -> float:
+    """What ``mix_ratio`` is multiplied by at a point of the training, 0 to 1.
+
+    ``constant``: 1. ``linear``: falls from 1 to 0 over the training. ``warmup``: rises from 0 to 1 over its first
+    ``warmup`` share, then stays. Selections of a smaller ratio lie within those of a larger one, so samples leave
+    (or join) one by one and none comes and goes.
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        progress: share of the training that is done, 0 to 1.
+        warmup: share of the training, 0 to 1; the other schedules do not read it.
+
+    Raises:
+        UserError: no such schedule, or ``warmup`` lies outside 0 to 1.
+        ValueError: ``progress`` lies outside 0 to 1.
+    """
+    if schedule not in SCHEDULES:
+        raise UserError(f"schedule={schedule}: it is one of {choices(SCHEDULES)}")
+    if not 0 <= warmup <= 1:
+        raise UserError(f"warmup={warmup}: must lie between 0 and 1")
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress={progress} must lie between 0 and 1")
+    if schedule == "linear":
+        return 1.0 - progress
+    return progress / warmup if schedule == "warmup" and progress < warmup else 1.0
+
+
+def known_confidences(
+    sample_ids: Sequence[str] | np.ndarray, confidences: Mapping[str, float | None]
+) -> list[tuple[int, str, float]]:
+    """(position, id, confidence) of the samples that have a confidence, in the samples' order.
+
+    Raises:
+        ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
+    """
+    known = [
+        (position, name, value)
+        for position, name in enumerate(_unique(sample_ids))
+        if (value := confidences.get(name)) is not None
+    ]
+    for _, name, value in known:
+        if not 0 <= value <= 1:
+            raise ValueError(f"confidence {value} of {name} must lie between 0 and 1")
+    return known
+
+
+def _check_ratio(mix_ratio: float) -> None:
+    if not 0 <= mix_ratio <= 1:
+        raise UserError(f"mix_ratio={mix_ratio}: must lie between 0 and 1")
+
+
+def _unique(sample_ids: Sequence[str] | np.ndarray) -> list[str]:
+    names = [str(name) for name in sample_ids]
+    if len(set(names)) < len(names):
+        raise ValueError("sample ids must be unique: the choice is made by id")
+    return names
+
+
+def _rank(seed: int, name: str) -> int:
+    return derive_seed(seed, "cot-selection", name)

@@ -24,16 +24,14 @@ class PrecomputedCot(CotPolicy):
         UserError: the file is missing or malformed (naming the line or the record).
     """
 
-    reads_item_texts = False
-
     def __init__(self, path: str | Path, longer_history: bool = True) -> None:
         self.path = Path(path)
         self.longer_history = longer_history
         self.empty_records = 0
         self._records: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = defaultdict(list)
         require_files([self.path], "set cot_policy.path to the file of reasoning records")
-        for where, record in _read(self.path):
-            user, target, history, reasoning = _parse(record, where)
+        for where, record in read_records(self.path):
+            user, target, history, reasoning = parse_record(record, where)
             if reasoning:
                 self._records[user, target].append((history, reasoning))
             else:
@@ -69,7 +67,7 @@ class PrecomputedCot(CotPolicy):
         return len(recorded) > 0 and shown[-len(recorded) :] == recorded
 
 
-def _read(path: Path) -> Iterator[tuple[str, object]]:
+def read_records(path: Path) -> Iterator[tuple[str, object]]:
     """(where, record) of each record of a JSON list or of a JSON Lines file."""
     if path.suffix in (".jsonl", ".ndjson"):
         for number, record in read_json_lines(path):
@@ -89,7 +87,7 @@ def _read(path: Path) -> Iterator[tuple[str, object]]:
         yield f"{path} record {number}", record
 
 
-def _parse(record: object, where: str) -> tuple[str, str, tuple[str, ...], str]:
+def parse_record(record: object, where: str) -> tuple[str, str, tuple[str, ...], str]:
     """User id, target id, history ids, reasoning of one record."""
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a record, found {as_text(record)[:60]!r}")

@@ -22,7 +22,7 @@ class Template(CotPolicy):
     The mappings go from item id to text. The target's id is never looked up.
     """
 
-    reads_item_texts = True
+    wants = ("captions", "details", "titles")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ def template_reasoning(history_texts: Sequence[str]) -> str:
     Words are counted once per item. Those in two or more items are named, most frequent first; of equal ones the
     more recently seen stands first, then the alphabet decides. Where none repeats, the latest item speaks.
     """
-    documents = [words for words in map(_words, history_texts) if words]
+    documents = [words for words in map(content_words, history_texts) if words]
     if not documents:
         return ""
     counts: dict[str, int] = {}
@@ -59,17 +59,18 @@ def template_reasoning(history_texts: Sequence[str]) -> str:
     named = ordered[:_MOST_WORDS]
     if not named:
         named = list(documents[-1])[:_MOST_WORDS]
-        listed = _join(named)
+        listed = join_words(named)
         return f"Signals: nothing repeats; the latest item is {listed}. Preference: open. Look for: {listed}."
     signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
-    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {_join(named)}."
+    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {join_words(named)}."
 
 
-def _words(text: str) -> dict[str, None]:
+def content_words(text: str) -> dict[str, None]:
     """The distinct content words of a text in lower case, in order."""
     words = (match.group().lower() for match in _WORD.finditer(text))
     return dict.fromkeys(word for word in words if word not in _EMPTY_WORDS and len(word) <= _LONGEST_WORD)
 
 
-def _join(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
+    """``a, b and c``."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -30,6 +30,11 @@ def answer_text(item_id: str, title: str, answer_format: str) -> str:
     return label if answer_format == "id" or not title else f"{label} {title}"
 
 
+def reasoned(reasoning: str, answer: str) -> str:
+    """An answer after its reasoning, as `parse_answer` reads it."""
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{answer}"
+
+
 @dataclass(frozen=True)
 class ParsedAnswer:
     """What a completion says: the items it names line by line, and the reasoning around them."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass
 
-import yaml
-
-from mllmrec.errors import UserError, choices
-from mllmrec.prompts.answers import answer_text
+from mllmrec.errors import UserError
+from mllmrec.prompts.answers import answer_text, reasoned
 from mllmrec.prompts.markup import item_label, neutral
+from mllmrec.prompts.wording import load_wording
 
 _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
 
@@ -25,6 +21,7 @@ class PromptTemplate:
     history: str  # {items} {domain}
     candidates: str  # {items} {domain}; left out when the whole catalogue competes
     hint: str  # {reasoning}; left out for samples without CoT
+    think: str  # asks for reasoning before the answer; left out unless the answer is to carry its own
     closing: str  # {domain} {form}
     item: str  # one candidate: {label} {title} {caption}
     history_item: str  # one history item: the same, and {position} from 1
@@ -37,6 +34,7 @@ _PLACEHOLDERS = {
     "history": {"items", "domain"},
     "candidates": {"items", "domain"},
     "hint": {"reasoning"},
+    "think": set(),
     "closing": {"domain", "form"},
     "item": {"label", "title", "caption", "position"},
     "history_item": {"label", "title", "caption", "position"},
@@ -50,42 +48,13 @@ def load_template(name: str) -> PromptTemplate:
     Raises:
         UserError: no such template, or its keys or placeholders are not those of `PromptTemplate`.
     """
-    folder = resources.files("mllmrec.prompts") / "templates"
-    shipped = {
-        entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    }
-    if name in shipped:
-        text = shipped[name].read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise UserError(f"prompt.template={name}: neither a file nor one of {choices(list(shipped))}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"prompt template {name} is no YAML: {' '.join(str(error).split())}") from error
-    expected = {field.name for field in fields(PromptTemplate)}
-    if not isinstance(content, dict) or set(content) != expected:
-        raise UserError(f"prompt template {name}: its keys must be exactly {choices(list(expected))}")
-    if content["punctuation"] not in ("keep", "drop"):
+    template = load_wording(
+        PromptTemplate, _PLACEHOLDERS, "prompt.template", name, "mllmrec.prompts", "templates"
+    )
+    if template.punctuation not in ("keep", "drop"):
         raise UserError(
-            f"prompt template {name}: punctuation={content['punctuation']} is neither keep nor drop"
+            f"prompt.template={name}: punctuation={template.punctuation} is neither keep nor drop"
         )
-    template = PromptTemplate(**{key: str(value) for key, value in content.items()})
-    for key, known in _PLACEHOLDERS.items():
-        try:
-            used = {
-                field
-                for _, field, _, _ in string.Formatter().parse(getattr(template, key))
-                if field is not None
-            }
-        except ValueError as error:
-            raise UserError(f"prompt template {name}: {key}: {error}; write {{{{ for a brace") from error
-        if used - known:
-            raise UserError(
-                f"prompt template {name}: {key} has no placeholder {', '.join(sorted(used - known))}; "
-                f"it has {choices(list(known))}"
-            )
     return template
 
 
@@ -118,9 +87,20 @@ class PromptBuilder:
         }
 
     def prompt(
-        self, history: Sequence[int], candidates: Sequence[int] | None, reasoning: str | None = None
+        self,
+        history: Sequence[int],
+        candidates: Sequence[int] | None,
+        reasoning: str | None = None,
+        think: bool = False,
     ) -> str:
-        """The user message: ``history`` oldest first; ``candidates`` None for the whole catalogue."""
+        """The user message.
+
+        Args:
+            history: items, oldest first.
+            candidates: items; None for the whole catalogue.
+            reasoning: shown as a hint.
+            think: whether reasoning before the answer is asked for.
+        """
         template = self.template
         lines = [
             self._item(template.history_item, item, position) for position, item in enumerate(history, 1)
@@ -131,6 +111,8 @@ class PromptBuilder:
             blocks.append(template.candidates.format(items=template.joiner.join(lines), domain=self.domain))
         if reasoning:
             blocks.append(template.hint.format(reasoning=self._clean(reasoning)))
+        if think:
+            blocks.append(self.template.think.format())
         form = "[ITEM_<id>]" if self.answer_format == "id" else "[ITEM_<id>] title"
         blocks.append(template.closing.format(domain=self.domain, form=form))
         return template.joiner.join(blocks)
@@ -138,6 +120,10 @@ class PromptBuilder:
     def answer(self, item: int) -> str:
         """The answer that names an item."""
         return answer_text(self.ids[item], self.titles[item], self.answer_format)
+
+    def reasoned_answer(self, item: int, reasoning: str) -> str:
+        """The answer that names an item, after its reasoning."""
+        return reasoned(self._clean(reasoning), self.answer(item))
 
     def label(self, item: int) -> str:
         """The label of an item."""

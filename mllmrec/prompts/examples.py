@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class Example:
     target: int  # item code
     candidates: np.ndarray  # (C,) item codes
     target_column: int
-    has_reasoning: bool
+    has_reasoning: bool  # in the prompt, or to be learnt
+    reasoned_answer: str = ""  # the answer with the reasoning before it, where it is to be learnt
 
 
 class Examples:
@@ -40,6 +42,7 @@ class Examples:
         list_candidates: bool = True,
         cot: CotPolicy | None = None,
         with_cot: np.ndarray | None = None,
+        placement: Literal["prompt", "completion"] = "prompt",
     ) -> None:
         """Describe the examples.
 
@@ -51,10 +54,11 @@ class Examples:
             list_candidates: whether the prompt lists them (not when the whole catalogue competes).
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
+            placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
         """
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
         self.history_length, self.list_candidates = history_length, list_candidates
-        self.cot, self.with_cot = cot, with_cot
+        self.cot, self.with_cot, self.placement = cot, with_cot, placement
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,26 +68,55 @@ class Examples:
         samples, ids = self.samples, self.builder.ids
         history = samples.history(index, self.history_length)
         return CotKey(
-            samples.user_id(index), tuple(ids[item] for item in history), ids[samples.target(index)]
+            samples.user_id(index),
+            tuple(ids[item] for item in history),
+            ids[samples.target(index)],
+            samples.sample_id(index),
         )
 
     def __getitem__(self, index: int) -> Example:
-        samples = self.samples
-        history = samples.history(index, self.history_length)
-        candidates, column = self.candidates_of(index)
-        target = samples.target(index)
         reasoning = None
         if self.cot is not None and self.with_cot is not None and self.with_cot[index]:
             reasoning = self.cot.reasoning(self.cot_key(index))
+        return self.with_reasoning(index, reasoning)
+
+    def with_reasoning(self, index: int, reasoning: str | None) -> Example:
+        """The example with this reasoning, whatever was chosen for it; None for none."""
+        samples = self.samples
+        history = samples.history(index, self.history_length)
+        candidates, column = self.candidates_of(index)
+        learnt = bool(reasoning) and self.placement == "completion"
         prompt = self.builder.prompt(
-            history.tolist(), candidates.tolist() if self.list_candidates else None, reasoning
+            history.tolist(),
+            candidates.tolist() if self.list_candidates else None,
+            None if learnt else reasoning,
+            think=learnt,
         )
         return Example(
             sample_id=samples.sample_id(index),
             user_id=samples.user_id(index),
             prompt=prompt,
-            target=target,
+            target=samples.target(index),
             candidates=candidates,
             target_column=column,
             has_reasoning=bool(reasoning),
+            reasoned_answer=self.builder.reasoned_answer(samples.target(index), reasoning)
+            if learnt and reasoning
+            else "",
         )
+
+
+class Forms:
+    """Both forms of each example by code: the sample's position for the plain one, S more for that with reasoning."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return 2 * len(self.examples)
+
+    def __getitem__(self, code: int) -> Example:
+        examples = self.examples
+        carries, index = divmod(code, len(examples))
+        reasoning = examples.cot.reasoning(examples.cot_key(index)) if carries and examples.cot else None
+        return examples.with_reasoning(index, reasoning)

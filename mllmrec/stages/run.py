@@ -20,7 +20,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
 from mllmrec.progress import TrainingProgress
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example
+from mllmrec.prompts.examples import Example, Forms
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import Rollout, RolloutWriter, RunFolder
 from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
@@ -95,7 +95,8 @@ def _fit_sft(
 ) -> int:
     settings = inputs.cfg.sft
     examples = inputs.prepared.train
-    batches = _batches("sft", len(examples), settings.batch_size, inputs.cfg)
+    mixture = inputs.prepared.mixture
+    batches = mixture.forms(_batches("sft", len(mixture), settings.batch_size, inputs.cfg))
     stage = Sft(
         inputs.policy,
         inputs.answers,
@@ -105,7 +106,7 @@ def _fit_sft(
         engine=inputs.engine,
         loss_on=settings.loss_on,
     )
-    _fit(stage, examples, batches, inputs, loggers, measure)
+    _fit(stage, Forms(examples), batches, inputs, loggers, measure)
     return 0
 
 
@@ -114,7 +115,8 @@ def _fit_grpo(
 ) -> int:
     cfg, settings = inputs.cfg, inputs.cfg.grpo
     examples = inputs.prepared.redraw(GRPO_DRAW) if settings.new_negatives else inputs.prepared.train
-    batches = _batches("grpo", len(examples), settings.prompts_per_step, cfg)
+    mixture = inputs.prepared.mixture
+    batches = mixture.forms(_batches("grpo", len(mixture), settings.prompts_per_step, cfg))
     builder = inputs.prepared.builder
     with RolloutWriter(inputs.folder.rollouts_path) as writer:
 
@@ -144,7 +146,7 @@ def _fit_grpo(
             titles=builder.titles,
             item_ids=builder.ids,
         )
-        _fit(stage, examples, batches, inputs, loggers, measure)
+        _fit(stage, Forms(examples), batches, inputs, loggers, measure)
     return stage.generated_tokens
 
 

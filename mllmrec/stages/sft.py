@@ -50,7 +50,7 @@ class Sft(Stage):
         # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
         pairs = sorted(zip(encoded, batch, strict=True), key=lambda pair: len(pair[0]))
         prompts, batch = [prompt for prompt, _ in pairs], [example for _, example in pairs]
-        answers = [self.answers.of(example.target) for example in batch]
+        answers = self._answers(batch)
         if self.loss_on == "all":
             # Everything after the first token counts as its completion.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -83,3 +83,12 @@ class Sft(Stage):
                 entropy=False,
             )
             yield -scores.logprobs.sum() / tokens
+
+    def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
+        """Tokens of the answers, each with its reasoning before it where that is to be learnt."""
+        answers = [self.answers.of(example.target) for example in batch]
+        learnt = [place for place, example in enumerate(batch) if example.reasoned_answer]
+        texts = [batch[place].reasoned_answer for place in learnt]
+        for place, tokens in zip(learnt, self.policy.encode_answers(texts) if texts else [], strict=True):
+            answers[place] = [*tokens, self.policy.end_token]
+        return answers

@@ -104,6 +104,14 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             "reward._target_=mllmrec.rewards.release.Relase",
         ),
         (["mix_ratio=${nothing}"], "mix_ratio: Interpolation key 'nothing' not found"),
+        (["mixing.select=confidence"], "this cot_policy gives no confidence"),
+        (["cot.placement=completion"], "they cannot reason; choose rollout=free or method=sft"),
+        (
+            ["cot.placement=completion", "method=sft", "eval.cot=true"],
+            "reasoning is said, not shown; set eval.cot=false",
+        ),
+        (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
+        (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),
     ],
 )
 def test_contradictions_and_components(overrides: list[str], words: str) -> None:
@@ -130,6 +138,8 @@ def test_4bit_weights_need_adapters() -> None:
         ["backbone=qwen3_0.6b", "debug=fast"],  # limits a warm-up that this recipe lacks
         ["sft.epochs=0.5"],
         ["grpo.beta=0"],
+        ["cot_policy=confident", "mixing.select=confidence", "mixing=augment"],
+        ["cot.placement=completion", "method=sft"],
     ],
 )
 def test_what_is_allowed(overrides: list[str]) -> None:

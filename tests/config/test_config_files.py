@@ -23,7 +23,12 @@ CHOICES = sorted(
 MANDATORY = {
     ("backbone", "hf"): ["backbone.path=folder"],
     ("caption", "precomputed"): ["caption.path={captions}"],
+    ("caption", "openai"): ["caption.model=name"],
     ("cot_policy", "precomputed"): ["cot_policy.path=cot.json"],
+    ("draft", "openai"): ["draft.model=name"],
+    ("draft", "precomputed"): ["draft.path=cot.json"],
+    ("refine", "openai"): ["refine.model=name"],
+    ("refine", "precomputed"): ["refine.path=cot.json"],
     ("dataset", "microlens"): ["dataset.root=folder"],
     ("dataset", "netflix"): ["dataset.root=folder"],
     ("dataset", "tabular"): ["dataset.interactions=a.csv", "dataset.items=b.csv"],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mllmrec.cot import select_cot
+from mllmrec.cot.mixing import Mixing, Mixture, select_confident, share_at
 from mllmrec.errors import UserError
 
 IDS = [f"user{number}/0" for number in range(1000)]
@@ -71,3 +72,162 @@ def test_repeated_ids_are_a_defect() -> None:
 
 def test_no_samples() -> None:
     assert select_cot([], 0.5, seed=0).shape == (0,)
+
+
+def test_the_choice_is_the_one_of_runs_made_before() -> None:
+    """Ids of the lowest ranks: a change here gives every run that is repeated other prompts."""
+    chosen = select_cot([f"u{number}" for number in range(20)], 0.2, seed=0)
+    assert np.flatnonzero(chosen).tolist() == [0, 9, 16, 19]
+
+
+CONFIDENCES: dict[str, float | None] = {name: (number % 10) / 10 for number, name in enumerate(IDS)}
+
+
+def test_the_most_confident_are_chosen() -> None:
+    # 100 samples each have 0.0, 0.1, … 0.9.
+    chosen = select_confident(IDS, 0.2, 0, CONFIDENCES)
+    assert chosen.sum() == 200
+    assert {CONFIDENCES[name] for name, taken in zip(IDS, chosen, strict=True) if taken} == {0.8, 0.9}
+
+
+def test_equal_confidences_are_chosen_as_if_there_were_none() -> None:
+    equal = dict.fromkeys(IDS, 0.5)
+    for seed in (0, 1):
+        np.testing.assert_array_equal(select_confident(IDS, 0.3, seed, equal), select_cot(IDS, 0.3, seed))
+
+
+def test_samples_without_confidence_are_never_chosen() -> None:
+    some = {name: value for name, value in CONFIDENCES.items() if value != 0.9}
+    some.update({name: None for name, value in some.items() if value == 0.8})
+    # 800 of 1,000 have one: a share of 0.9 takes as many as there are, and one of 0.1 counts all 1,000.
+    assert select_confident(IDS, 0.9, 0, some).sum() == 800
+    chosen = select_confident(IDS, 0.1, 0, some)
+    assert chosen.sum() == 100
+    assert {some.get(name) for name, taken in zip(IDS, chosen, strict=True) if taken} == {0.7}
+    assert not select_confident(IDS, 1.0, 0, {}).any()
+
+
+def test_the_confident_choice_belongs_to_the_id_and_not_to_the_position() -> None:
+    chosen = {
+        name for name, taken in zip(IDS, select_confident(IDS, 0.25, 3, CONFIDENCES), strict=True) if taken
+    }
+    shuffled = np.array(IDS)[np.random.default_rng(0).permutation(len(IDS))]
+    assert {str(name) for name in shuffled[select_confident(shuffled, 0.25, 3, CONFIDENCES)]} == chosen
+
+
+def test_a_larger_ratio_keeps_the_confident_that_a_smaller_one_chose() -> None:
+    masks = [select_confident(IDS, ratio, 1, CONFIDENCES) for ratio in (0.05, 0.13, 0.3, 0.9)]
+    for small, large in itertools.pairwise(masks):
+        assert (large | ~small).all()
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan")])
+def test_a_confident_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
+    with pytest.raises(UserError, match="mix_ratio"):
+        select_confident(IDS, ratio, 0, CONFIDENCES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1])
+def test_confidences_that_order_nothing_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        select_confident(["a", "b"], 0.5, 0, {"a": 0.5, "b": value})
+
+
+def test_repeated_ids_have_no_confident_choice() -> None:
+    with pytest.raises(ValueError, match="unique"):
+        select_confident(["a", "a"], 0.5, 0, {"a": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("warmup", [0.0, 0.5, 1.0, 1.0, 1.0]),  # over the first half
+    ],
+)
+def test_schedules_at_the_quarters_of_the_training(schedule: str, shares: list[float]) -> None:
+    assert [share_at(schedule, quarter / 4, warmup=0.5) for quarter in range(5)] == shares
+
+
+def test_no_warmup_is_the_whole_share_from_the_start() -> None:
+    assert share_at("warmup", 0.0, warmup=0.0) == 1.0
+    assert share_at("warmup", 1.0, warmup=1.0) == 1.0
+
+
+def test_samples_join_during_warmup_and_leave_while_falling_and_never_come_and_go() -> None:
+    for schedule, sign in (("warmup", 1), ("linear", -1)):
+        masks = [
+            select_cot(IDS, 0.4 * share_at(schedule, step / 10, warmup=0.8), seed=0).astype(int)
+            for step in range(11)
+        ]
+        assert all((sign * (later - earlier) >= 0).all() for earlier, later in itertools.pairwise(masks))
+        assert masks[0].sum() != masks[-1].sum()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup"), [("cosine", 0.1), ("warmup", -0.1), ("warmup", float("nan"))]
+)
+def test_no_such_schedule_or_warmup_is_refused(schedule: str, warmup: float) -> None:
+    with pytest.raises(UserError, match=r"schedule=cosine|warmup="):
+        share_at(schedule, 0.5, warmup)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
+def test_progress_outside_the_training_is_a_defect(progress: float) -> None:
+    with pytest.raises(ValueError, match="progress"):
+        share_at("linear", progress)
+
+
+class TestMixture:
+    def codes(self, chosen, batches=1, samples=6, **settings):
+        mixture = Mixture(Mixing(**settings), samples, np.array(chosen, dtype=np.int64))
+        entries = [np.arange(len(mixture)) for _ in range(batches)]
+        return [batch.tolist() for batch in mixture.forms(entries)]
+
+    def test_a_chosen_sample_is_replaced_by_its_other_form(self):
+        # 6 more is the form with reasoning.
+        assert self.codes([4, 1]) == [[0, 7, 2, 3, 10, 5]]
+
+    def test_augmented_samples_appear_in_both_forms(self):
+        assert self.codes([4, 1], form="augment") == [[0, 1, 2, 3, 4, 5, 10, 7]]
+
+    def test_the_share_falls_and_those_chosen_last_leave_first(self):
+        # Shares 1, 1/2 and 0 of two samples at the three steps.
+        assert self.codes([4, 1], batches=3, schedule="linear") == [
+            [0, 7, 2, 3, 10, 5],
+            [0, 1, 2, 3, 10, 5],
+            [0, 1, 2, 3, 4, 5],
+        ]
+
+    def test_the_share_rises_over_the_warmup(self):
+        counts = [
+            sum(code >= 6 for code in batch)
+            for batch in self.codes([4, 1], batches=5, schedule="warmup", warmup=0.5)
+        ]
+        # Progress 0, 1/4, 1/2 and on: shares 0, 1/2, 1, 1, 1 of two.
+        assert counts == [0, 1, 2, 2, 2]
+
+    def test_nothing_chosen_leaves_the_samples_as_they_are(self):
+        assert self.codes([], form="augment") == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_choices_are_those_of_the_masks_in_order():
+    ids = [f"s{number}" for number in range(20)]
+    chosen = Mixing().choose(ids, 0.3, 5)
+    assert sorted(chosen.tolist()) == np.flatnonzero(select_cot(ids, 0.3, 5)).tolist()
+    # A smaller ratio chooses the beginning of the same list.
+    assert Mixing().choose(ids, 0.15, 5).tolist() == chosen[:3].tolist()
+    trust = {name: number / 20 for number, name in enumerate(ids)}
+    best = Mixing(select="confidence").choose(ids, 0.15, 5, trust)
+    assert best.tolist() == [19, 18, 17]
+    with pytest.raises(UserError, match="gives no confidence"):
+        Mixing(select="confidence").choose(ids, 0.1, 5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"form": "both"}, {"select": "best"}, {"schedule": "cosine"}, {"warmup": 1.5}], ids=str
+)
+def test_an_unknown_way_of_mixing_is_refused(settings):
+    with pytest.raises(UserError, match=next(iter(settings))):
+        Mixing(**settings)

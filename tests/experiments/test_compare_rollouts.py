@@ -23,12 +23,9 @@ def finished_run(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_every_rollout_starts_from_the_same_policy_and_goes_its_own_way(finished_run):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), f"run={finished_run}", "rollouts=constrained,enumerate", "seeds=0,1"]
-        + ["every=2", "users=20", "grpo.max_steps=4", "grpo.learning_rate=0.01"],
-        capture_output=True,
-        text=True,
-    )
+    settings = [f"run={finished_run}", "rollouts=constrained,enumerate", "seeds=0,1", "every=2", "users=20"]
+    settings += ["grpo.max_steps=4", "grpo.learning_rate=0.01"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *settings], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     # Before the first step, after two and after four; two rollouts, two seeds.

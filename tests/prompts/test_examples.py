@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from mllmrec.cot.base import CotKey, CotPolicy
+from mllmrec.prompts.answers import parse_answer
+from mllmrec.prompts.examples import Forms
 
 
 class Echo(CotPolicy):
     """Says who is asked about, so that a mix-up of samples would show."""
-
-    reads_item_texts = False
 
     def reasoning(self, key: CotKey) -> str | None:
         return f"{key.user_id} {'-'.join(key.history_ids)} to {key.target_id}"
@@ -46,3 +46,28 @@ def test_candidates_are_listed_or_not(make_examples, listed):
     example = make_examples(list_candidates=listed)[0]
     assert ("Candidates" in example.prompt) == listed
     assert len(example.candidates) == 4
+
+
+def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_builder):
+    builder = make_builder("instruct")
+    examples = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), placement="completion")
+    example = examples[2]
+    assert example.has_reasoning
+    assert "u2 2-3-4 to 5" not in example.prompt
+    assert "First reason" in example.prompt
+    assert example.reasoned_answer == f"<think>\nu2 2-3-4 to 5\n</think>\n{builder.answer(5)}"
+    parsed = parse_answer(example.reasoned_answer)
+    assert parsed.well_formed
+    assert (parsed.items[0][0], parsed.reasoning) == ("5", "u2 2-3-4 to 5")
+    plain = examples.with_reasoning(2, None)
+    assert plain.reasoned_answer == ""
+    assert "First reason" not in plain.prompt
+
+
+def test_forms_are_the_plain_example_and_that_with_reasoning(make_examples, make_builder):
+    examples = make_examples(make_builder("instruct"), cot=Echo(), with_cot=np.zeros(6, dtype=bool))
+    forms = Forms(examples)
+    assert len(forms) == 12
+    assert (forms[2].sample_id, forms[2].prompt) == (examples[2].sample_id, examples[2].prompt)
+    assert "u2 2-3-4 to 5" in forms[6 + 2].prompt
+    assert forms[8].candidates.tolist() == examples[2].candidates.tolist()

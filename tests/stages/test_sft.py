@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.answers import parse_answer
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.sft import Sft
 
@@ -121,3 +122,19 @@ def test_adapters_train_and_the_base_does_not(make_pretrained, make_builder, mak
     now = dict(policy.model.named_parameters())
     assert all(torch.equal(now[name], weight) for name, weight in frozen.items())
     assert_close(policy.num_trainable(), sum(w.numel() for n, w in now.items() if "lora_" in n))
+
+
+def test_reasoning_to_be_learnt_is_part_of_the_loss(make_sft, tiny, make_examples):
+    examples = make_examples(tiny.builder, placement="completion")
+    plain, reasoned = examples.with_reasoning(2, None), examples.with_reasoning(2, "mostly red")
+    stage = make_sft()
+    text, answer = stage._answers([reasoned, plain])
+    parsed = parse_answer(tiny.policy.tokenizer.decode(text[:-1]))
+    assert (parsed.reasoning, parsed.items) == ("mostly red", (("5", ""),))
+    assert text[-1] == answer[-1] == tiny.policy.end_token
+    assert answer == tiny.answers.of(5)
+    # The mean over the tokens of both: the sums of each alone, put together.
+    alone = [float(sum(stage.loss_shares([example])).detach()) for example in (reasoned, plain)]
+    together = float(sum(stage.loss_shares([reasoned, plain])).detach())
+    tokens = len(text) + len(answer)
+    assert together == pytest.approx((alone[0] * len(text) + alone[1] * len(answer)) / tokens, rel=1e-5)

@@ -1,0 +1,201 @@
+"""Draft → refinement of the reasoning about histories, each text made once and kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mllmrec.cot.base import CotKey
+from mllmrec.cot.store import TextStore
+from mllmrec.cot.wording import CotWording, ask
+from mllmrec.reasoners.base import Estimate, HistoryItem, Reasoner, Request, Written
+
+DRAFT, REFINED = "draft", "refined"
+Advance = Callable[[int, str], None]  # samples just settled, and a note for the progress bar
+
+
+@dataclass
+class StageReport:
+    """What became of the samples of one stage."""
+
+    samples: int = 0
+    from_cache: int = 0  # texts that were there before
+    written: int = 0  # texts made now
+    prompt_tokens: int = 0  # of those made now
+    completion_tokens: int = 0
+    problems: Counter[str] = field(default_factory=Counter)  # why samples have no text
+
+    def counts(self) -> dict[str, int]:
+        """All counts that are not zero, problems by their own words."""
+        counts = {
+            "samples": self.samples,
+            "from_cache": self.from_cache,
+            "written": self.written,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            **{f"without: {problem}": count for problem, count in self.problems.items()},
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+class CotPipeline:
+    """Asks one reasoner for drafts and another for refinements of them.
+
+    Requests are made from the history alone. With ``leak="target"``, the named ablation that reproduces the release,
+    refinements are told the target, and only they.
+    """
+
+    def __init__(
+        self,
+        items: Mapping[str, HistoryItem],
+        domain: str,
+        draft: tuple[Reasoner, CotWording],
+        refine: tuple[Reasoner, CotWording],
+        cache: Path,
+    ) -> None:
+        """Take what requests are made of.
+
+        Args:
+            items: by item id, what a reasoner may see of each.
+            domain: noun of the items.
+            draft: who writes drafts, and how it is asked.
+            refine: who rewrites them, and how it is asked.
+            cache: finished texts are kept in this folder.
+        """
+        self.items, self.domain, self.cache = items, domain, cache
+        self._draft, self._refine = draft, refine
+        self.reports: dict[str, StageReport] = {}
+
+    def drafts(self, keys: Iterable[CotKey], advance: Advance | None = None) -> dict[str, Written]:
+        """Sample id → draft, of the samples for which there is one."""
+        return self._run(DRAFT, self._draft[0], self.draft_requests(keys), advance)
+
+    def refinements(
+        self,
+        keys: Iterable[CotKey],
+        drafts: Mapping[str, str],
+        leak: bool = False,
+        advance: Advance | None = None,
+    ) -> dict[str, Written]:
+        """Sample id → refinement, of the samples for which there is one; those without a draft are counted.
+
+        Args:
+            keys: the samples.
+            drafts: sample id → draft.
+            leak: whether the target is told (the ablation).
+            advance: told of progress.
+        """
+        requests = self.refine_requests(keys, drafts, leak)
+        return self._run("leaky" if leak else REFINED, self._refine[0], requests, advance)
+
+    def draft_requests(self, keys: Iterable[CotKey]) -> Iterator[Request]:
+        """The requests for drafts."""
+        reasoner, wording = self._draft
+        for key in keys:
+            yield ask(
+                wording,
+                self.domain,
+                key.sample_id,
+                key.user_id,
+                self._history(key),
+                with_images=reasoner.sees_images,
+            )
+
+    def refine_requests(
+        self, keys: Iterable[CotKey], drafts: Mapping[str, str], leak: bool = False
+    ) -> Iterator[Request]:
+        """The requests for refinements of the samples that have a draft."""
+        reasoner, wording = self._refine
+        for key in keys:
+            draft = drafts.get(key.sample_id)
+            if draft:
+                yield ask(
+                    wording,
+                    self.domain,
+                    key.sample_id,
+                    key.user_id,
+                    self._history(key),
+                    draft=draft,
+                    with_images=reasoner.sees_images,
+                    leak=self._told(key) if leak else "",
+                )
+
+    def missing(self, stage: str, requests: Iterable[Request]) -> list[Request]:
+        """The requests whose text is not there yet, each asked once."""
+        store = self._store(stage)
+        waiting: dict[str, Request] = {}
+        for request in requests:
+            key = store.key(request)
+            if store.find(key) is None:
+                waiting.setdefault(key, request)
+        return list(waiting.values())
+
+    def estimates(self, keys: list[CotKey], leak: bool = False) -> dict[str, Estimate]:
+        """What is still to be asked would cost; drafts that do not exist yet count as long as they may become."""
+        stage = "leaky" if leak else REFINED
+        drafting = self.missing(DRAFT, self.draft_requests(keys))
+        first = self._draft[0].estimate(drafting) or Estimate(len(drafting), 0, 0)
+        store = self._store(DRAFT)
+        longest = 4 * first.completion_tokens // max(first.requests, 1)
+        drafts = {}
+        for request in self.draft_requests(keys):
+            known = store.find(store.key(request))
+            drafts[request.sample_id] = known.text if known else "x" * max(longest, 1)
+        refining = self.missing(stage, self.refine_requests(keys, drafts, leak))
+        second = self._refine[0].estimate(refining) or Estimate(len(refining), 0, 0)
+        return {DRAFT: first, stage: second}
+
+    def _run(
+        self, stage: str, reasoner: Reasoner, requests: Iterable[Request], advance: Advance | None
+    ) -> dict[str, Written]:
+        report = self.reports.setdefault(stage, StageReport())
+        store = self._store(stage)
+        texts: dict[str, Written] = {}
+        waiting: dict[str, list[str]] = {}  # key -> samples that asked the same
+
+        def settle(samples: list[str], written: Written) -> None:
+            for sample in samples:
+                if written.text:
+                    texts[sample] = written
+                else:
+                    report.problems[written.problem or "empty"] += 1
+            if advance is not None:
+                tokens = report.prompt_tokens + report.completion_tokens
+                advance(len(samples), f"{tokens:,} tokens" if tokens else "")
+
+        def pending() -> Iterator[Request]:
+            for request in requests:
+                report.samples += 1
+                key = store.key(request)
+                known = store.find(key)
+                if known is not None:
+                    report.from_cache += 1
+                    settle([request.sample_id], known)
+                elif key in waiting:
+                    waiting[key].append(request.sample_id)
+                else:
+                    waiting[key] = [request.sample_id]
+                    yield request
+
+        for request, written in reasoner.write(pending()):
+            key = store.key(request)
+            report.prompt_tokens += written.prompt_tokens
+            report.completion_tokens += written.completion_tokens
+            if written.text:
+                report.written += 1
+                store.add(key, request, written)
+            settle(waiting.pop(key), written)
+        return texts
+
+    def _store(self, stage: str) -> TextStore:
+        reasoner = self._draft[0] if stage == DRAFT else self._refine[0]
+        return TextStore(self.cache, stage, reasoner.identity())
+
+    def _history(self, key: CotKey) -> list[HistoryItem]:
+        return [self.items[item] for item in key.history_ids]
+
+    def _told(self, key: CotKey) -> str:
+        target = self.items[key.target_id]
+        return " | ".join(text for text in (target.title, target.caption) if text)

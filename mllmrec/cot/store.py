@@ -1,0 +1,98 @@
+"""Finished texts on disk, one JSON line each, appended as they come: a killed run loses what was in flight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from mllmrec.cache import file_fingerprint, fingerprint
+from mllmrec.errors import UserError
+from mllmrec.reasoners.base import Request, Written
+
+
+class TextStore:
+    """The texts of one reasoner for one stage.
+
+    The file is named after everything that makes a text besides its request (``identity``, which is also its first
+    line); a text is found by the fingerprint of all that the request says: messages, history, draft, and the bytes of
+    its images. Two samples that ask the same thing share a text.
+    """
+
+    def __init__(self, folder: Path, stage: str, identity: Mapping[str, object]) -> None:
+        """Read what is there; a line that a killed process left unfinished is passed over.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        self.path = folder / f"{stage}-{fingerprint({'stage': stage, **identity})}.jsonl"
+        self._identity = dict(identity)
+        self._known: dict[str, Written] = {}
+        try:
+            lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); repair or remove it") from error
+        # The last line has an end only if it was written whole.
+        self._torn = bool(lines) and lines[-1] != b""
+        for line in lines:
+            try:
+                record = json.loads(line)
+                self._known[record["key"]] = Written(
+                    record["text"], record["reasoning"], record["prompt_tokens"], record["completion_tokens"]
+                )
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def key(self, request: Request) -> str:
+        """What a request's text is found by."""
+        return fingerprint(
+            {
+                "messages": [request.system, request.message],
+                "history": [[item.item_id, item.title, item.caption] for item in request.history],
+                "draft": request.draft,
+                "images": [_image_fingerprint(path) for path in request.images],
+            }
+        )
+
+    def find(self, key: str) -> Written | None:
+        """The text of an earlier request that said the same."""
+        return self._known.get(key)
+
+    def add(self, key: str, request: Request, written: Written) -> None:
+        """Write a text down; it is on disk when this returns."""
+        record = {
+            "key": key,
+            "sample": request.sample_id,
+            "user": request.user_id,
+            "history": [item.item_id for item in request.history],
+            "text": written.text,
+            "reasoning": written.reasoning,
+            "prompt_tokens": written.prompt_tokens,
+            "completion_tokens": written.completion_tokens,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One unbuffered write a line: lines of two processes at once do not mix.
+        with self.path.open("ab", buffering=0) as stream:
+            if stream.tell() == 0:
+                stream.write(_line({"identity": self._identity}))
+            elif self._torn:
+                stream.write(b"\n")
+            self._torn = False
+            stream.write(_line(record))
+        self._known[key] = written
+
+
+@lru_cache(maxsize=100_000)
+def _image_fingerprint(path: Path) -> str:
+    try:
+        return file_fingerprint(path)
+    except OSError:
+        return "unreadable"
+
+
+def _line(record: Mapping[str, object]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()

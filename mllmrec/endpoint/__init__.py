@@ -1,0 +1,7 @@
+"""Servers that speak OpenAI's chat protocol: many requests at once, at a price that is known and bounded."""
+
+from mllmrec.endpoint.answers import NO_ANSWER, UNREADABLE_IMAGE, Answer, Chat
+from mllmrec.endpoint.budget import Budget, Tally
+from mllmrec.endpoint.client import Endpoint
+
+__all__ = ["NO_ANSWER", "UNREADABLE_IMAGE", "Answer", "Budget", "Chat", "Endpoint", "Tally"]

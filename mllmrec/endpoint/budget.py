@@ -1,0 +1,138 @@
+"""What requests cost: prices, running totals, and limits that hold before the money is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from mllmrec.errors import UserError
+
+
+class Usage(NamedTuple):
+    """Tokens of a request."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What requests cost, or will cost at most."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    money: float | None = None  # in the currency of the prices; None without prices
+
+
+def tokens_in(text: str) -> int:
+    """A guess without a tokenizer: one token per four bytes of UTF-8 (four English characters), rounded up."""
+    return -(-len(text.encode()) // 4)
+
+
+class Budget:
+    """Limits on what may be spent, and what was; safe to use from several threads.
+
+    A request reserves the most that it can cost before it is sent, and settles for what the server reports after:
+    as far as the guess of the prompt's tokens holds, no limit is passed, however many requests are under way. A try
+    of which no report came (a timeout, a lost connection) may be billed all the same and is counted at its most.
+
+    Args:
+        max_requests: most requests begun (further tries of the same request do not count); None for any number.
+        max_tokens_total: most tokens, of prompts and completions together; None for any number.
+        max_money: most money, in the currency of the prices; None for any sum.
+        price_in: price of a million prompt tokens; None if unknown.
+        price_out: price of a million completion tokens, reasoning included; None if unknown.
+
+    Raises:
+        UserError: a limit or a price makes no sense.
+    """
+
+    def __init__(
+        self,
+        max_requests: int | None = None,
+        max_tokens_total: int | None = None,
+        max_money: float | None = None,
+        price_in: float | None = None,
+        price_out: float | None = None,
+    ) -> None:
+        limits = {"max_requests": max_requests, "max_tokens_total": max_tokens_total, "max_money": max_money}
+        for name, limit in limits.items():
+            if limit is not None and not limit > 0:
+                raise UserError(f"{name}={limit}: must be greater than 0, or null for no limit")
+        for name, price in {"price_in": price_in, "price_out": price_out}.items():
+            if price is not None and not 0 <= price < float("inf"):
+                raise UserError(f"{name}={price}: must be the price of a million tokens, or null")
+        if (price_in is None) != (price_out is None):
+            raise UserError("price_in and price_out belong together: give both prices, or neither")
+        if max_money is not None and price_in is None:
+            raise UserError(f"max_money={max_money} needs prices: give price_in and price_out")
+        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
+        self.prices = None if price_in is None or price_out is None else (price_in, price_out)
+        self._requests = 0
+        self._spent = self._reserved = Usage(0, 0)
+        self._lock = Lock()
+
+    def cost(self, requests: int, usage: Usage) -> Tally:
+        """So many requests with so many tokens in all, priced."""
+        money = None
+        if self.prices:
+            money = (usage.prompt * self.prices[0] + usage.completion * self.prices[1]) / 1e6
+        return Tally(requests, usage.prompt, usage.completion, money)
+
+    @property
+    def spent(self) -> Tally:
+        """The running totals."""
+        with self._lock:
+            return self.cost(self._requests, self._spent)
+
+    def reserve(self, most: Usage) -> bool:
+        """Make room for a request that costs ``most`` at most; False, and nothing changes, if it might not fit."""
+        with self._lock:
+            if self._passed(self._requests + 1, _sum(self._spent, self._reserved, most)):
+                return False
+            self._requests += 1
+            self._reserved = _sum(self._reserved, most)
+            return True
+
+    def settle(self, most: Usage, used: Usage) -> None:
+        """Replace what a request reserved by what it used."""
+        with self._lock:
+            self._reserved = Usage(
+                self._reserved.prompt - most.prompt, self._reserved.completion - most.completion
+            )
+            self._spent = _sum(self._spent, used)
+
+    def lose(self, most: Usage) -> None:
+        """Count a try that may have been billed; the request's reservation stays for its next try."""
+        with self._lock:
+            self._spent = _sum(self._spent, most)
+
+    def overdrawn(self) -> bool:
+        """Whether lost tries leave too little for all that is under way."""
+        with self._lock:
+            return bool(self._passed(self._requests, _sum(self._spent, self._reserved)))
+
+    def describe(self, most: Usage) -> str:
+        """Why a request that costs ``most`` at most is not begun: what was spent, and which limit is near."""
+        with self._lock:
+            spent = self.cost(self._requests, self._spent)
+            limit = self._passed(self._requests + 1, _sum(self._spent, self._reserved, most))
+        money = "" if spent.money is None else f" and {spent.money:.4f} in money"
+        tokens = spent.prompt_tokens + spent.completion_tokens
+        return f"{spent.requests} requests with {tokens} tokens{money} spent, and the next could pass {limit}"
+
+    def _passed(self, requests: int, usage: Usage) -> str:
+        """The limit that this would pass, as ``name=value``; "" for none."""
+        tally = self.cost(requests, usage)
+        costs = {
+            "max_requests": tally.requests,
+            "max_tokens_total": tally.prompt_tokens + tally.completion_tokens,
+            "max_money": tally.money or 0.0,
+        }
+        return next((f"{name}={limit}" for name, limit in self.limits.items() if costs[name] > limit), "")
+
+
+def _sum(*usages: Usage) -> Usage:
+    return Usage(sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages))

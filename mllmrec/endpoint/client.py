@@ -1,0 +1,281 @@
+"""Many chats with one model on one server: at most so many at once, each answer handed over as it comes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import openai
+from omegaconf import OmegaConf
+
+from mllmrec.endpoint.answers import (
+    NO_ANSWER,
+    UNREADABLE_IMAGE,
+    Answer,
+    Chat,
+    MalformedAnswer,
+    read_answer,
+)
+from mllmrec.endpoint.budget import Budget, Tally, Usage, tokens_in
+from mllmrec.endpoint.images import data_url
+from mllmrec.endpoint.keys import check_address, read_key
+from mllmrec.endpoint.tries import Refused, Tries, maybe_billed
+from mllmrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+
+GIVE_UP_AFTER = (
+    8  # requests in a row without any answer, or of which the server knows no model: it is not there
+)
+CONNECT_SECONDS = 15.0
+_OURS = ("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n")
+
+
+class Endpoint:
+    """A model behind a server that speaks OpenAI's chat protocol: OpenAI, DeepSeek, vLLM, and others.
+
+    Args:
+        model: its name on the server.
+        base_url: of the server, up to and with ``/v1``.
+        api_key_env: name of the environment variable that holds the key. It is read when requests are sent, and the
+            key is kept nowhere. A server on this machine needs none.
+        temperature: of the sampling; None leaves it to the server, as OpenAI's reasoning models demand.
+        max_tokens: most tokens of an answer, reasoning included.
+        concurrency: most requests at once.
+        timeout_seconds: longest silence of the server before a request is tried again.
+        attempts: tries per request.
+        backoff_seconds: wait before the second try; doubles with each further one.
+        extra_body: further fields of each request, as the server documents them.
+        image_side: longest side, in pixels, of the images sent.
+        image_tokens: prompt tokens that an image is counted for in estimates and by the budget.
+        budget: limits, prices and running totals; None for no limits.
+
+    Raises:
+        UserError: a value makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str = "https://api.openai.com/v1",
+        api_key_env: str = "OPENAI_API_KEY",
+        temperature: float | None = None,
+        max_tokens: int = 1024,
+        concurrency: int = 8,
+        timeout_seconds: float = 600.0,
+        attempts: int = 8,
+        backoff_seconds: float = 1.0,
+        extra_body: Mapping[str, Any] | None = None,
+        image_side: int = 512,
+        image_tokens: int = 400,
+        budget: Budget | None = None,
+    ) -> None:
+        check_address(base_url, api_key_env)
+        least = {
+            "max_tokens": max_tokens,
+            "concurrency": concurrency,
+            "attempts": attempts,
+            "image_side": image_side,
+        }
+        for name, value in least.items():
+            if value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
+        for name, seconds in {"timeout_seconds": timeout_seconds, "backoff_seconds": backoff_seconds}.items():
+            if not seconds > 0:
+                raise UserError(f"{name}={seconds}: must be greater than 0")
+        if image_tokens < 0:
+            raise UserError(f"image_tokens={image_tokens}: must not be negative")
+        if temperature is not None and not temperature >= 0:
+            raise UserError(f"temperature={temperature}: must not be negative; null leaves it to the server")
+        self.extra_body: dict[str, Any] = _plain(extra_body)
+        if taken := [name for name in _OURS if name in self.extra_body]:
+            raise UserError(f"extra_body.{taken[0]}: set by the parameters of the component; remove it there")
+        self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.concurrency, self.timeout_seconds = concurrency, timeout_seconds
+        self.attempts, self.backoff_seconds = attempts, backoff_seconds
+        self.image_side, self.image_tokens = image_side, image_tokens
+        self.budget = budget or Budget()
+
+    def identity(self) -> dict[str, object]:
+        """What determines an answer besides the chat. The server's address is no part: servers move."""
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "extra_body": self.extra_body,
+            "image_side": self.image_side,
+        }
+
+    def estimate(self, chats: Iterable[Chat]) -> Tally:
+        """What the chats cost at most, with nothing sent: see `tokens_in` and ``image_tokens`` for the guess."""
+        requests = prompt = 0
+        for chat in chats:
+            requests, prompt = requests + 1, prompt + self._most(chat).prompt
+        return self.budget.cost(requests, Usage(prompt, requests * self.max_tokens))
+
+    def complete(self, chats: Iterable[tuple[Key, Chat]]) -> Generator[tuple[Key, Answer], None, None]:
+        """Yield the answer of each chat under the chat's key, as soon as it is there, in any order.
+
+        At most ``concurrency`` chats are under way or answered and not yet yielded, and no chat is read before it can
+        be sent: a process that is killed loses no more than these. Once the generator is closed nothing more is sent.
+
+        What fails for good is an answer with a problem. One that begins with `NO_ANSWER` says that every try failed.
+
+        Raises:
+            UserError: there is no key, the server refuses it or cannot be reached, or the budget is spent. All
+                answers that were under way have been yielded by then.
+        """
+        key = read_key(self.base_url, self.api_key_env)
+        stop = Event()
+        # One warning per kind of failure: a server that is down would fill the screen.
+        warned: set[str] = set()
+
+        def warn(problem: str, words: str) -> None:
+            if problem not in warned:
+                warned.add(problem)
+                shown = f" ({words.replace(key, self.api_key_env)[:300]})" if words else ""
+                log.warning("%s: %s%s", self.base_url, problem, shown)
+
+        client = self._client(key)
+        tries = Tries(self.attempts, self.backoff_seconds, stop, self.budget.overdrawn, warn)
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
+        pending: dict[Future[Answer], Key] = {}
+        source = iter(chats)
+        upcoming: tuple[Key, Chat] | None = None
+        failure: UserError | None = None
+        unanswered = 0  # in a row
+        try:
+            while True:
+                while failure is None and len(pending) < self.concurrency:
+                    upcoming = upcoming or next(source, None)
+                    most = self._most(upcoming[1]) if upcoming else Usage(0, 0)
+                    if upcoming is None or not self.budget.reserve(most):
+                        break
+                    pending[pool.submit(self._answer, client, tries, upcoming[1], most)] = upcoming[0]
+                    upcoming = None
+                if not pending:
+                    break
+                finished = wait(pending, return_when=FIRST_COMPLETED).done
+                # The longest under way comes first, so that none waits for ever.
+                done = next(future for future in pending if future in finished)
+                asked = pending.pop(done)
+                try:
+                    answer = done.result()
+                except Refused as refused:
+                    failure = failure or self._refusal(refused)
+                    stop.set()
+                    continue
+                lost = answer.problem.startswith(NO_ANSWER)
+                if answer.problem != UNREADABLE_IMAGE:
+                    unanswered = unanswered + 1 if lost else 0
+                if unanswered == GIVE_UP_AFTER and failure is None:
+                    failure = UserError(
+                        f"{self.base_url}: {unanswered} requests in a row came to nothing, the last with "
+                        f"{answer.problem}: check that the server is up and has the model {self.model}, then start "
+                        "again to go on from here"
+                    )
+                    stop.set()
+                # What was cut short by a failure has no answer yet.
+                if failure is None or not lost:
+                    yield asked, answer
+            client.close()
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        if failure is None and upcoming is not None:
+            failure = UserError(
+                f"the budget is spent: {self.budget.describe(self._most(upcoming[1]))}; start again to go on from "
+                "here, with a greater limit if this one is too small for a single request"
+            )
+        if failure is not None:
+            raise failure
+
+    def _client(self, key: str) -> openai.OpenAI:
+        # They write a line per request.
+        for library in ("httpx", "httpx2"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        return openai.OpenAI(
+            api_key=key,
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=openai.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds)),
+        )
+
+    def _answer(self, client: openai.OpenAI, tries: Tries, chat: Chat, most: Usage) -> Answer:
+        answer = Answer(problem=UNREADABLE_IMAGE)
+        try:
+            body = self.body(chat)
+            if body is not None:
+                answer = tries.run(lambda: self._send(client, body, most))
+        finally:
+            self.budget.settle(most, Usage(answer.prompt_tokens, answer.completion_tokens))
+        return answer
+
+    def _send(self, client: openai.OpenAI, body: dict[str, Any], most: Usage) -> Answer:
+        try:
+            try:
+                completion = client.chat.completions.create(**body)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise MalformedAnswer from error
+            return read_answer(completion, most.prompt)
+        except (openai.APIError, MalformedAnswer) as error:
+            if maybe_billed(error):
+                self.budget.lose(most)
+            raise
+
+    def body(self, chat: Chat) -> dict[str, Any] | None:
+        """The fields of a request; None where an image cannot be read."""
+        urls = [data_url(path, self.image_side) for path in chat.images]
+        if None in urls:
+            return None
+        content: Any = chat.message
+        if urls:
+            content = [
+                *({"type": "image_url", "image_url": {"url": url}} for url in urls),
+                {"type": "text", "text": chat.message},
+            ]
+        messages = [{"role": "system", "content": chat.system}] if chat.system else []
+        # OpenAI's newer models know only the second name, most other servers only the first.
+        limit = (
+            "max_completion_tokens"
+            if f".{urlsplit(self.base_url).hostname}".endswith(".openai.com")
+            else "max_tokens"
+        )
+        body = {
+            "model": self.model,
+            "messages": [*messages, {"role": "user", "content": content}],
+            limit: self.max_tokens,
+            "extra_body": self.extra_body,
+        }
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
+        return body
+
+    def _most(self, chat: Chat) -> Usage:
+        texts = tokens_in(chat.system) + tokens_in(chat.message)
+        return Usage(texts + self.image_tokens * len(chat.images), self.max_tokens)
+
+    def _refusal(self, refused: Refused) -> UserError:
+        if refused.no_credit:
+            return UserError(
+                f"{self.base_url}: the account of the key in {self.api_key_env} has no credit left ({refused}): top it "
+                "up and start again to go on from here"
+            )
+        return UserError(
+            f"{self.base_url} does not accept the key in {self.api_key_env} ({refused}): set that variable to a key "
+            f"that may use {self.model} and start again to go on from here"
+        )
+
+
+def _plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings as JSON values, whether they come from Hydra or from a caller."""
+    plain: Any = OmegaConf.to_container(settings, resolve=True) if OmegaConf.is_config(settings) else settings
+    return dict(plain or {})

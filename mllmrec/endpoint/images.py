@@ -1,0 +1,28 @@
+"""Image files as the data URLs that chat messages carry."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+
+def data_url(path: Path, side: int) -> str | None:
+    """The picture as a JPEG data URL, shrunk to at most ``side`` pixels on its longer side; None if unreadable.
+
+    A picture that is smaller is not enlarged. What is transparent shows a white ground.
+    """
+    try:
+        with Image.open(path) as file:
+            file.draft("RGB", (side, side))
+            upright = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        # Pillow reports a damaged file by any of these, SyntaxError included.
+        return None
+    upright.thumbnail((side, side))
+    picture = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,60 @@
+"""Where the key of a server comes from, and what keeps it out of settings, messages and logs."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from urllib.parse import urlsplit
+
+from mllmrec.errors import UserError
+
+_NO_KEY = "no-key-needed"  # the openai library insists on one
+
+
+def check_address(base_url: str, api_key_env: str) -> None:
+    """Refuse a server's address or a variable's name that is none, or that holds a secret.
+
+    Raises:
+        UserError: without the value, which may be the secret.
+    """
+    # Lower case is refused because keys have it: one given in place of a name would stand in the saved settings.
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", api_key_env):
+        raise UserError(
+            "api_key_env is the name of an environment variable, in capitals: never give the key itself"
+        )
+    address = urlsplit(base_url)
+    if address.scheme not in ("http", "https") or not address.hostname or address.query or "@" in base_url:
+        raise UserError(
+            "base_url must look like https://host/v1, without user, password or query: the key is read from the "
+            f"environment variable {api_key_env}"
+        )
+
+
+def read_key(base_url: str, api_key_env: str) -> str:
+    """The key in the environment variable ``api_key_env``; a word in its place for a server on this machine.
+
+    Raises:
+        UserError: there is none, or what is there cannot be sent.
+    """
+    key = os.environ.get(api_key_env, "").strip()
+    if not key and _on_this_machine(urlsplit(base_url).hostname or ""):
+        return _NO_KEY
+    if not key:
+        raise UserError(
+            f"{api_key_env} is not set: export the key of {base_url} under that name (any word for a server that "
+            "wants none), or name another variable by api_key_env"
+        )
+    # It would be no header, and the error that says so would show it.
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(
+            f"{api_key_env} holds blanks, line breaks or other signs that no key has: set it anew"
+        )
+    return key
+
+
+def _on_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

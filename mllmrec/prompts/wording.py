@@ -1,0 +1,65 @@
+"""Wording from YAML files that a user can read and replace: keys and placeholders are checked when a file is read."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from mllmrec.errors import UserError, choices
+
+W = TypeVar("W")
+
+
+def load_wording(
+    kind: type[W], placeholders: Mapping[str, set[str]], setting: str, name: str, package: str, folder: str
+) -> W:
+    """A shipped wording by name, or a YAML file by path.
+
+    Args:
+        kind: dataclass of texts; the file's keys are its fields.
+        placeholders: for each text that is filled in, what may stand in braces.
+        setting: the configuration key that chose it, for messages.
+        name: as chosen.
+        package: that ships the wordings.
+        folder: in the package, one YAML file per wording.
+
+    Raises:
+        UserError: no such wording, or its keys or placeholders are not those of ``kind``.
+    """
+    shipped = {
+        entry.name.removesuffix(".yaml"): entry
+        for entry in (resources.files(package) / folder).iterdir()
+        if entry.name.endswith(".yaml")
+    }
+    if name in shipped:
+        text = shipped[name].read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise UserError(f"{setting}={name}: neither a file nor one of {choices(list(shipped))}")
+    where = f"{setting}={name}"
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(content, dict) or set(content) != expected:
+        raise UserError(f"{where}: its keys must be exactly {choices(list(expected))}")
+    for key, known in placeholders.items():
+        try:
+            used = {
+                field for _, field, _, _ in string.Formatter().parse(str(content[key])) if field is not None
+            }
+        except ValueError as error:
+            raise UserError(f"{where}: {key}: {error}; write {{{{ for a brace") from error
+        if used - known:
+            raise UserError(
+                f"{where}: {key} has no placeholder {', '.join(sorted(used - known))}; it has {choices(list(known))}"
+            )
+    return kind(**{key: str(value) for key, value in content.items()})

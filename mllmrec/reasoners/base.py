@@ -1,0 +1,81 @@
+"""What every reasoner does: requests about a history in, texts out, as they are finished."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HistoryItem:
+    """One item of a history, as a reasoner may see it."""
+
+    item_id: str
+    title: str
+    caption: str  # "" where there is none
+    image: Path | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to be written. There is no field for the target: what is asked for cannot be leaked.
+
+    ``leak`` holds the target's text in the ablation that reproduces the release, and is empty everywhere else.
+    """
+
+    sample_id: str
+    user_id: str
+    history: tuple[HistoryItem, ...]  # oldest first
+    draft: str  # the pseudo-CoT to be rewritten; "" where one is to be made
+    system: str  # the wording, filled in: the system message
+    message: str  # and the user's message
+    images: tuple[Path, ...] = ()  # shown with the message, oldest first
+    leak: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of a request."""
+
+    text: str  # "" where nothing usable came
+    reasoning: str = ""  # what a reasoning model thought before it answered, kept apart from the text
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    problem: str = ""  # why there is no text, in a few words that can be counted
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the requests will cost, before any is sent."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int  # at most
+    money: float | None = None  # in the currency of the prices given; None without prices
+
+
+class Reasoner(ABC):
+    """Writes reasoning."""
+
+    sees_images: bool = False  # whether requests carry the images of the history
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """What determines a text besides the request, as JSON values: model, decoding, version. No secrets."""
+
+    @abstractmethod
+    def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
+        """Yield each request with what came of it as soon as it is there, in any order.
+
+        Requests are read as they can be served, so a million of them need no memory. What fails for good is a
+        `Written` with a ``problem``; the others go on.
+
+        Raises:
+            UserError: nothing can be written at all (no key, no such model, a budget that is spent).
+        """
+
+    def estimate(self, requests: Iterable[Request]) -> Estimate | None:
+        """The cost of the requests; None where nothing is paid for."""
+        return None

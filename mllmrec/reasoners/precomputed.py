@@ -1,0 +1,63 @@
+"""Texts that were written elsewhere, in the layout released with MLLMRec-R1, joined by user and history."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mllmrec.cache import file_fingerprint
+from mllmrec.cot.precomputed import parse_record, read_records
+from mllmrec.data.text import require_files
+from mllmrec.reasoners.base import Reasoner, Request, Written
+
+
+class PrecomputedReasoner(Reasoner):
+    """The first record of the same user whose history is the request's, or ends with it.
+
+    The target plays no part in the join. A request whose user has records, but none with this history, is told apart
+    from one whose user has none. Released records were written by a reasoner that was told the target
+    (``paper_*`` experiments read them through ``cot_policy=precomputed``, without refinement or assessment).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._records: dict[str, list[tuple[tuple[str, ...], str]]] | None = None
+
+    def identity(self) -> dict[str, object]:
+        """The file's bytes."""
+        self._require()
+        return {"reasoner": "precomputed", "file": file_fingerprint(self.path)}
+
+    def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
+        """Look every request up.
+
+        Raises:
+            UserError: the file is missing or malformed (naming the line or the record).
+        """
+        records = self._load()
+        for request in requests:
+            shown = tuple(item.item_id for item in request.history)
+            own = records.get(request.user_id, [])
+            fitting = [text for history, text in own if shown and history[-len(shown) :] == shown]
+            if fitting:
+                yield request, Written(fitting[0])
+            else:
+                yield (
+                    request,
+                    Written("", problem="other history in the file" if own else "user not in the file"),
+                )
+
+    def _load(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+        if self._records is None:
+            self._require()
+            found: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+            for where, record in read_records(self.path):
+                user, _, history, reasoning = parse_record(record, where)
+                if reasoning:
+                    found[user].append((history, reasoning))
+            self._records = dict(found)
+        return self._records
+
+    def _require(self) -> None:
+        require_files([self.path], "set draft.path or refine.path to the file of reasoning records")

@@ -1,0 +1,52 @@
+"""A reasoner that counts words of the history's captions; no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mllmrec.cot.template import content_words, join_words, template_reasoning
+from mllmrec.reasoners.base import Reasoner, Request, Written
+
+_MOST_WORDS = 3
+
+
+class TemplateReasoner(Reasoner):
+    """Three labelled steps, ``Signals: … Preference: … Look for: …``, from the history alone.
+
+    An item speaks through its caption, else its title. A draft is `template_reasoning`; a refinement is
+    `supported_reasoning` over the words of the draft. What else a request holds, the wording and the leak
+    included, plays no part.
+    """
+
+    def identity(self) -> dict[str, object]:
+        """The rule's version: there are no settings."""
+        return {"reasoner": "template", "version": 1}
+
+    def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
+        """Answer each request at once; a history without words is the problem ``empty``."""
+        for request in requests:
+            texts = [item.caption or item.title for item in request.history]
+            text = supported_reasoning(texts, request.draft) if request.draft else template_reasoning(texts)
+            yield request, Written(text, problem="" if text else "empty")
+
+
+def supported_reasoning(history_texts: Sequence[str], draft: str) -> str:
+    """What of a draft the texts of a history, oldest first, bear out, the recently seen before the rest.
+
+    Words of the draft that no text holds are dropped. The others are ordered by the sum of the positions (1 for
+    the oldest text) of the texts that hold them, then by the alphabet, and the first three are named. Where the
+    texts bear out nothing, they speak for themselves as in `template_reasoning`; "" when they hold no words.
+    """
+    claimed = content_words(draft)
+    counts: dict[str, int] = {}
+    weights: dict[str, int] = {}
+    for position, text in enumerate(history_texts, start=1):
+        for word in content_words(text):
+            if word in claimed:
+                counts[word] = counts.get(word, 0) + 1
+                weights[word] = weights.get(word, 0) + position
+    named = sorted(weights, key=lambda word: (-weights[word], word))[:_MOST_WORDS]
+    if not named:
+        return template_reasoning(history_texts)
+    signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
+    return f"Signals: {signals}. Preference: lately {named[0]}. Look for: {join_words(named)}."

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+from scribe import Scribe
+
+from mllmrec.cot import Built, Confident
+from mllmrec.errors import UserError
+from mllmrec.reasoners.base import Written
+
+GOOD = "Signals: red in {0}. Preference: mostly red lamps. Look for: red and caption{0} lamps."
+
+
+class Author(Scribe):
+    """Writes what it is told by user; drafts and refinements alike."""
+
+    def __init__(self, name: str, texts: dict[str, str]) -> None:
+        super().__init__(name)
+        self.texts = texts
+
+    def write(self, requests):
+        for request in requests:
+            yield (
+                request,
+                Written(self.texts[request.user_id], problem="" if self.texts[request.user_id] else "empty"),
+            )
+
+
+def test_drafts_and_refinements_are_two_policies(make_pipeline, keys):
+    pipeline = make_pipeline()
+    draft, refined = Built(pipeline, "draft"), Built(pipeline)
+    draft.make(keys)
+    refined.make(keys)
+    assert [draft.reasoning(key) for key in keys] == ["draft of 0 1 2", "draft of 1 2 3", "draft of 2 3 4"]
+    assert refined.reasoning(keys[0]) == "refinement of 0 1 2"
+    assert refined.records["u0:3"].draft == "draft of 0 1 2"
+    assert refined.records["u0:3"].thoughts == "thought"
+    assert refined.coverage(keys) == {"matched": 3}
+
+
+def test_nothing_is_given_that_was_not_made(make_pipeline, keys):
+    policy = Built(make_pipeline())
+    policy.make(keys[:1])
+    assert policy.reasoning(keys[1]) is None
+    assert policy.coverage(keys) == {"matched": 1, "not made": 2}
+
+
+def test_a_sample_without_draft_or_text_has_none(make_pipeline, keys):
+    policy = Built(make_pipeline(Scribe("d", refuses=("u0",)), Scribe("r", refuses=("u1",))))
+    policy.make(keys)
+    assert [policy.reasoning(key) is None for key in keys] == [True, True, False]
+    assert policy.coverage(keys) == {"no draft": 1, "no text": 1, "matched": 1}
+
+
+def test_the_leak_is_in_every_record(make_pipeline, keys):
+    policy = Built(make_pipeline(), leak="target")
+    policy.make(keys)
+    assert {record.leak for record in policy.records.values()} == {"target"}
+    assert set(policy.report()) == {"draft", "leaky"}
+    with pytest.raises(UserError, match="only refinements are told the target"):
+        Built(make_pipeline(), "draft", "target")
+
+
+def confident(make_pipeline, texts, drafts=None, **settings):
+    return Confident(make_pipeline(Author("d", drafts or texts), Author("r", texts)), **settings)
+
+
+def test_form_vetoes_and_the_rest_is_ranked(make_pipeline, keys):
+    texts = {
+        "u0": GOOD.format(1),
+        "u1": "Signals: <b>red</b> in all of the lamps. Preference: red. Look for: red lamps again.",
+        "u2": GOOD.format(2),
+    }
+    # User 2's draft says nothing of what its refinement says.
+    drafts = {**texts, "u2": "Signals: wood. Preference: oak or beech. Look for: a long and low oaken table."}
+    policy = confident(make_pipeline, texts, drafts, top_share=1 / 3)
+    policy.make(keys)
+    assert policy.coverage(keys) == {"matched": 1, "form: no_markup": 1, "less confident": 1}
+    assert policy.reasoning(keys[0]) == texts["u0"]
+    trust = policy.confidences()
+    assert trust["u1:3"] is None
+    assert trust["u2:3"] < trust["u0:3"]
+
+
+def test_a_threshold_keeps_all_above_it(make_pipeline, keys):
+    texts = {user: GOOD.format(number) for number, user in enumerate(("u0", "u1", "u2"), 1)}
+    # Draft and refinement of users 0 and 1 are the same: agreement 1. User 2's share no word: below 0.9 on average.
+    drafts = {**texts, "u2": "Oak or beech, and a long and low oaken table to go with all of that."}
+    for threshold, kept in ((0.0, 3), (0.9, 2)):
+        policy = confident(make_pipeline, texts, drafts, threshold=threshold, top_share=None)
+        policy.make(keys)
+        assert policy.coverage(keys)["matched"] == kept, threshold
+
+
+def test_what_is_kept_does_not_depend_on_how_the_samples_came(make_pipeline, keys):
+    texts = {"u0": GOOD.format(1), "u1": GOOD.format(2), "u2": GOOD.format(9)}
+    whole, parts = (confident(make_pipeline, texts, top_share=2 / 3) for _ in range(2))
+    whole.make(keys)
+    parts.make(keys[2:])
+    parts.make(keys[:2])
+    assert [whole.reasoning(key) for key in keys] == [parts.reasoning(key) for key in keys]
+    assert whole.coverage(keys)["matched"] == 2
+
+
+def test_one_of_threshold_and_share(make_pipeline):
+    for settings in ({"threshold": 0.5}, {"top_share": None}):
+        with pytest.raises(UserError, match="threshold or a top_share"):
+            Confident(make_pipeline(), **settings)
