@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from mllmrec.cot.assess import (
     FLOORS,
     WEIGHTS,
@@ -107,8 +109,8 @@ class Built(CotPolicy):
 class Confident(Built):
     """Refinements that pass the confidence-aware assessment (``mllmrec/cot/assess/README.md``).
 
-    The scores are those of form, which can only veto, and of the modalities' agreement. The lift needs a policy to be
-    measured with and enters where one is given.
+    The scores are those of form, which can only veto, and of the modalities' agreement. Those of prediction need a
+    policy to be measured with and enter where one is given.
     """
 
     def __init__(
@@ -145,12 +147,16 @@ class Confident(Built):
         for record in written:
             record.scores = self._scores(record)
         if self.reference is not None:
-            from mllmrec.cot.assess.reference import lifts_of
+            from mllmrec.cot.assess.reference import effects_of
 
-            found = lifts_of(self.reference, {record.key.sample_id: record.text for record in written})
+            found = effects_of(
+                self.reference, {record.key.sample_id: record.text for record in written}, "assess"
+            )
             for record in written:
-                gain = found.get(record.key.sample_id)
-                record.scores["lift"] = None if gain is None else float(lift_score(gain, self.lift_scale))
+                effect = found.get(record.key.sample_id)
+                if effect is not None:
+                    record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
+                    record.scores["agreement"] = effect.agreement
         for record in written:
             record.confidence = confidence(record.scores, self.weights, self.floors)
         self._keep()

@@ -92,13 +92,13 @@ def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int
 
 def calibration_rows(cot: Confident, keys: Sequence[CotKey]) -> list[tuple[str, int, str, str, str]]:
     """How often what is kept helps, on other negatives than those of the lift inside the confidence."""
-    from mllmrec.cot.assess.reference import lifts_of
+    from mllmrec.cot.assess.reference import effects_of
 
     assert cot.reference is not None
     texts = {key.sample_id: cot.records[key.sample_id].text for key in keys}
-    lifts = lifts_of(cot.reference, {sample: text for sample, text in texts.items() if text}, "calibrate")
+    effects = effects_of(cot.reference, {sample: text for sample, text in texts.items() if text}, "calibrate")
     table = calibrate(
-        [cot.records[sample].confidence for sample in lifts], [float(gain) for gain in lifts.values()]
+        [cot.records[sample].confidence for sample in effects], [effect.lift for effect in effects.values()]
     )
     return [
         _row("all", table.base),

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mllmrec.engine.base import competing_logits, entropy_of
+from mllmrec.engine.products import linear
 
 # Logits in one chunk: 64 MiB in single precision.
 _CHUNK = 1 << 24
@@ -126,14 +126,21 @@ def _logits(hidden: Tensor, head: Any, tokens: Tensor | None, temperature: float
         # The same logits, and the division touches hidden sizes instead of vocabularies.
         hidden, temperature = hidden / temperature, 1.0
     if tokens is None:
-        logits = head(hidden)
+        logits = logits_of(hidden, head)
     elif type(head) is torch.nn.Linear:
         bias = None if head.bias is None else head.bias[tokens]
-        logits = functional.linear(hidden, head.weight[tokens], bias)
+        logits = linear(hidden, head.weight[tokens], bias)
     else:  # an adapter or quantisation: only the head itself knows its logits
         logits = head(hidden)[:, tokens]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits / temperature
+
+
+def logits_of(hidden: Tensor, head: Any) -> Tensor:
+    """(N, h) → (N, V)."""
+    if type(head) is torch.nn.Linear:
+        return linear(hidden, head.weight, head.bias)
+    return head(hidden)
 
 
 def _vocabulary(head: Any) -> int:

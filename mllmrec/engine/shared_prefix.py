@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllmrec.engine.adapters import MergedAdapters
 from mllmrec.engine.attention import causal, run_layers, with_prefix
 from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
-from mllmrec.engine.logprobs import competing_logprobs, token_logprobs
+from mllmrec.engine.layers import FastLayers
+from mllmrec.engine.logprobs import competing_logprobs, logits_of, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Prefix:
     lengths: Tensor  # (B,) of the prompts without their last tokens
     last: Tensor  # (B,) the prompts' last tokens
     bias: Tensor | None  # (B, 1, 1, P) hides what pads shorter prompts; None if there are none
-    adapters: MergedAdapters  # as they were when the prompts were encoded
+    layers: FastLayers  # as they were when the prompts were encoded
 
 
 class SharedPrefix(Engine):
@@ -84,13 +84,13 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
     lengths = full - 1
     width = int(lengths.max())
     whole_layers = _checkpoints(model)
-    adapters = MergedAdapters(() if whole_layers else model.modules())
+    fast = FastLayers(() if whole_layers else model.modules())
     if width == 0:
-        return Prefix([], [], lengths, packed[ends], None, adapters)
+        return Prefix([], [], lengths, packed[ends], None, fast)
     inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
     grid = Grid.of(torch.arange(width, device=packed.device) < lengths[:, None])
     recorder = _PromptPass(grid, None if whole_layers else int(model.config.num_hidden_layers) - 1)
-    with suppress(_Recorded), adapters.in_use():
+    with suppress(_Recorded), fast.in_use():
         run_layers(model, packed[inside], grid.columns, recorder)
     bias = None
     if grid.places is not None:
@@ -104,7 +104,7 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
         lengths,
         packed[ends],
         bias,
-        adapters,
+        fast,
     )
 
 
@@ -156,7 +156,7 @@ def score_completions(
     filled[prompt * slots + slot] = real
     grid = Grid.of(filled)
     positions = (prefix.lengths[prompt, None] + steps[:length])[real]
-    with prefix.adapters.in_use():
+    with prefix.layers.in_use():
         hidden = run_layers(model, tokens[real], positions, _CompletionPass(prefix, grid))
 
     place = (real.flatten().cumsum(0) - 1).view(real.shape)
@@ -204,9 +204,9 @@ class SharedPrefixDecoder(Decoder):
     def advance(self, tokens: Tensor) -> None:
         """Append ``tokens`` (rows,) and compute the logits that follow them."""
         positions = self._prefix.lengths[self._prompt_of] + self._length
-        with self._prefix.adapters.in_use():
+        with self._prefix.layers.in_use():
             hidden = run_layers(self._model, tokens, positions, self._step)
-        self.logits = self._model.get_output_embeddings()(hidden).float()
+        self.logits = logits_of(hidden, self._model.get_output_embeddings()).float()
         self._length += 1
 
     def keep(self, rows: Tensor) -> None:

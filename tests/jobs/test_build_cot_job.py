@@ -213,3 +213,24 @@ def test_a_server_that_refuses_the_key_stops_the_command(tmp_path):
     assert "OPENAI_API_KEY" in done.stderr
     assert SECRET not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_policy_of_reference_adds_lift_agreement_and_a_calibration(tmp_path):
+    train = [*(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL), f"cache_dir={tmp_path / 'cache'}"]
+    train += ["backbone.hidden_size=32", "backbone.vocabulary=400", f"hydra.run.dir={tmp_path / 'reference'}"]
+    done = subprocess.run(train, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    split = ["split.windows=sliding", "split.min_history=2"]
+    done = run(tmp_path, f"cot_policy.reference={tmp_path / 'reference'}", "max_samples=40", *split)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
+    assert len(records) == 40
+    for record in records:
+        scores = record["scores"]
+        assert 0 < scores["lift"] < 1
+        # The likeliest of ten has a tenth at least.
+        assert 0.1 <= scores["agreement"] <= 1
+    assert len({record["scores"]["lift"] for record in records}) > 20
+    assert "Does what is kept help?" in done.stdout
+    assert sum(not record["dropped"] for record in records) == 20

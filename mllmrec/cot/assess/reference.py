@@ -1,8 +1,9 @@
-"""The lift of reasoning under the policy of a finished run, which has seen none of it."""
+"""What reasoning does to the answers of a finished run's policy, which has read none of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,17 @@ from mllmrec.cot.assess.prediction import lift
 from mllmrec.progress import track
 
 
-def lifts_of(
-    run: str, texts: Mapping[str, str], draw: str = "assess", batch_size: int = 16
-) -> dict[str, torch.Tensor]:
-    """Sample id → nats by which a text in the prompt raises the true answer's log-probability (see `lift`).
+class Effect(NamedTuple):
+    """The effect of one text."""
+
+    lift: float  # nats, see `lift`
+    agreement: (
+        float  # probability of the likeliest candidate given the text: `modal_share` of endless many draws
+    )
+
+
+def effects_of(run: str, texts: Mapping[str, str], draw: str, batch_size: int = 16) -> dict[str, Effect]:
+    """Sample id → effect of a text in the prompt, among the candidates alone.
 
     Samples that the run does not train on are left out: it knows neither their history nor their target.
 
@@ -35,20 +43,24 @@ def lifts_of(
     examples = opened.prepared.redraw(draw)
     places = {examples.samples.sample_id(index): index for index in range(len(examples))}
     wanted = [sample for sample in texts if sample in places]
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Effect] = {}
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    for batch in track(batches, "CoT lifts", len(wanted), "samples", weigh=len):
+    for batch in track(batches, "CoT effects", len(wanted), "samples", weigh=len):
         with torch.no_grad():
-            scores = [
-                candidate_scores(
-                    opened.policy,
-                    opened.answers,
-                    [examples.with_reasoning(places[sample], text) for sample, text in told.items()],
-                    constrained=True,
-                    engine=opened.engine,
+            told, plain = (
+                torch.as_tensor(
+                    candidate_scores(
+                        opened.policy,
+                        opened.answers,
+                        [examples.with_reasoning(places[sample], text) for sample, text in said.items()],
+                        constrained=True,
+                        engine=opened.engine,
+                    )
                 )
-                for told in ({sample: texts[sample] for sample in batch}, dict.fromkeys(batch))
-            ]
+                for said in ({sample: texts[sample] for sample in batch}, dict.fromkeys(batch))
+            )
         columns = np.array([examples[places[sample]].target_column for sample in batch])
-        found |= dict(zip(batch, lift(scores[0], scores[1], columns), strict=True))
+        gains = lift(told, plain, columns).tolist()
+        shares = told.softmax(1).amax(1).tolist()
+        found |= {sample: Effect(*both) for sample, *both in zip(batch, gains, shares, strict=True)}
     return found

@@ -1,4 +1,4 @@
-"""LoRA layers as single matrix products, for as long as the weights stand still.
+"""Linear layers by faster products, and LoRA layers as single ones, for as long as the weights stand still.
 
 PEFT adds each adapter's two thin products to the layer's output. Between two updates W + sBA is a constant: the forward
 pass and the gradient of the input need one product with it, and only the gradients of A and B are thin.
@@ -14,22 +14,27 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
-from torch.nn import functional
+
+from mllmrec.engine.products import linear, product
 
 
-class MergedAdapters:
-    """Adapted layers with W + sBA computed once; valid until any of their weights changes."""
+class FastLayers:
+    """Linear layers run by `products`, adapted ones with W + sBA computed once; valid until a weight changes."""
 
     def __init__(self, modules: Iterable[Any]) -> None:
-        """Merge what can be merged exactly among ``modules``; other layers go on as PEFT runs them."""
-        merged = ((layer, _merged_forward(layer)) for layer in modules if isinstance(layer, LoraLinear))
-        self._layers: list[tuple[Any, Any]] = [
-            (layer, forward) for layer, forward in merged if forward is not None
-        ]
+        """Merge what can be merged exactly among ``modules``; other adapters go on as PEFT runs them."""
+        self._layers: list[tuple[Any, Any]] = []
+        inner: set[Any] = set()  # of merged layers, which run none of their own
+        for layer in modules:
+            if isinstance(layer, LoraLinear) and (forward := _merged_forward(layer)) is not None:
+                self._layers.append((layer, forward))
+                inner |= set(layer.modules())
+            elif type(layer) is torch.nn.Linear and layer not in inner:
+                self._layers.append((layer, partial(linear, weight=layer.weight, bias=layer.bias)))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Run the layers merged in here."""
+        """Run the layers that way in here."""
         for layer, forward in self._layers:
             layer.forward = forward
         try:
@@ -59,11 +64,17 @@ def _merged_forward(layer: Any) -> Any:
     if len(trainable) > 1:
         return None
     if not trainable:
-        return partial(functional.linear, weight=weight, bias=base.bias)
+        return partial(linear, weight=weight, bias=base.bias)
     (name,) = trainable
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     scaling = float(layer.scaling[name])
-    return lambda inputs: _Merged.apply(inputs, weight, base.bias, down, up, scaling)
+
+    def forward(inputs: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return product(inputs, weight, base.bias)
+        return _Merged.apply(inputs, weight, base.bias, down, up, scaling)
+
+    return forward
 
 
 class _Merged(torch.autograd.Function):
@@ -81,12 +92,12 @@ class _Merged(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight, down, up)
         ctx.scaling = scaling
-        return functional.linear(inputs, weight, bias)
+        return product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         inputs, weight, down, up = ctx.saved_tensors
-        of_inputs = gradient @ weight if ctx.needs_input_grad[0] else None
+        of_inputs = product(gradient, weight.T) if ctx.needs_input_grad[0] else None
         rows, upstream = inputs.flatten(0, -2), gradient.flatten(0, -2)
         of_down = ((upstream @ up) * ctx.scaling).T @ rows
         of_up = upstream.T @ ((rows @ down.T) * ctx.scaling)

@@ -1,0 +1,59 @@
+"""Matrix products of linear layers, in single precision on a CPU by oneDNN.
+
+PyTorch gives these products to MKL, which runs them at half of oneDNN's rate on AMD processors
+(``experiments/speed.md``). oneDNN is called by the operator that PyTorch's own compiler uses; where it is not built
+in, and for everything that is not single precision on a CPU, PyTorch's own way is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_BUILT_IN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` with all gradients; (..., I), (O, I), (O,) → (..., O)."""
+    if not _by_onednn(inputs, weight):
+        return functional.linear(inputs, weight, bias)
+    if not torch.is_grad_enabled():
+        return product(inputs, weight, bias)
+    return _Linear.apply(inputs, weight, bias)
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``L Rᵀ + b`` without gradient; (..., I), (O, I), (O,) → (..., O)."""
+    if _by_onednn(left, right):
+        return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return functional.linear(left, right, bias)
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    single = left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
+    usable = _BUILT_IN and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
+    return single and usable and left.numel() > 0
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        inputs, weight = ctx.saved_tensors
+        of_inputs = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = product(gradient, weight.T)
+        if ctx.needs_input_grad[1]:
+            of_weight = product(gradient.flatten(0, -2).T, inputs.flatten(0, -2).T)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.flatten(0, -2).sum(0)
+        return of_inputs, of_weight, of_bias
