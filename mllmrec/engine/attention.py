@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mllmrec.engine.products import recurring
 from mllmrec.errors import UserError
 
 NAME = "mllmrec_shared_prefix"
@@ -72,13 +73,31 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
     # A mask of four dimensions is taken as it is: without one, restarted positions would be read as a packed batch
     # of separate sequences, and an N x N mask would be made of them.
     unused = torch.empty(1, 1, 1, 1, device=ids.device)
-    return base.get_decoder()(
+    tokens = len(ids)
+    spare = recurring(tokens) - tokens if ids.device.type == "cpu" else 0
+    if spare:
+        ids, positions = functional.pad(ids, (0, spare)), functional.pad(positions, (0, spare))
+        attention_pass = _Spared(attention_pass, tokens, spare)
+    hidden = base.get_decoder()(
         input_ids=ids[None],
         position_ids=positions[None],
         attention_mask=unused,
         use_cache=False,
         attention_pass=attention_pass,
     ).last_hidden_state[0]
+    return hidden[:tokens]
+
+
+class _Spared:
+    """Keeps from attention the tokens that only make the number of rows a recurring one."""
+
+    def __init__(self, inner: AttentionPass, tokens: int, spare: int) -> None:
+        self.inner, self.tokens, self.spare = inner, tokens, spare
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        query, key, value = (tensor[:, :, : self.tokens] for tensor in (query, key, value))
+        attended = self.inner.attend(layer, query, key, value, scaling)
+        return functional.pad(attended, (0, 0, 0, 0, 0, self.spare))
 
 
 def _attention(

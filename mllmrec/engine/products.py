@@ -3,6 +3,9 @@
 PyTorch gives these products to MKL, which runs them at half of oneDNN's rate on AMD processors
 (``experiments/speed.md``). oneDNN is called by the operator that PyTorch's own compiler uses; where it is not built
 in, and for everything that is not single precision on a CPU, PyTorch's own way is taken.
+
+oneDNN compiles a product for its shape, which takes longer than the product itself, and keeps some thousand of them. So it is
+asked only for numbers of rows that will come again (`recurring`).
 """
 
 from __future__ import annotations
@@ -29,21 +32,32 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """``L Rᵀ + b`` without gradient; (..., I), (O, I), (O,) → (..., O)."""
     if _by_onednn(left, right):
-        return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+        return _onednn(left, right, bias)
     return functional.linear(left, right, bias)
+
+
+def recurring(rows: int) -> int:
+    """The next number of rows from ``rows`` on that comes again: a multiple of 64, or of 8 below that."""
+    step = 64 if rows > 64 else 8
+    return -(-rows // step) * step
 
 
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     single = left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
     usable = _BUILT_IN and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
-    return single and usable and left.numel() > 0
+    rows = left.numel() // max(left.shape[-1], 1)
+    return single and usable and rows > 0 and rows == recurring(rows)
+
+
+def _onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return product(inputs, weight, bias)
+        return _onednn(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -51,9 +65,9 @@ class _Linear(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_inputs = product(gradient, weight.T)
+            of_inputs = _onednn(gradient, weight.T)
         if ctx.needs_input_grad[1]:
-            of_weight = product(gradient.flatten(0, -2).T, inputs.flatten(0, -2).T)
+            of_weight = _onednn(gradient.flatten(0, -2).T, inputs.flatten(0, -2).T)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.flatten(0, -2).sum(0)
         return of_inputs, of_weight, of_bias

@@ -112,7 +112,7 @@ def test_images_are_read_as_they_can_be_served(model: str, images: dict[str, Pat
 def test_nothing_is_loaded_before_the_first_image(tmp_path: Path, images: dict[str, Path]) -> None:
     missing = vlm(str(tmp_path / "none"))
     missing.identity()
-    assert list(missing.caption_images([])) == []
+    assert list(missing.caption_images([("1", None), ("2", None)])) == [("1", None), ("2", None)]
     with pytest.raises(UserError, match=r"none cannot be loaded: .*save_pretrained"):
         list(missing.caption_images(iter(images.items())))
 

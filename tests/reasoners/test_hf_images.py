@@ -7,7 +7,7 @@ from PIL import Image
 
 from mllmrec.reasoners.base import Written
 from mllmrec.reasoners.hf import HfReasoner
-from mllmrec.reasoners.hf_model import read_picture
+from mllmrec.reasoners.hf_model import HfModel, read_picture
 
 
 def written_by(path, requests, **settings):
@@ -37,6 +37,18 @@ def test_batches_write_what_single_requests_are_answered(vision_model, requests,
     assert not any(written.problem for written in alone.values())
     for order in (requests, requests[::-1]):
         assert written_by(vision_model, order, batch_size=3, **decoding) == alone
+
+
+def test_prompts_with_and_without_images_do_not_share_a_batch(vision_model, requests, ask, monkeypatch):
+    batches, generate = [], HfModel._generate
+
+    def noted(self, batch):
+        batches.append(sorted(prompt.request.sample_id for prompt in batch))
+        return generate(self, batch)
+
+    monkeypatch.setattr(HfModel, "_generate", noted)
+    written_by(vision_model, [*requests, ask("bare", "red")], batch_size=5)
+    assert batches == [["all", "one", "other", "two"], ["bare", "none"]]
 
 
 def test_every_image_counts_and_so_does_their_order(vision_model, ask, pictures):
