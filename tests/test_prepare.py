@@ -26,7 +26,11 @@ def test_another_draw_has_other_negatives_for_the_same_samples(prepared):
     differing = 0
     for index in range(len(first)):
         one, two, three = first[index], other[index], again[index]
-        assert (one.sample_id, one.target, one.has_reasoning) == (two.sample_id, two.target, two.has_reasoning)
+        assert (one.sample_id, one.target, one.has_reasoning) == (
+            two.sample_id,
+            two.target,
+            two.has_reasoning,
+        )
         assert two.candidates[two.target_column] == two.target
         assert np.array_equal(two.candidates, three.candidates)
         differing += set(one.candidates.tolist()) != set(two.candidates.tolist())

@@ -217,7 +217,10 @@ def test_a_server_that_refuses_the_key_stops_the_command(tmp_path):
 
 @pytest.mark.slow
 def test_a_policy_of_reference_adds_lift_agreement_and_a_calibration(tmp_path):
-    train = [*(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL), f"cache_dir={tmp_path / 'cache'}"]
+    train = [
+        *(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL),
+        f"cache_dir={tmp_path / 'cache'}",
+    ]
     train += ["backbone.hidden_size=32", "backbone.vocabulary=400", f"hydra.run.dir={tmp_path / 'reference'}"]
     done = subprocess.run(train, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
