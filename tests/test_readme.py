@@ -48,6 +48,17 @@ def test_train_commands_pass_the_checks(command: str) -> None:
     check_config(result.config)
 
 
+@pytest.mark.parametrize("page", ["mllmrec/cot/README.md", "conf/hydra/help/build_cot.yaml"])
+def test_commands_of_the_cot_pages_pass_the_checks(page: str) -> None:
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    commands = re.findall(r"^ *python -m mllmrec\.(train|build_cot) ([^\[\n]+)$", text, flags=re.MULTILINE)
+    assert len(commands) >= 3
+    for name, overrides in commands:
+        result = compose_checked(name, shlex.split(overrides), CONFIG_DIR)
+        assert result.faults == [], overrides
+        check_config(result.config)
+
+
 def test_the_table_of_groups_is_that_of_the_files() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", README, flags=re.MULTILINE))
     listed = {group: set(re.findall(r"`([^`]+)`", row)) for group, row in table.items()}
