@@ -21,9 +21,10 @@ from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.finished_run import FinishedRun, load_policy, open_run
+from mllmrec.finished_run import FinishedRun, load_policy, open_policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
+from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.run import StageInputs, train_stage
 
 OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
@@ -39,7 +40,7 @@ class Clock:
     def measure(self, inputs: StageInputs) -> dict[str, float]:
         """Rank the validation users and print a line."""
         self.training_seconds += time.perf_counter() - self.resumed if self.rankings else 0.0
-        metrics = self.protocol.measure(inputs.policy, inputs.answers)
+        metrics = self.protocol.measure(self.protocol.ranker(inputs.policy, inputs.answers, inputs.engine))
         line = {**self.words, "ranking": self.rankings, "seconds": round(self.training_seconds, 2)}
         print(
             json.dumps({**line, **{key: round(value, 4) for key, value in metrics.items()}}),
@@ -53,9 +54,9 @@ class Clock:
 
 def compare(path: str, own: DictConfig, changes: list[str]) -> None:
     """Train the GRPO stage once for every seed and rollout."""
-    run = open_run(path, "sft", training=True)
+    run = open_policy(path, "sft", training=True)
     settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
-    protocol = Protocol(settings, run.cfg.seed, run.prepared, run.engine)
+    protocol = Protocol(settings, run.cfg.protocol_seed, run.prepared)
     for seed in str(own.seeds).split(","):
         for rollout in str(own.rollouts).split(","):
             composed = compose_checked("train", [f"rollout={rollout}"], CONFIG_DIR)
@@ -63,7 +64,10 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
                 raise UserError("\n".join(composed.faults))
             chosen = {"rollout": composed.config.rollout, "seed": int(seed)}
             cfg = OmegaConf.merge(
-                run.cfg, chosen, {"heldout": {"every": own.every}}, OmegaConf.from_dotlist(changes)
+                run.cfg,
+                chosen,
+                {"heldout": {"every": own.every, "keep": "last"}},
+                OmegaConf.from_dotlist(changes),
             )
             train(
                 run, cfg, path, Clock(protocol, {"rollout": rollout, "seed": int(seed), "every": own.every})
@@ -76,7 +80,8 @@ def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:
     answers = AnswerTokens(run.prepared.builder, policy.encode_answers, policy.end_token)
     with TemporaryDirectory() as folder:
         inputs = StageInputs(cfg, run.prepared, policy, answers, run.engine, RunFolder(folder))
-        train_stage("grpo", inputs, [], lambda: clock.measure(inputs))
+        measure = HeldOutMeasure(lambda: clock.measure(inputs), clock.protocol.objective)
+        train_stage("grpo", inputs, [], measure)
 
 
 def main(arguments: list[str]) -> int:

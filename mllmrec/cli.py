@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,8 @@ def run_app(task: Task, config_name: str) -> NoReturn:
             if HydraConfig.get().mode == RunMode.RUN and _for_user(error) is not None:
                 # Not an Exception, so that Hydra adds no line of its own to the message.
                 raise SystemExit(_report(error, config_name)) from error
+            if HydraConfig.get().mode == RunMode.MULTIRUN and not _can_be_sent(error):
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
 
     # Hydra names the job after the module of the function: here __main__, and of no use.
@@ -109,6 +112,15 @@ def _for_user(error: BaseException) -> UserError | None:
             return cause
         cause = cause.__cause__
     return None
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Whether the process that launched the job could read ``error``; if it cannot, it gives up the other jobs too."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 def _report(error: BaseException, config_name: str) -> int:

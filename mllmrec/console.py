@@ -14,7 +14,14 @@ from rich.text import Text
 
 from mllmrec.run_folder import Rollout
 
-STAGE_TITLES = {"zero_shot": "zero-shot", "warmup": "warm-up", "sft": "SFT", "grpo": "GRPO"}
+STAGE_TITLES = {
+    "zero_shot": "zero-shot",
+    "warmup": "warm-up",
+    "sft": "SFT",
+    "grpo": "GRPO",
+    "dpo": "DPO",
+    "expert_iteration": "expert iteration",
+}
 MIN_PLAIN_WIDTH = 120  # rich assumes 80 columns in a pipe, where the main table would be cut
 
 
@@ -39,7 +46,9 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if candidates is not None:
         parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
     parts.append(f"{protocol['ranking']} ranking")
-    parts.append(f"seed {protocol['seed']}")
+    parts.append(f"protocol seed {protocol['seed']}")
+    if "leak" in protocol:
+        parts.append(f"ABLATION: reasoning was written knowing the {protocol['leak']}")
     return ", ".join(parts)
 
 

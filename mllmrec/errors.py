@@ -29,6 +29,10 @@ class ConfigError(UserError):
             else "\n  - ".join([head + ":", *self.faults])
         )
 
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        # Exceptions are otherwise made anew from their message when they come from another process.
+        return type(self), (self.faults,)
+
 
 def choices(names: Sequence[str]) -> str:
     """Format valid names for an error message: ``a, b or c``."""

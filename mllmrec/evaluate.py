@@ -29,17 +29,17 @@ def evaluate(cfg: DictConfig) -> float:
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     folder.start_afresh()
     with folder.logging_to_file():
-        protocol = Protocol(settings.eval, settings.seed, run.prepared, run.engine)
+        protocol = Protocol(settings.eval, settings.protocol_seed, run.prepared)
         folder.record_protocol(protocol.describe(), protocol.chance())
         with CostMeter() as meter:
-            result = protocol.record(run.stage, run.policy, run.answers, folder)
+            result = protocol.record(run.stage, run.ranker(protocol), folder)
             meter.generated_tokens = result.generated_tokens
         folder.record_cost(run.stage, meter.cost())
     metrics = folder.metrics()
     console = make_console()
     print_results(metrics, console)
     console.print(f"written to {folder.path}", highlight=False)
-    return protocol.objective(result)
+    return protocol.objective(result.means(protocol.ks))
 
 
 def main() -> None:

@@ -1,25 +1,33 @@
-"""A finished run, opened again: its configuration, its data and its policy."""
+"""A finished run, opened again: its configuration, its data and what it trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mllmrec.baselines.base import Recommender
+from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError, choices
+from mllmrec.evaluation.pointwise import yes_scores
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.ranking import Ranker, candidate_scores
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared, prepare
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
 from mllmrec.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run left behind, ready to rank."""
+    """What a run left behind: a language model."""
 
     cfg: DictConfig
     stage: str
@@ -28,8 +36,50 @@ class FinishedRun:
     answers: AnswerTokens
     engine: Engine
 
+    def ranker(self, protocol: Protocol) -> Ranker:
+        """What ranks under a protocol."""
+        return protocol.ranker(self.policy, self.answers, self.engine)
 
-def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun:
+    def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
+        """How well each item follows a history: log-probabilities, (C,).
+
+        Args:
+            history: item codes, oldest first.
+            items: C item codes.
+            listed: whether the prompt lists them.
+        """
+        shown = list(history)[-self.prepared.history_length :]
+        prompt = self.prepared.builder.prompt(shown, items if listed else None)
+        example = Example(
+            "recommend", "recommend", prompt, items[0], np.array(items), 0, False, history=np.array(history)
+        )
+        with torch.no_grad():
+            if self.cfg.eval.ranking == "pointwise":
+                return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
+            return candidate_scores(
+                self.policy, self.answers, [example], constrained=False, engine=self.engine
+            )[0]
+
+
+@dataclass(frozen=True)
+class FinishedBaseline:
+    """What a run left behind: a classical recommender."""
+
+    cfg: DictConfig
+    stage: str
+    prepared: Prepared
+    recommender: Recommender
+
+    def ranker(self, protocol: Protocol) -> Ranker:
+        """What ranks under a protocol."""
+        return RecommenderRanker(self.recommender, protocol.seed)
+
+    def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
+        """How well each item follows a history, (C,); ``listed`` plays no part."""
+        return self.recommender.scores([np.array(history)], [np.array(items)])[0]
+
+
+def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:
     """Open a run after ``stage``; None for its last one.
 
     Args:
@@ -53,12 +103,31 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
     stage = stage or trained[-1]
     if stage not in trained:
         raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
-    policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
     if not training:
         cfg.mix_ratio = 0
+    if cfg.method.recommender is not None:
+        recommender: Recommender = instantiate(cfg.method.recommender)
+        prepared = prepare(cfg)
+        recommender.load(folder.model_path, len(prepared.items))
+        return FinishedBaseline(cfg, stage, prepared, recommender)
+    policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
     prepared = prepare(cfg)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
+
+
+def open_policy(path: str, stage: str | None, training: bool = False) -> FinishedRun:
+    """Open a run of a language model, as `open_run` does.
+
+    Raises:
+        UserError: the run is one of a classical recommender, too.
+    """
+    run = open_run(path, stage, training)
+    if isinstance(run, FinishedBaseline):
+        raise UserError(
+            f"{path} is a run of method={run.cfg.method.name}: name one that trained a language model"
+        )
+    return run
 
 
 def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Policy:

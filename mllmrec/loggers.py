@@ -10,6 +10,7 @@ import csv
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,20 @@ class CsvLog(Logger):
         self._write()
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What a run is called by services that show many."""
+
+    group: str | None  # the sweep that it belongs to
+    name: str
+    tags: Sequence[str]
+
+
 class RunLoggers:
     """`log.csv` alone: the base of the other choices."""
+
+    def start(self, folder: RunFolder, labels: Labels) -> None:
+        """Begin the job's run, under these labels where the configuration names none."""
 
     def for_stage(self, folder: RunFolder, stage: str) -> list[Logger]:
         """The loggers of one stage, `CsvLog` first, to be given to its Trainer."""
@@ -147,9 +160,9 @@ class WandbLoggers(RunLoggers):
     Args:
         project: the project's name.
         entity: user or team; None for the account's default.
-        group: what the runs of one experiment share.
+        group: what the runs of one experiment share; None for the sweep's name.
         name: the run's name; None for the run folder's.
-        tags: labels.
+        tags: labels, beside the choices of the main groups.
         offline: None for offline unless the environment has WANDB_API_KEY (or sets WANDB_MODE).
     """
 
@@ -172,22 +185,24 @@ class WandbLoggers(RunLoggers):
             return "offline" if self.offline else "online"
         return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
 
-    def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
-        if self._run is None:
-            import wandb
+    def start(self, folder: RunFolder, labels: Labels) -> None:
+        """Begin the job's run."""
+        import wandb
 
-            self._run = wandb.init(
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                name=self.name or folder.path.name,
-                tags=self.tags,
-                dir=str(folder.path),
-                mode=self._mode(),
-                reinit="create_new",
-            )
-            self._run.define_metric("trainer/global_step")
-            self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group or labels.group,
+            name=self.name or labels.name,
+            tags=[*self.tags, *labels.tags],
+            dir=str(folder.path),
+            mode=self._mode(),
+            reinit="create_new",
+        )
+        self._run.define_metric("trainer/global_step")
+        self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
         logger = WandbLogger(experiment=self._run, prefix=stage, save_dir=folder.path, project=self.project)
         logger.LOGGER_JOIN_CHAR = "/"
         return [logger]

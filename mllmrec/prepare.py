@@ -27,6 +27,7 @@ from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import CandidatesOf, Examples
+from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.randomness import numpy_generator
 from mllmrec.reasoners.base import HistoryItem
 
@@ -45,12 +46,14 @@ class Prepared:
     interactions: Interactions
     samples: dict[str, Samples]
     builder: PromptBuilder
+    questions: Questions  # about single candidates
     cot: CotPolicy | None
     train: Examples
     mixture: Mixture  # which of them are seen with reasoning
     redraw: Callable[[str], Examples]  # the training examples with the negatives of another draw, by its name
     summary: dict[str, Any]
-    seed: int
+    captions: dict[str, str]  # by item id
+    seed: int  # of what runs that are compared must share: candidates, evaluated users, ties, intervals
     history_length: int
     _key: dict[str, Any]  # what determined interactions and samples
     _cache: Path
@@ -144,7 +147,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     raw = source.load()
     filters = dict(cfg.dataset.filters)
     items, interactions, funnel = build_interactions(
-        raw, **filters, max_users=cfg.dataset.max_users, seed=cfg.seed
+        raw, **filters, max_users=cfg.dataset.max_users, seed=cfg.protocol_seed
     )
     samples: dict[str, Samples] = instantiate(cfg.split)(interactions)
     if len(samples["train"]) == 0:
@@ -170,9 +173,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     ).bind(interactions, items, train_samples)
     negatives.check(train_samples)
 
-    with_cot: np.ndarray | None = None
-
-    def training(draw: str) -> Examples:
+    def training(draw: str, with_cot: np.ndarray | None = None) -> Examples:
         return Examples(
             train_samples,
             builder,
@@ -186,7 +187,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     mixture = mixture_of(cfg, cot, training("train"))
     with_cot = np.zeros(len(train_samples), dtype=bool)
     with_cot[mixture.chosen] = True
-    train = training("train")
+    train = training("train", with_cot)
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     summary["captions"] = caption_counts
     summary["cot"] = {
@@ -203,12 +204,14 @@ def prepare(cfg: DictConfig) -> Prepared:
         interactions=interactions,
         samples=samples,
         builder=builder,
+        questions=Questions(builder, load_question_wording(cfg.prompt.question), cfg.prompt.history_length),
         cot=cot,
         train=train,
         mixture=mixture,
-        redraw=training,
+        redraw=lambda draw: training(draw, with_cot),
         summary=summary,
-        seed=cfg.seed,
+        captions=captions,
+        seed=cfg.protocol_seed,
         history_length=cfg.prompt.history_length,
         _key={
             "dataset": source.identity(),

@@ -154,7 +154,8 @@ class TrainingProgress(ProgressBar):
         """Open the bar."""
         if not self._enabled:
             return
-        steps = trainer.estimated_stepping_batches
+        # A stage of ours knows its updates; a batch of it may hold several.
+        steps = getattr(pl_module, "updates", None) or trainer.estimated_stepping_batches
         total = int(steps) - trainer.global_step if 0 < steps < float("inf") else None
         self._step = trainer.global_step
         self._progress = StageProgress(self.stage, total, console=self.console).__enter__()

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import order_by_score
-from mllmrec.evaluation.ranking import candidate_scores
-from mllmrec.finished_run import FinishedRun
+from mllmrec.finished_run import FinishedBaseline, FinishedRun
 from mllmrec.prepare import Prepared
-from mllmrec.prompts.examples import Example
 
 
 def history_of(
@@ -58,14 +55,14 @@ def item_codes(prepared: Prepared, ids: Sequence[str | int]) -> list[int]:
 
 
 def rank_items(
-    run: FinishedRun,
+    run: FinishedRun | FinishedBaseline,
     history: Sequence[int],
     excluded: set[int],
     *,
     candidates: Sequence[str | int] | None = None,
     shortlist: int = 0,
 ) -> list[tuple[int, float]]:
-    """Items with their log-probabilities, best first.
+    """Items with their scores, best first: log-probabilities where a language model ranks.
 
     With ``candidates`` the prompt lists them. Otherwise the whole catalogue but ``excluded`` competes without
     being listed, and the ``shortlist`` best of it are listed in a second prompt, as in training, and ranked anew.
@@ -80,13 +77,9 @@ def rank_items(
     return _ranked(run, history, sorted(item for item, _ in ranked[:shortlist]), listed=True)
 
 
-@torch.no_grad()
 def _ranked(
-    run: FinishedRun, history: Sequence[int], items: list[int], *, listed: bool
+    run: FinishedRun | FinishedBaseline, history: Sequence[int], items: list[int], *, listed: bool
 ) -> list[tuple[int, float]]:
-    shown = list(history)[-run.prepared.history_length :]
-    prompt = run.prepared.builder.prompt(shown, items if listed else None)
-    example = Example("recommend", "recommend", prompt, items[0], np.array(items), 0, False)
-    scores = candidate_scores(run.policy, run.answers, [example], constrained=False, engine=run.engine)
-    order = order_by_score(scores, ["recommend"], run.prepared.seed)[0]
-    return [(items[column], float(scores[0, column])) for column in order]
+    scores = run.scores(history, items, listed)
+    order = order_by_score(scores[None], ["recommend"], run.prepared.seed)[0]
+    return [(items[column], float(scores[column])) for column in order]

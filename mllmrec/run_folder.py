@@ -63,6 +63,8 @@ class RunFolder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics_path = self.path / "metrics.json"
+        self.finished_path = self.path / "finished.json"
+        self.failed_path = self.path / "failed.json"
         self.per_user_path = self.path / "per_user.parquet"
         self.log_path = self.path / "log.csv"
         self.rollouts_path = self.path / "rollouts.parquet"
@@ -95,6 +97,8 @@ class RunFolder:
     def start_afresh(self) -> None:
         """Remove what an earlier run left in this folder, so that none of it is taken for this one's."""
         for path in (
+            self.finished_path,
+            self.failed_path,
             self.metrics_path,
             self.per_user_path,
             self.log_path,
@@ -105,6 +109,27 @@ class RunFolder:
             path.unlink(missing_ok=True)
         for trained in (self.model_path, self.adapters_path, self.checkpoints_path):
             shutil.rmtree(trained, ignore_errors=True)
+
+    def finish(self, config: str, objective: float) -> None:
+        """Say that the job came to its end.
+
+        Args:
+            config: fingerprint of its configuration.
+            objective: what it returned.
+        """
+        write_json(self.finished_path, {"config": config, "objective": objective})
+
+    def fail(self, error: BaseException) -> None:
+        """Say why the job did not come to its end."""
+        write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
+
+    def finished(self, config: str) -> float | None:
+        """The objective of a job of this configuration that came to its end here; None where there is none."""
+        try:
+            content = json.loads(self.finished_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return float(content["objective"]) if content.get("config") == config else None
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json` so far, with every section present.

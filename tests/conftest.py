@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
+
+# Tests run side by side, a process on each core: more threads than that only slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import lightning
 import numpy as np

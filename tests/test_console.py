@@ -63,10 +63,18 @@ def test_the_protocol_travels_with_the_table():
     # Fault 28 of the release: results carry tag and K only.
     console = plain_console(120)
     print_results(METRICS, console)
-    line = "amazon_beauty, test split, n = 22,363 users, 10 candidates (uniform negatives), likelihood ranking, seed 0"
+    line = (
+        "amazon_beauty, test split, n = 22,363 users, 10 candidates (uniform negatives), likelihood ranking, "
+        "protocol seed 0"
+    )
     assert protocol_line(METRICS["protocol"]) == line
     # The caption may break where the table ends.
     assert line in " ".join(console.file.getvalue().split())
+
+
+def test_numbers_of_leaking_reasoning_say_so():
+    line = protocol_line({**METRICS["protocol"], "leak": "target"})
+    assert line.endswith("protocol seed 0, ABLATION: reasoning was written knowing the target")
 
 
 def test_differences_are_shown_whatever_their_sign():

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from mllmrec import loggers as loggers_module
 from mllmrec.curves import draw_curves
-from mllmrec.loggers import CsvLog, RunLoggers, WandbLoggers
+from mllmrec.loggers import CsvLog, Labels, RunLoggers, WandbLoggers
 from mllmrec.run_folder import RunFolder
 
+LABELS = Labels("sizes", "G=8", ["method=sft"])
 GROUP = Path(__file__).resolve().parents[1] / "conf" / "logger"
 
 
@@ -118,6 +119,7 @@ def test_every_choice_of_the_logger_group_writes_log_csv(tmp_path, monkeypatch, 
     folder = RunFolder(tmp_path)
     root = OmegaConf.create({"run_name": None, "logger": OmegaConf.load(GROUP / f"{name}.yaml")})
     loggers = instantiate(root.logger)
+    loggers.start(folder, LABELS)
     train(loggers.for_stage(folder, "sft"))
     train(loggers.for_stage(folder, "grpo"))
     loggers.log_results({"grpo": {"HR@1": 0.5}})
@@ -142,6 +144,7 @@ def test_wandb_without_a_key_is_one_offline_run_a_job(tmp_path, monkeypatch):
     for job in ("job0", "job1"):
         folder = RunFolder(tmp_path / job)
         loggers = WandbLoggers(tags=["toy"])
+        loggers.start(folder, LABELS)
         first = loggers.for_stage(folder, "sft")[1].experiment
         train(loggers.for_stage(folder, "grpo"))
         assert loggers.for_stage(folder, "grpo")[1].experiment is first
@@ -151,6 +154,19 @@ def test_wandb_without_a_key_is_one_offline_run_a_job(tmp_path, monkeypatch):
         assert first.summary["test/grpo/HR@1"] == 0.5
         loggers.close()
     assert [len(list((tmp_path / job / "wandb").glob("offline-run-*"))) for job in ("job0", "job1")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [({}, ("sizes", "G=8")), ({"group": "a", "name": "b"}, ("a", "b"))]
+)
+def test_runs_of_a_sweep_are_grouped_named_and_tagged(tmp_path, monkeypatch, given, shown):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    loggers = WandbLoggers(tags=["toy"], offline=True, **given)
+    loggers.start(RunFolder(tmp_path), LABELS)
+    run = loggers.for_stage(RunFolder(tmp_path), "sft")[1].experiment
+    assert (run.group, run.name) == shown
+    assert run.tags == ("toy", "method=sft")
+    loggers.close()
 
 
 @pytest.mark.parametrize(

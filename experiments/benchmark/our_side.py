@@ -45,6 +45,11 @@ class TokenHash(Reward):
 
     parts = ()
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest total there can be."""
+        return 0.0, 1.0
+
     def __call__(self, completion: str, question: Question) -> dict[str, float]:
         """The total alone."""
         return {"reward": reward_of(completion)}

@@ -94,7 +94,7 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
 def _has_no_stage(name: str, section: Any) -> bool:
     """Whether the recipe leaves this stage out; of a warm-up, a preset's limit may be left."""
     if section is None:
-        return name in ("warmup", "sft", "grpo")
+        return name in ("warmup", "sft", "grpo", "dpo", "expert_iteration", "pointwise")
     return name == "warmup" and isinstance(section, dict) and "epochs" not in section
 
 

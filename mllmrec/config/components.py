@@ -30,9 +30,10 @@ def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> li
         faulty: sections with known faults, which are not built.
     """
     faults = []
-    for group, section in cfg.items():
+    sections = {**cfg, "method.recommender": (cfg.get("method") or {}).get("recommender")}
+    for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
-            faults += _faults_of(group, section, build=group not in faulty)
+            faults += _faults_of(group, section, build=group.split(".")[0] not in faulty)
     return faults
 
 

@@ -111,10 +111,11 @@ def _without_new_roots(variants: list[list[str]], known: set[str]) -> tuple[list
 
 
 def _removed(roots: set[str], config: DictConfig) -> list[str]:
+    # Of a mandatory value that is not given yet, `in` says that it is not there.
+    there = set(map(str, config))
     return [
         f"{name}: removed, but it is needed; leave it, or choose another value"
-        for name in sorted(roots)
-        if name not in config
+        for name in sorted(roots - there)
     ]
 
 

@@ -14,6 +14,10 @@ Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
 
 
+def _rolls_out(cfg: Settings) -> bool:
+    return not {"grpo", "expert_iteration"}.isdisjoint(cfg["method"]["stages"])
+
+
 def cot_needs_policy(cfg: Settings) -> str | None:
     """CoT is to be mixed in, but nothing writes it."""
     if cfg["cot_policy"]["_target_"] is None and cfg["mix_ratio"] > 0:
@@ -44,10 +48,15 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """Reasoning before the answer is learnt, and then cannot be said, or stands in evaluation prompts instead."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
-    if "grpo" in cfg["method"]["stages"] and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
+    if _rolls_out(cfg) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
         return (
             "cot.placement=completion with rollouts of the candidates' answers alone: they cannot reason; choose "
             "rollout=free or method=sft"
+        )
+    if not {"dpo", "pointwise"}.isdisjoint(cfg["method"]["stages"]):
+        return (
+            f"cot.placement=completion with method={cfg['method']['name']}, whose answers carry no reasoning; choose "
+            "cot.placement=prompt, or method=sft or mllmrec_r1"
         )
     if cfg["eval"]["cot"]:
         return "cot.placement=completion with eval.cot=true: reasoning is said, not shown; set eval.cot=false"
@@ -66,6 +75,28 @@ def cutoffs_within_candidates(cfg: Settings) -> str | None:
     return None
 
 
+def negatives_are_listed(cfg: Settings) -> str | None:
+    """Preferences against more candidates than a prompt lists."""
+    for stage in ("dpo", "pointwise"):
+        wanted, listed = (cfg.get(stage) or {}).get("negatives", 0), cfg["candidates"]["num_negatives"]
+        if stage in cfg["method"]["stages"] and wanted > listed:
+            return (
+                f"{stage}.negatives={wanted} with candidates.num_negatives={listed}: a prompt lists no more; lower the "
+                "one or raise the other"
+            )
+    return None
+
+
+def yes_or_no_is_ranked(cfg: Settings) -> str | None:
+    """A policy that learnt to answer Yes or No, ranked by something else."""
+    if "pointwise" in cfg["method"]["stages"] and cfg["eval"]["ranking"] != "pointwise":
+        return (
+            f"eval.ranking={cfg['eval']['ranking']} with stage pointwise, which learns Yes and No: set "
+            "eval.ranking=pointwise"
+        )
+    return None
+
+
 def listed_candidates_end(cfg: Settings) -> str | None:
     """A generated answer is chosen from a list in the prompt, which the whole catalogue does not fit."""
     if cfg["eval"]["ranking"] == "generate" and cfg["eval"]["num_negatives"] == "full":
@@ -78,7 +109,7 @@ def listed_candidates_end(cfg: Settings) -> str | None:
 
 def reward_needs_title(cfg: Settings) -> str | None:
     """A reward that pays only answers with a title, and answers without one."""
-    if "grpo" not in cfg["method"]["stages"] or cfg["prompt"]["answer"] != "id":
+    if not _rolls_out(cfg) or cfg["prompt"]["answer"] != "id":
         return None
     release = cfg["reward"]["_target_"] == "mllmrec.rewards.release.Release"
     if release or cfg["reward"].get("require_title", False):
@@ -202,6 +233,8 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     chosen_by_confidence,
     learnt_reasoning_is_said,
     cutoffs_within_candidates,
+    negatives_are_listed,
+    yes_or_no_is_ranked,
     listed_candidates_end,
     reward_needs_title,
     stage_has_settings,

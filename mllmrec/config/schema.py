@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weighting = Literal["uniform", "popularity"]
 Schedule = Literal["linear", "cosine", "constant"]
-Stage = Literal["warmup", "sft", "grpo"]
+Stage = Literal["warmup", "sft", "grpo", "dpo", "expert_iteration", "pointwise"]
 
 
 def _count_or_full(value: Any) -> Any:
@@ -33,9 +33,12 @@ def _cutoffs(value: list[int]) -> list[int]:
 
 
 def _stages(value: list[str]) -> list[str]:
-    order = ["warmup", "sft", "grpo"]
+    last = ("grpo", "dpo", "expert_iteration", "pointwise")
+    order = ["warmup", "sft", *[stage for stage in last if stage in value][:1]]
     if value != [stage for stage in order if stage in value]:
-        raise ValueError("must name each stage once, in the order warmup, sft, grpo")
+        raise ValueError(
+            f"must name each stage once, in the order warmup, sft, then one of {', '.join(last)}"
+        )
     return value
 
 
@@ -55,6 +58,7 @@ class Prompt(Section):
     """``prompt``."""
 
     template: Annotated[str, Field(min_length=1)]
+    question: Annotated[str, Field(min_length=1)]
     answer: Literal["id", "id_title"]
     history_length: Count
     max_title_words: CountOrZero
@@ -71,7 +75,7 @@ class Candidates(Section):
 class Eval(Section):
     """``eval``."""
 
-    ranking: Literal["likelihood", "constrained", "generate"]
+    ranking: Literal["likelihood", "constrained", "generate", "pointwise"]
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
     weighting: Weighting
     ks: Annotated[list[Count], AfterValidator(_cutoffs)]
@@ -89,6 +93,8 @@ class Heldout(Section):
 
     users: CountOrZero
     every: Count
+    keep: Literal["best", "last"]
+    patience: Count | None
 
 
 class Optimised(Section):
@@ -145,11 +151,46 @@ class Grpo(Optimised):
     rollouts_shown: CountOrZero
 
 
+class Dpo(Optimised):
+    """``dpo``."""
+
+    prompts_per_step: Count
+    new_negatives: bool
+    negatives: Count
+    micro_batch_size: Count
+    beta: Positive
+    lora: LoraChange | None
+
+
+class ExpertIteration(Optimised):
+    """``expert_iteration``."""
+
+    prompts_per_round: Count
+    new_negatives: bool
+    group_size: Count
+    threshold: float
+    repeats: Literal["once", "all"]
+    loss_on: Literal["answer", "candidates"]
+    batch_size: Count
+    micro_batch_size: Count
+    lora: LoraChange | None
+
+
+class Pointwise(Optimised):
+    """``pointwise``."""
+
+    batch_size: Count
+    negatives: Count
+    micro_batch_size: Count
+    lora: LoraChange | None
+
+
 class Method(Section):
     """``method``."""
 
     name: Annotated[str, Field(min_length=1)]
     stages: Annotated[list[Stage], AfterValidator(_stages)]
+    recommender: dict[str, Any] | None
 
 
 class Trainer(Section):
@@ -166,9 +207,18 @@ class Root(Section):
     """Values outside sections; which of them a command has is decided by its YAML file."""
 
     seed: CountOrZero = 0
+    protocol_seed: CountOrZero = 0
+    share_stages: bool = False
+    skip_finished: bool = False
     mix_ratio: Share = 0.0
     cache_dir: Annotated[str, Field(min_length=1)] = "."
     run_name: str | int | None = None
+    metrics: list[str] | None = None
+    resamples: Count = 1
+    max_samples: Count | None = None
+    samples_shown: CountOrZero = 0
+    dry_run: bool = False
+    wandb: bool = False
 
 
 class BackboneLora(Component):
@@ -245,6 +295,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "warmup": Warmup,
     "sft": Sft,
     "grpo": Grpo,
+    "dpo": Dpo,
+    "expert_iteration": ExpertIteration,
+    "pointwise": Pointwise,
     "method": Method,
     "trainer": Trainer,
     "dataset": Dataset,

@@ -1,4 +1,4 @@
-"""Ranks a whole split with a policy and writes what came out, user by user."""
+"""Ranks a whole split and writes what came out, user by user."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 from mllmrec.evaluation.ranking import RankedExample, Ranker
 from mllmrec.evaluation.records import StageRecords, StageWriter, validity_rates
-from mllmrec.models.policy import Policy
-from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One policy on one split; U users."""
+    """One ranker on one split; U users."""
 
     ranks: np.ndarray  # (U,) 1-based; nan when the target was not ranked
     validity: dict[str, float]
@@ -33,21 +30,13 @@ class Evaluation:
         return mean_metrics(self.per_user(ks))
 
 
-@torch.no_grad()
 def evaluate(
-    policy: Policy,
-    answers: AnswerTokens,
     examples: Examples,
     ranker: Ranker,
     batches: Iterable[Sequence[int]],
     writer: StageWriter | None = None,
 ) -> Evaluation:
-    """Rank the examples of ``batches`` (lists of positions) and gather the targets' ranks.
-
-    The model is left in the mode that it was in.
-    """
-    training = policy.model.training
-    policy.model.eval()
+    """Rank the examples of ``batches`` (lists of positions) and gather the targets' ranks."""
     ranks: list[float] = []
     listed: list[int] = []
     wanted: list[int] = []
@@ -55,10 +44,10 @@ def evaluate(
     off_candidate: list[int] = []
     top: list[int] = []
     tokens = 0
-    try:
+    with ranker.ready():
         for batch in batches:
             chosen = [examples[index] for index in batch]
-            ranked = ranker.rank(policy, answers, chosen)
+            ranked = ranker.rank(chosen)
             batch_ranks = [
                 result.rank_of(example.target_column) for example, result in zip(chosen, ranked, strict=True)
             ]
@@ -72,8 +61,6 @@ def evaluate(
                 tokens += result.generated_tokens
             if writer is not None:
                 writer.append(_records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top))
-    finally:
-        policy.model.train(training)
     validity = validity_rates(
         np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
     )

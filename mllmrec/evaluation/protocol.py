@@ -1,7 +1,8 @@
-"""How every policy of a run is ranked, and what is written beside the numbers."""
+"""How everything in a run is ranked, and what is written beside the numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random
+from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
@@ -20,10 +22,20 @@ from mllmrec.run_folder import RunFolder
 
 
 class Protocol:
-    """The frozen examples of ``eval.*``, the ranker, and the words that travel with every number."""
+    """The frozen examples of ``eval.*``, and the words that travel with every number."""
 
-    def __init__(self, settings: DictConfig, seed: int, prepared: Prepared, engine: Engine) -> None:
-        self.settings, self.seed, self.prepared, self.engine = settings, seed, prepared, engine
+    def __init__(self, settings: DictConfig, seed: int, prepared: Prepared) -> None:
+        """Freeze what is ranked.
+
+        Args:
+            settings: the ``eval`` section.
+            seed: of ties and intervals; runs that are compared share it.
+            prepared: the data.
+
+        Raises:
+            UserError: the split is empty, or too few negatives exist.
+        """
+        self.settings, self.seed, self.prepared = settings, seed, prepared
         self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
         self.ks = list(settings.ks)
         # Batches of similar lengths hold less padding; results are joined by user, so their order is free.
@@ -36,6 +48,7 @@ class Protocol:
     def describe(self) -> dict[str, Any]:
         """The ``protocol`` of metrics.json."""
         full = self.settings.num_negatives == FULL
+        leak = getattr(self.prepared.cot, "leak", "none")
         return {
             "dataset": self.prepared.summary["dataset"],
             "split": self.settings.split,
@@ -46,33 +59,36 @@ class Protocol:
             "candidates_hash": self.candidates_hash,
             "cot": self.settings.cot,
             "seed": self.seed,
+            **({} if leak == "none" else {"leak": leak}),
         }
 
     def chance(self) -> dict[str, float]:
         """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
         return expected_at_random(self.num_candidates, self.ks)
 
-    def objective(self, result: Evaluation) -> float:
+    def objective(self, means: Mapping[str, float]) -> float:
         """What sweepers maximise: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1)."""
         k = self.ks[min(1, len(self.ks) - 1)]
-        means = result.means(self.ks)
         return means.get(f"NDCG@{k}", means[f"HR@{k}"])
 
-    def ranker(self) -> Ranker:
-        """The ranker that ``eval.ranking`` names."""
+    def ranker(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> Ranker:
+        """The ranker that ``eval.ranking`` names, with a language model."""
         if self.settings.ranking == "generate":
-            return Generate(self.engine, self.prepared.builder.ids, self.settings.max_new_tokens)
-        return Likelihood(self.engine, self.seed, constrained=self.settings.ranking == "constrained")
+            return Generate(policy, answers, engine, self.prepared.builder.ids, self.settings.max_new_tokens)
+        if self.settings.ranking == "pointwise":
+            return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
+        constrained = self.settings.ranking == "constrained"
+        return Likelihood(policy, answers, engine, self.seed, constrained=constrained)
 
-    def measure(self, policy: Policy, answers: AnswerTokens) -> dict[str, float]:
+    def measure(self, ranker: Ranker) -> dict[str, float]:
         """The metrics' means, nothing written."""
-        return evaluate(policy, answers, self.examples, self.ranker(), self.batches).means(self.ks)
+        return evaluate(self.examples, ranker, self.batches).means(self.ks)
 
-    def record(self, stage: str, policy: Policy, answers: AnswerTokens, folder: RunFolder) -> Evaluation:
+    def record(self, stage: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
         """Rank every user and write what came out to per_user.parquet and metrics.json."""
         with write_stage(folder.per_user_path, stage, self.settings.keep_top) as writer:
             tracked = track(self.batches, f"evaluate {stage}", len(self.positions), "users", weigh=len)
-            result = evaluate(policy, answers, self.examples, self.ranker(), tracked, writer)
+            result = evaluate(self.examples, ranker, tracked, writer)
         folder.record_stage(
             stage,
             result.means(self.ks),

@@ -1,9 +1,10 @@
-"""Three ways for a policy to rank candidates; each returns the ranking before the target is looked at."""
+"""Ways to rank candidates; each returns the ranking before the target is looked at."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,30 +45,74 @@ class Ranker(ABC):
     """Orders the candidates of examples."""
 
     @abstractmethod
-    def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; the model is in evaluation mode and gradients are off."""
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch, inside `ready`."""
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """The state in which batches are ranked: no gradients."""
+        with torch.no_grad():
+            yield
 
 
-class Likelihood(Ranker):
+class PolicyRanker(Ranker):
+    """Ranks by what a language model says."""
+
+    def __init__(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> None:
+        self.policy, self.answers, self.engine = policy, answers, engine
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """No gradients, and the model in evaluation mode; it is left in the mode that it was in."""
+        training = self.policy.model.training
+        self.policy.model.eval()
+        try:
+            with super().ready():
+                yield
+        finally:
+            self.policy.model.train(training)
+
+
+class Likelihood(PolicyRanker):
     """By the log-probability that the policy's completion begins with a candidate's answer.
 
     ``constrained`` renormalises it over the candidates' answers at every token, which is the exact probability
     that a constrained rollout ends in that candidate.
     """
 
-    def __init__(self, engine: Engine, seed: int, constrained: bool = False) -> None:
-        self.engine, self.seed, self.constrained = engine, seed, constrained
+    def __init__(
+        self, policy: Policy, answers: AnswerTokens, engine: Engine, seed: int, constrained: bool = False
+    ) -> None:
+        super().__init__(policy, answers, engine)
+        self.seed, self.constrained = seed, constrained
 
-    def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
         """Rank one batch; ties are broken by a permutation of each user's own."""
-        scores = candidate_scores(policy, answers, examples, constrained=self.constrained, engine=self.engine)
-        # One by one: beside longer lists a user's ties would be broken by another permutation.
-        return [
-            RankedExample(
-                order_by_score(row[None, : len(example.candidates)], [example.user_id], self.seed)[0]
-            )
-            for row, example in zip(scores, examples, strict=True)
-        ]
+        scores = candidate_scores(
+            self.policy, self.answers, examples, constrained=self.constrained, engine=self.engine
+        )
+        return ranked_by_score(
+            [row[: len(example.candidates)] for row, example in zip(scores, examples, strict=True)],
+            examples,
+            self.seed,
+        )
+
+
+def ranked_by_score(
+    scores: Sequence[np.ndarray], examples: Sequence[Example], seed: int
+) -> list[RankedExample]:
+    """Orders by decreasing score; ties are broken by a permutation of each user's own.
+
+    Args:
+        scores: for each example (C,).
+        examples: as many.
+        seed: of the permutations.
+    """
+    # One by one: beside longer lists a user's ties would be broken by another permutation.
+    return [
+        RankedExample(order_by_score(row[None], [example.user_id], seed)[0])
+        for row, example in zip(scores, examples, strict=True)
+    ]
 
 
 def candidate_scores(
@@ -103,17 +148,26 @@ def candidate_scores(
     return table
 
 
-class Generate(Ranker):
+class Generate(PolicyRanker):
     """By greedy free text: the candidates that the answer names, in the order in which it names them.
 
     Duplicates and ids that are no candidates are counted and take no place; what is not named is not ranked.
     """
 
-    def __init__(self, engine: Engine, item_ids: Sequence[str], max_new_tokens: int = 64) -> None:
-        self.engine, self.item_ids, self.max_new_tokens = engine, item_ids, max_new_tokens
+    def __init__(
+        self,
+        policy: Policy,
+        answers: AnswerTokens,
+        engine: Engine,
+        item_ids: Sequence[str],
+        max_new_tokens: int = 64,
+    ) -> None:
+        super().__init__(policy, answers, engine)
+        self.item_ids, self.max_new_tokens = item_ids, max_new_tokens
 
-    def rank(self, policy: Policy, answers: AnswerTokens, examples: Sequence[Example]) -> list[RankedExample]:
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
         """Generate one answer per example and read it."""
+        policy = self.policy
         prompts = policy.prompt_batch([example.prompt for example in examples])
         sampler = Free(temperature=0.0, max_new_tokens=self.max_new_tokens)
         generators = [torch_generator(0, "unused by greedy decoding")] * len(examples)

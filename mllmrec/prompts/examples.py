@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,10 @@ from mllmrec.data.splits import Samples
 from mllmrec.prompts.builder import PromptBuilder
 
 CandidatesOf = Callable[[int], tuple[np.ndarray, int]]  # sample index -> (C,) item codes, the target's column
+
+
+def _empty() -> np.ndarray:
+    return np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Example:
     target_column: int
     has_reasoning: bool  # in the prompt, or to be learnt
     reasoned_answer: str = ""  # the answer with the reasoning before it, where it is to be learnt
+    history: np.ndarray = field(default_factory=_empty)  # item codes before the target, whole, oldest first
 
 
 class Examples:
@@ -103,6 +108,7 @@ class Examples:
             reasoned_answer=self.builder.reasoned_answer(samples.target(index), reasoning)
             if learnt and reasoning
             else "",
+            history=samples.history(index),
         )
 
 

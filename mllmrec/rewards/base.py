@@ -21,6 +21,11 @@ class Reward(ABC):
     parts: tuple[str, ...]
     needs_title: bool = False  # whether an answer without a title can never be right
 
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest total there can be."""
+
     @abstractmethod
     def __call__(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""

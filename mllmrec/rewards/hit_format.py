@@ -25,6 +25,12 @@ class HitFormat(Reward):
         self.hit_weight, self.format_weight, self.invalid = hit_weight, format_weight, invalid
         self.needs_title = require_title
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest total there can be."""
+        totals = (self.invalid, self.format_weight, self.format_weight + self.hit_weight)
+        return min(totals), max(totals)
+
     def __call__(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
         parsed = parse_answer(completion)

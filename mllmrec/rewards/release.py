@@ -24,6 +24,12 @@ class Release(Reward):
     def __init__(self, malformed: float = -1.0, miss: float = 0.3, hit: float = 1.0) -> None:
         self.malformed, self.miss, self.hit = malformed, miss, hit
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest total there can be."""
+        totals = (self.malformed, self.miss, self.hit)
+        return min(totals), max(totals)
+
     def __call__(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
         text = completion.strip()

@@ -18,28 +18,23 @@ from mllmrec.engine.batches import TokenBatch
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
-from mllmrec.randomness import torch_generator
-from mllmrec.rewards.base import Question, Reward
-from mllmrec.rl.advantages import Advantage, weighted_mean, weighted_std, zero_variance
+from mllmrec.rewards.base import Reward
+from mllmrec.rl.advantages import Advantage
 from mllmrec.rl.kl import kl_estimate
 from mllmrec.rl.losses import PolicyLoss, aggregate
 from mllmrec.rollout.base import Rollouts, Sampler
-from mllmrec.stages.base import OptimizerSettings, Stage
+from mllmrec.stages.base import OptimizerSettings
+from mllmrec.stages.rollouts import Rewarded, RolloutStage
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(Rewarded):
     """Rollouts with what became of them; R = B * G rows."""
 
-    prompts: TokenBatch  # (B, P)
-    rollouts: Rollouts
-    texts: list[str]
-    rewards: Tensor  # (B, G)
-    parts: list[dict[str, float]]  # R dicts of reward parts
     advantages: Tensor  # (R,)
 
 
-class Grpo(Stage):
+class Grpo(RolloutStage):
     """One step: G rollouts for each of B prompts, their rewards, and ``iterations`` updates from them."""
 
     name = "grpo"
@@ -93,19 +88,27 @@ class Grpo(Stage):
             titles: (I,) as the prompts show them.
             item_ids: (I,).
         """
-        super().__init__(policy.model, optimizer, steps * iterations)
-        self.policy, self.answers = policy, answers
-        self.engine, self.sampler, self.reward = engine, sampler, reward
-        self.advantage, self.policy_loss = advantage, policy_loss
-        self.group_size, self.micro_batch_size, self.iterations = group_size, micro_batch_size, iterations
-        self.beta, self.kl, self.aggregation, self.seed = beta, kl, aggregation, seed
+        super().__init__(
+            policy,
+            answers,
+            optimizer,
+            steps * iterations,
+            engine=engine,
+            sampler=sampler,
+            reward=reward,
+            group_size=group_size,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+            titles=titles,
+            item_ids=item_ids,
+        )
+        self.advantage, self.policy_loss, self.iterations = advantage, policy_loss, iterations
+        self.beta, self.kl, self.aggregation = beta, kl, aggregation
         self.skips = skip_zero_variance == "always" or (skip_zero_variance == "auto" and beta == 0)
         self.draws_anew = any(
             isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.model.modules()
         )
         self.on_rollouts = on_rollouts
-        self.titles, self.item_ids = titles, item_ids
-        self.generated_tokens = 0
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One step from B examples."""
@@ -123,57 +126,24 @@ class Grpo(Stage):
             known = encoded if iteration == 0 else None
             update = self.update(self.loss_shares(judged, old, reference, sums, encoded=known, seen=seen))
             old = seen if old is None else old
-            self.log_step({**update, **self._averages(sums), **self._reward_metrics(batch, judged)})
+            self.log_step({**update, **self._averages(sums), **self.reward_metrics(batch, [judged])})
 
     def roll_out(self, batch: Sequence[Example], prompts: TokenBatch, step: int) -> tuple[Rollouts, Any]:
-        """Completions of each example, and the encoded prompts if they can serve the update.
-
-        The draws of an example depend on the seed, the step and the example alone.
-        """
-        answers: list[list[list[int]]] = []
-        if self.sampler.constrained:
-            answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in batch]
-        rows = len(batch) * (len(answers[0]) if self.sampler.every_answer else self.group_size)
+        """Completions of each example, and the encoded prompts if they can serve the update."""
+        rows = len(batch) * (len(batch[0].candidates) if self.sampler.every_answer else self.group_size)
         # The rollout's pass serves the update too, unless dropout makes that another function or the whole step is
         # more than may be in memory at once.
         reuses = torch.is_grad_enabled() and self.engine.reusable and not self.draws_anew
         reuses = reuses and rows <= self.micro_batch_size
-        training = self.model.training
-        self.model.train(training and reuses)
-        try:
-            with torch.set_grad_enabled(reuses):
-                encoded = self.engine.encode(self.model, prompts)
-                rollouts = self.sampler(
-                    self.engine,
-                    self.model,
-                    encoded,
-                    self.group_size,
-                    [torch_generator(self.seed, "rollouts", step, example.sample_id) for example in batch],
-                    answers,
-                    self.policy.end_token,
-                )
-        finally:
-            self.model.train(training)
-        if rollouts.weights is None:
-            self.generated_tokens += int(rollouts.completions.mask.sum())
+        rollouts, encoded = self.draw(batch, prompts, step, gradients=reuses)
         return rollouts, encoded if reuses else None
 
     def judge(self, batch: Sequence[Example], prompts: TokenBatch, rollouts: Rollouts) -> Judged:
         """Rewards and advantages of rollouts."""
-        texts = self.policy.decode(rollouts.completions)
-        questions = [
-            Question(
-                self.item_ids[example.target],
-                {self.item_ids[item]: self.titles[item] for item in example.candidates.tolist()},
-            )
-            for example in batch
-        ]
-        sources = rollouts.prompt_of.tolist()
-        parts = [self.reward(text, questions[source]) for text, source in zip(texts, sources, strict=True)]
-        rewards = torch.tensor([part["reward"] for part in parts]).view(len(batch), -1)
-        weights = None if rollouts.weights is None else rollouts.weights.cpu().view(rewards.shape)
-        advantages = self.advantage(rewards, weights).reshape(-1).to(self.device)
-        return Judged(prompts, rollouts, texts, rewards, parts, advantages)
+        rewarded = self.rewarded(batch, prompts, rollouts)
+        weights = None if rollouts.weights is None else rollouts.weights.cpu().view(rewarded.rewards.shape)
+        advantages = self.advantage(rewarded.rewards, weights).reshape(-1).to(self.device)
+        return Judged(**vars(rewarded), advantages=advantages)
 
     def loss_shares(
         self,
@@ -272,29 +242,6 @@ class Grpo(Stage):
     def _averages(self, sums: dict[str, float]) -> dict[str, float]:
         tokens = sums.pop("tokens") or 1.0
         return {name: total / tokens for name, total in sums.items()}
-
-    def _reward_metrics(self, batch: Sequence[Example], judged: Judged) -> dict[str, float]:
-        rewards, rollouts = judged.rewards, judged.rollouts
-        weights = None if rollouts.weights is None else rollouts.weights.cpu().view(rewards.shape)
-        lengths = rollouts.completions.mask.sum(1).float()
-        metrics: dict[str, Any] = {
-            "reward": weighted_mean(rewards, weights).mean(),
-            "reward_std": weighted_std(rewards, weights).mean(),
-            "frac_reward_zero_std": zero_variance(rewards).float().mean(),
-            "completions/mean_length": lengths.mean(),
-            "completions/min_length": lengths.min(),
-            "completions/max_length": lengths.max(),
-            "completions/clipped_ratio": 1 - rollouts.finished.float().mean(),
-            "num_tokens": float(self.generated_tokens),
-        }
-        for name in self.reward.parts:
-            values = torch.tensor([part[name] for part in judged.parts]).view(rewards.shape)
-            metrics[f"rewards/{name}/mean"] = weighted_mean(values, weights).mean()
-        with_cot = torch.tensor([example.has_reasoning for example in batch])
-        for name, rows in (("reward_with_cot", with_cot), ("reward_without_cot", ~with_cot)):
-            if rows.any():
-                metrics[name] = weighted_mean(rewards, weights)[rows].mean()
-        return {name: float(value) for name, value in metrics.items()}
 
 
 def _add(sums: dict[str, float], name: str, value: Tensor) -> None:

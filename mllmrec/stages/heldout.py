@@ -1,29 +1,76 @@
-"""Ranking of a fixed sample of validation users while a stage trains."""
+"""Ranking of a fixed sample of validation users while a stage trains: what it shows, keeps and warns of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import lightning
+import torch
+
+from mllmrec.rewards.base import Reward
+
+log = logging.getLogger(__name__)
+
+PARTED = 3  # rankings in a row after which a growing inflation is warned of
+
+
+@dataclass(frozen=True)
+class HeldOutMeasure:
+    """Ranks the held-out users with the policy as it is."""
+
+    metrics: Callable[[], dict[str, float]]  # metric name -> mean
+    objective: Callable[[Mapping[str, float]], float]  # the one that decides; larger is better
+
+    def __call__(self) -> dict[str, float]:
+        """Metric name → mean."""
+        return self.metrics()
 
 
 class HeldOutRanking(lightning.Callback):
-    """Every so many optimiser steps, and at the end, log ``val/<metric>`` of the policy as it is."""
+    """Every so many optimiser steps, and at the end, log ``val/<metric>`` of the policy as it is.
 
-    def __init__(self, measure: Callable[[], dict[str, float]], every: int) -> None:
+    Where the stage is paid by a reward, two numbers stand beside it: ``reward_normalised``, the mean reward of the
+    training prompts since the last ranking on a scale from 0 (lowest possible) to 1 (highest), and ``inflation``,
+    by how much more it has risen than the held-out objective since the first of these points:
+    (reward - first reward) - (objective - first objective). It is warned of when it has grown three rankings in a row and
+    the objective stands below its best.
+    """
+
+    def __init__(
+        self,
+        measure: HeldOutMeasure,
+        every: int,
+        *,
+        keep_best: bool = False,
+        patience: int | None = None,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
         """Take the measure.
 
         Args:
-            measure: ranks the held-out users, metric name -> mean.
+            measure: of the held-out users.
             every: optimiser steps between two measures.
+            keep_best: whether the stage ends with the weights of its best measure instead of the last.
+            patience: end the stage after so many measures without a better one; None for never.
+            bounds: lowest and highest reward there can be; None where no reward is paid.
         """
         self.measure, self.every = measure, every
+        self.keep_best, self.patience, self.bounds = keep_best, patience, bounds
+        self.best_step, self.best = -1, -float("inf")
         self._measured_at = -1
+        self._weights: dict[str, torch.Tensor] = {}
+        self._without_better = 0
+        self._rewards: list[float] = []
+        self._first: tuple[float, float] | None = None
+        self._inflations: list[float] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Measure the policy that the stage begins with."""
-        self._log(trainer)
+        self._log(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -34,16 +81,95 @@ class HeldOutRanking(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Measure when it is time."""
+        if self.bounds is not None and "reward" in trainer.callback_metrics:
+            self._rewards.append(float(trainer.callback_metrics["reward"]))
         if trainer.global_step - max(self._measured_at, 0) >= self.every:
-            self._log(trainer)
+            self._log(trainer, pl_module)
+            if self.patience is not None and self._without_better >= self.patience:
+                log.warning(
+                    "%s: ended at step %d, %d rankings after its best on the held-out users",
+                    _name(pl_module),
+                    trainer.global_step,
+                    self._without_better,
+                )
+                trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure the policy that the stage ends with."""
+        """Measure the policy that the stage ends with, and go back to the best where that is asked for."""
         if self._measured_at != trainer.global_step:
-            self._log(trainer)
+            self._log(trainer, pl_module)
+        if self.keep_best and self.best_step != trainer.global_step:
+            log.warning(
+                "%s: kept the weights of step %d, the best on the held-out users, of %d steps",
+                _name(pl_module),
+                self.best_step,
+                trainer.global_step,
+            )
+            with torch.no_grad():
+                for name, weight in _trainable(pl_module):
+                    weight.copy_(self._weights[name])
 
-    def _log(self, trainer: lightning.Trainer) -> None:
+    def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measured_at = trainer.global_step
-        metrics = {f"val/{name}": value for name, value in self.measure().items()}
+        measured = self.measure()
+        objective = self.measure.objective(measured)
+        metrics = {f"val/{name}": value for name, value in measured.items()}
+        metrics |= self._beside_the_reward(objective, _name(pl_module))
+        if objective > self.best:
+            self.best, self.best_step, self._without_better = objective, trainer.global_step, 0
+            if self.keep_best:
+                self._weights = {name: weight.detach().clone() for name, weight in _trainable(pl_module)}
+        else:
+            self._without_better += 1
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _beside_the_reward(self, objective: float, stage: str) -> dict[str, float]:
+        if self.bounds is None or not self._rewards:
+            return {}
+        low, high = self.bounds
+        if low == high:
+            return {}
+        reward = (sum(self._rewards) / len(self._rewards) - low) / (high - low)
+        self._rewards = []
+        self._first = self._first or (reward, objective)
+        inflation = (reward - self._first[0]) - (objective - self._first[1])
+        self._inflations.append(inflation)
+        last = self._inflations[-PARTED - 1 :]
+        grows = len(last) > PARTED and all(later > earlier for earlier, later in pairwise(last))
+        if grows and objective < self.best:
+            log.warning(
+                "%s: reward inflation: over %d held-out rankings the training reward has risen beyond them by %.3f, "
+                "and the last is below the best",
+                stage,
+                PARTED,
+                last[-1] - last[0],
+            )
+        return {"reward_normalised": reward, "inflation": inflation}
+
+
+def held_out_ranking(
+    measure: HeldOutMeasure, stage: lightning.LightningModule, *, every: int, keep: str, patience: int | None
+) -> HeldOutRanking:
+    """The callback of a stage. Only stages after SFT keep their best and stop early: SFT is not paid by a reward.
+
+    Args:
+        measure: of the held-out users.
+        stage: to be trained.
+        every: optimiser steps between two measures.
+        keep: ``best`` or ``last``.
+        patience: measures without a better one before the end; None for never.
+    """
+    if _name(stage) == "sft":
+        return HeldOutRanking(measure, every)
+    reward = getattr(stage, "reward", None)
+    bounds = reward.bounds if isinstance(reward, Reward) else None
+    return HeldOutRanking(measure, every, keep_best=keep == "best", patience=patience, bounds=bounds)
+
+
+def _name(stage: lightning.LightningModule) -> str:
+    return str(getattr(stage, "name", type(stage).__name__))
+
+
+def _trainable(stage: lightning.LightningModule) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, weight) for name, weight in stage.named_parameters() if weight.requires_grad]

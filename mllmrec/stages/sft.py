@@ -46,43 +46,18 @@ class Sft(Stage):
 
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches whose sum does not depend on their size."""
-        encoded = self.policy.encode_prompts([example.prompt for example in batch])
-        # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
-        pairs = sorted(zip(encoded, batch, strict=True), key=lambda pair: len(pair[0]))
-        prompts, batch = [prompt for prompt, _ in pairs], [example for _, example in pairs]
+        prompts = self.policy.encode_prompts([example.prompt for example in batch])
         answers = self._answers(batch)
+        tries: list[AnswerTrie] | None = None
         if self.loss_on == "all":
             # Everything after the first token counts as its completion.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
             prompts = [prompt[:1] for prompt in prompts]
-        completions = pad(answers, self.policy.padding_token, side="right").to(self.device)
-        choices: ChoiceSets | None = None
-        scored = completions.mask
-        if self.loss_on == "candidates":
-            tries = [
-                AnswerTrie([self.answers.of(item) for item in example.candidates.tolist()])
-                for example in batch
-            ]
-            choices, decisions = choice_sets(tries, answers)
-            choices, scored = choices.to(self.device), decisions.to(self.device)
-        tokens = int(scored.sum())
-        for start in range(0, len(batch), self.micro_batch_size):
-            part = slice(start, start + self.micro_batch_size)
-            if not scored[part].any():
-                continue
-            encoded = self.engine.encode(
-                self.model, pad(prompts[part], self.policy.padding_token, side="left").to(self.device)
-            )
-            scores = self.engine.score(
-                self.model,
-                encoded,
-                TokenBatch(completions.ids[part], completions.mask[part]),
-                torch.arange(len(prompts[part]), device=self.device),
-                scored=scored[part],
-                choices=None if choices is None else choices.rows(part),
-                entropy=False,
-            )
-            yield -scores.logprobs.sum() / tokens
+        elif self.loss_on == "candidates":
+            tries = [candidate_trie(self.answers, example) for example in batch]
+        return supervised_shares(
+            self.policy, self.engine, prompts, answers, self.micro_batch_size, tries=tries
+        )
 
     def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
         """Tokens of the answers, each with its reasoning before it where that is to be learnt."""
@@ -92,3 +67,61 @@ class Sft(Stage):
         for place, tokens in zip(learnt, self.policy.encode_answers(texts) if texts else [], strict=True):
             answers[place] = [*tokens, self.policy.end_token]
         return answers
+
+
+def candidate_trie(answers: AnswerTokens, example: Example) -> AnswerTrie:
+    """The answers of an example's candidates."""
+    return AnswerTrie([answers.of(item) for item in example.candidates.tolist()])
+
+
+def supervised_shares(
+    policy: Policy,
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    micro_batch_size: int,
+    *,
+    weights: Sequence[float] | None = None,
+    tries: Sequence[AnswerTrie] | None = None,
+) -> Iterator[Tensor]:
+    """The mean negative log-probability of the answers' tokens, in micro-batches whose sum does not depend on their size.
+
+    Args:
+        policy: whose model is to learn.
+        engine: runs it.
+        prompts: token ids of each row's prompt.
+        answers: token ids of each row's answer.
+        micro_batch_size: rows through the model at once.
+        weights: how often each row counts; None for once.
+        tries: the answers that alone compete, of each row; None: the whole vocabulary does.
+    """
+    # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
+    prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
+    completions = pad(answers, policy.padding_token, side="right").to(policy.device)
+    choices: ChoiceSets | None = None
+    scored = completions.mask
+    if tries is not None:
+        choices, decisions = choice_sets([tries[row] for row in order], answers)
+        choices, scored = choices.to(policy.device), decisions.to(policy.device)
+    counted = scored.float()
+    if weights is not None:
+        counted = counted * torch.tensor([weights[row] for row in order], device=policy.device)[:, None]
+    tokens = float(counted.sum())
+    for start in range(0, len(prompts), micro_batch_size):
+        part = slice(start, start + micro_batch_size)
+        if not scored[part].any():
+            continue
+        encoded = engine.encode(
+            policy.model, pad(prompts[part], policy.padding_token, side="left").to(policy.device)
+        )
+        scores = engine.score(
+            policy.model,
+            encoded,
+            TokenBatch(completions.ids[part], completions.mask[part]),
+            torch.arange(len(prompts[part]), device=policy.device),
+            scored=scored[part],
+            choices=None if choices is None else choices.rows(part),
+            entropy=False,
+        )
+        yield -(scores.logprobs * counted[part]).sum() / tokens

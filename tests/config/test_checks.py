@@ -45,14 +45,17 @@ def test_the_default_configuration_has_no_fault() -> None:
         ("eval.ks=[0]", "eval.ks.0=0: must be greater than or equal to 1"),
         ("eval.ks=[]", "eval.ks=[]: must be one or more different cut-offs, such as [1,3,5,10]"),
         ("eval.ks=[3,3]", "eval.ks=[3, 3]: must be one or more different cut-offs, such as [1,3,5,10]"),
-        ("eval.ranking=sample", "eval.ranking=sample: must be 'likelihood', 'constrained' or 'generate'"),
+        (
+            "eval.ranking=sample",
+            "eval.ranking=sample: must be 'likelihood', 'constrained', 'generate' or 'pointwise'",
+        ),
         (
             "eval.num_negatives=all",
             "eval.num_negatives=all: must be a whole number from 1 on, or full for the whole catalogue",
         ),
         (
             "method.stages=[grpo,sft]",
-            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, grpo",
+            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, then one of grpo, dpo, expert_iteration, pointwise",
         ),
         ("rollout.temperature=0", "rollout.temperature=0: must be greater than 0"),
         ("dataset.max_users=0", "dataset.max_users=0: must be greater than or equal to 1"),
@@ -64,8 +67,8 @@ def test_the_default_configuration_has_no_fault() -> None:
             "group_size, iterations, kl, learning_rate, lora, max_grad_norm, max_steps, micro_batch_size, "
             "new_negatives, prompts_per_step, rollouts_shown, schedule, skip_zero_variance, warmup_ratio or weight_decay",
         ),
-        ("heldout=null", "heldout=null: must be a section with every or users"),
-        ("heldout=5", "heldout=5: must be a section with every or users"),
+        ("heldout=null", "heldout=null: must be a section with every, keep, patience or users"),
+        ("heldout=5", "heldout=5: must be a section with every, keep, patience or users"),
         ("~sft.epochs", "sft.epochs is not set: add sft.epochs=VALUE"),
     ],
 )

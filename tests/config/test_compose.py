@@ -31,7 +31,7 @@ def test_private_bases_are_not_offered() -> None:
         ("grpo.grup_size=4", "grpo.group_size"),
         ("seeed=1", "seed"),
         # The same name stands in two other sections.
-        ("num_negatives=9", "candidates.num_negatives, eval.num_negatives or grpo.new_negatives"),
+        ("num_negatives=9", "candidates.num_negatives, dpo.new_negatives or eval.num_negatives"),
         ("hydra.run.dirr=here", "hydra.run.dir"),
     ],
 )

@@ -20,9 +20,8 @@ CUTS = {
 
 
 def ranks_by_user(tiny, examples, batches, constrained=False, writer=None):
-    result = evaluate(
-        tiny.policy, tiny.answers, examples, Likelihood(ENGINE, 0, constrained), batches, writer
-    )
+    ranker = Likelihood(tiny.policy, tiny.answers, ENGINE, 0, constrained)
+    result = evaluate(examples, ranker, batches, writer)
     users = [examples[index].user_id for batch in batches for index in batch]
     return dict(zip(users, result.ranks.tolist(), strict=True)), result
 

@@ -60,7 +60,7 @@ def test_ranking_equals_brute_force(titled, constrained):
     policy, answers, examples = titled
     examples = examples[:3]
     with torch.no_grad():
-        ranked = Likelihood(ENGINE, 0, constrained=constrained).rank(policy, answers, examples)
+        ranked = Likelihood(policy, answers, ENGINE, 0, constrained=constrained).rank(examples)
         table = candidate_scores(policy, answers, examples, constrained=constrained, engine=ENGINE)
     for row, example in enumerate(examples):
         expected = brute_force(policy, answers, example, constrained)
@@ -94,10 +94,8 @@ def test_the_place_of_the_target_is_not_looked_at(titled):
     moved = [dataclasses.replace(example, target_column=0) for example in examples]
     with torch.no_grad():
         for constrained in (False, True):
-            ranker = Likelihood(ENGINE, 0, constrained)
-            for a, b in zip(
-                ranker.rank(policy, answers, examples), ranker.rank(policy, answers, moved), strict=True
-            ):
+            ranker = Likelihood(policy, answers, ENGINE, 0, constrained)
+            for a, b in zip(ranker.rank(examples), ranker.rank(moved), strict=True):
                 assert a.order.tolist() == b.order.tolist()
 
 
@@ -113,11 +111,11 @@ def indifferent(tiny):
 def test_ties_are_broken_alike_whoever_is_in_the_batch(indifferent, make_examples):
     examples = make_examples(indifferent.builder)
     many = dataclasses.replace(examples[0], candidates=np.arange(12), target_column=examples[0].target)
-    ranker = Likelihood(ENGINE, 0)
+    ranker = Likelihood(indifferent.policy, indifferent.answers, ENGINE, 0)
     for few in (dataclasses.replace(examples[1], user_id=f"v{user}") for user in range(10)):
         with torch.no_grad():
-            (alone,) = ranker.rank(indifferent.policy, indifferent.answers, [few])
-            together = ranker.rank(indifferent.policy, indifferent.answers, [many, few])
+            (alone,) = ranker.rank([few])
+            together = ranker.rank([many, few])
         assert together[1].order.tolist() == alone.order.tolist()
         assert sorted(together[0].order) == list(range(12))
         assert sorted(alone.order) == list(range(4))
@@ -132,7 +130,7 @@ def test_a_policy_that_knows_nothing_ranks_by_chance(indifferent, make_examples)
         for column in (0, 3)
     ]
     with torch.no_grad():
-        ranked = Likelihood(ENGINE, 0).rank(indifferent.policy, indifferent.answers, users)
+        ranked = Likelihood(indifferent.policy, indifferent.answers, ENGINE, 0).rank(users)
     ranks = np.array([r.rank_of(user.target_column) for r, user in zip(ranked, users, strict=True)]).reshape(
         -1, 2
     )
@@ -173,7 +171,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     policy.begin_stage("sft")
     fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4, ENGINE), [batch] * 60)
     with torch.no_grad():
-        ranked = Generate(ENGINE, builder.ids).rank(policy, answers, batch)
+        ranked = Generate(policy, answers, ENGINE, builder.ids).rank(batch)
     assert [result.text for result in ranked] == [builder.answer(item) for item in (3, 4, 5, 6)]
     named = [
         [int(example.candidates[column]) for column in result.order]
@@ -186,7 +184,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     ranks = [result.rank_of(example.target_column) for example, result in zip(batch, ranked, strict=True)]
     assert_allclose(ranks, [2, np.nan, np.nan, 1])
 
-    result = evaluate(policy, answers, examples, Generate(ENGINE, builder.ids), [[0, 1], [2, 3]])
+    result = evaluate(examples, Generate(policy, answers, ENGINE, builder.ids), [[0, 1], [2, 3]])
     assert result.validity == {
         "invalid": 0.25,
         "duplicate": 0.25,
@@ -202,8 +200,8 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
 def test_generation_is_greedy_and_stops_at_its_limit(titled):
     policy, answers, examples = titled
     with torch.no_grad():
-        first = Generate(ENGINE, range(12), max_new_tokens=3).rank(policy, answers, examples)
-        again = Generate(ENGINE, range(12), max_new_tokens=3).rank(policy, answers, examples[::-1])[::-1]
+        first = Generate(policy, answers, ENGINE, range(12), max_new_tokens=3).rank(examples)
+        again = Generate(policy, answers, ENGINE, range(12), max_new_tokens=3).rank(examples[::-1])[::-1]
     assert [result.text for result in first] == [result.text for result in again]
     assert all(result.generated_tokens <= 3 for result in first)
     (prompt,) = policy.encode_prompts([examples[0].prompt])

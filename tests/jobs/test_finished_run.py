@@ -28,9 +28,9 @@ def finished(job, run_folder):
 def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
     run = open_run(str(finished), stage)
     again = RunFolder(tmp_path / "again")
-    protocol = Protocol(run.cfg.eval, run.cfg.seed, run.prepared, run.engine)
+    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
-    protocol.record(stage, run.policy, run.answers, again)
+    protocol.record(stage, run.ranker(protocol), again)
     before = {
         r["user_id"]: r["ranking"]
         for r in pq.read_table(finished / "per_user.parquet").to_pylist()
@@ -43,10 +43,10 @@ def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
 def test_another_number_of_candidates_is_another_protocol(finished):
     run = open_run(str(finished), None)
     settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": 20, "split": "validation"})
-    protocol = Protocol(settings, run.cfg.seed, run.prepared, run.engine)
+    protocol = Protocol(settings, run.cfg.protocol_seed, run.prepared)
     assert protocol.describe()["num_candidates"] == 21
     assert protocol.describe()["split"] == "validation"
-    measured = protocol.measure(run.policy, run.answers)
+    measured = protocol.measure(run.ranker(protocol))
     assert 0 <= measured["HR@1"] <= measured["HR@10"] <= 1
 
 

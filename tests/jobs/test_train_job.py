@@ -74,7 +74,10 @@ def test_the_same_seed_gives_the_same_numbers(job, tmp_path):
     assert first == second
     other = metrics_of(job(tmp_path / "c", "seed=1"))
     assert other["stages"]["grpo"] != first["stages"]["grpo"]
-    assert other["protocol"]["candidates_hash"] != first["protocol"]["candidates_hash"]
+    # What is compared shares its candidates, whatever its seed.
+    assert other["protocol"] == first["protocol"]
+    third = metrics_of(job(tmp_path / "d", "protocol_seed=1", "method=zero_shot"))
+    assert third["protocol"]["candidates_hash"] != first["protocol"]["candidates_hash"]
 
 
 def test_the_global_generators_are_neither_read_nor_changed(job, tmp_path):

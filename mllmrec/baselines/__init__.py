@@ -1,0 +1,1 @@
+"""Classical recommenders, ranked on the same candidates as the language models."""

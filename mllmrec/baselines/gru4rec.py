@@ -1,0 +1,102 @@
+"""GRU4Rec (Hidasi et al., 2016, "Session-based recommendations with recurrent neural networks")."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mllmrec.baselines.neural import (
+    ItemVectors,
+    NeuralRecommender,
+    NextItemNetwork,
+    require_positive,
+    require_share,
+    small_weights,
+)
+from mllmrec.baselines.next_item_loss import NextItemLoss
+
+
+class Gru4Rec(NeuralRecommender):
+    """A recurrent network over the history.
+
+    Whole sequences are trained at once rather than session-parallel steps, as in RecBole's GRU4Rec.
+
+    Args:
+        hidden_size: D, of the items' vectors.
+        state_size: width of the recurrent state.
+        num_layers: recurrent layers.
+        dropout: of the items' vectors, and between layers.
+        loss: ``cross_entropy`` over all items, or ``bce`` against sampled ones.
+        negatives: for bce, sampled for every positive.
+        calibration: for bce, t of gBCE, 0 to 1; 0 is plain.
+        max_length: latest items of a history that are read.
+        learning_rate: of Adam.
+        batch_size: sequences at once.
+        max_epochs: passes over the sequences at most.
+        every: epochs between two held-out measures.
+        patience: measures without a new best before training stops.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    kind = "gru4rec"
+
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        state_size: int = 128,
+        num_layers: int = 1,
+        dropout: float = 0.3,
+        loss: str = "cross_entropy",
+        negatives: int = 1,
+        calibration: float = 0.0,
+        max_length: int = 50,
+        learning_rate: float = 1e-3,
+        batch_size: int = 256,
+        max_epochs: int = 200,
+        every: int = 1,
+        patience: int = 10,
+    ) -> None:
+        super().__init__(
+            max_length=max_length,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            every=every,
+            patience=patience,
+        )
+        require_positive(hidden_size=hidden_size, state_size=state_size, num_layers=num_layers)
+        require_share(dropout=dropout)
+        self.hidden_size, self.state_size, self.num_layers = hidden_size, state_size, num_layers
+        self.dropout = dropout
+        self.loss = NextItemLoss(loss, negatives, calibration)
+
+    def build(self, num_items: int, features: np.ndarray | None) -> NextItemNetwork:
+        """The untrained network."""
+        recurrent = nn.GRU(
+            self.hidden_size,
+            self.state_size,
+            self.num_layers,
+            batch_first=True,
+            dropout=self.dropout if self.num_layers > 1 else 0.0,
+        )
+        vectors = ItemVectors(num_items, self.hidden_size, features)
+        return Gru4RecNetwork(vectors, recurrent, self.dropout, self.loss)
+
+
+class Gru4RecNetwork(NextItemNetwork):
+    """Item vectors, recurrent layers, and a linear layer back to the items' space."""
+
+    def __init__(self, items: ItemVectors, recurrent: nn.GRU, dropout: float, loss: NextItemLoss) -> None:
+        super().__init__()
+        self.items, self.recurrent, self.next_item_loss = items, recurrent, loss
+        self.output = nn.Linear(recurrent.hidden_size, items.own.embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        small_weights(self.items)
+
+    def states(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """(B, L, D); the padding comes after all real items."""
+        hidden, _ = self.recurrent(self.dropout(functional.embedding(items, vectors)))
+        return self.output(hidden)

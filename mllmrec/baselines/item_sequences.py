@@ -1,0 +1,63 @@
+"""Item sequences of different lengths as batches; B sequences, L places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllmrec.randomness import numpy_generator
+
+_BATCHES_SORTED_TOGETHER = 16
+
+
+def padded(sequences: Sequence[np.ndarray], longest: int) -> tuple[Tensor, Tensor]:
+    """The latest `longest` items of each sequence, padded at the end to the batch's longest.
+
+    Returns:
+        (B, L) int64 item codes, 0 in the padding, and (B,) int64 lengths; L is at least 1.
+    """
+    kept = [sequence[-longest:] for sequence in sequences]
+    lengths = np.array([len(sequence) for sequence in kept], dtype=np.int64)
+    items = np.zeros((len(kept), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
+    for row, sequence in zip(items, kept, strict=True):
+        row[: len(sequence)] = sequence
+    return torch.from_numpy(items), torch.from_numpy(lengths)
+
+
+def in_sequence(lengths: Tensor, places: int) -> Tensor:
+    """(B, L) bool: False in the padding."""
+    return torch.arange(places, device=lengths.device) < lengths[:, None]
+
+
+class LengthBatches:
+    """A batch sampler: every sequence once an epoch, in batches of similar length, in a new random order each epoch.
+
+    Sequences are shuffled, then sorted by length among every 16 batches only, so that batches differ between epochs.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The next epoch's batches: positions of sequences."""
+        generator = numpy_generator(self.seed, "recommender batches", self._epoch)
+        self._epoch += 1
+        order = generator.permutation(len(self.lengths))
+        together = self.batch_size * _BATCHES_SORTED_TOGETHER
+        batches = []
+        for start in range(0, len(order), together):
+            part = order[start : start + together]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += [
+                part[at : at + self.batch_size].tolist() for at in range(0, len(part), self.batch_size)
+            ]
+        for place in generator.permutation(len(batches)):
+            yield batches[place]

@@ -1,0 +1,104 @@
+"""The job of a classical recommender: fitted to the users' training parts, then ranked like any other policy."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mllmrec.baselines.base import FitInputs, Recommender
+from mllmrec.baselines.ranking import RecommenderRanker
+from mllmrec.cost import CostMeter
+from mllmrec.evaluation.evaluate import Evaluation
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.loggers import RunLoggers
+from mllmrec.prepare import Prepared
+from mllmrec.progress import TrainingProgress
+from mllmrec.randomness import seeded_globals
+from mllmrec.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def run_baseline(
+    cfg: DictConfig,
+    prepared: Prepared,
+    protocol: Protocol,
+    held_out: Protocol | None,
+    folder: RunFolder,
+    loggers: RunLoggers,
+) -> dict[str, Evaluation]:
+    """Fit, save and rank the recommender that ``method.recommender`` describes.
+
+    Args:
+        cfg: of the run.
+        prepared: the data.
+        protocol: of the results.
+        held_out: of the ranking of validation users while it trains; None for none.
+        folder: of the run.
+        loggers: of the run.
+
+    Returns:
+        One evaluation, under the method's name.
+    """
+    name = str(cfg.method.name)
+    recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
+
+    def measure() -> float:
+        assert held_out is not None
+        return held_out.objective(held_out.measure(RecommenderRanker(recommender, held_out.seed)))
+
+    with CostMeter() as meter, seeded_globals(cfg.seed, "stage", name):
+        recommender.fit(
+            FitInputs(
+                sequences=training_parts(prepared),
+                num_items=len(prepared.items),
+                texts=item_texts(prepared),
+                seed=cfg.seed,
+                make_trainer=lambda **settings: _trainer(cfg, folder, name, loggers, settings),
+                measure=None if held_out is None else measure,
+            )
+        )
+    folder.record_cost(name, meter.cost())
+    recommender.save(folder.model_path)
+    log.info("%s: %s", name, meter.cost())
+    return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
+
+
+def training_parts(prepared: Prepared) -> list[np.ndarray]:
+    """The items of each user that training may see, oldest first: all up to the latest training target."""
+    train = prepared.samples["train"]
+    last: dict[int, int] = {}
+    for user, position in zip(train.users.tolist(), train.positions.tolist(), strict=True):
+        last[user] = max(last.get(user, -1), position)
+    offsets, items = train.interactions.offsets, train.interactions.items
+    return [items[offsets[user] : end + 1] for user, end in last.items()]
+
+
+def item_texts(prepared: Prepared) -> list[str]:
+    """Title, details and caption of every item in one text."""
+    items = prepared.items
+    return [
+        ". ".join(text for text in (title, details, prepared.captions.get(item, "")) if text)
+        for item, title, details in zip(
+            items.ids.tolist(), items.titles.tolist(), items.details.tolist(), strict=True
+        )
+    ]
+
+
+def _trainer(
+    cfg: DictConfig, folder: RunFolder, name: str, loggers: RunLoggers, settings: dict[str, Any]
+) -> lightning.Trainer:
+    return lightning.Trainer(
+        **cfg.trainer,
+        **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
+        devices=1,
+        logger=loggers.for_stage(folder, name),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=str(folder.path),
+    )

@@ -1,0 +1,45 @@
+"""Early stopping on a held-out measure; the best weights are put back at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+
+class KeepBest(lightning.Callback):
+    """Measures after every so many epochs and stops when several measures in a row bring nothing better.
+
+    Args:
+        network: whose weights are kept.
+        measure: the held-out metric as it is now; larger is better.
+        every: epochs between two measures.
+        patience: measures without a new best before training stops.
+    """
+
+    def __init__(self, network: nn.Module, measure: Callable[[], float], every: int, patience: int) -> None:
+        self.network, self.measure, self.every, self.patience = network, measure, every, patience
+        self.best: float | None = None
+        self._weights: dict[str, Tensor] = {}
+        self._without_better = 0
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Measure when it is time."""
+        if (trainer.current_epoch + 1) % self.every:
+            return
+        value = self.measure()
+        pl_module.log("val/objective", value, prog_bar=True)
+        if self.best is None or value > self.best:
+            self.best, self._without_better = value, 0
+            self._weights = {name: part.detach().clone() for name, part in self.network.state_dict().items()}
+        else:
+            self._without_better += 1
+            trainer.should_stop = self._without_better >= self.patience
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Put the best weights back; where nothing was measured, the last ones stay."""
+        if self._weights:
+            with torch.no_grad():
+                self.network.load_state_dict(self._weights)

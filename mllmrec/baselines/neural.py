@@ -1,0 +1,262 @@
+"""What GRU4Rec, SASRec and BERT4Rec share: training with Lightning, scoring, and their weights' file.
+
+B sequences, L places, D numbers in a vector, I items, F features of an item.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from mllmrec.baselines.base import FitInputs, Recommender
+from mllmrec.baselines.item_sequences import LengthBatches, in_sequence, padded
+from mllmrec.baselines.keep_best import KeepBest
+from mllmrec.baselines.next_item_loss import NextItemLoss
+from mllmrec.baselines.weights_file import read_weights, write_weights
+from mllmrec.errors import UserError
+from mllmrec.randomness import seeded_globals
+
+_SCORED_AT_ONCE = 256
+
+
+class ItemVectors(nn.Module):
+    """A learnt vector for every item, to which a linear image of its features is added where it has some."""
+
+    features: Tensor | None
+
+    def __init__(self, num_items: int, size: int, features: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.own = nn.Embedding(num_items, size)
+        self.register_buffer("features", None if features is None else torch.as_tensor(features))
+        self.project = None if features is None else nn.Linear(features.shape[1], size)
+
+    def forward(self) -> Tensor:
+        """(I, D)."""
+        if self.project is None:
+            return self.own.weight
+        return self.own.weight + self.project(self.features)
+
+
+class SequenceNetwork(nn.Module, ABC):
+    """A network that says which item comes next by the inner product of a query with the items' vectors."""
+
+    items: ItemVectors
+
+    @abstractmethod
+    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """(B, D): what comes after these histories.
+
+        Args:
+            items: (B, L) codes, padded at the end.
+            lengths: (B,).
+            vectors: (I, D) of all items.
+        """
+
+    @abstractmethod
+    def loss(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The mean loss of a batch of training sequences, padded at the end."""
+
+
+class NextItemNetwork(SequenceNetwork):
+    """One that reads from the left: all next items of a sequence are learnt at once."""
+
+    next_item_loss: NextItemLoss
+
+    @abstractmethod
+    def states(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """(B, L, D): at each place, what it knows from the items up to there."""
+
+    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
+        """The state at the latest item."""
+        rows = torch.arange(len(items), device=items.device)
+        return self.states(items, lengths, vectors)[rows, (lengths - 1).clamp(min=0)]
+
+    def loss(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The mean over all items that have one before them."""
+        vectors = self.items()
+        known, following = items[:, :-1], items[:, 1:]
+        real = in_sequence(lengths - 1, known.shape[1])
+        states = self.states(known, lengths - 1, vectors)[real]
+        return self.next_item_loss(states, vectors, following[real])
+
+
+def small_weights(network: nn.Module) -> None:
+    """Draw all matrices from a normal of deviation 0.02, as BERT4Rec and S3-Rec's SASRec do."""
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.02)
+
+
+class NeuralRecommender(Recommender):
+    """Trains a `SequenceNetwork`.
+
+    Args:
+        max_length: latest items of a history that are read.
+        learning_rate: of Adam, constant.
+        batch_size: sequences at once.
+        max_epochs: passes over the sequences at most.
+        every: epochs between two held-out measures.
+        patience: measures without a new best before training stops.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        *,
+        max_length: int,
+        learning_rate: float,
+        batch_size: int,
+        max_epochs: int,
+        every: int,
+        patience: int,
+    ) -> None:
+        require_positive(
+            max_length=max_length,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            every=every,
+            patience=patience,
+        )
+        self.max_length, self.learning_rate, self.batch_size = max_length, learning_rate, batch_size
+        self.max_epochs, self.every, self.patience = max_epochs, every, patience
+
+    @abstractmethod
+    def build(self, num_items: int, features: np.ndarray | None) -> SequenceNetwork:
+        """The untrained network; ``features`` are (I, F) or None."""
+
+    def features(self, inputs: FitInputs) -> np.ndarray | None:
+        """(I, F) float32, what the network is told of the items, or None."""
+        return None
+
+    @property
+    def history_length(self) -> int:
+        """Items of a history that are read; a training sequence has one more."""
+        return self.max_length
+
+    def fit(self, inputs: FitInputs) -> None:
+        """Train; with a held-out measure, until it stops rising.
+
+        Raises:
+            UserError: no sequence has two items.
+        """
+        sequences = [sequence for sequence in inputs.sequences if len(sequence) > 1]
+        if not sequences:
+            raise UserError(
+                f"{self.kind}: no training sequence has two items; filter less or split otherwise"
+            )
+        longest = self.history_length + 1
+        lengths = np.array([min(len(sequence), longest) for sequence in sequences])
+        features = self.features(inputs)
+        with seeded_globals(inputs.seed, "recommender", self.kind):
+            self.network = self.build(inputs.num_items, features)
+            callbacks = []
+            if inputs.measure is not None:
+                callbacks.append(KeepBest(self.network, inputs.measure, self.every, self.patience))
+            trainer = inputs.make_trainer(max_epochs=self.max_epochs, callbacks=callbacks)
+            loader: DataLoader = DataLoader(
+                sequences,  # type: ignore[arg-type]
+                batch_sampler=LengthBatches(lengths, self.batch_size, inputs.seed),
+                collate_fn=lambda batch: padded(batch, longest),
+            )
+            trainer.fit(_Training(self.network, self.learning_rate), loader)
+
+    def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Inner products of the history's query with the candidates' vectors."""
+        network = self.network
+        device = network.items.own.weight.device
+        training = network.training
+        network.eval()
+        scores: list[np.ndarray] = []
+        with torch.no_grad():
+            vectors = network.items()
+            for start in range(0, len(histories), _SCORED_AT_ONCE):
+                block = slice(start, start + _SCORED_AT_ONCE)
+                items, lengths = padded(histories[block], self.history_length)
+                queries = network.query(items.to(device), lengths.to(device), vectors)
+                scores += _products(queries, vectors, candidates[block])
+        network.train(training)
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        arrays = {
+            name: part.detach().cpu().float().numpy() for name, part in self.network.state_dict().items()
+        }
+        write_weights(folder, self.kind, len(self.network.items.own.weight), arrays)
+
+    def load(self, folder: Path, num_items: int) -> None:
+        """Read the weights.
+
+        Raises:
+            UserError: they are not there, or of another network.
+        """
+        arrays = read_weights(folder, self.kind, num_items)
+        network = self.build(num_items, arrays.get("items.features"))
+        try:
+            network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder} holds {self.kind} weights of other sizes: give method.recommender the settings of the run"
+            ) from error
+        self.network = network
+
+
+def _products(queries: Tensor, vectors: Tensor, candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Scores of each query's candidates: by one product with all items where the candidates are as many."""
+    counts = [len(wanted) for wanted in candidates]
+    if sum(counts) >= len(vectors):
+        table = (queries @ vectors.T).double().cpu().numpy()
+        return [row[wanted] for row, wanted in zip(table, candidates, strict=True)]
+    wanted = torch.from_numpy(np.concatenate(candidates).astype(np.int64)).to(queries.device)
+    repeated = queries.repeat_interleave(torch.tensor(counts, device=queries.device), dim=0)
+    flat = (repeated * functional.embedding(wanted, vectors)).sum(-1).double().cpu().numpy()
+    return np.split(flat, np.cumsum(counts)[:-1])
+
+
+def require_positive(**values: float) -> None:
+    """Refuse settings of a recommender that are not above 0.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in values.items():
+        if value <= 0:
+            raise UserError(f"method.recommender.{name}={value} must be above 0")
+
+
+def require_share(**values: float) -> None:
+    """Refuse settings of a recommender that do not lie in [0, 1).
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"method.recommender.{name}={value} must be at least 0 and below 1")
+
+
+class _Training(lightning.LightningModule):
+    def __init__(self, network: SequenceNetwork, learning_rate: float) -> None:
+        super().__init__()
+        self.network, self.learning_rate = network, learning_rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self.network.loss(*batch)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)

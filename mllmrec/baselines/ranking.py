@@ -1,0 +1,23 @@
+"""Ranks candidates by a classical recommender's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllmrec.baselines.base import Recommender
+from mllmrec.evaluation.ranking import RankedExample, Ranker, ranked_by_score
+from mllmrec.prompts.examples import Example
+
+
+class RecommenderRanker(Ranker):
+    """By score, from the whole history."""
+
+    def __init__(self, recommender: Recommender, seed: int) -> None:
+        self.recommender, self.seed = recommender, seed
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch; ties are broken by a permutation of each user's own."""
+        scores = self.recommender.scores(
+            [example.history for example in examples], [example.candidates for example in examples]
+        )
+        return ranked_by_score(scores, examples, self.seed)

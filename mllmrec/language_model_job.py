@@ -1,0 +1,155 @@
+"""The job of a language model: the method's stages in order, an evaluation before the first and after each."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mllmrec.cost import CostMeter
+from mllmrec.curves import draw_curves
+from mllmrec.engine.base import Engine
+from mllmrec.errors import UserError
+from mllmrec.evaluation.evaluate import Evaluation
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.loggers import RunLoggers
+from mllmrec.models.backbones import Backbone
+from mllmrec.models.policy import Policy
+from mllmrec.prepare import Prepared
+from mllmrec.progress import track
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Examples
+from mllmrec.run_folder import RunFolder
+from mllmrec.stages.heldout import HeldOutMeasure
+from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
+from mllmrec.stages.store import SHARED, StageStore
+
+log = logging.getLogger(__name__)
+
+AFTER_SFT = ("grpo", "dpo", "expert_iteration")
+
+
+def run_language_model(
+    cfg: DictConfig,
+    prepared: Prepared,
+    protocol: Protocol,
+    held_out: Protocol | None,
+    folder: RunFolder,
+    loggers: RunLoggers,
+) -> dict[str, Evaluation]:
+    """Train the stages of ``method.stages``; what came of each is written when it is known.
+
+    Args:
+        cfg: of the run.
+        prepared: the data.
+        protocol: of the results.
+        held_out: of the ranking of validation users while a stage trains; None for none.
+        folder: of the run.
+        loggers: of the run.
+
+    Returns:
+        One evaluation of the untrained policy and one after each stage but the warm-up.
+    """
+    engine: Engine = instantiate(cfg.engine)
+    backbone: Backbone = instantiate(cfg.backbone)
+    labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
+    policy = backbone.build(prepared.corpus(), labels, cfg.seed)
+    answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
+    stages = [
+        name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
+    ]
+    longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
+    check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocol), longest)
+    place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    policy.model.to(place)
+    folder.record_protocol(protocol.describe(), protocol.chance())
+
+    measure = None
+    if held_out is not None:
+        measure = HeldOutMeasure(
+            lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
+        )
+    inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
+
+    def train(stage: str) -> None:
+        with CostMeter() as meter:
+            meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+        folder.record_cost(stage, meter.cost())
+        policy.model.to(place)
+        log.info("%s: %s", stage, meter.cost())
+
+    store = StageStore(Path(cfg.cache_dir) / "stages", cfg, prepared) if cfg.share_stages else None
+    results: dict[str, Evaluation] = {}
+
+    def evaluate(stage: str) -> None:
+        results[stage] = protocol.record(stage, protocol.ranker(policy, answers, engine), folder)
+        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
+
+    evaluate("zero_shot")
+    for count, stage in enumerate(stages, 1):
+        if store is not None and stage in SHARED:
+            with store.alone(stages[:count]):
+                if not store.restore(stages[:count], cfg, policy, folder):
+                    train(stage)
+                    store.keep(stages[:count], policy, folder)
+        else:
+            train(stage)
+        if stage == "warmup":
+            continue
+        weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
+        policy.save_stage(stage, folder.adapters_path, weights)
+        *_, earlier = results
+        evaluate(stage)
+        protocol.record_difference(folder, (stage, results[stage]), (earlier, results[earlier]))
+        draw_curves(folder.log_path, folder.curves_path)
+    return results
+
+
+def rolls_out(stages: list[str]) -> bool:
+    """Whether completions are drawn in training."""
+    return "grpo" in stages or "expert_iteration" in stages
+
+
+def prompts_used(
+    cfg: DictConfig, stages: list[str], prepared: Prepared, protocol: Protocol
+) -> dict[str, Examples]:
+    """Every set of prompts that the run will show to the policy, by what it is for."""
+    used = {"training": prepared.train, "evaluation": protocol.examples}
+    for stage in AFTER_SFT:
+        if stage in stages and cfg[stage].new_negatives:
+            used[stage] = prepared.redraw(GRPO_DRAW)
+    return used
+
+
+def check_lengths(
+    policy: Policy, answers: AnswerTokens, parts: dict[str, Examples], longest_completion: int
+) -> None:
+    """Refuse prompts that the backbone cannot hold, before anything is trained.
+
+    Raises:
+        UserError: saying how many prompts are too long, and the longest.
+    """
+    limit = policy.max_length - max(longest_completion, answers.longest)
+    for name, examples in parts.items():
+        too_long, longest, sample = 0, 0, ""
+        for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
+            example = examples[index]
+            # A token covers at least one byte of the rendered text, so most prompts need no tokenizer.
+            if len((policy.render(example.prompt) + example.reasoned_answer).encode()) <= limit:
+                continue
+            length = len(policy.encode_prompts([example.prompt])[0])
+            if example.reasoned_answer:
+                length += len(policy.encode_answers([example.reasoned_answer])[0])
+            too_long += length > limit
+            if length > longest:
+                longest, sample = length, examples.samples.sample_id(index)
+        if too_long:
+            raise UserError(
+                f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
+                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
+                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
+                "candidates.num_negatives, or raise backbone.max_length"
+            )

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from mllmrec.run_folder import RunFolder
+
+SHARING = ("share_stages=true",)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path) -> str:
+    return f"cache_dir={tmp_path / 'cache'}"
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def stored(tmp_path: Path) -> set[Path]:
+    return set((tmp_path / "cache" / "stages").glob("*/weights.safetensors"))
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(encoding="utf-8") as stream:
+        return [{**row, "seconds": ""} for row in csv.DictReader(stream)]
+
+
+def test_a_shared_stage_gives_the_run_that_training_it_gives(job, tmp_path, own_cache):
+    alone = job(tmp_path / "alone", own_cache)
+    first = job(tmp_path / "first", own_cache, *SHARING)
+    trained = stored(tmp_path)
+    assert len(trained) == 2  # after warm-up, after SFT
+    times = {path: path.stat().st_mtime_ns for path in trained}
+    second = job(tmp_path / "second", own_cache, *SHARING)
+    assert {path: path.stat().st_mtime_ns for path in stored(tmp_path)} == times
+    found = [metrics_of(folder) for folder in (alone, first, second)]
+    costs = [metrics.pop("cost") for metrics in found]
+    assert found[0] == found[1] == found[2]
+    # What the stage cost is known though it was not paid again.
+    assert costs[2]["sft"] == costs[1]["sft"]
+    assert log_of(alone) == log_of(first) == log_of(second)
+
+
+def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
+    job(tmp_path / "a", own_cache, *SHARING)
+    assert len(stored(tmp_path)) == 2
+    job(tmp_path / "b", own_cache, *SHARING, "grpo.beta=0.5", "eval.max_users=20")
+    assert len(stored(tmp_path)) == 2
+    job(tmp_path / "c", own_cache, *SHARING, "method=sft")
+    assert len(stored(tmp_path)) == 2
+    # Another rate of SFT shares the warm-up; another seed shares nothing.
+    job(tmp_path / "d", own_cache, *SHARING, "method=sft", "sft.learning_rate=1e-3")
+    assert len(stored(tmp_path)) == 3
+    job(tmp_path / "e", own_cache, *SHARING, "method=sft", "seed=1")
+    assert len(stored(tmp_path)) == 5
+
+
+def test_an_adapter_is_shared_too(job, tmp_path, own_cache, checkpoints):
+    settings = (
+        "dataset.num_users=60",
+        "dataset.num_items=40",
+        "backbone=hf",
+        f"backbone.path={checkpoints('qwen3')}",
+        "prompt.template=compact",
+        "backbone.dtype=float32",
+        "backbone.lora.rank=4",
+        "sft.batch_size=4",
+        "prompt.history_length=2",
+        "candidates.num_negatives=2",
+        "eval.ks=[1,3]",
+        "eval.max_users=10",
+        own_cache,
+        *SHARING,
+    )
+    first = job(tmp_path / "first", *settings, small=False)
+    (weights,) = stored(tmp_path)
+    # The adapter alone: the base model has been there before.
+    assert all(".lora_" in name for name in load_file(weights))
+    second = job(tmp_path / "second", *settings, small=False)
+    found = [metrics_of(folder) for folder in (first, second)]
+    for metrics in found:
+        metrics.pop("cost")
+    assert found[0] == found[1]
+
+
+def test_a_job_waits_for_another_that_trains_the_same(job, tmp_path, own_cache, caplog):
+    first = job(tmp_path / "first", own_cache, *SHARING, "method=sft")
+    (warm,) = (
+        path
+        for path in (tmp_path / "cache" / "stages").glob("*.lock")
+        if "sft" not in json.loads((Path(str(path)[:-5]) / "cost.json").read_text())
+    )
+    context = multiprocessing.get_context("spawn")
+    orders, answers = context.Queue(), context.Queue()
+    other = context.Process(target=_hold, args=(str(warm), orders, answers))
+    other.start()
+    assert answers.get(timeout=60) == "held"
+    orders.put(2.0)  # released after two seconds
+    with caplog.at_level(logging.WARNING):
+        second = job(tmp_path / "second", own_cache, *SHARING, "method=sft")
+    other.join(timeout=60)
+    assert "waiting for another job" in caplog.text
+    assert metrics_of(second)["stages"] == metrics_of(first)["stages"]
+
+
+def _hold(path: str, orders, answers) -> None:
+    import time
+
+    with FileLock(path):
+        answers.put("held")
+        time.sleep(orders.get())
+
+
+def test_a_finished_job_is_left_alone_and_any_other_is_run(job, tmp_path):
+    folder = job(tmp_path / "run", "method=sft")
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    job(folder, "method=sft", "skip_finished=true")
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    # Other settings are another job; what it is called is not.
+    job(folder, "method=sft", "skip_finished=true", "run_name=other")
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    job(folder, "method=sft", "skip_finished=true", "sft.learning_rate=1e-3")
+    again = (folder / "metrics.json").stat().st_mtime_ns
+    assert again != before
+    job(folder, "method=sft", "sft.learning_rate=1e-3")
+    assert (folder / "metrics.json").stat().st_mtime_ns != again
+
+
+def test_a_failed_job_says_why_and_is_not_finished(job, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Exception, match="diverged"):
+        job(folder, "method=sft", "sft.learning_rate=1e30", "sft.max_grad_norm=1e30")
+    assert "diverged" in json.loads((folder / "failed.json").read_text())["error"]
+    assert not RunFolder(folder).finished_path.exists()
+    job(folder, "method=sft", "skip_finished=true")
+    assert RunFolder(folder).finished_path.exists()
+    assert not RunFolder(folder).failed_path.exists()
