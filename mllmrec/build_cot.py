@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, open_dict
 
 from mllmrec.cli import run_app
+
+if TYPE_CHECKING:
+    from mllmrec.captions import Captioner
 
 
 def build_cot(cfg: DictConfig) -> None:
@@ -16,13 +21,16 @@ def build_cot(cfg: DictConfig) -> None:
 
     from mllmrec.console import make_console, rows_table
     from mllmrec.cot.built import Built, Confident
-    from mllmrec.cot.output import calibration_rows, estimate_rows, stage_rows, write_outputs
+    from mllmrec.cot.funnel import funnel_rows
+    from mllmrec.cot.output import asked_now, calibration_rows, estimate_rows, write_outputs
+    from mllmrec.cot.released import line_indices
     from mllmrec.errors import UserError
     from mllmrec.prepare import prepare
     from mllmrec.randomness import numpy_generator
 
     console = make_console()
-    prepared = prepare(cfg)
+    captioner = slow_captioner(cfg) if cfg.dry_run else None
+    prepared = prepare(cfg if captioner is None else without_captioning(cfg))
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
     count = len(prepared.train)
@@ -31,23 +39,43 @@ def build_cot(cfg: DictConfig) -> None:
         chosen = np.sort(numpy_generator(cfg.seed, "cot samples").permutation(count)[: cfg.max_samples])
     keys = [prepared.train.cot_key(int(index)) for index in chosen]
     if cfg.dry_run:
-        estimates = prepared.cot.pipeline.estimates(keys, leak=prepared.cot.leak == "target")
-        columns = ("stage", "requests", "prompt tokens", "completion tokens at most", "cost")
-        console.print(rows_table("Still to be asked for", columns, estimate_rows(estimates)))
+        estimates = prepared.cot.estimates(keys)
+        pending = prepared.summary["captions"].get("pending", 0)
+        if captioner is not None and (missing := captioner.estimate(pending)) is not None:
+            estimates = {"caption": missing, **estimates}
+        header = ("stage", "requests", "prompt tokens", "completion tokens at most", "cost")
+        console.print(rows_table("Still to be asked for", header, estimate_rows(estimates)))
         return
     prepared.cot.make(keys)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    titles = dict(zip(prepared.builder.ids, prepared.items.titles.tolist(), strict=True))
-    write_outputs(folder, prepared.cot, keys, titles, prepared.summary)
-    console.print(
-        rows_table(
-            "CoT", ("stage", "what", "samples or tokens"), stage_rows(prepared.cot, keys, prepared.summary)
-        )
-    )
+    lines = line_indices(cfg.dataset.get("root"))
+    stages = write_outputs(folder, prepared.cot, keys, prepared.summary, lines, cfg.samples_shown, cfg.seed)
+    steps = ("stage", "of", "in", "kept", "dropped", "reasons")
+    console.print(rows_table("CoT", steps, funnel_rows(stages), asked_now(prepared.cot)))
     if isinstance(prepared.cot, Confident) and prepared.cot.reference is not None:
         columns = ("confidence from", "kept", "of them help", "95 %", "mean lift (nats)")
         console.print(rows_table("Does what is kept help?", columns, calibration_rows(prepared.cot, keys)))
-    console.print(f"written to {folder}", highlight=False)
+    console.print(f"written to {folder}; to read: {folder / 'samples.html'}", highlight=False)
+
+
+def slow_captioner(cfg: DictConfig) -> Captioner | None:
+    """The captioner, where captions cost money or a model's time."""
+    from hydra.utils import instantiate
+
+    captioner = None if cfg.caption._target_ is None else instantiate(cfg.caption)
+    return captioner if captioner is not None and captioner.estimate(0) is not None else None
+
+
+def without_captioning(cfg: DictConfig) -> DictConfig:
+    """The configuration with a captioner that counts what is missing and makes nothing."""
+    changed = cfg.copy()
+    with open_dict(changed):
+        changed.caption = {
+            "_target_": "mllmrec.captions.pending.Pending",
+            "captioner": cfg.caption,
+            "cache_dir": cfg.cache_dir,
+        }
+    return changed
 
 
 def main() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mllmrec.errors import UserError
 
 
 @contextmanager
@@ -44,3 +46,55 @@ def file_fingerprint(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+class GrowingFile:
+    """Records appended one by one, one JSON line each; a killed process loses none that was appended.
+
+    The first line says what made the records: ``{"identity": ...}``. Whoever names the file puts the fingerprint of
+    that in its name.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
+        self.path, self._identity = path, dict(identity)
+        self._checked = False  # whether the last line of an earlier process is known to have its end
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What was appended, oldest first; a line that a killed process left unfinished is passed over.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); repair or remove it") from error
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "identity" not in record:
+                yield record
+
+    def append(self, record: Mapping[str, object]) -> None:
+        """Write a record down; it is handed to the system when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One unbuffered write a line: lines of two processes at once do not mix.
+        with self.path.open("ab", buffering=0) as stream:
+            if stream.tell() == 0:
+                stream.write(_json_line({"identity": self._identity}))
+            elif not self._checked and not _ends_whole(self.path):
+                stream.write(b"\n")
+            self._checked = True
+            stream.write(_json_line(record))
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
+
+
+def _json_line(record: Mapping[str, object]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mllmrec.cache import atomic_path, file_fingerprint, fingerprint, write_json
+from mllmrec.cache import GrowingFile, atomic_path, file_fingerprint, fingerprint, write_json
+from mllmrec.errors import UserError
 
 
 def write_half(path):
@@ -61,3 +62,32 @@ def test_file_fingerprint_reads_every_block(tmp_path):
     assert len(prints) == 3
     path.write_bytes(b"x" * (1 << 20) + b"a")
     assert file_fingerprint(path) in prints
+
+
+def test_a_growing_file_begins_with_what_made_it(tmp_path):
+    path = tmp_path / "new" / "file.jsonl"
+    assert list(GrowingFile(path, {"model": "m"}).records()) == []
+    assert not path.exists()
+    GrowingFile(path, {"model": "m"}).append({"key": "é", "n": 1})
+    GrowingFile(path, {"model": "m"}).append({"key": "b"})
+    assert path.read_text("utf-8") == '{"identity": {"model": "m"}}\n{"key": "é", "n": 1}\n{"key": "b"}\n'
+    assert list(GrowingFile(path, {}).records()) == [{"key": "é", "n": 1}, {"key": "b"}]
+
+
+@pytest.mark.parametrize("left", [b'{"key": "c", "te', b'{"key": "\xc3', b'"a text"', b"12"])
+def test_a_torn_line_costs_itself_alone(tmp_path, left):
+    path = tmp_path / "file.jsonl"
+    GrowingFile(path, {}).append({"key": "a"})
+    with path.open("ab") as stream:
+        stream.write(left)
+    again = GrowingFile(path, {})
+    assert list(again.records()) == [{"key": "a"}]
+    again.append({"key": "b"})
+    again.append({"key": "c"})
+    assert list(GrowingFile(path, {}).records()) == [{"key": "a"}, {"key": "b"}, {"key": "c"}]
+
+
+def test_a_growing_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: cannot be read \(Is a directory\)"):
+        list(GrowingFile(tmp_path / "folder", {}).records())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+
+from mllmrec.reasoners.base import Estimate
 
 
 class Captioner(ABC):
@@ -17,6 +19,19 @@ class Captioner(ABC):
 
     # Why images that could be read have no caption, where that is known: reason -> images.
     problems: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def spent(self) -> Estimate | None:
+        """What was paid for so far; None where nothing is."""
+        return None
+
+    def estimate(self, images: int) -> Estimate | None:
+        """What captions of so many images cost at most; None where a caption costs neither money nor a model's time."""
+        return None
+
+    def counts(self, catalogue: Collection[str]) -> dict[str, int]:
+        """What else is to be counted, once the items of a catalogue have been asked for."""
+        return {}
 
     @abstractmethod
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:

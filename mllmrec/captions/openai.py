@@ -10,10 +10,9 @@ from typing import Any
 
 from mllmrec.captions.base import Captioner
 from mllmrec.data.text import collapse_spaces
-from mllmrec.endpoint import Budget, Chat, Endpoint, Tally
-from mllmrec.endpoint.answers import UNREADABLE_IMAGE
+from mllmrec.endpoint import Budget, Chat, Endpoint
 from mllmrec.errors import UserError
-from mllmrec.reasoners.base import Estimate
+from mllmrec.reasoners.base import UNREADABLE_IMAGE, Estimate
 
 
 class OpenAICaptioner(Captioner):
@@ -72,9 +71,9 @@ class OpenAICaptioner(Captioner):
         return {"captioner": "openai", "version": 1, "prompt": self.prompt, **self.endpoint.identity()}
 
     @property
-    def spent(self) -> Tally:
+    def spent(self) -> Estimate:
         """What was spent so far."""
-        return self.endpoint.budget.spent
+        return Estimate(**vars(self.endpoint.budget.spent))
 
     def estimate(self, images: int) -> Estimate:
         """What captions of so many images cost at most, with nothing sent; for the guess see `Endpoint.estimate`."""

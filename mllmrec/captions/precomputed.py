@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.cache import file_fingerprint
@@ -47,6 +47,10 @@ class Precomputed(Captioner):
             "file": file_fingerprint(self.path),
             "columns": list(self.columns),
         }
+
+    def counts(self, catalogue: Collection[str]) -> dict[str, int]:
+        """``unknown_item``: captions in the file for ids outside the catalogue."""
+        return {"unknown_item": len(self.captions.keys() - set(catalogue))}
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
         """Look each id up; the image is not opened."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.captions.base import Captioner
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
-from mllmrec.reasoners.base import Request
+from mllmrec.reasoners.base import UNREADABLE_IMAGE, Estimate, Request
 from mllmrec.reasoners.hf import HfReasoner
-
-log = logging.getLogger(__name__)
 
 
 class Vlm(Captioner):
     """What any image-text-to-text model with a chat template says of an image, greedily, on one line.
 
     ``prompt`` is the user's message beside the image. The other parameters are those of `HfReasoner`; a thought
-    that a model writes first is no part of the caption.
+    that a model writes first is no part of the caption. ``problems`` counts why images that can be read have none.
 
     Raises:
         UserError: a parameter has no meaning.
@@ -41,6 +38,7 @@ class Vlm(Captioner):
         if not prompt.strip():
             raise UserError("caption.prompt is empty: say what is to be described")
         self.prompt = prompt.strip()
+        self.problems: Counter[str] = Counter()
         self.model = HfReasoner(
             path,
             sees_images=True,
@@ -57,34 +55,21 @@ class Vlm(Captioner):
         """The prompt and what determines a text of the model; not the batch size, nor the device."""
         return {"captioner": "vlm", "version": 1, "prompt": self.prompt, "model": self.model.identity()}
 
+    def estimate(self, images: int) -> Estimate:
+        """So many requests, of which only the length of the answers is known; they cost time and no money."""
+        return Estimate(images, 0, images * self.model.settings.max_new_tokens)
+
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Caption each image; None, and a count in the log, where the model could not see it or said nothing.
+        """Yield each caption as it comes; None where the model could not see the image or said nothing.
 
         Raises:
             UserError: the model cannot be loaded.
         """
-        waiting: deque[str] = deque()
-        done: dict[str, str | None] = {}
-        problems: Counter[str] = Counter()
-
-        def requests() -> Iterator[Request]:
-            for item, path in images:
-                waiting.append(item)
-                if path is None:
-                    done[item] = None
-                else:
-                    yield Request(item, "", (), "", "", self.prompt, (path,))
-
-        def settled() -> Iterator[tuple[str, str | None]]:
-            while waiting and waiting[0] in done:
-                item = waiting.popleft()
-                yield item, done.pop(item)
-
-        for request, written in self.model.write(requests()):
-            done[request.sample_id] = None if written.problem else collapse_spaces(written.text)
-            problems[written.problem] += 1
-            yield from settled()
-        yield from settled()
-        for problem, count in problems.items():
-            if problem:
-                log.warning("%d images without a caption: %s", count, problem)
+        # None has the captioners that read no images only.
+        requests = (
+            Request(item, "", (), "", "", self.prompt, (path,)) for item, path in images if path is not None
+        )
+        for request, written in self.model.write(requests):
+            if written.problem and written.problem != UNREADABLE_IMAGE:
+                self.problems[written.problem] += 1
+            yield request.sample_id, None if written.problem else collapse_spaces(written.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,17 @@ from mllmrec.cot.assess import (
     modality_scores,
     vetoes,
 )
+from mllmrec.cot.assess.reference import Reference
 from mllmrec.cot.base import CotKey, CotPolicy
-from mllmrec.cot.pipeline import DRAFT, REFINED, Advance, CotPipeline
+from mllmrec.cot.pipeline import DRAFT, LEAKY, REFINED, Advance, CotPipeline
 from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
+from mllmrec.reasoners.base import Estimate
+
+log = logging.getLogger(__name__)
+
+LESS_CONFIDENT = "less confident"
+TIED = "as confident, but beyond the share"  # of equal ones, the first by id are kept
 
 
 @dataclass
@@ -34,10 +42,11 @@ class CotRecord:
     draft: str = ""
     text: str = ""  # the reasoning; "" where there is none
     thoughts: str = ""  # what a reasoning model thought before it wrote the text
-    leak: str = "none"  # what the reasoner was told beside the history
+    leak: str = "none"  # what the reasoners were told beside the history: none, target, unknown
     scores: dict[str, float | None] = field(default_factory=dict)
     confidence: float | None = None
     dropped: str = ""  # why the reasoning is not used
+    problem: str = ""  # what the reasoner that wrote no text said
 
 
 class Built(CotPolicy):
@@ -66,12 +75,27 @@ class Built(CotPolicy):
         self.pipeline, self.stage, self.leak = pipeline, stage, leak
         self.records: dict[str, CotRecord] = {}
 
+    @property
+    def refining(self) -> str:
+        """The pipeline's name of the stage that rewrites drafts."""
+        return LEAKY if self.leak == "target" else REFINED
+
+    @property
+    def told(self) -> str:
+        """What the reasoners were told beside the history: none, target, or unknown of texts read from a file."""
+        if self.leak != "none":
+            return self.leak
+        stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
+        kinds = {self.pipeline.reasoner(stage).identity()["reasoner"] for stage in stages}
+        return "unknown" if "precomputed" in kinds else "none"
+
     def make(self, keys: Sequence[CotKey]) -> None:
         """Ask for what is missing of these samples."""
         new = [key for key in keys if key.sample_id not in self.records]
         if not new:
             return
-        made = {key.sample_id: CotRecord(key, leak=self.leak) for key in new}
+        told = self.told
+        made = {key.sample_id: CotRecord(key, leak=told) for key in new}
         with _progress("CoT drafts", len(new)) as progress:
             drafts = self.pipeline.drafts(new, _advancing(progress))
         for sample, written in drafts.items():
@@ -83,10 +107,17 @@ class Built(CotPolicy):
             for sample, record in made.items():
                 final = refined.get(sample)
                 record.text, record.thoughts = (final.text, final.reasoning) if final else ("", "")
-        for record in made.values():
+        for sample, record in made.items():
             if not record.text:
                 record.dropped = "no text" if record.draft else "no draft"
+                failed = self.pipeline.problems[self.refining if record.draft else DRAFT]
+                record.problem = failed.get(sample, "")
         self.records |= made
+
+    def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
+        """By stage, what making these samples would cost at most; nothing is asked for."""
+        found = self.pipeline.estimates(list(keys), self.leak == "target")
+        return {stage: cost for stage, cost in found.items() if stage == DRAFT or self.stage == REFINED}
 
     def reasoning(self, key: CotKey) -> str | None:
         """The text of this sample, or None."""
@@ -134,36 +165,62 @@ class Confident(Built):
         self.weights = dict(WEIGHTS if weights is None else weights)
         self.floors = dict(FLOORS if floors is None else floors)
         self.min_words, self.max_words = min_words, max_words
-        self.reference, self.lift_scale = reference, lift_scale
+        self.reference = None if reference is None else Reference(reference)
+        self.lift_scale = lift_scale
         self._idf: Idf | None = None
 
     def make(self, keys: Sequence[CotKey]) -> None:
-        """Write what is missing, assess it, and keep the share that can be trusted of all that was made so far."""
+        """Write what is missing, assess it, and keep the share that can be trusted of all that was made so far.
+
+        Raises:
+            UserError: the reference was trained on all these samples' users, or on other data.
+        """
         new = [key for key in keys if key.sample_id not in self.records]
         if not new:
             return
-        super().make(new)
+        barred = self._barred(new)
+        if barred:
+            log.warning(
+                "%d of %d samples cannot be judged by cot_policy.reference and get no reasoning",
+                len(barred),
+                len(new),
+            )
+        self.records |= {
+            key.sample_id: CotRecord(key, dropped=barred[key.sample_id])
+            for key in new
+            if key.sample_id in barred
+        }
+        super().make([key for key in new if key.sample_id not in barred])
         written = [self.records[key.sample_id] for key in new if self.records[key.sample_id].text]
         for record in written:
             record.scores = self._scores(record)
         if self.reference is not None:
-            from mllmrec.cot.assess.reference import effects_of
-
-            found = effects_of(
-                self.reference, {record.key.sample_id: record.text for record in written}, "assess"
-            )
+            found = self.reference.effects({record.key: record.text for record in written}, "assess")
             for record in written:
-                effect = found.get(record.key.sample_id)
-                if effect is not None:
-                    record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
-                    record.scores["agreement"] = effect.agreement
+                effect = found[record.key.sample_id]
+                record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
+                record.scores["agreement"] = effect.agreement
         for record in written:
             record.confidence = confidence(record.scores, self.weights, self.floors)
         self._keep()
 
+    def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
+        """By stage, what making these samples would cost at most; nothing is asked for."""
+        barred = self._barred(keys)
+        return super().estimates([key for key in keys if key.sample_id not in barred])
+
     def confidences(self) -> dict[str, float | None]:
-        """Sample id → confidence, None for what was vetoed or could not be written."""
+        """Sample id → confidence, None for what was vetoed, barred or could not be written."""
         return {sample: record.confidence for sample, record in self.records.items()}
+
+    def _barred(self, keys: Sequence[CotKey]) -> dict[str, str]:
+        """Sample id → why the reference cannot judge it; refuses to go on where it could judge no sample so far."""
+        if self.reference is None:
+            return {}
+        barred = self.reference.barred(keys, self.pipeline.items)
+        if len(barred) == len(keys) and not any(record.text for record in self.records.values()):
+            raise self.reference.judges_none(barred)
+        return barred
 
     def _scores(self, record: CotRecord) -> dict[str, float | None]:
         items = self.pipeline.items
@@ -191,8 +248,20 @@ class Confident(Built):
             top_share=self.top_share,
         )
         for record, stays in zip(written.values(), kept.tolist(), strict=True):
-            failed = vetoes(record.scores, self.floors)
-            record.dropped = "" if stays else f"form: {failed[0]}" if failed else "less confident"
+            record.dropped = "" if stays else LESS_CONFIDENT
+        trusted = [record.confidence for record in written.values() if not record.dropped]
+        least = min((value for value in trusted if value is not None), default=None)
+        for record in written.values():
+            if record.dropped:
+                record.dropped = self._why_not(record, least)
+
+    def _why_not(self, record: CotRecord, least: float | None) -> str:
+        """Why a text is not kept where ``least`` is the lowest confidence that is."""
+        if failed := vetoes(record.scores, self.floors):
+            return f"form: {failed[0]}"
+        if record.confidence is None:
+            return "nothing to judge by"
+        return TIED if record.confidence == least else LESS_CONFIDENT
 
 
 def _progress(name: str, total: int) -> StageProgress:

@@ -57,18 +57,9 @@ class Mixing:
         """
         if self.select == "confidence" and confidences is None:
             raise UserError("mixing.select=confidence: this cot_policy gives no confidence; choose another")
-        known = confidences or {}
-        if self.select == "random":
-            chosen = select_cot(sample_ids, mix_ratio, seed)
-        else:
-            chosen = select_confident(sample_ids, mix_ratio, seed, known)
-
-        def rank(position: int) -> tuple[float, int]:
-            name = str(sample_ids[position])
-            trust = known[name] if self.select == "confidence" else None
-            return (-(trust or 0.0), _rank(seed, name))
-
-        return np.array(sorted(np.flatnonzero(chosen).tolist(), key=rank), dtype=np.int64)
+        if confidences is None or self.select == "random":
+            return select_cot(sample_ids, mix_ratio, seed)
+        return select_confident(sample_ids, mix_ratio, seed, confidences)
 
 
 class Mixture:
@@ -113,7 +104,7 @@ class Mixture:
 
 
 def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: int) -> np.ndarray:
-    """Choose ``round(mix_ratio * S)`` of S samples for reasoning; True where chosen, (S,) bool.
+    """Choose ``round(mix_ratio * S)`` of S samples for reasoning; their positions, first chosen first, (n,) int64.
 
     Every sample has a rank drawn from ``seed`` and its id, and the lowest are chosen: the choice neither depends on
     the samples' order nor on any other draw, and a larger ratio keeps all that a smaller one chose.
@@ -125,9 +116,7 @@ def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: i
     _check_ratio(mix_ratio)
     names = _unique(sample_ids)
     ranks = np.array([_rank(seed, name) for name in names], dtype=np.int64)
-    chosen = np.zeros(len(names), dtype=bool)
-    chosen[np.argsort(ranks, kind="stable")[: round(mix_ratio * len(names))]] = True
-    return chosen
+    return np.argsort(ranks, kind="stable")[: round(mix_ratio * len(names))]
 
 
 def select_confident(
@@ -136,9 +125,10 @@ def select_confident(
     seed: int,
     confidences: Mapping[str, float | None],
 ) -> np.ndarray:
-    """Choose the ``round(mix_ratio * S)`` most confident of S samples, or as many as have a confidence; (S,) bool.
+    """Choose the ``round(mix_ratio * S)`` most confident of S samples, or as many as have a confidence.
 
-    Equal ones stand in the order of `select_cot`'s ranks, so all that holds for its choice holds here.
+    Their positions, first chosen first, (n,) int64. Equal ones stand in the order of `select_cot`'s ranks, so all that
+    holds for its choice holds here.
 
     Args:
         sample_ids: (S,) unique.
@@ -154,9 +144,8 @@ def select_confident(
     ordered = sorted(
         known_confidences(sample_ids, confidences), key=lambda entry: (-entry[2], _rank(seed, entry[1]))
     )
-    chosen = np.zeros(len(sample_ids), dtype=bool)
-    chosen[[position for position, _, _ in ordered[: round(mix_ratio * len(sample_ids))]]] = True
-    return chosen
+    chosen = [position for position, _, _ in ordered[: round(mix_ratio * len(sample_ids))]]
+    return np.array(chosen, dtype=np.int64)
 
 
 def share_at(schedule: str, progress: float, warmup: float = 0.1) -> float:

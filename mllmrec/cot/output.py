@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,68 +13,86 @@ from mllmrec.cache import atomic_path, write_json
 from mllmrec.cot.assess import Helping, calibrate
 from mllmrec.cot.base import CotKey
 from mllmrec.cot.built import Built, Confident
+from mllmrec.cot.funnel import FunnelStage, cot_funnel, draw_funnel, funnel_json
+from mllmrec.cot.released import write_captions, write_reasoning
+from mllmrec.cot.samples_page import write_samples_page
+from mllmrec.randomness import numpy_generator
 from mllmrec.reasoners.base import Estimate
 
-RECORDS, RELEASED, SUMMARY = "cot.jsonl", "deepseek_cot.json", "summary.json"
+RECORDS, SUMMARY, FUNNEL, PICTURE, PAGE = (
+    "cot.jsonl",
+    "summary.json",
+    "funnel.json",
+    "funnel.png",
+    "samples.html",
+)
 
 
 def write_outputs(
-    folder: Path, cot: Built, keys: Sequence[CotKey], titles: Mapping[str, str], summary: Mapping[str, Any]
-) -> None:
-    """Write every record, the texts that are used in the released layout, and the counts.
+    folder: Path,
+    cot: Built,
+    keys: Sequence[CotKey],
+    summary: Mapping[str, Any],
+    lines: Mapping[str, int],
+    shown: int,
+    seed: int,
+) -> list[FunnelStage]:
+    """Write every record, what is used in the released layout, the counts, and a page of samples to read.
 
     Args:
         folder: of the job.
         cot: with the records.
         keys: of the samples, in their order.
-        titles: by item id.
         summary: of the prepared data.
+        lines: user id → ``line_idx`` in the release.
+        shown: how many samples the page shows; 0 writes none.
+        seed: draws these.
+
+    Returns:
+        The funnel.
     """
+    dataset = summary["dataset"]
     with atomic_path(folder / RECORDS) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for key in keys:
             record = asdict(cot.records[key.sample_id])
-            line = {"dataset": summary["dataset"], **record.pop("key"), **record}
+            line = {"dataset": dataset, **record.pop("key"), **record}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def item(item_id: str) -> dict[str, str]:
-        return {"item_id": item_id, "title": titles.get(item_id, "")}
-
-    used = [
-        {
-            "user_id": key.user_id,
-            "sample_id": key.sample_id,
-            "history_items": [item(item_id) for item_id in key.history_ids],
-            "target_item": item(key.target_id),
-            "reasoning": text,
-            "leak": cot.leak,
-        }
-        for key in keys
-        if (text := cot.reasoning(key))
-    ]
-    with atomic_path(folder / RELEASED) as temporary:
-        temporary.write_text(json.dumps(used, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    # A user names tables as he likes.
+    name = re.sub(r"[^\w.-]+", "_", dataset)
+    write_captions(folder / f"{name}_captions.json", cot.pipeline.items)
+    write_reasoning(folder / f"{name}_deepseek_cot.json", cot, keys, lines)
     write_json(
         folder / SUMMARY,
         {
-            "dataset": summary["dataset"],
+            "dataset": dataset,
             "captions": summary["captions"],
             "stages": cot.report(),
             "samples": cot.coverage(keys),
-            "leak": cot.leak,
+            "leak": cot.told,
         },
     )
+    stages = cot_funnel(cot, keys, summary["captions"])
+    write_json(folder / FUNNEL, funnel_json(stages))
+    draw_funnel(stages, folder / PICTURE)
+    if shown > 0:
+        drawn = numpy_generator(seed, "samples shown").permutation(len(keys))[:shown]
+        records = [cot.records[keys[int(place)].sample_id] for place in drawn]
+        counted = f"{len(records):,} of {len(keys):,} samples, drawn with seed {seed}"
+        write_samples_page(folder / PAGE, cot, records, dataset, counted)
+    return stages
 
 
-def stage_rows(cot: Built, keys: Sequence[CotKey], summary: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """What each stage made, and what became of the samples."""
-    rows = [("caption", name, count) for name, count in summary["captions"].items()]
-    rows += [(stage, name, count) for stage, counts in cot.report().items() for name, count in counts.items()]
-    outcomes = cot.coverage(keys)
-    shown = {"matched": "kept"}
-    label = "assess" if isinstance(cot, Confident) else "result"
-    return rows + [
-        (label, shown.get(name, f"dropped: {name}"), count) for name, count in sorted(outcomes.items())
-    ]
+def asked_now(cot: Built) -> str:
+    """How much was written by this command and how much was there before, on one line."""
+    parts = []
+    for stage, counts in cot.report().items():
+        tokens = counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0)
+        spent = cot.pipeline.reasoner(stage).spent
+        cost = f" ({spent.describe() if spent else f'{tokens:,} tokens'})" if tokens else ""
+        parts.append(
+            f"{stage}: {counts.get('written', 0):,} written now{cost}, {counts.get('from_cache', 0):,} before"
+        )
+    return "; ".join(parts)
 
 
 def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int, int, str]]:
@@ -92,11 +111,11 @@ def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int
 
 def calibration_rows(cot: Confident, keys: Sequence[CotKey]) -> list[tuple[str, int, str, str, str]]:
     """How often what is kept helps, on other negatives than those of the lift inside the confidence."""
-    from mllmrec.cot.assess.reference import effects_of
-
     assert cot.reference is not None
-    texts = {key.sample_id: cot.records[key.sample_id].text for key in keys}
-    effects = effects_of(cot.reference, {sample: text for sample, text in texts.items() if text}, "calibrate")
+    records = [cot.records[key.sample_id] for key in keys]
+    effects = cot.reference.effects(
+        {record.key: record.text for record in records if record.text}, "calibrate"
+    )
     table = calibrate(
         [cot.records[sample].confidence for sample in effects], [effect.lift for effect in effects.values()]
     )

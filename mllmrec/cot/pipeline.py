@@ -12,7 +12,7 @@ from mllmrec.cot.store import TextStore
 from mllmrec.cot.wording import CotWording, ask
 from mllmrec.reasoners.base import Estimate, HistoryItem, Reasoner, Request, Written
 
-DRAFT, REFINED = "draft", "refined"
+DRAFT, REFINED, LEAKY = "draft", "refined", "leaky"  # leaky: refined by a reasoner that is told the target
 Advance = Callable[[int, str], None]  # samples just settled, and a note for the progress bar
 
 
@@ -67,6 +67,11 @@ class CotPipeline:
         self.items, self.domain, self.cache = items, domain, cache
         self._draft, self._refine = draft, refine
         self.reports: dict[str, StageReport] = {}
+        self.problems: dict[str, dict[str, str]] = {}  # stage -> sample id -> why it has no text
+
+    def reasoner(self, stage: str) -> Reasoner:
+        """Who writes the texts of a stage."""
+        return self._draft[0] if stage == DRAFT else self._refine[0]
 
     def drafts(self, keys: Iterable[CotKey], advance: Advance | None = None) -> dict[str, Written]:
         """Sample id → draft, of the samples for which there is one."""
@@ -88,7 +93,7 @@ class CotPipeline:
             advance: told of progress.
         """
         requests = self.refine_requests(keys, drafts, leak)
-        return self._run("leaky" if leak else REFINED, self._refine[0], requests, advance)
+        return self._run(LEAKY if leak else REFINED, self._refine[0], requests, advance)
 
     def draft_requests(self, keys: Iterable[CotKey]) -> Iterator[Request]:
         """The requests for drafts."""
@@ -134,7 +139,7 @@ class CotPipeline:
 
     def estimates(self, keys: list[CotKey], leak: bool = False) -> dict[str, Estimate]:
         """What is still to be asked would cost; drafts that do not exist yet count as long as they may become."""
-        stage = "leaky" if leak else REFINED
+        stage = LEAKY if leak else REFINED
         drafting = self.missing(DRAFT, self.draft_requests(keys))
         first = self._draft[0].estimate(drafting) or Estimate(len(drafting), 0, 0)
         store = self._store(DRAFT)
@@ -151,6 +156,7 @@ class CotPipeline:
         self, stage: str, reasoner: Reasoner, requests: Iterable[Request], advance: Advance | None
     ) -> dict[str, Written]:
         report = self.reports.setdefault(stage, StageReport())
+        problems = self.problems.setdefault(stage, {})
         store = self._store(stage)
         texts: dict[str, Written] = {}
         waiting: dict[str, list[str]] = {}  # key -> samples that asked the same
@@ -160,10 +166,10 @@ class CotPipeline:
                 if written.text:
                     texts[sample] = written
                 else:
-                    report.problems[written.problem or "empty"] += 1
+                    problems[sample] = written.problem or "empty"
+                    report.problems[problems[sample]] += 1
             if advance is not None:
-                tokens = report.prompt_tokens + report.completion_tokens
-                advance(len(samples), f"{tokens:,} tokens" if tokens else "")
+                advance(len(samples), _note(report, reasoner.spent))
 
         def pending() -> Iterator[Request]:
             for request in requests:
@@ -190,8 +196,7 @@ class CotPipeline:
         return texts
 
     def _store(self, stage: str) -> TextStore:
-        reasoner = self._draft[0] if stage == DRAFT else self._refine[0]
-        return TextStore(self.cache, stage, reasoner.identity())
+        return TextStore(self.cache, stage, self.reasoner(stage).identity())
 
     def _history(self, key: CotKey) -> list[HistoryItem]:
         return [self.items[item] for item in key.history_ids]
@@ -199,3 +204,9 @@ class CotPipeline:
     def _told(self, key: CotKey) -> str:
         target = self.items[key.target_id]
         return " | ".join(text for text in (target.title, target.caption) if text)
+
+
+def _note(report: StageReport, spent: Estimate | None) -> str:
+    """What the texts made so far cost, for a progress bar."""
+    made = spent or Estimate(report.written, report.prompt_tokens, report.completion_tokens)
+    return made.describe() if made.prompt_tokens + made.completion_tokens else ""

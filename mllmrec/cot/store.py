@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from mllmrec.cache import file_fingerprint, fingerprint
-from mllmrec.errors import UserError
+from mllmrec.cache import GrowingFile, file_fingerprint, fingerprint
 from mllmrec.reasoners.base import Request, Written
 
 
@@ -27,21 +25,14 @@ class TextStore:
             UserError: the file cannot be read.
         """
         self.path = folder / f"{stage}-{fingerprint({'stage': stage, **identity})}.jsonl"
-        self._identity = dict(identity)
+        self._file = GrowingFile(self.path, identity)
         self._known: dict[str, Written] = {}
-        try:
-            lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}); repair or remove it") from error
-        # The last line has an end only if it was written whole.
-        self._torn = bool(lines) and lines[-1] != b""
-        for line in lines:
+        for record in self._file.records():
             try:
-                record = json.loads(line)
                 self._known[record["key"]] = Written(
                     record["text"], record["reasoning"], record["prompt_tokens"], record["completion_tokens"]
                 )
-            except (ValueError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 continue
 
     def __len__(self) -> int:
@@ -64,25 +55,18 @@ class TextStore:
 
     def add(self, key: str, request: Request, written: Written) -> None:
         """Write a text down; it is on disk when this returns."""
-        record = {
-            "key": key,
-            "sample": request.sample_id,
-            "user": request.user_id,
-            "history": [item.item_id for item in request.history],
-            "text": written.text,
-            "reasoning": written.reasoning,
-            "prompt_tokens": written.prompt_tokens,
-            "completion_tokens": written.completion_tokens,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One unbuffered write a line: lines of two processes at once do not mix.
-        with self.path.open("ab", buffering=0) as stream:
-            if stream.tell() == 0:
-                stream.write(_line({"identity": self._identity}))
-            elif self._torn:
-                stream.write(b"\n")
-            self._torn = False
-            stream.write(_line(record))
+        self._file.append(
+            {
+                "key": key,
+                "sample": request.sample_id,
+                "user": request.user_id,
+                "history": [item.item_id for item in request.history],
+                "text": written.text,
+                "reasoning": written.reasoning,
+                "prompt_tokens": written.prompt_tokens,
+                "completion_tokens": written.completion_tokens,
+            }
+        )
         self._known[key] = written
 
 
@@ -92,7 +76,3 @@ def _image_fingerprint(path: Path) -> str:
         return file_fingerprint(path)
     except OSError:
         return "unreadable"
-
-
-def _line(record: Mapping[str, object]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode()

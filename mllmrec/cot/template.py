@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mllmrec.cot.base import CotKey, CotPolicy
 
@@ -14,6 +14,7 @@ _EMPTY_WORDS = frozenset((
 ))  # fmt: skip
 _MOST_WORDS = 3
 _LONGEST_WORD = 24
+_LONGEST_TAG = 3  # words
 
 
 class Template(CotPolicy):
@@ -40,13 +41,16 @@ class Template(CotPolicy):
         return next((source[item] for source in self.sources if source.get(item)), "")
 
 
-def template_reasoning(history_texts: Sequence[str]) -> str:
-    """Three steps from the texts of a history, oldest first, in at most 40 words; "" when they hold no words.
+def template_reasoning(
+    history_texts: Sequence[str], split: Callable[[str], dict[str, None]] | None = None
+) -> str:
+    """Three steps from the texts of a history, oldest first; "" when they hold no words.
 
-    Words are counted once per item. Those in two or more items are named, most frequent first; of equal ones the
+    ``split`` gives the words of a text, `content_words` by default; then there are at most 40 words. Words are counted
+    once per item. Those in two or more items are named, most frequent first; of equal ones the
     more recently seen stands first, then the alphabet decides. Where none repeats, the latest item speaks.
     """
-    documents = [words for words in map(content_words, history_texts) if words]
+    documents = [words for words in map(split or content_words, history_texts) if words]
     if not documents:
         return ""
     counts: dict[str, int] = {}
@@ -69,6 +73,22 @@ def content_words(text: str) -> dict[str, None]:
     """The distinct content words of a text in lower case, in order."""
     words = (match.group().lower() for match in _WORD.finditer(text))
     return dict.fromkeys(word for word in words if word not in _EMPTY_WORDS and len(word) <= _LONGEST_WORD)
+
+
+def tags_or_words(text: str) -> dict[str, None]:
+    """The distinct tags of a list such as ``dark blue, busy, vertical lines``, of any other text its content words.
+
+    A list has two or more parts between commas, each of at most three words.
+    """
+    parts = text.split(",")
+    if len(parts) < 2 or any(len(part.split()) > _LONGEST_TAG for part in parts):
+        return content_words(text)
+    words = [[match.group().lower() for match in _WORD.finditer(part)] for part in parts]
+    return dict.fromkeys(
+        " ".join(part)
+        for part in words
+        if not _EMPTY_WORDS.issuperset(part) and all(len(word) <= _LONGEST_WORD for word in part)
+    )
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Servers that speak OpenAI's chat protocol: many requests at once, at a price that is known and bounded."""
 
-from mllmrec.endpoint.answers import NO_ANSWER, UNREADABLE_IMAGE, Answer, Chat
+from mllmrec.endpoint.answers import NO_ANSWER, Answer, Chat
 from mllmrec.endpoint.budget import Budget, Tally
 from mllmrec.endpoint.client import Endpoint
+from mllmrec.reasoners.base import UNREADABLE_IMAGE
 
 __all__ = ["NO_ANSWER", "UNREADABLE_IMAGE", "Answer", "Budget", "Chat", "Endpoint", "Tally"]

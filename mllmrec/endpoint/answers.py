@@ -9,7 +9,6 @@ from typing import Any
 from mllmrec.endpoint.budget import tokens_in
 
 NO_ANSWER = "no answer"  # begins the problem of a request whose every try failed: another day it may succeed
-UNREADABLE_IMAGE = "unreadable image"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from mllmrec.endpoint.answers import (
     NO_ANSWER,
-    UNREADABLE_IMAGE,
     Answer,
     Chat,
     MalformedAnswer,
@@ -26,6 +25,7 @@ from mllmrec.endpoint.images import data_url
 from mllmrec.endpoint.keys import check_address, read_key
 from mllmrec.endpoint.tries import Refused, Tries, maybe_billed
 from mllmrec.errors import UserError
+from mllmrec.reasoners.base import UNREADABLE_IMAGE
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +206,8 @@ class Endpoint:
             api_key=key,
             base_url=self.base_url,
             max_retries=0,
+            # A server that sends an answer twice would have the second copy read as the answer to the next request.
+            default_headers={"Connection": "close"},
             timeout=openai.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds)),
         )
 

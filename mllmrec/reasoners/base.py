@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+UNREADABLE_IMAGE = "unreadable image"  # the problem of a request whose images cannot all be read
+
 
 @dataclass(frozen=True)
 class HistoryItem:
@@ -48,18 +50,28 @@ class Written:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the requests will cost, before any is sent."""
+    """What requests will cost, before any is sent, or did cost."""
 
     requests: int
     prompt_tokens: int
     completion_tokens: int  # at most
     money: float | None = None  # in the currency of the prices given; None without prices
 
+    def describe(self) -> str:
+        """Tokens and money in a few words, as for a progress bar."""
+        tokens = f"{self.prompt_tokens + self.completion_tokens:,} tokens"
+        return tokens if self.money is None else f"{tokens}, {self.money:,.4f} in money"
+
 
 class Reasoner(ABC):
     """Writes reasoning."""
 
     sees_images: bool = False  # whether requests carry the images of the history
+
+    @property
+    def spent(self) -> Estimate | None:
+        """What was paid for so far; None where nothing is."""
+        return None
 
     @abstractmethod
     def identity(self) -> dict[str, object]:

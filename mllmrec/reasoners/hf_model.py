@@ -25,7 +25,7 @@ from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
-from mllmrec.reasoners.base import Request, Written
+from mllmrec.reasoners.base import UNREADABLE_IMAGE, Request, Written
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class HfModel:
             opened = [read_picture(path, self.settings.max_side) for path in prompt.images]
             pictures = tuple(picture for picture in opened if picture is not None)
             if len(pictures) < len(opened):
-                yield prompt.request, Written("", problem="unreadable image")
+                yield prompt.request, Written("", problem=UNREADABLE_IMAGE)
             else:
                 ready.append(replace(prompt, pictures=pictures))
         if ready:

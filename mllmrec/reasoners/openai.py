@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
-from mllmrec.endpoint import Budget, Chat, Endpoint, Tally
+from mllmrec.endpoint import Budget, Chat, Endpoint
 from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
 
 
@@ -66,9 +66,9 @@ class OpenAIReasoner(Reasoner):
         return {"reasoner": "openai", "version": 1, "sees_images": self.sees_images, **settings}
 
     @property
-    def spent(self) -> Tally:
+    def spent(self) -> Estimate:
         """What was spent so far."""
-        return self.endpoint.budget.spent
+        return Estimate(**vars(self.endpoint.budget.spent))
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
         """Yield each request with what came of it, as soon as it is there.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mllmrec.cot.template import content_words, join_words, template_reasoning
+from mllmrec.cot.template import content_words, join_words, tags_or_words, template_reasoning
+from mllmrec.prompts.markup import neutral
 from mllmrec.reasoners.base import Reasoner, Request, Written
 
 _MOST_WORDS = 3
@@ -13,21 +14,41 @@ _MOST_WORDS = 3
 class TemplateReasoner(Reasoner):
     """Three labelled steps, ``Signals: … Preference: … Look for: …``, from the history alone.
 
-    An item speaks through its caption, else its title. A draft is `template_reasoning`; a refinement is
-    `supported_reasoning` over the words of the draft. What else a request holds, the wording and the leak
-    included, plays no part.
+    An item speaks through its caption, else its title, of which a list of tags is taken tag by tag. A draft is
+    `template_reasoning`; a refinement is `supported_reasoning` over the words of the draft. The wording plays no part.
+    In the ablation that tells it the target, it looks for just that, as a model does that is asked to explain a choice
+    that it knows.
     """
 
     def identity(self) -> dict[str, object]:
         """The rule's version: there are no settings."""
-        return {"reasoner": "template", "version": 1}
+        return {"reasoner": "template", "version": 3}
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
         """Answer each request at once; a history without words is the problem ``empty``."""
         for request in requests:
             texts = [item.caption or item.title for item in request.history]
-            text = supported_reasoning(texts, request.draft) if request.draft else template_reasoning(texts)
+            text = (
+                supported_reasoning(texts, request.draft)
+                if request.draft
+                else template_reasoning(texts, tags_or_words)
+            )
+            if text and request.leak:
+                text = told_reasoning(text, request.leak)
             yield request, Written(text, problem="" if text else "empty")
+
+
+def told_reasoning(text: str, target: str) -> str:
+    """``text`` with the target in the place of what it would look for.
+
+    Args:
+        text: a reasoning with its three steps.
+        target: title, and caption after a bar.
+    """
+    title, _, caption = neutral(target).partition(" | ")
+    signals, _, _ = text.partition(" Look for: ")
+    named = [*list(tags_or_words(caption))[:_MOST_WORDS], title] if caption else [title]
+    return f"{signals} Look for: {join_words(named)}."
 
 
 def supported_reasoning(history_texts: Sequence[str], draft: str) -> str:
@@ -41,12 +62,12 @@ def supported_reasoning(history_texts: Sequence[str], draft: str) -> str:
     counts: dict[str, int] = {}
     weights: dict[str, int] = {}
     for position, text in enumerate(history_texts, start=1):
-        for word in content_words(text):
-            if word in claimed:
+        for word in tags_or_words(text):
+            if claimed.keys() >= content_words(word).keys():
                 counts[word] = counts.get(word, 0) + 1
                 weights[word] = weights.get(word, 0) + position
     named = sorted(weights, key=lambda word: (-weights[word], word))[:_MOST_WORDS]
     if not named:
-        return template_reasoning(history_texts)
+        return template_reasoning(history_texts, tags_or_words)
     signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
     return f"Signals: {signals}. Preference: lately {named[0]}. Look for: {join_words(named)}."

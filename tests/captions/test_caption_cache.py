@@ -45,7 +45,9 @@ def _catalogue(folder: Path, without_image: int = 0) -> Items:
 
 def test_every_item_is_captioned_by_id_and_counted(tmp_path: Path) -> None:
     settled: list[int] = []
-    captions, counts = caption_items(Counting(), _catalogue(tmp_path, 2), tmp_path / "cache", settled.append)
+    captions, counts = caption_items(
+        Counting(), _catalogue(tmp_path, 2), tmp_path / "cache", lambda done, note: settled.append(done)
+    )
     assert captions == {"1": "width 1", "2": "width 2", "3": "width 3"}
     assert counts == {"captioned": 3, "no_image": 2}
     assert sum(settled) == 3

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from scribe import Scribe
+from scribe import ITEMS, Scribe
 
 from mllmrec.cot import Built, Confident
 from mllmrec.errors import UserError
@@ -81,6 +83,17 @@ def test_form_vetoes_and_the_rest_is_ranked(make_pipeline, keys):
     assert trust["u2:3"] < trust["u0:3"]
 
 
+def test_a_text_as_trusted_as_one_that_is_kept_is_not_called_less_confident(make_pipeline, keys):
+    # All name item 1, which stands in the histories of users 0 and 1: of these two the first by id is kept.
+    policy = confident(make_pipeline, dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1)), top_share=1 / 3)
+    policy.make(keys)
+    assert policy.reasoning(keys[0]) is not None
+    assert [policy.records[key.sample_id].dropped for key in keys[1:]] == [
+        "as confident, but beyond the share",
+        "less confident",
+    ]
+
+
 def test_a_threshold_keeps_all_above_it(make_pipeline, keys):
     texts = {user: GOOD.format(number) for number, user in enumerate(("u0", "u1", "u2"), 1)}
     # Draft and refinement of users 0 and 1 are the same: agreement 1. User 2's share no word: below 0.9 on average.
@@ -99,6 +112,50 @@ def test_what_is_kept_does_not_depend_on_how_the_samples_came(make_pipeline, key
     parts.make(keys[:2])
     assert [whole.reasoning(key) for key in keys] == [parts.reasoning(key) for key in keys]
     assert whole.coverage(keys)["matched"] == 2
+
+
+def test_estimates_are_of_the_stages_that_are_made(make_pipeline, keys):
+    estimates = {stage: Built(make_pipeline(), stage).estimates(keys) for stage in ("draft", "refined")}
+    assert [*estimates["draft"]] == ["draft"]
+    assert [*estimates["refined"]] == ["draft", "refined"]
+    assert estimates["draft"]["draft"].requests == 3
+    assert [*Built(make_pipeline(), leak="target").estimates(keys)] == ["draft", "leaky"]
+
+
+def test_a_text_about_which_nothing_is_known_is_not_called_less_confident(make_pipeline, keys):
+    items = {number: dataclasses.replace(item, title="", caption="") for number, item in ITEMS.items()}
+    texts = dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1))
+    policy = Confident(make_pipeline(Author("d", texts), Author("r", texts), items), floors={})
+    policy.make(keys)
+    assert policy.coverage(keys) == {"nothing to judge by": 3}
+
+
+def test_texts_from_a_file_may_have_been_told_anything(make_pipeline, keys):
+    class FromFile(Scribe):
+        def identity(self):
+            return {"reasoner": "precomputed"}
+
+    for pipeline, stage, told in (
+        (make_pipeline(FromFile("d")), "draft", "unknown"),
+        (make_pipeline(FromFile("d")), "refined", "unknown"),
+        (make_pipeline(refine=FromFile("r")), "refined", "unknown"),
+        (make_pipeline(refine=FromFile("r")), "draft", "none"),
+    ):
+        policy = Built(pipeline, stage)
+        policy.make(keys)
+        assert {record.leak for record in policy.records.values()} == {told}
+
+
+def test_a_record_says_why_a_reasoner_wrote_nothing(make_pipeline, keys):
+    policy = Built(make_pipeline(Scribe("d", refuses=("u0",)), Scribe("r", refuses=("u1",))))
+    policy.make(keys)
+    assert [
+        (policy.records[key.sample_id].dropped, policy.records[key.sample_id].problem) for key in keys
+    ] == [
+        ("no draft", "refused"),
+        ("no text", "refused"),
+        ("", ""),
+    ]
 
 
 def test_one_of_threshold_and_share(make_pipeline):

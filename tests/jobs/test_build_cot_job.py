@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.errors import UserError
+from mllmrec.prepare import prepare
 
 SMALL = ["dataset.num_users=30", "dataset.num_items=40"]
 SECRET = "sk-not-to-be-seen-anywhere"
@@ -107,13 +114,92 @@ def test_the_embedded_default_writes_and_assesses_reasoning_without_any_model(tm
     )
     kept = [record for record in records if not record["dropped"]]
     assert len(kept) == 15  # top_share 0.5 of 30
-    released = json.loads((tmp_path / "out" / "deepseek_cot.json").read_text("utf-8"))
+    released = json.loads((tmp_path / "out" / "synthetic_deepseek_cot.json").read_text("utf-8"))
     assert {row["sample_id"]: row["reasoning"] for row in released} == {
         record["sample_id"]: record["text"] for record in kept
     }
     summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
     assert summary["stages"]["refined"] == {"samples": 30, "written": 30}
-    assert summary["samples"] == {"matched": 15, "less confident": 15}
+    # Rules that count words agree with themselves: all 30 are equally confident.
+    tied = "as confident, but beyond the share"
+    assert summary["samples"] == {"matched": 15, tied: 15}
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text("utf-8"))
+    assert [(stage["stage"], stage["in"], stage["kept"], stage["reasons"]) for stage in funnel] == [
+        ("caption", 40, 40, {}),
+        ("draft", 30, 30, {}),
+        ("refined", 30, 30, {}),
+        ("assess", 30, 15, {tied: 15}),
+    ]
+    assert f"{tied} 15" in done.stdout
+    assert (tmp_path / "out" / "funnel.png").stat().st_size > 5000
+    page = (tmp_path / "out" / "samples.html").read_text("utf-8")
+    assert page.count("<article>") == 30
+    assert {record["sample_id"] for record in records} == set(re.findall(r">sample ([^<]*)<", page))
+
+
+def prepared(folder: Path, *overrides: str):
+    """What the main job would train on."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train", [*SMALL, f"cache_dir={folder / 'cache'}", *overrides])
+    check_config(cfg)
+    return prepare(cfg)
+
+
+def test_what_is_exported_is_read_back_as_it_was(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = {
+        record["sample_id"]: record
+        for record in map(json.loads, (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines())
+    }
+    captions, reasoning = (
+        tmp_path / "out" / f"synthetic_{name}.json" for name in ("captions", "deepseek_cot")
+    )
+    same = ["split.windows=last", "split.min_history=1", "mix_ratio=1"]
+    made = prepared(tmp_path, *same)
+    read = prepared(
+        tmp_path,
+        *same,
+        *("caption=precomputed", f"caption.path={captions}"),
+        *("cot_policy=precomputed", f"cot_policy.path={reasoning}"),
+    )
+    assert read.captions == made.captions
+    assert len(read.captions) == 40
+    drafted = prepared(
+        tmp_path,
+        *same,
+        *("caption=precomputed", f"caption.path={captions}", "draft=precomputed", f"draft.path={reasoning}"),
+        "cot_policy=pseudo",
+    )
+    for index in range(30):
+        key = read.train.cot_key(index)
+        record = records[key.sample_id]
+        assert read.cot.reasoning(key) == (None if record["dropped"] else record["text"])
+        assert drafted.cot.reasoning(key) == read.cot.reasoning(key)
+    assert read.summary["cot"]["coverage"] == {"matched": 15, "absent": 15}
+
+
+def test_reasoning_about_released_data_carries_the_lines_of_its_file(tmp_path):
+    items = range(1, 21)
+    titles = "".join(f"{item},Movie {item}\n" for item in items)
+    (tmp_path / "movielens_titles.csv").write_text(f"item,title\n{titles}")
+    # Users a, b and c stand on the lines 0, 2 and 3.
+    (tmp_path / "train.tsv").write_text("a\t1 2 3 4 5\n\nb\t2 3 4 5 6\nc\t3 4 5 6 7\n")
+    (tmp_path / "test.tsv").write_text("d\t4 5 6 7 8\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mllmrec.build_cot", "dataset=movielens", f"dataset.root={tmp_path}"),
+            *("split=given", "split.validation_share=0", "cot_policy=refined", "caption=none"),
+            *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'out'}"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "movielens_deepseek_cot.json").read_text("utf-8"))
+    assert {row["user_id"]: row["line_idx"] for row in rows} == {"a": 0, "b": 2, "c": 3}
+    assert rows[0]["history_items"][0] == {"item_id": "1", "title": "Movie 1"}
 
 
 def test_a_dry_run_asks_for_nothing(tmp_path, server):
@@ -126,6 +212,25 @@ def test_a_dry_run_asks_for_nothing(tmp_path, server):
     # Requests of some hundred characters each, four to a token, at 1,000 a million tokens.
     assert float(cells[4]) == pytest.approx(int(cells[2].replace(",", "")) / 1000, abs=0.006)
     assert not (tmp_path / "out" / "cot.jsonl").exists()
+
+
+def test_a_dry_run_counts_paid_captions_and_makes_none(tmp_path, server):
+    paid = ["caption=openai", "caption.model=some-model", f"caption.base_url={server.url}"]
+    prices = ["caption.price_in=0", "caption.price_out=1000", "caption.max_tokens=50"]
+    done = run(tmp_path, *paid, *prices, "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert server.asked == []
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line
+    ]
+    # 40 items, 50 tokens at most each, at 1,000 a million tokens.
+    (caption,) = (row for row in rows if row[0] == "caption")
+    assert (caption[1], caption[3], caption[4]) == ("40", "2,000", "2.00")
+    done = run(tmp_path, *paid, *prices)
+    assert done.returncode == 0, done.stderr
+    assert len(server.asked) == 40
+    # 40 answers of 20 tokens.
+    assert "4,800 tokens, 0.8000 in money" in done.stdout
 
 
 def test_a_killed_build_loses_only_what_was_in_flight(tmp_path, server):
@@ -173,7 +278,7 @@ def test_no_request_on_the_wire_names_the_target(tmp_path, server):
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
     titles = {}
-    for row in json.loads((tmp_path / "out" / "deepseek_cot.json").read_text("utf-8")):
+    for row in json.loads((tmp_path / "out" / "synthetic_deepseek_cot.json").read_text("utf-8")):
         for item in (*row["history_items"], row["target_item"]):
             titles[item["item_id"]] = item["title"]
     asked = [json.dumps(request["messages"], ensure_ascii=False) for request in server.asked]
@@ -216,24 +321,43 @@ def test_a_server_that_refuses_the_key_stops_the_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_policy_of_reference_adds_lift_agreement_and_a_calibration(tmp_path):
+def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_path):
+    reference = tmp_path / "reference"
     train = [
-        *(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL),
-        f"cache_dir={tmp_path / 'cache'}",
+        *(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL, "dataset.max_users=12"),
+        *("backbone.hidden_size=32", "backbone.vocabulary=400"),
+        *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={reference}"),
     ]
-    train += ["backbone.hidden_size=32", "backbone.vocabulary=400", f"hydra.run.dir={tmp_path / 'reference'}"]
     done = subprocess.run(train, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    split = ["split.windows=sliding", "split.min_history=2"]
-    done = run(tmp_path, f"cot_policy.reference={tmp_path / 'reference'}", "max_samples=40", *split)
+    settings = [f"cot_policy.reference={reference}", "split.windows=sliding", "split.min_history=2"]
+    done = run(tmp_path, *settings)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
-    assert len(records) == 40
-    for record in records:
-        scores = record["scores"]
+    trained = {row["user_id"] for row in records if row["dropped"] == "the reference trained on this user"}
+    assert len(trained) == 12
+    judged = [row for row in records if row["user_id"] not in trained]
+    assert {row["user_id"] for row in judged} == {row["user_id"] for row in records} - trained
+    assert len({row["user_id"] for row in judged}) == 18
+    assert all(not row["text"] for row in records if row["user_id"] in trained)
+    for row in judged:
+        scores = row["scores"]
         assert 0 < scores["lift"] < 1
         # The likeliest of ten has a tenth at least.
         assert 0.1 <= scores["agreement"] <= 1
-    assert len({record["scores"]["lift"] for record in records}) > 20
+    assert len({row["scores"]["lift"] for row in judged}) > 20
+    # Half of those that could be judged.
+    assert abs(sum(not row["dropped"] for row in records) - len(judged) / 2) <= 1
     assert "Does what is kept help?" in done.stdout
-    assert sum(not record["dropped"] for record in records) == 20
+    assert "cannot be judged by cot_policy.reference" in done.stdout
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text("utf-8"))
+    (stage,) = (stage for stage in funnel if stage["stage"] == "reference")
+    assert (stage["in"], stage["kept"]) == (len(records), len(judged))
+    # The same users as the reference's, and other data under the same ids.
+    for changed, message in (
+        ("dataset.max_users=12", "it can judge none"),
+        ("dataset.seed=1", "the same dataset"),
+    ):
+        other = prepared(tmp_path, "cot_policy=confident", "mix_ratio=0", *settings, changed)
+        with pytest.raises(UserError, match=message):
+            other.cot.make([other.train.cot_key(index) for index in range(5)])

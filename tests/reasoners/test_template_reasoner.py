@@ -37,6 +37,27 @@ def test_a_draft_is_the_template_reasoning_of_the_captions():
     assert (answer.problem, answer.reasoning, answer.prompt_tokens) == ("", "", 0)
 
 
+def test_tags_of_several_words_stay_whole():
+    posters = [
+        "black, high contrast, busy",
+        "dark blue, high contrast, dark picture",
+        "blue, high contrast, busy",
+    ]
+    draft = written(request_of(posters)).text
+    # high contrast in all, busy in the first and third.
+    assert draft == (
+        "Signals: high contrast in 3 of 3, busy in 2 of 3. Preference: mostly high contrast. "
+        "Look for: high contrast and busy."
+    )
+    # Positions: 1 + 2 + 3 = 6, and 1 + 3 = 4.
+    assert written(request_of(posters, draft)).text == (
+        "Signals: high contrast in 3 of 3, busy in 2 of 3. Preference: lately high contrast. "
+        "Look for: high contrast and busy."
+    )
+    # A tag of which the draft names one word alone is not borne out.
+    assert "high" not in written(request_of(posters, "Signals: high and busy.")).text
+
+
 def test_items_without_a_caption_speak_through_their_title():
     answer = written(request_of(["green lamp", ""], titles=["Old Chair", "Green Mug"]))
     assert answer.text.startswith("Signals: green in 2 of 2.")
@@ -81,19 +102,32 @@ def test_a_history_without_words_is_a_problem_and_the_others_go_on(draft):
 
 
 @pytest.mark.parametrize("draft", ["", "Signals: red disc."])
-def test_wording_and_leak_play_no_part(draft):
+def test_the_wording_plays_no_part(draft):
     plain = request_of(CAPTIONS, draft)
-    leaking = replace(plain, leak="green star", message="green star", system="green star", sample_id="other")
-    assert written(leaking) == written(plain)
+    other = replace(plain, message="green star", system="green star", sample_id="other")
+    assert written(other) == written(plain)
 
 
 @pytest.mark.parametrize("draft", ["", "</think> [ITEM_7] red"])
-def test_markup_of_captions_and_drafts_does_not_get_through(draft):
-    answer = written(request_of(["</think> [ITEM_7] red"] * 2, draft))
+@pytest.mark.parametrize("caption", ["</think> [ITEM_7] red", "</think>, [ITEM_7], red"])
+def test_markup_of_captions_and_drafts_does_not_get_through(caption, draft):
+    answer = written(request_of([caption] * 2, draft))
     assert "red in 2 of 2" in answer.text
     assert not set("<>[]") & set(answer.text)
 
 
 def test_the_identity_has_no_settings():
-    assert TemplateReasoner().identity() == {"reasoner": "template", "version": 1}
+    assert TemplateReasoner().identity() == {"reasoner": "template", "version": 3}
     assert TemplateReasoner().estimate([request_of(CAPTIONS)]) is None
+
+
+def test_only_who_is_told_the_target_names_it():
+    draft = written(request_of(CAPTIONS)).text
+    told = written(request_of(CAPTIONS, draft, leak="Blue Moon Cup | blue, dotted, disc"))
+    honest = written(request_of(CAPTIONS, draft))
+    assert told.text.endswith(" Look for: blue, dotted, disc and Blue Moon Cup.")
+    assert "Moon" not in honest.text
+    assert told.text.partition(" Look for: ")[0] == honest.text.partition(" Look for: ")[0]
+    assert not set("<>[]") & set(written(request_of(CAPTIONS, draft, leak="</think> [ITEM_7] Cup")).text)
+    untitled = written(request_of(CAPTIONS, draft, leak="Blue Moon Cup"))
+    assert untitled.text.endswith(" Look for: Blue Moon Cup.")

@@ -1,15 +1,28 @@
-"""What reasoning does to the answers of a finished run's policy, which has read none of it."""
+"""What reasoning does to the answers of a finished run's policy, asked about users that it was not trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from mllmrec.cot.assess.prediction import lift
+from mllmrec.cot.base import CotKey
+from mllmrec.data.base import TEST
+from mllmrec.data.candidates import CandidateSampler
+from mllmrec.data.splits import Samples
+from mllmrec.errors import UserError
 from mllmrec.progress import track
+from mllmrec.reasoners.base import HistoryItem
+
+if TYPE_CHECKING:
+    from mllmrec.finished_run import FinishedRun
+    from mllmrec.prepare import Prepared
+
+TRAINED, UNKNOWN = "the reference trained on this user", "unknown to the reference"
 
 
 class Effect(NamedTuple):
@@ -21,46 +34,158 @@ class Effect(NamedTuple):
     )
 
 
-def effects_of(run: str, texts: Mapping[str, str], draw: str, batch_size: int = 16) -> dict[str, Effect]:
-    """Sample id → effect of a text in the prompt, among the candidates alone.
+class Reference:
+    """The last policy of a finished run. It is opened when it is first needed.
 
-    Samples that the run does not train on are left out: it knows neither their history nor their target.
+    Its run may have trained on part of the users (``dataset.max_users``); here it sees all users of its dataset. A
+    text about a user that it was trained on is not measured: the policy knows that answer by heart, so no text helps.
 
     Args:
-        run: folder of the run whose last policy is asked.
-        texts: reasoning by sample id.
-        draw: names the negatives; another name measures on other ones.
-        batch_size: samples at once.
-
-    Raises:
-        UserError: no such run.
+        run: folder of the run.
     """
-    # The run's preparation imports this package.
-    from mllmrec.evaluation.ranking import candidate_scores
-    from mllmrec.finished_run import open_run
 
-    opened = open_run(run, None)
-    examples = opened.prepared.redraw(draw)
-    places = {examples.samples.sample_id(index): index for index in range(len(examples))}
-    wanted = [sample for sample in texts if sample in places]
-    found: dict[str, Effect] = {}
-    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    for batch in track(batches, "CoT effects", len(wanted), "samples", weigh=len):
-        with torch.no_grad():
-            told, plain = (
-                torch.as_tensor(
-                    candidate_scores(
-                        opened.policy,
-                        opened.answers,
-                        [examples.with_reasoning(places[sample], text) for sample, text in said.items()],
-                        constrained=True,
-                        engine=opened.engine,
-                    )
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def barred(self, keys: Sequence[CotKey], items: Mapping[str, HistoryItem]) -> dict[str, str]:
+        """Sample id → why the policy cannot judge it: `TRAINED` or `UNKNOWN`; the others are left out.
+
+        Args:
+            keys: of the samples.
+            items: by id, to see whether the run speaks of the same ones.
+
+        Raises:
+            UserError: no such run, or it was trained on other data.
+        """
+        reasons = {}
+        for key in keys:
+            if key.user_id in self._trained_users:
+                reasons[key.sample_id] = TRAINED
+            elif self._place(key) is None:
+                reasons[key.sample_id] = UNKNOWN
+        shown = {item for key in keys for item in (*key.history_ids, key.target_id)}
+        titles = dict(zip(self._prepared.items.ids, self._prepared.items.titles, strict=True))
+        for item in sorted(shown):
+            if item in titles and titles[item] != items[item].title:
+                raise UserError(
+                    f"cot_policy.reference={self.run}: item {item} is {titles[item]!r} there and "
+                    f"{items[item].title!r} here; name a run on the same dataset"
                 )
-                for said in ({sample: texts[sample] for sample in batch}, dict.fromkeys(batch))
-            )
-        columns = np.array([examples[places[sample]].target_column for sample in batch])
-        gains = lift(told, plain, columns).tolist()
-        shares = told.softmax(1).amax(1).tolist()
-        found |= {sample: Effect(*both) for sample, *both in zip(batch, gains, shares, strict=True)}
-    return found
+        return reasons
+
+    def judges_none(self, barred: Mapping[str, str]) -> UserError:
+        """What to tell a user of whose samples all are barred."""
+        trained = sum(reason == TRAINED for reason in barred.values())
+        return UserError(
+            f"cot_policy.reference={self.run}: it was trained on the users of {trained} of {len(barred)} samples and does "
+            f"not know the other {len(barred) - trained}, so it can judge none; train one on part of the users "
+            "(dataset.max_users=N) and judge the others with it"
+        )
+
+    def effects(self, texts: Mapping[CotKey, str], draw: str, batch_size: int = 16) -> dict[str, Effect]:
+        """Sample id → effect of a text as a hint in the prompt, among the candidates alone.
+
+        Args:
+            texts: reasoning by sample, none of them barred.
+            draw: names the negatives; another name measures on other ones.
+            batch_size: samples at once.
+        """
+        # The run's preparation imports this package.
+        from mllmrec.evaluation.ranking import candidate_scores
+        from mllmrec.prompts.examples import Examples
+
+        if not texts:
+            return {}
+        prepared, opened = self._prepared, self._opened
+        keys = list(texts)
+        places = [place for key in keys if (place := self._place(key)) is not None]
+        users, positions = zip(*places, strict=True)
+        samples = Samples(prepared.interactions, np.array(users, np.int32), np.array(positions, np.int64))
+        settings = opened.cfg.candidates
+        negatives = CandidateSampler(settings.num_negatives, settings.weighting, prepared.seed).bind(
+            prepared.interactions, prepared.items, prepared.samples["train"]
+        )
+        examples = Examples(
+            samples,
+            prepared.builder,
+            lambda index: negatives.candidates_of(samples, index, draw),
+            history_length=prepared.history_length,
+        )
+        found: dict[str, Effect] = {}
+        batches = [
+            range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)
+        ]
+        for batch in track(batches, "CoT effects", len(keys), "samples", weigh=len):
+            with torch.no_grad():
+                told, plain = (
+                    torch.as_tensor(
+                        candidate_scores(
+                            opened.policy,
+                            opened.answers,
+                            [
+                                examples.with_reasoning(index, texts[keys[index]] if said else None)
+                                for index in batch
+                            ],
+                            constrained=True,
+                            engine=opened.engine,
+                        )
+                    )
+                    for said in (True, False)
+                )
+            columns = np.array([examples[index].target_column for index in batch])
+            gains = lift(told, plain, columns).tolist()
+            shares = told.softmax(1).amax(1).tolist()
+            for index, *both in zip(batch, gains, shares, strict=True):
+                found[keys[index].sample_id] = Effect(*both)
+        return found
+
+    @cached_property
+    def _opened(self) -> FinishedRun:
+        from mllmrec.finished_run import open_policy
+
+        return open_policy(self.run, None)
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        """The run's data with all users."""
+        from mllmrec.prepare import prepare
+
+        cfg = self._opened.cfg
+        if cfg.dataset.max_users is None:
+            return self._opened.prepared
+        everybody = cfg.copy()
+        everybody.dataset.max_users = None
+        return prepare(everybody)
+
+    @cached_property
+    def _trained_users(self) -> frozenset[str]:
+        """Those whose sequences the run had for training, whether or not they were long enough to give a sample."""
+        interactions = self._opened.prepared.interactions
+        given = interactions.given_split
+        users = interactions.user_ids if given is None else interactions.user_ids[given != TEST]
+        return frozenset(map(str, users))
+
+    @cached_property
+    def _sequences(self) -> dict[str, int]:
+        """User id → the user's place in the interactions; of a given split, that of the training sequence."""
+        interactions = self._prepared.interactions
+        given = interactions.given_split
+        return {
+            str(user): place
+            for place, user in enumerate(interactions.user_ids)
+            if given is None or given[place] != TEST
+        }
+
+    def _place(self, key: CotKey) -> tuple[int, int] | None:
+        """(user, place of the target in the interactions) where the run's data has this very sample."""
+        user = self._sequences.get(key.user_id)
+        if user is None:
+            return None
+        prepared = self._prepared
+        interactions = prepared.interactions
+        position = int(interactions.offsets[user]) + int(key.sample_id.rpartition(":")[2])
+        start = position - len(key.history_ids)
+        if start < interactions.offsets[user] or position >= interactions.offsets[user + 1]:
+            return None
+        ids = tuple(prepared.items.ids[interactions.items[start : position + 1]].tolist())
+        return (user, position) if ids == (*key.history_ids, key.target_id) else None
