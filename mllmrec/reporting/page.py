@@ -1,0 +1,55 @@
+"""`report.html`: one file with its pictures inside, readable without a network and without scripts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mllmrec.reporting.experiment import Experiment
+from mllmrec.reporting.pictures import Picture
+from mllmrec.reporting.tables import Table, comparisons, results, unfinished_lines
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands under one experiment's heading."""
+
+    experiment: Experiment
+    results: Table
+    comparisons: Table | None
+    notes: list[str]  # jobs that take no part
+    pictures: list[Picture]
+
+
+def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section:
+    """The tables and notes of an experiment beside its pictures."""
+    return Section(
+        experiment, results(experiment), comparisons(experiment), unfinished_lines(experiment), list(pictures)
+    )
+
+
+def page(title: str, made: str, sections: Sequence[Section]) -> str:
+    """The whole page.
+
+    Args:
+        title: shown at the top.
+        made: when, as text.
+        sections: one an experiment.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(title=title, made=made, sections=sections, embedded=_embedded)
+
+
+def _embedded(path: Path) -> Markup:
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    return Markup(f"data:image/png;base64,{encoded}")

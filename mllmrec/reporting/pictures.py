@@ -1,0 +1,303 @@
+"""The pictures of a report: learning, sensitivity, reward inflation, and cost against quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mllmrec.cache import atomic_path
+from mllmrec.console import stage_title
+from mllmrec.reporting.comparison import Scores
+from mllmrec.reporting.experiment import Experiment
+from mllmrec.reporting.rows import numeric_key
+from mllmrec.reporting.series import Logs, Series
+from mllmrec.reporting.tables import label_of
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too faint for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", ":")
+WIDTH = 9.0
+SMOOTHED_POINTS = 20
+_RC: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture."""
+
+    name: str  # of its file, without ending
+    title: str
+    caption: str
+    path: Path
+
+
+def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
+    """Draw what the runs allow; a picture without data is left out.
+
+    Args:
+        experiment: scored.
+        folder: where the PNG files go.
+    """
+    import matplotlib
+
+    logs = Logs(experiment.rows)
+    drawn = []
+    painters: dict[str, Callable[[Experiment, Logs], tuple[Figure, str, str] | None]] = {
+        "learning": learning_curves,
+        "sensitivity": sensitivity,
+        "inflation": inflation,
+        "cost": cost_against_quality,
+    }
+    with matplotlib.rc_context(_RC):
+        for name, paint in painters.items():
+            painted = paint(experiment, logs)
+            if painted is None:
+                continue
+            figure, title, caption = painted
+            path = folder / f"{name}.png"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=150, format="png")
+            drawn.append(Picture(name, title, caption, path))
+    return drawn
+
+
+def learning_curves(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
+    """The main metric on held-out users over the steps of each stage, one line a row."""
+    column = f"val/{experiment.metric}"
+    stages = logs.stages(column)
+    if not stages:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    drawn = set()
+    for axis, stage in zip(axes, stages, strict=True):
+        for place, entry in enumerate(experiment.scores):
+            series = logs.series(entry.row, stage, column)
+            if series is None:
+                continue
+            colour, dash = _style(place)
+            axis.plot(series.steps, series.mean, color=colour, linestyle=dash, marker="o", markersize=3)
+            if len(entry.row.runs) > 1:
+                axis.fill_between(
+                    series.steps, series.low, series.high, color=colour, alpha=0.15, linewidth=0
+                )
+            drawn.add(place)
+        axis.set_title(stage_title(stage), fontsize=10)
+        axis.set_xlabel("step")
+    axes[0].set_ylabel(f"held-out {experiment.metric}")
+    _legend_below(figure, axes[0], [(place, label_of(experiment.scores[place])) for place in sorted(drawn)])
+    band = "; bands span the smallest and largest seed" if _several_seeds(experiment) else ""
+    return (
+        figure,
+        "Learning curves",
+        f"{experiment.metric} on held-out (validation) users during training{band}.",
+    )
+
+
+def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
+    """The main metric against the one numeric setting that varies, one line for each choice of the others."""
+    key = numeric_key(experiment.rows)
+    if key is None:
+        return None
+    lines: dict[str, list[tuple[float, Scores]]] = {}
+    for entry in experiment.scores:
+        others = " ".join(f"{name}={value}" for name, value in entry.row.settings.items() if name != key)
+        lines.setdefault(others, []).append((float(entry.row.settings[key]), entry))
+    lines = {others: sorted(points, key=lambda point: point[0]) for others, points in lines.items()}
+    if max(len(points) for points in lines.values()) < 2:
+        return None
+    figure = Figure(figsize=(WIDTH * 0.75, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for place, points in enumerate(lines.values()):
+        values = np.array([value for value, _ in points])
+        intervals = np.array([entry.intervals[experiment.metric] for _, entry in points])
+        colour, dash = _style(place)
+        means = [entry.mean(experiment.metric) for _, entry in points]
+        axis.plot(values, means, color=colour, linestyle=dash, marker="o", markersize=4)
+        axis.fill_between(values, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.15, linewidth=0)
+    known = sorted({value for points in lines.values() for value, _ in points})
+    if known[0] > 0 and known[-1] / known[0] > 50:
+        axis.set_xscale("log")
+    if len(known) <= 8:
+        axis.set_xticks(known, [f"{value:g}" for value in known])
+        axis.minorticks_off()
+    axis.set_xlabel(key)
+    axis.set_ylabel(experiment.metric)
+    if len(lines) > 1:
+        _legend_below(figure, axis, list(enumerate(lines)))
+    caption = (
+        f"{experiment.metric} on test users against {key}; bands are 95 % bootstrap intervals over users."
+    )
+    return figure, f"Sensitivity to {key}", caption
+
+
+def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
+    """Training reward beside held-out ranking over GRPO's steps, one panel a row."""
+    column = f"val/{experiment.metric}"
+    parts = {
+        "reward_with_cot": ("--", "reward, prompts with reasoning"),
+        "reward_without_cot": (":", "reward, prompts without"),
+    }
+    panels = [entry for entry in experiment.scores if logs.series(entry.row, "grpo", "reward") is not None]
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, 0.6 + 2.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    held_out_limits = _limits([logs.series(entry.row, "grpo", column) for entry in panels])
+    handles = {}
+    for place, (axis, entry) in enumerate(zip(axes, panels, strict=False)):
+        reward = logs.series(entry.row, "grpo", "reward", SMOOTHED_POINTS)
+        assert reward is not None
+        shown = {"reward": (reward, "-", "training reward (normalised)")}
+        for name, (dash, label) in parts.items():
+            series = logs.series(entry.row, "grpo", name, SMOOTHED_POINTS)
+            if series is not None:
+                shown[name] = (series, dash, label)
+        low = min(series.mean.min() for series, _, _ in shown.values())
+        span = max(series.mean.max() for series, _, _ in shown.values()) - low or 1.0
+        for series, dash, label in shown.values():
+            handles[label] = axis.plot(
+                series.steps, (series.mean - low) / span, color=COLOURS[0], linestyle=dash, linewidth=1.4
+            )[0]
+        axis.set_ylim(-0.05, 1.05)
+        axis.set_title(label_of(entry), fontsize=9, wrap=True)
+        if place >= len(panels) - columns:
+            axis.set_xlabel("GRPO step")
+        axis.tick_params(axis="y", labelcolor=COLOURS[0])
+        held_out = logs.series(entry.row, "grpo", column)
+        if held_out is None:
+            continue
+        right = axis.twinx()
+        label = f"held-out {experiment.metric} (right)"
+        handles[label] = right.plot(
+            held_out.steps, held_out.mean, color=COLOURS[1], marker="o", markersize=3.5, linewidth=1.4
+        )[0]
+        right.set_ylim(*held_out_limits)
+        right.grid(False)
+        last_of_line = place % columns == columns - 1 or place == len(panels) - 1
+        right.tick_params(axis="y", labelcolor=COLOURS[1], labelright=last_of_line, right=last_of_line)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
+    caption = (
+        f"Training reward beside held-out {experiment.metric} during GRPO. Inflated reward rises while the held-out metric "
+        "does not. Rewards are running means, averaged over seeds and scaled to each panel's own range; held-out values "
+        "share one scale."
+    )
+    return figure, "Reward and held-out ranking", caption
+
+
+def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
+    """The main metric against the seconds of all stages, one labelled point a row."""
+    points = [(place, entry) for place, entry in enumerate(experiment.scores) if entry.seconds is not None]
+    if len(points) < 2:
+        return None
+    figure = Figure(figsize=(WIDTH * 0.85, 3.9), layout="constrained")
+    axis = figure.subplots()
+    seconds = np.array([entry.seconds for _, entry in points])
+    for place, entry in points:
+        mean = entry.mean(experiment.metric)
+        low, high = entry.intervals[experiment.metric]
+        axis.errorbar(
+            [float(entry.seconds or 0.0)],
+            [mean],
+            yerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]],
+            color=_style(place)[0],
+            marker=MARKERS[(place + place // len(MARKERS)) % len(MARKERS)],
+            markersize=6,
+            capsize=3,
+            linewidth=1.2,
+        )
+    if seconds.min() > 0 and seconds.max() / seconds.min() > 20:
+        axis.set_xscale("log")
+    axis.margins(x=0.12, y=0.12)
+    axis.set_xlabel("seconds of all stages, mean over seeds")
+    axis.set_ylabel(experiment.metric)
+    _label_on_the_right(axis, points, experiment.metric)
+    caption = (
+        f"{experiment.metric} on test users, with its 95 % interval, against the time that training took. Compare times "
+        "of runs on the same machine only."
+    )
+    return figure, "Cost against quality", caption
+
+
+def _label_on_the_right(axis: Axes, points: Sequence[tuple[int, Scores]], metric: str) -> None:
+    """Every point's label in one column beside the axis, by height, with a line to its point."""
+    ordered = sorted(points, key=lambda point: point[1].mean(metric))
+    low, high = axis.get_ylim()
+    heights = np.array([(entry.mean(metric) - low) / (high - low) for _, entry in ordered])
+    gap = min(0.075, 1.0 / len(ordered))
+    for index in range(1, len(heights)):
+        heights[index] = max(heights[index], heights[index - 1] + gap)
+    heights -= max(0.0, heights[-1] - 1.0)
+    for index in range(len(heights) - 2, -1, -1):
+        heights[index] = min(heights[index], heights[index + 1] - gap)
+    for height, (place, entry) in zip(heights, ordered, strict=True):
+        colour = _style(place)[0]
+        axis.annotate(
+            label_of(entry),
+            xy=(float(entry.seconds or 0.0), entry.mean(metric)),
+            xycoords="data",
+            xytext=(1.02, height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9,
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0.0, 0.5),
+                "color": colour,
+                "alpha": 0.4,
+                "linewidth": 0.8,
+            },
+            annotation_clip=False,
+        )
+
+
+def _style(place: int) -> tuple[str, str]:
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
+def _legend_below(figure: Figure, axis: Axes, labelled: Sequence[tuple[int, str]]) -> None:
+    handles = [
+        axis.plot([], [], color=_style(place)[0], linestyle=_style(place)[1], marker="o", markersize=3)[0]
+        for place, _ in labelled
+    ]
+    longest = max(len(label) for _, label in labelled)
+    columns = max(1, min(len(labelled), 110 // (longest + 8)))
+    figure.legend(
+        handles,
+        [label for _, label in labelled],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def _limits(found: Sequence[Series | None]) -> tuple[float, float]:
+    values = [series.mean for series in found if series is not None]
+    if not values:
+        return 0.0, 1.0
+    low, high = float(min(map(np.min, values))), float(max(map(np.max, values)))
+    margin = 0.1 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def _several_seeds(experiment: Experiment) -> bool:
+    return any(len(row.runs) > 1 for row in experiment.rows)

@@ -1,0 +1,185 @@
+"""The jobs below a folder: finished runs to compare, and those that failed or never ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from mllmrec.errors import UserError
+from mllmrec.evaluation.metrics import per_user_metrics
+from mllmrec.evaluation.records import StageRecords, read_stage
+from mllmrec.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run."""
+
+    path: Path
+    metrics: dict[str, Any]  # of metrics.json, every section present
+    config: dict[str, Any]  # resolved
+    group_choices: dict[str, str]  # config group -> chosen file
+    typed: tuple[str, ...]  # keys and groups overridden on the command line
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was evaluated."""
+        return self.metrics["protocol"]
+
+    @property
+    def stages(self) -> list[str]:
+        """Evaluated stages, in order."""
+        return list(self.metrics["stages"])
+
+    @cached_property
+    def leaks(self) -> bool:
+        """Whether its reasoning was written by a reasoner that knew the target."""
+        shown = self.config.get("mix_ratio", 0) > 0 or (self.config.get("eval") or {}).get("cot", False)
+        return shown and (self.config.get("cot_policy") or {}).get("leak") == "target"
+
+    def records(self, stage: str) -> StageRecords:
+        """What ``stage`` did for each user.
+
+        Raises:
+            UserError: the numbers of metrics.json are not those of the users' ranks.
+        """
+        path = self.path / "per_user.parquet"
+        records = read_stage(path, stage)
+        for name, values in per_user_metrics(records.ranks, self.cutoffs(stage)).items():
+            written = self.metrics["stages"][stage].get(name)
+            if written is not None and abs(values.mean() - written) > 1e-5:
+                raise UserError(
+                    f"{path}: {name} of stage {stage} is {values.mean():.6f}, but metrics.json beside it says "
+                    f"{written:.6f}: the two are of different runs; remove the folder or run it again"
+                )
+        return records
+
+    def cutoffs(self, stage: str) -> list[int]:
+        """The cut-offs K of the stage's metrics."""
+        names = self.metrics["stages"][stage]
+        return sorted({int(name.partition("@")[2]) for name in names if "@" in name})
+
+    def seconds(self) -> float | None:
+        """Seconds of all stages together, or None when they were not measured."""
+        seconds = [cost["seconds"] for cost in self.metrics["cost"].values() if "seconds" in cost]
+        return float(np.sum(seconds)) if seconds else None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A job without results."""
+
+    path: Path
+    error: str | None  # first line of what it died of; None for a job that runs or was killed
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What lies below one folder, each list ordered by path."""
+
+    folder: Path
+    runs: list[Run]
+    unfinished: list[Unfinished]
+
+
+def find_jobs(folder: str | Path) -> Jobs:
+    """Every job of mllmrec.train in ``folder`` or below it; what lies inside a job's folder belongs to the job.
+
+    Raises:
+        UserError: no such folder, or no finished run in it.
+    """
+    root = Path(folder)
+    if not str(folder) or not root.is_dir():
+        raise UserError(f"runs={folder}: no such folder; give the folder of a run, or one above several")
+    runs: list[Run] = []
+    unfinished: list[Unfinished] = []
+    for current, inner, files in os.walk(root):
+        inner.sort(key=_natural)
+        path = Path(current)
+        evaluated = "metrics.json" in files and "per_user.parquet" in files
+        if not evaluated and "failed.json" not in files and not _is_training(path):
+            continue
+        if "failed.json" in files:
+            unfinished.append(Unfinished(path, _first_line(path / "failed.json")))
+        elif not evaluated or (_is_training(path) and "finished.json" not in files):
+            unfinished.append(Unfinished(path, None))
+        else:
+            runs.append(_read_run(path))
+        inner.clear()
+    if not runs:
+        state = f"; jobs there that failed or have not ended: {len(unfinished)}" if unfinished else ""
+        raise UserError(
+            f"runs={folder}: no finished run in it or below it{state}; give the hydra.run.dir of mllmrec.train, or "
+            "the folder of a multirun"
+        )
+    return Jobs(root, runs, unfinished)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts 2 before 10, as multirun numbers its jobs."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _is_training(path: Path) -> bool:
+    """Whether Hydra started mllmrec.train here; the other commands have folders of their own."""
+    described = path / ".hydra" / "hydra.yaml"
+    if not described.is_file():
+        return (path / ".hydra").is_dir()
+    return OmegaConf.select(OmegaConf.load(described), "hydra.job.config_name") in (None, "train")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        text = str(json.loads(path.read_text(encoding="utf-8"))["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{path.name} cannot be read"
+    return (text.strip().splitlines() or ["no message"])[0]
+
+
+def _read_run(path: Path) -> Run:
+    folder = RunFolder(path)
+    metrics = folder.metrics()
+    if not folder.resolved_config_path.is_file():
+        raise UserError(
+            f"{path} has no .hydra/{folder.resolved_config_path.name}: what distinguishes the run from others is "
+            "unknown; give folders of mllmrec.train"
+        )
+    if not metrics["stages"] or not metrics["protocol"]:
+        raise UserError(
+            f"{folder.metrics_path} holds no stage or no protocol: remove the folder, or run it again"
+        )
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder.resolved_config_path))
+    config.setdefault("seed", metrics["protocol"].get("seed", 0))
+    hydra_folder = folder.resolved_config_path.parent
+    return Run(path, metrics, config, _choices(hydra_folder), _typed(hydra_folder))
+
+
+def _choices(hydra_folder: Path) -> dict[str, str]:
+    path = hydra_folder / "hydra.yaml"
+    if not path.is_file():
+        return {}
+    chosen: Any = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices") or {}
+    ours = {str(group).split("@")[0]: name for group, name in chosen.items()}
+    return {group: "null" if name is None else str(name) for group, name in ours.items() if "/" not in group}
+
+
+def _typed(hydra_folder: Path) -> tuple[str, ...]:
+    path = hydra_folder / "overrides.yaml"
+    if not path.is_file():
+        return ()
+    texts: Any = OmegaConf.to_container(OmegaConf.load(path))
+    keys = [str(text).split("=", 1)[0].lstrip("+~").split("@")[0] for text in texts or []]
+    return tuple(dict.fromkeys(key for key in keys if key.split(".")[0] != "hydra"))

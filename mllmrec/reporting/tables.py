@@ -1,0 +1,283 @@
+"""The tables of a report, once as cells, and then as Markdown, LaTeX and on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from mllmrec.console import stage_title
+from mllmrec.reporting.comparison import Scores
+from mllmrec.reporting.experiment import Experiment
+
+BEST, SECOND = "best", "second"
+DAGGER = "†"
+LEAK_NOTE = f"{DAGGER} reasoning was written knowing the target"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: the number, and what is said about it in smaller print."""
+
+    text: str
+    detail: str = ""  # interval
+    spread: str = ""  # over seeds
+    mark: str = ""  # best or second
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells with their caption; the first column is text, the others are numbers."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    caption: str
+    muted: set[int] = field(default_factory=set)  # rows of reference, such as chance
+
+
+def marks(values: Sequence[float]) -> list[str]:
+    """Which of a column's values are best and second, larger being better.
+
+    Values that read the same are marked the same, so no reader wonders why one of two 0.566 is bold. A column of one
+    value has no best.
+    """
+    shown = [f"{value:.3f}" for value in values]
+    ranked = sorted(set(shown), key=float, reverse=True)
+    if len(ranked) < 2:
+        return ["" for _ in shown]
+    return [BEST if text == ranked[0] else SECOND if text == ranked[1] else "" for text in shown]
+
+
+def results(experiment: Experiment) -> Table:
+    """One row a setting, one column a metric; mean, interval, spread over seeds."""
+    scores, metrics = experiment.scores, experiment.metrics
+    stages_differ = len({entry.stage for entry in scores}) > 1
+    columns = {name: marks([entry.mean(name) for entry in scores]) for name in metrics}
+    rows = []
+    if all(name in experiment.chance for name in metrics):
+        fillers = [Cell("")] * (2 if stages_differ else 1)
+        rows.append([Cell("chance"), *fillers, *(Cell(f"{experiment.chance[name]:.3f}") for name in metrics)])
+    muted = {0} if rows else set()
+    for place, entry in enumerate(scores):
+        row = [Cell(label_of(entry))]
+        if stages_differ:
+            row.append(Cell(stages_shown(entry.stage)))
+        row.append(Cell(str(len(entry.row.seeds))))
+        rows.append(row + [_cell(entry, name, columns[name][place]) for name in metrics])
+    header = ["", *(["stage"] if stages_differ else []), "seeds", *metrics]
+    return Table("Ranking quality", header, rows, _results_caption(experiment, stages_differ), muted)
+
+
+def comparisons(experiment: Experiment) -> Table | None:
+    """Every row against the baseline; None where there is a single row."""
+    if not experiment.comparisons:
+        return None
+    leaking = {row.label for row in experiment.rows if row.leaks}
+    rows = []
+    for entry in experiment.comparisons:
+        low, high = entry.interval
+        rows.append(
+            [
+                Cell(entry.label + (f" {DAGGER}" if entry.label in leaking else "")),
+                Cell(f"{entry.difference:+.3f}", detail=f"[{low:+.3f}, {high:+.3f}]"),
+                Cell(_p(entry.p)),
+                Cell(_p(entry.p_holm)),
+                Cell("–" if entry.effect is None else f"{entry.effect:+.2f}"),
+            ]
+        )
+    caption = (
+        f"{experiment.metric}, each row minus {label_of(experiment.baseline)}, paired by user (n = "
+        f"{experiment.comparisons[0].users:,}) on values averaged over seeds, with the 95 % bootstrap interval over "
+        "users. p: two-sided sign-flip permutation test; p (Holm): adjusted for the "
+        f"{len(rows)} comparison{'s' if len(rows) > 1 else ''} of this table; d: Cohen's d of the paired differences."
+    )
+    if experiment.chosen_as_best:
+        caption += " The baseline is the row that is best on these very users, which favours it."
+    if leaking:
+        caption += f" {LEAK_NOTE}."
+    title = f"{experiment.metric} against {label_of(experiment.baseline)}"
+    return Table(title, ["", "difference", "p", "p (Holm)", "d"], rows, caption)
+
+
+def label_of(entry: Scores) -> str:
+    """A row's label with its dagger."""
+    return entry.row.label + (f" {DAGGER}" if entry.row.leaks else "")
+
+
+def stages_shown(stages: str) -> str:
+    """``sft/grpo`` as ``SFT/GRPO``."""
+    return "/".join(stage_title(stage) for stage in stages.split("/"))
+
+
+def protocol_words(experiment: Experiment) -> str:
+    """Dataset, split, n, candidates and ranking."""
+    protocol = experiment.protocol
+    words = [str(protocol["dataset"]), f"{protocol['split']} split", f"n = {protocol['users']:,} users"]
+    if protocol.get("num_candidates") is not None:
+        words.append(
+            f"{protocol['num_candidates']:,} candidates ({protocol.get('negatives', '?')} negatives)"
+        )
+    words.append(f"{protocol['ranking']} ranking")
+    if protocol.get("cot"):
+        words.append("evaluation prompts with reasoning")
+    return ", ".join(words)
+
+
+def unfinished_lines(experiment: Experiment) -> list[str]:
+    """What takes no part, and why."""
+    failed = [job for job in experiment.unfinished if job.error is not None]
+    open_jobs = [job for job in experiment.unfinished if job.error is None]
+    lines = []
+    if failed:
+        named = "; ".join(f"{job.path} ({job.error})" for job in failed)
+        lines.append(f"{_counted(len(failed), 'job')} failed: {named}")
+    if open_jobs:
+        named = ", ".join(str(job.path) for job in open_jobs)
+        lines.append(f"{_counted(len(open_jobs), 'job')} not finished: {named}")
+    if experiment.repeated:
+        named = ", ".join(str(run.path) for run in experiment.repeated)
+        lines.append(
+            f"{_counted(len(experiment.repeated), 'older run')} of the same settings and seed left out: {named}"
+        )
+    return lines
+
+
+def markdown(table: Table) -> str:
+    """The table with its caption."""
+    aligned = [":--", *("--:" for _ in table.header[1:])]
+    lines = [_pipes(table.header), _pipes(aligned)]
+    for row in table.rows:
+        lines.append(_pipes([_markdown_cell(cell) for cell in row]))
+    return "\n".join([*lines, "", _escaped(table.caption)]) + "\n"
+
+
+def latex(table: Table, label: str) -> str:
+    """A booktabs table; intervals stand on a line of their own below the numbers."""
+    lines = [
+        r"\begin{table*}[t]",
+        r"\centering\small",
+        rf"\caption{{{tex(table.caption)}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(tex, table.header)) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        lines.append(" & ".join(_tex_marked(cell) for cell in row) + r" \\")
+        if any(cell.detail for cell in row):
+            small = [tex(" ".join(filter(None, (cell.detail, cell.spread)))) for cell in row]
+            lines.append(" & ".join(rf"\scriptsize {text}" if text else "" for text in small) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
+    return "\n".join(lines) + "\n"
+
+
+def on_screen(table: Table, detailed: Sequence[str] | None = None) -> RichTable:
+    """For a terminal.
+
+    Args:
+        table: any.
+        detailed: columns that show intervals and spread too; None for all. The files have them everywhere.
+    """
+    shown = RichTable(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
+    for place, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if place else "left", overflow="fold")
+    for row in table.rows:
+        cells = []
+        for name, cell in zip(table.header, row, strict=True):
+            text = Text(cell.text, style={BEST: "bold", SECOND: "underline"}.get(cell.mark, ""))
+            if detailed is None or name in detailed:
+                small = "\n".join(filter(None, (cell.detail, cell.spread)))
+                text.append(f"\n{small}" if small else "", style="dim not bold not underline")
+            cells.append(text)
+        shown.add_row(*cells)
+    return shown
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    DAGGER: r"\textsuperscript{\textdagger}",
+    "±": r"$\pm$",
+    "–": "--",
+    "−": "$-$",
+    "<": "$<$",
+    ">": "$>$",
+}
+
+
+def tex(text: str) -> str:
+    """``text`` with what LaTeX would read as commands escaped."""
+    return "".join(_TEX.get(sign, sign) for sign in text)
+
+
+def _cell(entry: Scores, name: str, mark: str) -> Cell:
+    low, high = entry.intervals[name]
+    spread = entry.spread(name)
+    return Cell(
+        f"{entry.mean(name):.3f}",
+        detail=f"[{low:.3f}, {high:.3f}]",
+        spread="" if spread is None else f"± {spread:.3f}",
+        mark=mark,
+    )
+
+
+def _results_caption(experiment: Experiment, stages_differ: bool) -> str:
+    sets = {tuple(entry.row.seeds) for entry in experiment.scores}
+    several = any(len(seeds) > 1 for seeds in sets)
+    words = [f"{protocol_words(experiment)}."]
+    if not stages_differ:
+        words.append(f"Stage: {stages_shown(experiment.scores[0].stage)}.")
+    if len(sets) == 1:
+        seeds = ", ".join(map(str, next(iter(sets))))
+        words.append(
+            f"Mean over users{' and seeds' if several else ', seed'} {seeds} [95 % bootstrap interval over users]."
+        )
+    else:
+        words.append("Mean over users and each row's seeds [95 % bootstrap interval over users].")
+    if several:
+        words.append("±: standard deviation over seeds.")
+    if len(experiment.scores) > 1:
+        words.append("Best in bold, second underlined.")
+    words.append("Intervals and tests are over users for the seeds at hand, not over seeds.")
+    if any(entry.row.leaks for entry in experiment.scores):
+        words.append(f"{LEAK_NOTE}.")
+    return " ".join(words)
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    """``text`` that Markdown shows as it is."""
+    for sign in "\\|*_<>[]`":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _escaped(cell.text)
+    if cell.mark == BEST:
+        text = f"**{text}**"
+    elif cell.mark == SECOND:
+        text = f"<ins>{text}</ins>"
+    return " ".join(filter(None, (text, cell.detail, cell.spread)))
+
+
+def _tex_marked(cell: Cell) -> str:
+    text = tex(cell.text)
+    return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(cell.mark, text)

@@ -1,0 +1,110 @@
+"""The command on runs of the real mllmrec.train, as one types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mllmrec.errors import UserError
+from mllmrec.report import listed
+from mllmrec.run_folder import RunFolder
+
+SMALL = [
+    "debug=fast",
+    "dataset.num_users=60",
+    "dataset.num_items=40",
+    "backbone.hidden_size=32",
+    "backbone.num_layers=2",
+    "backbone.vocabulary=400",
+    "logger=none",
+]
+
+
+def command(name: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    done = subprocess.run(
+        [sys.executable, "-m", f"mllmrec.{name}", *arguments],
+        cwd=cwd,
+        env={**environment, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs ``runs/0`` (SFT) and ``runs/1`` (GRPO after SFT), and a job that failed."""
+    root = tmp_path_factory.mktemp("study")
+    sweep = ["method=sft,mllmrec_r1", "hydra.sweep.dir=runs", f"cache_dir={root}/cache"]
+    command("train", "--multirun", *SMALL, *sweep, cwd=root)
+    shutil.copytree(root / "runs" / "0" / ".hydra", root / "runs" / "2" / ".hydra")
+    RunFolder(root / "runs" / "2").fail(UserError("no data\nfor you"))
+    return root
+
+
+@pytest.mark.slow
+def test_the_report_of_real_runs(study):
+    settings = ["name=Both", "metric=HR@5", "wandb=true", "resamples=100", "hydra.run.dir=out"]
+    done = command("report", "runs=runs,runs/1", *settings, cwd=study)
+    content = json.loads((study / "out" / "report.json").read_text(encoding="utf-8"))
+    assert content["title"] == "Both"
+    whole, alone = content["experiments"]
+    assert (whole["name"], alone["name"]) == ("runs", "1")
+    assert [(row["label"], row["stage"], row["seeds"]) for row in whole["rows"]] == [
+        ("method=sft", "sft", [0]),
+        ("method=mllmrec_r1", "grpo", [0]),
+    ]
+    # An independent reading of the ranks on disk.
+    rows = pq.read_table(study / "runs" / "1" / "per_user.parquet").to_pylist()
+    ranks = [row["rank"] for row in rows if row["stage"] == "grpo"]
+    within = sum(rank <= 5 for rank in ranks) / len(ranks)
+    for row in (whole["rows"][1], alone["rows"][0]):
+        assert row["metrics"]["HR@5"]["mean"] == pytest.approx(within)
+    assert whole["protocol"]["users"] == len(ranks)
+    assert whole["unfinished"] == [{"path": "runs/2", "error": "UserError: no data"}]
+    screen = " ".join(done.stdout.split())
+    for words in ("method=sft", "1 job failed: runs/2 (UserError: no data)", "not sent", "out/report.html"):
+        assert words in screen
+    drawn = {path.relative_to(study / "out").as_posix() for path in (study / "out").rglob("*.png")}
+    expected = ["1-runs/learning", "1-runs/inflation", "1-runs/cost", "2-1/learning", "2-1/inflation"]
+    assert drawn == {f"{name}.png" for name in expected}
+    assert "(2-1/inflation.png)" in (study / "out" / "report.md").read_text(encoding="utf-8")
+    page = (study / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(drawn)
+
+
+@pytest.mark.slow
+def test_runs_with_other_candidates_are_refused_with_status_2(study):
+    for number in "01":
+        shutil.copytree(study / "runs" / number, study / "mixed" / number)
+    path = study / "mixed" / "1" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["protocol"]["candidates_hash"] = "0" * 32
+    path.write_text(json.dumps(metrics))
+    done = command("report", "runs=mixed", "hydra.run.dir=refused", cwd=study, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "mllmrec.report: error: mixed/0 and mixed/1 cannot be compared: candidates_hash"
+    )
+    assert done.stderr.count("\n") == 1
+    assert not (study / "refused" / "report.html").exists()
+
+
+def test_a_comma_list_of_folders_is_one_value_for_hydra(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert listed(["runs=a,b/c", "seed=1,2"]) == ["runs=['a','b/c']", "seed=1,2"]
+    assert listed(["runs=[a,b]", "runs='x,y'"]) == ["runs=[a,b]", "runs='x,y'"]
+    assert listed(["runs="]) == ["runs="]
+    # As multirun names folders after overrides.
+    (tmp_path / "method=sft,seed=0").mkdir()
+    assert listed(["runs=method=sft,seed=0"]) == ["runs=['method=sft,seed=0']"]

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mllmrec.reporting.pictures import (
+    cost_against_quality,
+    draw_pictures,
+    inflation,
+    learning_curves,
+    sensitivity,
+)
+from mllmrec.reporting.series import Logs
+
+LOG = """stage,step,reward,val/NDCG@3,reward_with_cot
+sft,0,,0.10,
+sft,10,,0.20,
+grpo,0,-1.0,0.20,
+grpo,10,0.0,,0.5
+grpo,20,1.0,{last},1.0
+"""
+
+
+def lines(axis):
+    """Drawn lines with data, as lists of (x, y)."""
+    return [list(zip(*line.get_data(), strict=True)) for line in axis.lines if len(line.get_xdata())]
+
+
+@pytest.fixture
+def study(tmp_path, write_run, experiment):
+    for seed, last in enumerate([0.3, 0.5]):
+        log = LOG.format(last=last) + ("grpo,30,,0.9,\n" if seed else "")
+        ranks = {"sft": [1, 2, 9], "grpo": [1, 1, 9]}
+        write_run(
+            tmp_path / f"a{seed}",
+            ranks,
+            seed=seed,
+            method="r1",
+            typed=["method=r1"],
+            log=log,
+        )
+    write_run(tmp_path / "b", [1, 9, 9], method="bprmf", typed=["method=bprmf"], seconds=40)
+    return experiment(tmp_path)
+
+
+def test_a_series_is_the_mean_of_the_steps_that_every_seed_logged(study):
+    logs = Logs(study.rows)
+    series = logs.series(study.rows[0], "grpo", "val/NDCG@3")
+    assert series.steps.tolist() == [0, 20]
+    assert series.mean.tolist() == pytest.approx([0.2, 0.4])
+    assert (series.low[1], series.high[1]) == (0.3, 0.5)
+    assert logs.series(study.rows[1], "grpo", "val/NDCG@3") is None
+    assert logs.series(study.rows[0], "sft", "reward") is None
+    assert logs.stages("val/NDCG@3") == ["sft", "grpo"]
+
+
+def test_learning_curves_have_a_panel_a_stage(study):
+    figure, _, caption = learning_curves(study, Logs(study.rows))
+    assert [axis.get_title() for axis in figure.axes] == ["SFT", "GRPO"]
+    assert lines(figure.axes[0])[0] == [(0, 0.1), (10, 0.2)]
+    assert np.array(lines(figure.axes[1])[0]).ravel().tolist() == pytest.approx([0, 0.2, 20, 0.4])
+    # The band from .3 to .5 at the last step.
+    assert figure.axes[1].collections[0].get_paths()[0].vertices[:, 1].max() == 0.5
+    assert "smallest and largest seed" in caption
+
+
+def test_inflation_sets_the_scaled_reward_beside_the_held_out_metric(study):
+    figure, _, _ = inflation(study, Logs(study.rows))
+    left, right = figure.axes
+    reward, with_cot = lines(left)
+    # From -1 to 1 onto 0 to 1; of the part with reasoning, 0.5 and 1 likewise.
+    assert [value for _, value in reward] == pytest.approx([0, 0.5, 1])
+    assert with_cot == [(10, 0.75), (20, 1.0)]
+    assert [value for _, value in lines(right)[0]] == pytest.approx([0.2, 0.4])
+    assert left.get_title() == "method=r1"
+
+
+def test_cost_is_the_mean_over_seeds_of_the_seconds_of_all_stages(study):
+    figure, _, _ = cost_against_quality(study, Logs(study.rows))
+    axis = figure.axes[0]
+    points = [tuple(map(float, np.ravel(container.lines[0].get_data()))) for container in axis.containers]
+    # Two stages of 10 s, one of 40; NDCG@3 2/3 and 1/3.
+    assert points == [(20, pytest.approx(2 / 3)), (40, pytest.approx(1 / 3))]
+    assert [text.get_text() for text in axis.texts] == ["method=bprmf", "method=r1"]
+    assert sensitivity(study, Logs(study.rows)) is None
+
+
+def test_sensitivity_draws_the_metric_over_the_key_for_each_choice_of_the_others(
+    tmp_path, write_run, experiment
+):
+    ranks = {0.0: [1, 9, 9, 9], 0.5: [1, 1, 9, 9], 0.1: [1, 1, 1, 9]}
+    for policy in ("a", "b"):
+        for ratio, values in ranks.items():
+            typed = [f"cot_policy={policy}", f"mix_ratio={ratio}"]
+            write_run(
+                tmp_path / f"{policy}{ratio}",
+                values if policy == "a" else [1, 1, 1, 1],
+                settings={"mix_ratio": ratio},
+                chosen={"cot_policy": policy},
+                typed=typed,
+            )
+    study = experiment(tmp_path)
+    figure, title, _ = sensitivity(study, Logs(study.rows))
+    assert title == "Sensitivity to mix_ratio"
+    first, second = lines(figure.axes[0])
+    assert first == [(0.0, 0.25), (0.1, 0.75), (0.5, 0.5)]
+    assert second == [(0.0, 1.0), (0.1, 1.0), (0.5, 1.0)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cot_policy=a", "cot_policy=b"]
+    low, high = study.scores[0].intervals["NDCG@3"]
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert sorted(set(band[band[:, 0] == 0.0, 1])) == [low, high]
+
+
+def test_many_rows_are_all_drawn(tmp_path, write_run, experiment):
+    for number in range(9):
+        method = f"method_{number}"
+        write_run(
+            tmp_path / str(number),
+            {"grpo": [1, number + 1]},
+            method=method,
+            typed=[f"method={method}"],
+            log=LOG.format(last=0.3),
+            seconds=number + 1,
+        )
+    study = experiment(tmp_path)
+    drawn = draw_pictures(study, tmp_path / "out")
+    assert [picture.name for picture in drawn] == ["learning", "inflation", "cost"]
+    assert all(picture.path.read_bytes().startswith(b"\x89PNG") for picture in drawn)
+    figure, _, _ = inflation(study, Logs(study.rows))
+    assert sum(axis.get_title().startswith("method=") for axis in figure.axes) == 9
+    figure, _, _ = cost_against_quality(study, Logs(study.rows))
+    heights = sorted(text.xyann[1] for text in figure.axes[0].texts)
+    assert min(np.diff(heights)) > 0.05
+    assert heights[0] >= 0
+    assert heights[-1] <= 1
+    assert isinstance(figure, Figure)
+
+
+def test_runs_that_logged_nothing_have_no_curves(tmp_path, write_run, experiment):
+    write_run(tmp_path / "a", [1, 2])
+    study = experiment(tmp_path)
+    assert draw_pictures(study, tmp_path / "out") == []

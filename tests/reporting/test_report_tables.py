@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mllmrec.reporting.tables import (
+    Cell,
+    Table,
+    comparisons,
+    latex,
+    markdown,
+    marks,
+    on_screen,
+    results,
+    tex,
+    unfinished_lines,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.2, 0.5, 0.3], ["", "best", "second"]),
+        # Alike as shown, marked alike; second is the next that reads differently.
+        ([0.56649, 0.56651, 0.5], ["second", "best", ""]),
+        ([0.5661, 0.5659, 0.5, 0.4], ["best", "best", "second", ""]),
+        ([0.5, 0.4, 0.4], ["best", "second", "second"]),
+        # As numbers, not as text.
+        ([2.0, 10.0], ["second", "best"]),
+        ([0.5], [""]),
+        ([0.5, 0.5], ["", ""]),
+    ],
+)
+def test_best_and_second_by_hand(values, expected):
+    assert marks(values) == expected
+
+
+@pytest.fixture
+def study(tmp_path, write_run, experiment):
+    # HR@1: sft 2 of 4 and 1 of 4; grpo 3 of 4 and 3 of 4.
+    for seed, (low, high) in enumerate([([1, 1, 9, 9], [1, 1, 1, 9]), ([1, 9, 9, 9], [1, 9, 1, 1])]):
+        write_run(tmp_path / f"a{seed}", low, seed=seed, typed=["method=sft"])
+        write_run(
+            tmp_path / f"b{seed}",
+            {"sft": low, "grpo": high},
+            seed=seed,
+            method="mllmrec_r1",
+            typed=["method=mllmrec_r1"],
+            settings={"cot_policy.leak": "target"},
+        )
+    return experiment(tmp_path)
+
+
+def test_the_table_holds_means_spread_marks_and_its_protocol(study):
+    table = results(study)
+    assert table.header == [
+        "",
+        "stage",
+        "seeds",
+        "HR@1",
+        "HR@3",
+        "NDCG@3",
+        "HR@5",
+        "NDCG@5",
+        "HR@10",
+        "NDCG@10",
+        "MRR",
+    ]
+    chance, sft, grpo = table.rows
+    assert [cell.text for cell in chance[:5]] == ["chance", "", "", "0.100", "0.300"]
+    assert [cell.text for cell in sft[:4]] == ["method=sft", "SFT", "2", "0.375"]
+    assert [cell.text for cell in grpo[:4]] == ["method=mllmrec_r1 †", "GRPO", "2", "0.750"]
+    # .5 and .25 lie .125 from their mean: .125 * sqrt(2).
+    assert (sft[3].spread, grpo[3].spread) == ("± 0.177", "± 0.000")
+    assert (sft[3].mark, grpo[3].mark) == ("second", "best")
+    # Everybody's target is within 10 in both rows.
+    assert (sft[8].text, sft[8].mark) == ("1.000", "")
+    for words in (
+        "toy, test split, n = 4 users, 10 candidates (uniform negatives), likelihood ranking.",
+        "seeds 0, 1",
+        "Intervals and tests are over users for the seeds at hand, not over seeds.",
+        "† reasoning was written knowing the target",
+    ):
+        assert words in table.caption
+
+
+def test_the_tests_table_names_baseline_correction_and_how_it_was_chosen(study):
+    table = comparisons(study)
+    assert table is not None
+    assert table.title == "NDCG@3 against method=mllmrec_r1 †"
+    assert [cell.text for cell in table.rows[0][:2]] == ["method=sft", "-0.375"]
+    assert "1 comparison of this table" in table.caption
+    assert "The baseline is the row that is best on these very users" in table.caption
+
+
+def test_a_named_baseline_is_not_called_best_and_leaking_rows_keep_their_dagger(tmp_path, study, experiment):
+    table = comparisons(experiment(tmp_path, baseline="method=sft"))
+    assert table is not None
+    assert "very users" not in table.caption
+    assert table.rows[0][0].text == "method=mllmrec_r1 †"
+    assert "† reasoning was written knowing the target" in table.caption
+
+
+def test_a_single_row_is_compared_with_nothing_and_marked_nowhere(tmp_path, write_run, experiment):
+    write_run(tmp_path / "a", [1, 2], seed=5)
+    single = experiment(tmp_path)
+    table = results(single)
+    assert comparisons(single) is None
+    assert {cell.mark for row in table.rows for cell in row} == {""}
+    assert "seed 5" in table.caption
+    assert "Best in bold" not in table.caption
+    assert "±" not in table.caption
+    assert "†" not in table.caption
+
+
+def test_jobs_that_take_no_part_are_named(tmp_path, write_run, experiment):
+    write_run(tmp_path / "good", [1, 2])
+    write_run(tmp_path / "open", [1, 2], finished=False)
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "failed.json").write_text(json.dumps({"error": f"UserError: {name} is wrong"}))
+    failed, unended = unfinished_lines(experiment(tmp_path))
+    assert failed.startswith("2 jobs failed: ")
+    assert "x (UserError: x is wrong); " in failed
+    assert unended == f"1 job not finished: {tmp_path / 'open'}"
+
+
+TABLE = Table(
+    "T",
+    ["", "HR@1"],
+    [
+        [Cell("mix_ratio=0.1 a|b †"), Cell("0.5", "[0.4, 0.6]", "± 0.1", "best")],
+        [Cell("b"), Cell("0.4", mark="second")],
+    ],
+    "95 % of R&D, $x_1$",
+)
+
+
+def test_markdown_marks_and_escapes():
+    assert markdown(TABLE) == (
+        "|  | HR@1 |\n| :-- | --: |\n"
+        "| mix\\_ratio=0.1 a\\|b † | **0.5** [0.4, 0.6] ± 0.1 |\n"
+        "| b | <ins>0.4</ins> |\n\n"
+        "95 % of R&D, $x\\_1$\n"
+    )
+
+
+def test_latex_marks_escapes_and_puts_intervals_below():
+    lines = latex(TABLE, "toy").splitlines()
+    assert r"\caption{95 \% of R\&D, \$x\_1\$}" in lines
+    assert r"mix\_ratio=0.1 a|b \textsuperscript{\textdagger} & \textbf{0.5} \\" in lines
+    assert r" & \scriptsize [0.4, 0.6] $\pm$ 0.1 \\" in lines
+    assert r"b & \underline{0.4} \\" in lines
+    assert [line for line in lines if "rule" in line] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    assert tex("a_b^c~d\\e{f}#") == r"a\_b\textasciicircum{}c\textasciitilde{}d\textbackslash{}e\{f\}\#"
+
+
+def test_the_screen_shows_every_mean_in_a_pipe_and_intervals_where_asked(study):
+    out = io.StringIO()
+    Console(file=out, width=120).print(on_screen(results(study), ["HR@1"]))
+    text = out.getvalue()
+    for words in ("0.375", "0.750", "± 0.177", "method=mllmrec_r1 †", "chance"):
+        assert words in text
+    assert "…" not in text
+    # The first row's and the second's HR@1 have one each.
+    assert text.count("±") == 2 + 1  # and the caption

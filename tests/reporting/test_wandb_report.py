@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mllmrec.reporting.page import make_section
+from mllmrec.reporting.pictures import draw_pictures
+from mllmrec.reporting.wandb_report import build, send
+
+pytest.importorskip("wandb_workspaces")
+
+
+@pytest.fixture
+def sections(tmp_path, write_run, experiment):
+    runs = tmp_path / "runs"
+    write_run(runs / "a", [1, 9, 9, 9], typed=["method=sft"])
+    write_run(runs / "b", [1, 1, 9, 9], method="grpo_only", typed=["method=grpo_only"])
+    study = experiment(runs, name="toy")
+    return [make_section(study, draw_pictures(study, tmp_path / "out"))]
+
+
+def test_the_wandb_report_holds_the_tables_and_the_pictures_of_its_run(sections):
+    report = build("T" * 200, sections, "project", entity="", run_id="abc123")
+    # What would be sent, in wandb's own schema.
+    spec = json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+    text = json.dumps(spec)
+    assert len(report.title) == 128
+    assert "| method=sft |" in text
+    assert "**0.500**" in text
+    assert '"1-toy/cost"' in text
+    assert "abc123" in text
+    kinds = [block["type"] for block in spec["blocks"]]
+    assert kinds.count("markdown-block") == 2
+    assert kinds.count("panel-grid") == 1
+
+
+def test_without_a_key_nothing_is_sent(sections, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    said = send("T", sections, tmp_path, "project", None)
+    assert "not sent: set WANDB_API_KEY" in said
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "not sent" in send("T", sections, tmp_path, "project", None)
