@@ -1,0 +1,1 @@
+"""Sweeps: named experiments as resumable multiruns (``mllmrec.sweep``)."""

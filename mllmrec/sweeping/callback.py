@@ -1,0 +1,112 @@
+"""What happens around every job of a sweep, in the process that runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from mllmrec.errors import UserError
+from mllmrec.sweeping.names import register_job_name
+
+# The module is imported by every process that runs jobs, before any of them asks for its folder.
+register_job_name()
+
+ENDED = "ended.jsonl"  # one line for each job that came to an end, good or bad, in the sweep's folder
+_CLAIMED: list[BaseFileLock] = []  # this process's device, held until it ends
+_watched = threading.Event()
+
+
+class SweepCallback(Callback):
+    """Ties jobs to the sweep that started them, keeps two processes out of one run folder, and tells what ended.
+
+    Args:
+        devices: what ``CUDA_VISIBLE_DEVICES`` may say, one of them for each process; empty to leave it alone.
+        slots: processes at once; with more than devices, some share one.
+    """
+
+    def __init__(self, devices: Sequence[int | str] = (), slots: int = 1) -> None:
+        self.devices, self.slots = [str(device) for device in devices], slots
+        self._folder: BaseFileLock | None = None
+        self._started = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first job, in the process that launches them."""
+        end_with_parent()
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before a job, in its process."""
+        end_with_parent()
+        (Path(config.hydra.sweep.dir) / ENDED).touch()
+        if self.devices and not _CLAIMED:
+            claim_device(Path(config.hydra.sweep.dir), self.devices, self.slots)
+        # A job that a killed sweep left behind ends first; its result then counts.
+        self._folder = FileLock(Path(config.hydra.runtime.output_dir) / ".lock")
+        self._folder.acquire()
+        self._started = time.monotonic()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """After a job, in its process."""
+        from mllmrec.run_folder import RunFolder
+
+        folder = RunFolder(config.hydra.runtime.output_dir)
+        # Asking a failed job for its value would raise.
+        value = job_return._return_value
+        failed = job_return.status == JobStatus.FAILED
+        if failed:
+            folder.finished_path.unlink(missing_ok=True)
+            folder.fail(value)
+            if not isinstance(value, UserError):
+                traceback.print_exception(value)
+        if self._folder is not None:
+            self._folder.release()
+            self._folder = None
+        ended = {
+            "folder": str(folder.path),
+            "error": str(value) or type(value).__name__ if failed else None,
+            "objective": None if failed else value,
+            "seconds": round(time.monotonic() - self._started, 1),
+        }
+        with (Path(config.hydra.sweep.dir) / ENDED).open("ab", buffering=0) as stream:
+            stream.write((json.dumps(ended) + "\n").encode())
+
+
+def claim_device(folder: Path, devices: Sequence[str], slots: int) -> None:
+    """Show this process one device for the rest of its life: the first that no other process of the sweep has."""
+    while not _CLAIMED:
+        for slot in range(slots):
+            lock = FileLock(folder / f".slot-{slot}")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            _CLAIMED.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+            return
+        # A process of a killed sweep has not ended yet.
+        time.sleep(0.5)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that came about."""
+    if _watched.is_set():
+        return
+    _watched.set()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()

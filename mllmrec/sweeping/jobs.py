@@ -1,0 +1,137 @@
+"""The jobs of a named sweep: composed and checked before the first of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from mllmrec.config import CONFIG_DIR
+from mllmrec.config.checks import plain_faults
+from mllmrec.config.compose import VERSION_BASE, compose_checked
+from mllmrec.config.messages import nearest, readable
+from mllmrec.errors import ConfigError, UserError, choices
+from mllmrec.sweeping.callback import SweepCallback
+from mllmrec.sweeping.names import PRESETS, job_name
+
+ROOT = "train"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of the axes.
+
+    Attributes:
+        config: composed.
+        overrides: that make it.
+    """
+
+    config: DictConfig
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is going to run.
+
+    Attributes:
+        folder: of the sweep.
+        jobs: by the name of their folder below it, in the order in which they start.
+        overrides: that make all of them, axes included.
+    """
+
+    folder: Path
+    jobs: dict[str, Job]
+    overrides: list[str]
+
+
+def experiments(config_dir: str | None = None) -> list[str]:
+    """The names that can be run, those in a further folder of configuration files among them."""
+    folders = [CONFIG_DIR, *([Path(config_dir)] if config_dir else [])]
+    return sorted(path.stem for folder in folders for path in folder.glob("experiment/[!_]*.yaml"))
+
+
+def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> Sweep:
+    """Compose every job of the experiment ``name`` under further ``overrides``.
+
+    Args:
+        name: a file of ``conf/experiment``, whose ``hydra.sweeper.params`` are the axes; without them it is one job.
+        overrides: as typed, single values or axes (``seed=0,1,2``); they replace the experiment's.
+        config_dir: a folder of further configuration files, as Hydra's ``--config-dir``.
+
+    Raises:
+        UserError: there is no such experiment.
+        ConfigError: the overrides or at least one job's settings are wrong; all faults are named.
+    """
+    if name not in experiments(config_dir):
+        known = experiments(config_dir)
+        raise UserError(f"{name}: no such experiment{nearest(name, known)}; choose {choices(known)}")
+    given = [f"experiment={name}", "skip_finished=true", "share_stages=true", *overrides]
+    # As typed: of a value that replaces the experiment's, what is wrong is said best.
+    composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
+    if composed.faults:
+        raise ConfigError(composed.faults)
+    search = [f"hydra.searchpath=[{Path(config_dir).resolve().as_uri()}]"] if config_dir else []
+    axes = [f"{key}={values}" for key, values in (composed.config.hydra.sweeper.params or {}).items()]
+    with initialize_config_dir(str(CONFIG_DIR), job_name=ROOT, version_base=VERSION_BASE):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = [text for text in parser.parse_overrides([*axes, *given]) if not text.is_hydra_override()]
+        jobs: dict[str, Job] = {}
+        faults: dict[str, None] = {}
+        for of_job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
+            where = job_name(of_job)
+            try:
+                jobs[where] = Job(compose(ROOT, [*search, *of_job]), of_job)
+            except (HydraException, ValueError) as error:
+                cause = f": {readable(error.__cause__)}" if error.__cause__ else ""
+                faults[f"job {where}: {readable(error)}{cause}"] = None
+                continue
+            faults.update({f"job {where}: {fault}": None for fault in plain_faults(jobs[where].config)})
+    if faults:
+        raise ConfigError(list(faults))
+    return Sweep(_folder(name, given, composed.config), jobs, given)
+
+
+def _folder(name: str, given: Sequence[str], config: DictConfig) -> Path:
+    """``hydra.sweep.dir`` where it was given, else one named by the experiment and the presets."""
+    if any(text.startswith("hydra.sweep.dir=") for text in given):
+        return Path(config.hydra.sweep.dir)
+    presets = [
+        text.split("=", 1)[1] for preset in PRESETS[1:] for text in given if text.startswith(f"{preset}=")
+    ]
+    return Path("sweeps", "-".join([name, *presets]))
+
+
+def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) -> list[str]:
+    """The overrides that let Hydra run jobs of a sweep, each in its own folder.
+
+    Args:
+        sweep: whose jobs they are.
+        at_once: jobs of this multirun at a time.
+        slots: jobs of the sweep at a time.
+        devices: to be shared out to them.
+    """
+    callback = "+hydra.callbacks.sweep"
+    added = [
+        f"hydra.sweep.dir={quoted(str(sweep.folder))}",
+        "hydra.sweep.subdir='${job_name:${hydra.overrides.task}}'",
+        f"{callback}._target_={SweepCallback.__module__}.{SweepCallback.__name__}",
+        f"{callback}.devices=[{','.join(map(quoted, devices))}]",
+        f"{callback}.slots={slots}",
+    ]
+    if not any(text.startswith("hydra/launcher=") for text in sweep.overrides):
+        # One by one: short jobs at the start, such as finished ones, must not make packets of the long ones after them.
+        added += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}", "hydra.launcher.batch_size=1"]
+    return added
+
+
+def quoted(value: str) -> str:
+    """``value`` as Hydra reads it unchanged."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

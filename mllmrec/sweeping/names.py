@@ -1,0 +1,42 @@
+"""The folder of a sweep's job, named by what distinguishes the job and not by its number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from mllmrec.cache import fingerprint
+
+# Said by the sweep's own folder, or of no consequence to what a job computes.
+PRESETS = ("experiment", "scale", "debug")
+_LEFT_OUT = (*PRESETS, "skip_finished", "share_stages", "hydra")
+_LONGEST = 120
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """A folder name such as ``method-sft+seed-0``, the same whatever other jobs the sweep has.
+
+    Args:
+        overrides: of one job, as ``key=value``.
+
+    Returns:
+        ``job`` where nothing distinguishes the job. A name with other characters than letters, digits, ``._+-``, or a
+        long one, is cut to these and ends in a hash, so that it can be typed as ``run=DIR``.
+    """
+    parts = sorted(
+        text for text in overrides if re.split(r"[=./@]", text.lstrip("+~"), maxsplit=1)[0] not in _LEFT_OUT
+    )
+    plain = "+".join(part.lstrip("+~").replace("=", "-", 1) for part in parts) or "job"
+    readable = re.sub(r"[^\w.+-]+", "_", plain, flags=re.ASCII)
+    return (
+        plain
+        if readable == plain and len(plain) <= _LONGEST
+        else f"{readable[:_LONGEST]}-{fingerprint(parts)}"
+    )
+
+
+def register_job_name() -> None:
+    """Let a configuration say ``${job_name:${hydra.overrides.task}}``."""
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)

@@ -1,0 +1,153 @@
+"""Runs a planned sweep as a Hydra multirun in a process of its own, and follows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from joblib import cpu_count
+
+from mllmrec.errors import UserError
+from mllmrec.sweeping.callback import ENDED
+from mllmrec.sweeping.jobs import ROOT, Sweep, launching
+
+MULTIRUN = [sys.executable, "-m", f"mllmrec.{ROOT}", "--multirun"]
+OUTPUT = "output.log"  # what the jobs print, in the sweep's folder
+POLL_SECONDS = 0.5
+MOST_ON_CPU = 8  # jobs at once by default: each holds the libraries and the data
+DIED = f"its process ended in the middle (killed, or out of memory?); {OUTPUT} has its last words"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How many jobs run at once, and on what.
+
+    Attributes:
+        at_once: jobs.
+        devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; empty for the CPU.
+        threads: of a job's arithmetic on the CPU.
+    """
+
+    at_once: int
+    devices: list[str]
+    threads: int
+
+    @classmethod
+    def of_this_one(cls, jobs: int, at_once: int | None, accelerators: set[str]) -> Machine:
+        """One job on each GPU; without one, one on each core, at most eight.
+
+        Args:
+            jobs: how many there are.
+            at_once: as asked for, or None.
+            accelerators: ``trainer.accelerator`` of the jobs.
+        """
+        devices = [] if accelerators <= {"cpu"} else _gpus()
+        cores = cpu_count()
+        k = min(jobs, at_once or len(devices) or min(cores, MOST_ON_CPU))
+        return cls(k, devices, max(1, cores // k))
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = [device.strip() for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return visible[:count] if visible != [""] else [str(index) for index in range(count)]
+
+
+def run_sweep(
+    sweep: Sweep, machine: Machine, config_dir: str | None, tell: Callable[[str, dict[str, Any]], None]
+) -> dict[str, str]:
+    """Run all jobs; one that fails stops no other.
+
+    A process that is killed takes its whole multirun along. What is left then runs in a multirun for each job.
+
+    Args:
+        sweep: what to run.
+        machine: how many at once.
+        config_dir: as Hydra's ``--config-dir``.
+        tell: called with the name of each job that ended and the line in `ENDED` about it.
+
+    Returns:
+        job -> first line of its error, for those that did not finish.
+
+    Raises:
+        UserError: another sweep runs in this folder, or no job could be begun.
+    """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(sweep.folder / ".sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{sweep.folder}: another sweep is running there; wait for its end, or set hydra.sweep.dir=DIR"
+        ) from None
+    with lock:
+        (sweep.folder / ENDED).unlink(missing_ok=True)
+        ended: dict[str, dict[str, Any]] = {}
+
+        def follow() -> None:
+            for entry in _entries(sweep.folder / ENDED):
+                name = Path(os.path.relpath(entry["folder"], sweep.folder)).as_posix()
+                if name in sweep.jobs and name not in ended:
+                    ended[name] = entry
+                    tell(name, entry)
+
+        flags = ["--config-dir", str(Path(config_dir).resolve())] if config_dir else []
+        together = [*sweep.overrides, *launching(sweep, machine.at_once, machine.at_once, machine.devices)]
+        _run([[*together, *flags]], 1, machine, sweep, follow)
+        left = [name for name in sweep.jobs if name not in ended]
+        if left and (sweep.folder / ENDED).exists():
+            alone = [text for text in sweep.overrides if text.startswith(("hydra.", "hydra/"))]
+            alone += launching(sweep, 1, machine.at_once, machine.devices)
+            commands = [[*sweep.jobs[name].overrides, *alone, *flags] for name in left]
+            _run(commands, machine.at_once, machine, sweep, follow)
+    if not (sweep.folder / ENDED).exists():
+        said = (sweep.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+        raise UserError("no job was begun:\n" + "\n".join(said[-5:]))
+    errors = {name: ended[name]["error"] if name in ended else DIED for name in sweep.jobs}
+    return {name: error.splitlines()[0] for name, error in errors.items() if error is not None}
+
+
+def _run(
+    commands: Sequence[Sequence[str]],
+    at_once: int,
+    machine: Machine,
+    sweep: Sweep,
+    follow: Callable[[], None],
+) -> None:
+    """Run multiruns, ``at_once`` of them, and wait for their end."""
+    threads = str(machine.threads)
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    waiting = list(commands)
+    running: list[subprocess.Popen[bytes]] = []
+    with (sweep.folder / OUTPUT).open("ab") as output:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    command = [*MULTIRUN, *waiting.pop(0)]
+                    running.append(
+                        subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                    )
+                time.sleep(POLL_SECONDS)
+                running = [process for process in running if process.poll() is None]
+                follow()
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait()
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()]

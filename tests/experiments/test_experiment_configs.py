@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.sweeping.jobs import experiments, plan
+
+# Jobs with one seed, written by hand: values of one axis times those of the next.
+JOBS_A_SEED = {
+    "main_table": 14,
+    "ablation_components": 8,
+    "reward_inflation": 3 * 3,
+    "mix_ratio": 6,
+    "group_size": 4,
+    "kl_beta": 6,
+    "history_length": 4,
+    "num_candidates": 3,
+    "reward_design": 2,
+    "seeds": 1,
+}
+NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1}
+
+
+def test_every_experiment_but_those_on_released_data_is_counted_here() -> None:
+    released = {name for name in experiments() if name.startswith("paper_")}
+    assert set(experiments()) - released == JOBS_A_SEED.keys() | NO_AXIS_OF_SEEDS.keys()
+
+
+@pytest.mark.parametrize("name", JOBS_A_SEED | NO_AXIS_OF_SEEDS)
+@pytest.mark.parametrize("scale", [[], ["scale=small"]], ids=["full", "small"])
+def test_every_job_of_a_sweep_composes_and_passes_the_checks(name: str, scale: list[str]) -> None:
+    sweep = plan(name, ["seed=0", *scale])
+    assert len(sweep.jobs) == (JOBS_A_SEED | NO_AXIS_OF_SEEDS)[name]
+    for job in sweep.jobs.values():
+        check_config(job.config)
+        assert job.config.skip_finished
+        assert job.config.share_stages
+    assert str(sweep.folder) == ("sweeps/" + name + ("-small" if scale else ""))
+
+
+@pytest.mark.parametrize("name", JOBS_A_SEED)
+def test_seeds_are_an_axis(name: str) -> None:
+    axes = OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml").hydra.sweeper.params
+    seeds = list(range(10)) if name == "seeds" else [0, 1, 2]
+    # The last: jobs that follow one another then share no stage that one would wait for.
+    assert list(axes)[-1] == "seed"
+    assert axes["seed"].split(",") == [str(seed) for seed in seeds]
+
+
+def test_axes_and_values_typed_replace_those_of_the_experiment() -> None:
+    sweep = plan("kl_beta", ["seed=5", "grpo.beta=0.1,0.3", "sft.max_steps=10"])
+    assert list(sweep.jobs) == [f"grpo.beta-{beta}+seed-5+sft.max_steps-10" for beta in ("0.1", "0.3")]
+    assert [job.config.grpo.beta for job in sweep.jobs.values()] == [0.1, 0.3]
+    assert {job.config.sft.max_steps for job in sweep.jobs.values()} == {10}
+
+
+def test_each_ablation_leaves_out_what_it_says() -> None:
+    sweep = plan("ablation_components", ["seed=0"])
+    found = {}
+    for job in sweep.jobs.values():
+        cfg = job.config
+        policy, caption = cfg.cot_policy._target_, cfg.caption._target_
+        found[next(text for text in job.overrides if text.startswith("ablation="))[9:]] = (
+            None if caption is None else caption.rsplit(".", 1)[1],
+            None if policy is None else (policy.rsplit(".", 1)[1], cfg.cot_policy.get("stage")),
+            cfg.mix_ratio,
+            list(cfg.method.stages),
+            cfg.grpo.beta,
+        )
+    full = ("Palette", ("Confident", None), 0.1, ["warmup", "sft", "grpo"], 0.1)
+    assert found == {
+        "full": full,
+        "no_captions": (None, *full[1:]),
+        "no_cot": ("Palette", None, 0.0, *full[3:]),
+        "no_refinement": ("Palette", ("Built", "draft"), *full[2:]),
+        "no_assessment": ("Palette", ("Built", "refined"), *full[2:]),
+        "no_mixing": (*full[:2], 1.0, *full[3:]),
+        "no_sft": (*full[:3], ["warmup", "grpo"], 0.1),
+        "no_kl": (*full[:4], 0.0),
+    }
+
+
+def test_reward_inflation_has_a_baseline_without_reasoning() -> None:
+    # The second command of the file's head.
+    sweep = plan("reward_inflation", ["cot_policy=none", "mix_ratio=0"])
+    assert [job.config.seed for job in sweep.jobs.values()] == [0, 1, 2]
+    assert {job.config.cot_policy._target_ for job in sweep.jobs.values()} == {None}
+    others = plan("reward_inflation", ["cot_policy=refined", "seed=0"])
+    assert not set(sweep.jobs) & set(others.jobs)
+    assert sweep.folder == others.folder

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from mllmrec.sweep import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_wrong_use_is_2_and_runs_nothing(tmp_path, write_experiment, monkeypatch, capsys) -> None:
+    write_experiment("light", {"method": "popularity,random", "seed": "0"})
+    monkeypatch.chdir(tmp_path)
+    for arguments, expected in {
+        ("lihgt",): "lihgt: no such experiment (did you mean light?); choose ablation_components",
+        (): "no experiment is named",
+        ("jobs=2",): "no experiment is named",
+        ("light", "jobs=none"): "jobs=none: must be a whole number",
+        ("light", "report=perhaps"): "report=perhaps: must be true or false",
+        ("light", "method=popularty"): "did you mean popularity?",
+        # Only the second of its jobs is wrong.
+        ("light", "eval.ks=[1,3],[1,30]"): "30 exceeds the 10 candidates",
+    }.items():
+        assert main([*arguments, "--config-dir", "extra"]) == 2, arguments
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert expected in said.err
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_the_script_runs_the_command_from_anywhere(tmp_path) -> None:
+    script = [str(ROOT / "sweep.sh"), "--help"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("main_table", "ablation_components", "reward_inflation"):
+        assert f"\n  {name}\n" in done.stdout
+    wrong = subprocess.run([*script[:1], "jobs=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
