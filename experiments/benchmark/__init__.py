@@ -1,1 +1,1 @@
-"""What the two benchmarks share: cells and their processes, random models, the two sides, clocks and counts."""
+"""What the benchmarks share: cells and their processes, random models, the two sides, clocks and counts."""
