@@ -92,6 +92,27 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+def test_the_sweep_and_its_report(tmp_path: Path) -> None:
+    (sweep,) = [line for line in COMMANDS if line.startswith("./sweep.sh")]
+    small = (
+        "method=popularity,zero_shot seed=0 debug=fast hydra.sweep.dir=sweeps/main_table-small report=false"
+    )
+    done = subprocess.run(
+        [str(PROJECT / "sweep.sh"), *shlex.split(sweep)[1:], *shlex.split(small)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 jobs finished" in done.stdout
+    page = run(command_with("mllmrec.report") + " hydra.run.dir=REPORT", tmp_path)
+    assert "popularity" in page
+    assert (tmp_path / "REPORT" / "report.html").stat().st_size > 0
+
+
 def command_with(part: str) -> str:
     (command,) = [line for line in COMMANDS if part in line and "&&" not in line]
     return command
