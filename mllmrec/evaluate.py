@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig) -> float:
     folder.start_afresh()
     with folder.logging_to_file():
         protocol = Protocol(settings.eval, settings.protocol_seed, run.prepared)
-        folder.record_protocol(protocol.describe(), protocol.chance())
+        folder.record_protocol(protocol.describe(run.ranking), protocol.chance())
         with CostMeter() as meter:
             result = protocol.record(run.stage, run.ranker(protocol), folder)
             meter.generated_tokens = result.generated_tokens

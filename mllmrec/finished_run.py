@@ -35,6 +35,7 @@ class FinishedRun:
     policy: Policy
     answers: AnswerTokens
     engine: Engine
+    ranking = None  # as its settings say
 
     def ranker(self, protocol: Protocol) -> Ranker:
         """What ranks under a protocol."""
@@ -69,6 +70,7 @@ class FinishedBaseline:
     stage: str
     prepared: Prepared
     recommender: Recommender
+    ranking = RecommenderRanker.name
 
     def ranker(self, protocol: Protocol) -> Ranker:
         """What ranks under a protocol."""

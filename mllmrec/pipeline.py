@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.baselines.job import run_baseline
+from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.cache import atomic_path, fingerprint, write_json
 from mllmrec.console import (
     make_console,
@@ -73,7 +74,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
     if classical:
-        folder.record_protocol(protocol.describe(), protocol.chance())
+        folder.record_protocol(protocol.describe(RecommenderRanker.name), protocol.chance())
         results = run_baseline(cfg, prepared, protocol, held_out, folder, loggers)
     else:
         results = run_language_model(cfg, prepared, protocol, held_out, folder, loggers)

@@ -12,6 +12,8 @@ from mllmrec.prompts.examples import Example
 class RecommenderRanker(Ranker):
     """By score, from the whole history."""
 
+    name = "score"  # in protocols, whatever their settings say
+
     def __init__(self, recommender: Recommender, seed: int) -> None:
         self.recommender, self.seed = recommender, seed
 

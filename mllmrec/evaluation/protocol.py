@@ -45,15 +45,15 @@ class Protocol:
         self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
 
-    def describe(self) -> dict[str, Any]:
-        """The ``protocol`` of metrics.json."""
+    def describe(self, ranking: str | None = None) -> dict[str, Any]:
+        """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
         full = self.settings.num_negatives == FULL
         leak = getattr(self.prepared.cot, "leak", "none")
         return {
             "dataset": self.prepared.summary["dataset"],
             "split": self.settings.split,
             "users": len(self.positions),
-            "ranking": self.settings.ranking,
+            "ranking": ranking or self.settings.ranking,
             "num_candidates": len(self.prepared.items) if full else self.num_candidates,
             "negatives": "whole catalogue" if full else self.settings.weighting,
             "candidates_hash": self.candidates_hash,

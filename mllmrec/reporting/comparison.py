@@ -19,6 +19,8 @@ LAST, BEST = "last", "best"
 # What must be alike before two numbers stand in one table. The candidates' hash comes last: it differs whenever
 # the dataset, the split or the negatives do, and those say more.
 _PROTOCOL = ("dataset", "split", "ranking", "num_candidates", "negatives", "cot", "users", "candidates_hash")
+# Ways of ranking that belong to a method, which has no other: they stand beside any.
+_METHODS_OWN = {"score", "pointwise"}
 _REMEDY = {
     "candidates_hash": "train both with the same protocol_seed, dataset, filters, split and eval settings",
     "users": "give both the same eval.max_users and dataset.max_users",
@@ -69,6 +71,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         for key in _PROTOCOL:
             ours, theirs = first.protocol.get(key), run.protocol.get(key)
+            if key == "ranking" and not _METHODS_OWN.isdisjoint((ours, theirs)):
+                continue
             if ours != theirs:
                 raise UserError(
                     f"{first.path} and {run.path} cannot be compared: {key} is {ours} in the one and {theirs} in the "

@@ -43,7 +43,9 @@ class Experiment:
     @property
     def protocol(self) -> dict[str, Any]:
         """How every row was evaluated."""
-        return self.rows[0].runs[0].protocol
+        protocols = [run.protocol for row in self.rows for run in row.runs]
+        rankings = dict.fromkeys(str(protocol["ranking"]) for protocol in protocols)
+        return {**protocols[0], "ranking": " or ".join(rankings)}
 
     @property
     def chance(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ def test_a_classical_method_ranks_the_candidates_of_the_language_models(job, tmp
     folder = job(tmp_path / "classical", "method=popularity")
     classical = metrics_of(folder)
     assert list(classical["stages"]) == ["popularity"]
-    assert classical["protocol"] == policy["protocol"]
+    assert classical["protocol"] == {**policy["protocol"], "ranking": "score"}
     rows = [
         {
             row["user_id"]: sorted(row["ranking"])
@@ -39,7 +39,7 @@ def test_a_finished_baseline_ranks_again_as_it_did(job, tmp_path):
     run = open_run(str(folder), None)
     protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
     again = RunFolder(tmp_path / "again")
-    again.record_protocol(protocol.describe(), protocol.chance())
+    again.record_protocol(protocol.describe(run.ranking), protocol.chance())
     protocol.record("recent", run.ranker(protocol), again)
     assert again.metrics()["stages"] == metrics_of(folder)["stages"]
     scores = run.scores(run.prepared.samples["test"].history(0).tolist(), list(range(10)), listed=False)

@@ -112,6 +112,13 @@ def test_runs_measured_otherwise_are_refused_by_name(tmp_path, write_run, experi
         experiment(tmp_path)
 
 
+@pytest.mark.parametrize("ranking", ["score", "pointwise"])
+def test_a_method_that_has_its_own_way_of_ranking_stands_beside_any(tmp_path, write_run, experiment, ranking):
+    write_run(tmp_path / "a", [1, 2, 3])
+    write_run(tmp_path / "b", [1, 2, 3], seed=1, protocol={"ranking": ranking})
+    assert experiment(tmp_path).protocol["ranking"] == f"likelihood or {ranking}"
+
+
 def test_other_users_under_the_same_hash_are_refused_by_name(tmp_path, write_run, experiment):
     write_run(tmp_path / "a", [1, 2], users=["u0", "u1"])
     write_run(tmp_path / "b", [1, 2], users=["u0", "u2"], seed=1)
