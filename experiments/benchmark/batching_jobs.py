@@ -10,6 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any
 from unittest.mock import patch
 
@@ -50,22 +51,28 @@ def texts(settings: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, without_torchvision():
         run = side(settings, Path(folder))
         seconds: dict[int, list[float]] = {1: [], settings["batch"]: []}
+        work: dict[int, list[float]] = {1: [], settings["batch"]: []}
         answers: dict[int, Answers] = {}
         for nth in range(1 + settings["repeats"]):
             for batch in seconds:
-                begin = now()
+                begin, begun = now(), process_time()
                 answers[batch] = run(batch, settings["items"] if nth else min(batch, settings["items"]))
-                seconds[batch] += [now() - begin] * (nth > 0)
+                if nth:
+                    seconds[batch].append(now() - begin)
+                    work[batch].append(process_time() - begun)
     single, batched = seconds.values()
     alone, together = answers.values()
     return {
         "single_s": median(single),
         "batched_s": median(batched),
         "ratio": median(single) / median(batched),
+        # Of all threads: what is left to compare on a machine that does other things as well.
+        "cpu_ratio": median(work[1]) / median(work[settings["batch"]]),
         "same_texts": alone == together,
         "texts_that_differ": sum(alone[item] != together[item] for item in alone),
         "distinct_texts": len(set(alone.values()) - {None, ""}),
         "all_s": {"single": single, "batched": batched},
+        "all_cpu_s": {"single": work[1], "batched": work[settings["batch"]]},
         "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": versions(),

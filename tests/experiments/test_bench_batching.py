@@ -25,6 +25,7 @@ def test_batches_write_what_single_requests_do():
     for line in found:
         assert (line["same_texts"], line["texts_that_differ"], line["distinct_texts"]) == (True, 0, 5)
         assert line["ratio"] == pytest.approx(line["single_s"] / line["batched_s"])
+        assert line["cpu_ratio"] > 0
         assert {side: len(seconds) for side, seconds in line["all_s"].items()} == {"single": 2, "batched": 2}
 
 

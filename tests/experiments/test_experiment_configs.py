@@ -89,3 +89,12 @@ def test_reward_inflation_has_a_baseline_without_reasoning() -> None:
     others = plan("reward_inflation", ["cot_policy=refined", "seed=0"])
     assert not set(sweep.jobs) & set(others.jobs)
     assert sweep.folder == others.folder
+
+
+@pytest.mark.parametrize("dataset", ["movielens", "microlens", "netflix"])
+def test_paper_experiments_are_one_job_with_the_released_seed(dataset: str) -> None:
+    sweep = plan(f"paper_{dataset}", ["dataset.root=folder"])
+    (job,) = sweep.jobs.values()
+    assert (job.config.seed, job.config.protocol_seed) == (42, 42)
+    assert job.config.heldout.keep == "last"
+    assert sorted(sweep.jobs) == ["dataset.root-folder"]
