@@ -148,6 +148,7 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     """Training reward beside held-out ranking over GRPO's steps, one panel a row."""
     column = f"val/{experiment.metric}"
     parts = {
+        "reward": ("-", "training reward (normalised)"),
         "reward_with_cot": ("--", "reward, prompts with reasoning"),
         "reward_without_cot": (":", "reward, prompts without"),
     }
@@ -160,17 +161,19 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     held_out_limits = _limits([logs.series(entry.row, "grpo", column) for entry in panels])
     handles = {}
-    for place, (axis, entry) in enumerate(zip(axes, panels, strict=False)):
-        reward = logs.series(entry.row, "grpo", "reward", SMOOTHED_POINTS)
-        assert reward is not None
-        shown = {"reward": (reward, "-", "training reward (normalised)")}
-        for name, (dash, label) in parts.items():
-            series = logs.series(entry.row, "grpo", name, SMOOTHED_POINTS)
-            if series is not None:
-                shown[name] = (series, dash, label)
-        low = min(series.mean.min() for series, _, _ in shown.values())
-        span = max(series.mean.max() for series, _, _ in shown.values()) - low or 1.0
-        for series, dash, label in shown.values():
+    # One scale for all panels: how high a reward gets is half of what there is to see.
+    drawn = [
+        [
+            (series, dash, label)
+            for name, (dash, label) in parts.items()
+            if (series := logs.series(entry.row, "grpo", name, SMOOTHED_POINTS)) is not None
+        ]
+        for entry in panels
+    ]
+    low = min(series.mean.min() for shown in drawn for series, _, _ in shown)
+    span = max(series.mean.max() for shown in drawn for series, _, _ in shown) - low or 1.0
+    for place, (axis, entry, shown) in enumerate(zip(axes, panels, drawn, strict=False)):
+        for series, dash, label in shown:
             handles[label] = axis.plot(
                 series.steps, (series.mean - low) / span, color=COLOURS[0], linestyle=dash, linewidth=1.4
             )[0]
@@ -196,8 +199,8 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     caption = (
         f"Training reward beside held-out {experiment.metric} during GRPO. Inflated reward rises while the held-out metric "
-        "does not. Rewards are running means, averaged over seeds and scaled to each panel's own range; held-out values "
-        "share one scale."
+        "does not. Rewards are running means, averaged over seeds; all panels share the scale of rewards and that of "
+        "held-out values."
     )
     return figure, "Reward and held-out ranking", caption
 

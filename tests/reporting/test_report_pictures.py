@@ -120,7 +120,7 @@ def test_many_rows_are_all_drawn(tmp_path, write_run, experiment):
             {"grpo": [1, number + 1]},
             method=method,
             typed=[f"method={method}"],
-            log=LOG.format(last=0.3),
+            log=LOG.format(last=0.3).replace("grpo,20,1.0", f"grpo,20,{number / 8}"),
             seconds=number + 1,
         )
     study = experiment(tmp_path)
@@ -129,6 +129,9 @@ def test_many_rows_are_all_drawn(tmp_path, write_run, experiment):
     assert all(picture.path.read_bytes().startswith(b"\x89PNG") for picture in drawn)
     figure, _, _ = inflation(study, Logs(study.rows))
     assert sum(axis.get_title().startswith("method=") for axis in figure.axes) == 9
+    # Rewards of all panels lie between -1 and 1, so the last ones, 0 to 1 in eighths, come to lie at 1/2 to 1.
+    last = [lines(axis)[0][-1][1] for axis in figure.axes if axis.get_title().startswith("method=")]
+    assert sorted(last) == pytest.approx([(1 + number / 8) / 2 for number in range(9)], abs=1e-6)
     figure, _, _ = cost_against_quality(study, Logs(study.rows))
     heights = sorted(text.xyann[1] for text in figure.axes[0].texts)
     assert min(np.diff(heights)) > 0.05
