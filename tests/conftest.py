@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 # Tests run side by side, a process on each core: more threads than that only slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# pytest-xdist tells its workers the width of the terminal; commands under test are to write as into a pipe.
+os.environ.pop("COLUMNS", None)
 
 import lightning
 import numpy as np

@@ -77,9 +77,9 @@ def test_item_knn_blocks_change_nothing(make_inputs, items, monkeypatch):
 
 def test_item_knn_weighs_by_age_and_shrinks(make_inputs, items):
     knn = fitted(ItemKnn(decay=0.5), make_inputs)
-    (scores,) = knn.scores(items([0, 2]), items([1, 3]))
-    # The older item 0 counts half: (1/2 + 1) 2/√6 and 1/4 + 1/2.
-    assert scores == pytest.approx([1.5 * 2 / 6**0.5, 3 / 4])
+    (scores,) = knn.scores(items([0, 1]), items([2]))
+    # The older item 0, of cosine 1/2, counts half; item 1, of cosine 2/√6, wholly.
+    assert scores == pytest.approx([1 / 4 + 2 / 6**0.5])
     (scores,) = fitted(ItemKnn(shrinkage=2), make_inputs).scores(items([0]), items([2]))
     assert scores == pytest.approx([1 / (2 + 2)])
 
