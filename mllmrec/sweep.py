@@ -95,7 +95,8 @@ def _sweep(given: list[str]) -> int:
     machine = Machine.of_this_one(len(sweep.jobs), int(asked) if asked else None, accelerators)
 
     console = make_console()
-    where = f"on GPU {', '.join(machine.devices)}" if machine.devices else f"{machine.threads} threads each"
+    threads = os.environ.get("OMP_NUM_THREADS", machine.threads)
+    where = f"on GPU {', '.join(machine.devices)}" if machine.devices else f"OMP_NUM_THREADS={threads} each"
     console.print(
         f"{name}: {len(sweep.jobs)} jobs in {relative(sweep.folder)}, {machine.at_once} at a time, {where}; "
         f"what they print: {relative(sweep.folder / OUTPUT)}",

@@ -94,7 +94,8 @@ def _trainer(
     cfg: DictConfig, folder: RunFolder, name: str, loggers: RunLoggers, settings: dict[str, Any]
 ) -> lightning.Trainer:
     return lightning.Trainer(
-        **cfg.trainer,
+        # They are small, and half the bits would cost them more than they gain.
+        **{**cfg.trainer, "precision": "32-true"},
         **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
         devices=1,
         logger=loggers.for_stage(folder, name),
