@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mllmrec.config.rules import rolls_out
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
 from mllmrec.engine.base import Engine
@@ -106,11 +107,6 @@ def run_language_model(
         protocol.record_difference(folder, (stage, results[stage]), (earlier, results[earlier]))
         draw_curves(folder.log_path, folder.curves_path)
     return results
-
-
-def rolls_out(stages: list[str]) -> bool:
-    """Whether completions are drawn in training."""
-    return "grpo" in stages or "expert_iteration" in stages
 
 
 def prompts_used(

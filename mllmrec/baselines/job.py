@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import lightning
-import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -55,7 +54,7 @@ def run_baseline(
     with CostMeter() as meter, seeded_globals(cfg.seed, "stage", name):
         recommender.fit(
             FitInputs(
-                sequences=training_parts(prepared),
+                sequences=prepared.samples["train"].parts(),
                 num_items=len(prepared.items),
                 texts=item_texts(prepared),
                 seed=cfg.seed,
@@ -67,16 +66,6 @@ def run_baseline(
     recommender.save(folder.model_path)
     log.info("%s: %s", name, meter.cost())
     return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
-
-
-def training_parts(prepared: Prepared) -> list[np.ndarray]:
-    """The items of each user that training may see, oldest first: all up to the latest training target."""
-    train = prepared.samples["train"]
-    last: dict[int, int] = {}
-    for user, position in zip(train.users.tolist(), train.positions.tolist(), strict=True):
-        last[user] = max(last.get(user, -1), position)
-    offsets, items = train.interactions.offsets, train.interactions.items
-    return [items[offsets[user] : end + 1] for user, end in last.items()]
 
 
 def item_texts(prepared: Prepared) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from mllmrec.config.components import component_faults
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.rules import CONTRADICTIONS, accelerator_exists, broken_rules
-from mllmrec.config.schema import SECTIONS, Root
+from mllmrec.config.schema import SECTIONS, STAGES, Root
 from mllmrec.errors import ConfigError
 
 
@@ -94,7 +94,7 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
 def _has_no_stage(name: str, section: Any) -> bool:
     """Whether the recipe leaves this stage out; of a warm-up, a preset's limit may be left."""
     if section is None:
-        return name in ("warmup", "sft", "grpo", "dpo", "expert_iteration", "pointwise")
+        return name in STAGES
     return name == "warmup" and isinstance(section, dict) and "epochs" not in section
 
 

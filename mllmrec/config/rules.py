@@ -6,7 +6,7 @@ reported by the schema, so `broken_rules` passes over a rule that cannot be answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,8 +14,9 @@ Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
 
 
-def _rolls_out(cfg: Settings) -> bool:
-    return not {"grpo", "expert_iteration"}.isdisjoint(cfg["method"]["stages"])
+def rolls_out(stages: Collection[str]) -> bool:
+    """Whether one of these stages draws completions."""
+    return not {"grpo", "expert_iteration"}.isdisjoint(stages)
 
 
 def cot_needs_policy(cfg: Settings) -> str | None:
@@ -48,7 +49,7 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """Reasoning before the answer is learnt, and then cannot be said, or stands in evaluation prompts instead."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
-    if _rolls_out(cfg) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
+    if rolls_out(cfg["method"]["stages"]) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
         return (
             "cot.placement=completion with rollouts of the candidates' answers alone: they cannot reason; choose "
             "rollout=free or method=sft"
@@ -109,7 +110,7 @@ def listed_candidates_end(cfg: Settings) -> str | None:
 
 def reward_needs_title(cfg: Settings) -> str | None:
     """A reward that pays only answers with a title, and answers without one."""
-    if not _rolls_out(cfg) or cfg["prompt"]["answer"] != "id":
+    if not rolls_out(cfg["method"]["stages"]) or cfg["prompt"]["answer"] != "id":
         return None
     release = cfg["reward"]["_target_"] == "mllmrec.rewards.release.Release"
     if release or cfg["reward"].get("require_title", False):

@@ -5,7 +5,7 @@ A field's description is the reason that an error message gives for its bound.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weighting = Literal["uniform", "popularity"]
 Schedule = Literal["linear", "cosine", "constant"]
 Stage = Literal["warmup", "sft", "grpo", "dpo", "expert_iteration", "pointwise"]
+STAGES: tuple[str, ...] = get_args(Stage)
 
 
 def _count_or_full(value: Any) -> Any:
@@ -33,7 +34,7 @@ def _cutoffs(value: list[int]) -> list[int]:
 
 
 def _stages(value: list[str]) -> list[str]:
-    last = ("grpo", "dpo", "expert_iteration", "pointwise")
+    last = STAGES[2:]
     order = ["warmup", "sft", *[stage for stage in last if stage in value][:1]]
     if value != [stage for stage in order if stage in value]:
         raise ValueError(

@@ -55,6 +55,14 @@ class Samples:
         start = int(self.interactions.offsets[self.users[index]])
         return self.interactions.items[start if length is None else max(start, end - length) : end]
 
+    def parts(self) -> list[np.ndarray]:
+        """The items of each user up to the latest of these targets, oldest first: of training, all it may see."""
+        last: dict[int, int] = {}
+        for user, position in zip(self.users.tolist(), self.positions.tolist(), strict=True):
+            last[user] = max(last.get(user, -1), position)
+        offsets, items = self.interactions.offsets, self.interactions.items
+        return [items[offsets[user] : end + 1] for user, end in last.items()]
+
     def sample_id(self, index: int) -> str:
         """``<user id>:<place of the target in the user's sequence>``: unique within a split."""
         user = self.users[index]

@@ -18,13 +18,8 @@ def training_sequences(train: Samples, length: int) -> list[np.ndarray]:
     A user's sequence ends with the latest training target; chunks overlap by one item, so every item but the
     first is predicted once.
     """
-    last: dict[int, int] = {}
-    for user, position in zip(train.users.tolist(), train.positions.tolist(), strict=True):
-        last[user] = max(last.get(user, -1), position)
-    offsets, items = train.interactions.offsets, train.interactions.items
     sequences = []
-    for user, end in last.items():
-        sequence = items[offsets[user] : end + 1]
+    for sequence in train.parts():
         for stop in range(len(sequence), 1, -length):
             sequences.append(sequence[max(0, stop - length - 1) : stop])
     return sequences

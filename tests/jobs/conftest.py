@@ -63,3 +63,22 @@ def job(cache: Path) -> Job:
         return folder
 
     return run_job
+
+
+@pytest.fixture
+def adapters(checkpoints: Callable[[str], Path]) -> tuple[str, ...]:
+    """Overrides of a small job (``small=False``) on a pretrained model with LoRA."""
+    return (
+        "dataset.num_users=60",
+        "dataset.num_items=40",
+        "backbone=hf",
+        f"backbone.path={checkpoints('qwen3')}",
+        "prompt.template=compact",
+        "backbone.dtype=float32",
+        "backbone.lora.rank=4",
+        "sft.batch_size=4",
+        "prompt.history_length=2",
+        "candidates.num_negatives=2",
+        "eval.ks=[1,3]",
+        "eval.max_users=10",
+    )

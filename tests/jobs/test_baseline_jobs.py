@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mllmrec.baselines.job import item_texts, training_parts
+from mllmrec.baselines.job import item_texts
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.finished_run import open_policy, open_run
@@ -51,7 +51,7 @@ def test_a_finished_baseline_ranks_again_as_it_did(job, tmp_path):
 def test_what_recommenders_learn_from_ends_before_the_held_out_items(job, tmp_path):
     prepared = open_run(str(job(tmp_path / "run", "method=popularity")), None).prepared
     interactions = prepared.interactions
-    parts = training_parts(prepared)
+    parts = prepared.samples["train"].parts()
     assert len(parts) == interactions.num_users
     for user, part in enumerate(parts):
         # Leave-one-out: the last item is tested, the one before it validated.

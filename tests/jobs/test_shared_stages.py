@@ -63,23 +63,8 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     assert len(stored(tmp_path)) == 5
 
 
-def test_an_adapter_is_shared_too(job, tmp_path, own_cache, checkpoints):
-    settings = (
-        "dataset.num_users=60",
-        "dataset.num_items=40",
-        "backbone=hf",
-        f"backbone.path={checkpoints('qwen3')}",
-        "prompt.template=compact",
-        "backbone.dtype=float32",
-        "backbone.lora.rank=4",
-        "sft.batch_size=4",
-        "prompt.history_length=2",
-        "candidates.num_negatives=2",
-        "eval.ks=[1,3]",
-        "eval.max_users=10",
-        own_cache,
-        *SHARING,
-    )
+def test_an_adapter_is_shared_too(job, tmp_path, own_cache, adapters):
+    settings = (*adapters, own_cache, *SHARING)
     first = job(tmp_path / "first", *settings, small=False)
     (weights,) = stored(tmp_path)
     # The adapter alone: the base model has been there before.

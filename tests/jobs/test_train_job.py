@@ -110,21 +110,10 @@ def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
     assert metrics["protocol"]["users"] == 60
 
 
-def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, checkpoints):
+def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, adapters):
     folder = job(
         tmp_path / "run",
-        "dataset.num_users=60",
-        "dataset.num_items=40",
-        "backbone=hf",
-        f"backbone.path={checkpoints('qwen3')}",
-        "prompt.template=compact",
-        "backbone.dtype=float32",
-        "backbone.lora.rank=4",
-        "sft.batch_size=4",
-        "prompt.history_length=2",
-        "candidates.num_negatives=2",
-        "eval.ks=[1,3]",
-        "eval.max_users=10",
+        *adapters,
         small=False,
     )
     metrics = metrics_of(folder)
