@@ -52,6 +52,8 @@ def compose_checked(
         roots = {str(key) for key in compose(config_name, search)}
         variants, strangers = _without_new_roots(variants, roots | set(loader.list_groups("")))
         faults += strangers
+        variants, missing = _without_missing_files(variants, config_name, search, loader)
+        faults += missing
         accepted = [*search, *(texts[0] for texts in variants)]
         if all(len(texts) == 1 for texts in variants):
             try:
@@ -110,6 +112,31 @@ def _without_new_roots(variants: list[list[str]], known: set[str]) -> tuple[list
     return kept, faults
 
 
+def _without_missing_files(
+    variants: list[list[str]], config_name: str, search: list[str], loader: ConfigLoader
+) -> tuple[list[list[str]], list[str]]:
+    """Choices that name no file: of a group that may be left out, Hydra would pass over them in silence."""
+    parser = OverridesParser.create()
+    kept, faults = [], []
+    for texts in variants:
+        there = []
+        for text in texts:
+            override = parser.parse_override(text)
+            chosen = override.value()
+            for value in chosen if isinstance(chosen, list) else [chosen]:
+                group, _, name = f"{override.key_or_group}/{value}".rpartition("/")
+                options = loader.get_group_options(group, config_name=config_name, overrides=search)
+                names = [option for option in options if not option.startswith("_")]
+                if names and value is not None and name.removesuffix(".yaml") not in options:
+                    faults.append(f"{text}: no such {group}{nearest(name, names)}; choose {choices(names)}")
+                    break
+            else:
+                there.append(text)
+        if there:
+            kept.append(there)
+    return kept, faults
+
+
 def _removed(roots: set[str], config: DictConfig) -> list[str]:
     # Of a mandatory value that is not given yet, `in` says that it is not there.
     there = set(map(str, config))
@@ -143,9 +170,6 @@ def _fault(text: str, error: Exception, config: DictConfig, loader: ConfigLoader
     override = OverridesParser.create().parse_override(text)
     name = override.key_or_group
     valid = group_choices(name, loader)
-    value = override.value()
-    if valid and not isinstance(value, list) and str(value) not in loader.get_group_options(name):
-        return f"{text}: no such {name}{nearest(str(value), valid)}; choose {choices(valid)}"
     unknown = OmegaConf.select(config, name, throw_on_missing=False) is None
     if not valid and unknown and text[0] not in "+~":
         return f"{text}: no such setting{nearest(name, [*_paths(config, name.startswith('hydra.'))])}"

@@ -18,6 +18,15 @@ def test_an_unknown_choice_lists_the_valid_ones_and_the_nearest() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["experiment=mian_table", "debug=fats", "debug=[fast,limti]", "scale=smal", "+ablation=no_cott"],
+)
+def test_a_choice_that_may_be_left_out_is_not_left_out_by_a_misspelling(override: str) -> None:
+    (fault,) = faults_of(override)
+    assert fault.startswith(f"{override}: no such {override.lstrip('+').split('=')[0]} (did you mean ")
+
+
 def test_private_bases_are_not_offered() -> None:
     (fault,) = faults_of("backbone=qwen3_0.6")
     assert "did you mean" in fault
@@ -95,3 +104,5 @@ def test_files_in_a_folder_of_ones_own_are_found(tmp_path: Path) -> None:
     result = compose_checked("train", ["experiment=mine"], CONFIG_DIR, extra_dir=str(tmp_path))
     assert result.faults == []
     assert result.config.seed == 5
+    (fault,) = compose_checked("train", ["experiment=mien"], CONFIG_DIR, extra_dir=str(tmp_path)).faults
+    assert "did you mean mine?" in fault
