@@ -47,8 +47,8 @@ def markdown_page(title: str, made: str, sections: Sequence[Section], folder: Pa
 
 
 def latex_tables(sections: Sequence[Section]) -> str:
-    """Every table, for a document that uses booktabs."""
-    parts = ["% needs \\usepackage{booktabs}\n"]
+    """Every table, for a document that uses booktabs and graphicx."""
+    parts = ["% needs \\usepackage{booktabs,graphicx}\n"]
     for section in sections:
         label = slug(section.experiment.name)
         parts.append(latex(section.results, label))

@@ -28,6 +28,7 @@ class Run:
     config: dict[str, Any]  # resolved
     group_choices: dict[str, str]  # config group -> chosen file
     typed: tuple[str, ...]  # keys and groups overridden on the command line
+    number: int = 0  # among the jobs of its multirun, as the experiment names them
 
     @property
     def seed(self) -> int:
@@ -88,7 +89,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Jobs:
-    """What lies below one folder, each list ordered by path."""
+    """What lies below one folder, ordered by path; the jobs of a multirun as its axes name them."""
 
     folder: Path
     runs: list[Run]
@@ -125,6 +126,8 @@ def find_jobs(folder: str | Path) -> Jobs:
             f"runs={folder}: no finished run in it or below it{state}; give the hydra.run.dir of mllmrec.train, or "
             "the folder of a multirun"
         )
+    multiruns = list(dict.fromkeys(run.path.parent for run in runs))
+    runs.sort(key=lambda run: (multiruns.index(run.path.parent), run.number))
     return Jobs(root, runs, unfinished)
 
 
@@ -164,14 +167,16 @@ def _read_run(path: Path) -> Run:
     config: Any = OmegaConf.to_container(OmegaConf.load(folder.resolved_config_path))
     config.setdefault("seed", metrics["protocol"].get("seed", 0))
     hydra_folder = folder.resolved_config_path.parent
-    return Run(path, metrics, config, _choices(hydra_folder), _typed(hydra_folder))
+    described: Any = OmegaConf.create()
+    if (hydra_folder / "hydra.yaml").is_file():
+        described = OmegaConf.load(hydra_folder / "hydra.yaml")
+    # Outside a multirun the number is missing.
+    number = OmegaConf.select(described, "hydra.job.num", throw_on_missing=False) or 0
+    return Run(path, metrics, config, _choices(described), _typed(hydra_folder), number)
 
 
-def _choices(hydra_folder: Path) -> dict[str, str]:
-    path = hydra_folder / "hydra.yaml"
-    if not path.is_file():
-        return {}
-    chosen: Any = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices") or {}
+def _choices(described: Any) -> dict[str, str]:
+    chosen: Any = OmegaConf.select(described, "hydra.runtime.choices") or {}
     ours = {str(group).split("@")[0]: name for group, name in chosen.items()}
     return {group: "null" if name is None else str(name) for group, name in ours.items() if "/" not in group}
 

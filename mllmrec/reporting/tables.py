@@ -155,12 +155,13 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """A booktabs table; intervals stand on a line of their own below the numbers."""
+    """A booktabs table, at most as wide as the text; intervals stand on a line of their own below the numbers."""
     lines = [
         r"\begin{table*}[t]",
         r"\centering\small",
         rf"\caption{{{tex(table.caption)}}}",
         rf"\label{{tab:{label}}}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",
         " & ".join(map(tex, table.header)) + r" \\",
@@ -171,7 +172,7 @@ def latex(table: Table, label: str) -> str:
         if any(cell.detail for cell in row):
             small = [tex(" ".join(filter(None, (cell.detail, cell.spread)))) for cell in row]
             lines.append(" & ".join(rf"\scriptsize {text}" if text else "" for text in small) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,16 @@ def test_jobs_stand_in_the_order_in_which_multirun_numbered_them(tmp_path, write
     assert [run.path.name for run in find_jobs(tmp_path).runs] == ["2", "10", "a1", "a9", "a10"]
 
 
+def test_jobs_named_by_their_overrides_stand_in_the_order_of_the_axis(tmp_path, write_run):
+    for number, name in enumerate(["method-random", "method-gru4rec", "method-dpo"]):
+        described = write_run(tmp_path / name, [1, 2]) / ".hydra" / "hydra.yaml"
+        settings = OmegaConf.load(described)
+        OmegaConf.update(settings, "hydra.job.num", number)
+        OmegaConf.save(settings, described)
+    names = [run.path.name for run in find_jobs(tmp_path).runs]
+    assert names == ["method-random", "method-gru4rec", "method-dpo"]
+
+
 def test_failed_and_open_jobs_are_named_and_take_no_part(tmp_path, write_run):
     write_run(tmp_path / "good", [1, 2, 3])
     write_run(tmp_path / "cut", [1, 2, 3], finished=False)

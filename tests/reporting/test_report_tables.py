@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -146,6 +148,23 @@ def test_markdown_marks_and_escapes():
         "| b | <ins>0.4</ins> |\n\n"
         "95 % of R&D, $x\\_1$\n"
     )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_and_a_wide_table_fits_the_text(tmp_path):
+    wide = Table(
+        "wide", ["", *(f"metric_{n}" for n in range(20))], [[Cell("a_b", "[1, 2]")] * 21], "100 % & more"
+    )
+    document = (
+        r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage{textcomp,booktabs,graphicx}"
+        r"\begin{document}" + latex(TABLE, "toy") + latex(wide, "wide") + r"\end{document}"
+    )
+    (tmp_path / "paper.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=100)
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, said
+    assert "Overfull" not in said
 
 
 def test_latex_marks_escapes_and_puts_intervals_below():
