@@ -180,7 +180,7 @@ def compare(
     Args:
         scores: of all rows, users in the same order.
         metric: what is compared.
-        baseline: a row's label, or ``best`` for the row with the largest mean.
+        baseline: a row's label, alone or as typed, or ``best`` for the row with the largest mean.
         seed: of the flips and the bootstrap.
         resamples: of the bootstrap.
 
@@ -194,9 +194,10 @@ def compare(
         base = max(scores, key=lambda entry: entry.mean(metric))
     else:
         labelled = {entry.row.label: entry for entry in scores}
-        if baseline not in labelled:
+        typed = {entry.row.typed: entry for entry in scores}
+        if baseline not in labelled | typed:
             raise UserError(f"baseline={baseline}: no such row; choose {BEST} or {choices(list(labelled))}")
-        base = labelled[baseline]
+        base = (labelled | typed)[baseline]
     others = [entry for entry in scores if entry is not base]
     raw: list[dict[str, Any]] = []
     for entry in others:

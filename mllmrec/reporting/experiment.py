@@ -41,6 +41,11 @@ class Experiment:
         return [entry.row for entry in self.scores]
 
     @property
+    def axis(self) -> str:
+        """The setting whose values are the rows' labels; empty where a label names its settings itself."""
+        return next(iter(self.rows[0].settings)) if self.rows[0].short else ""
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """How every row was evaluated."""
         protocols = [run.protocol for row in self.rows for run in row.runs]

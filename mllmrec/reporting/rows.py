@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mllmrec.reporting.runs import Run
@@ -31,9 +31,15 @@ class Row:
 
     settings: dict[str, Any]  # what varies between rows: key -> value here
     runs: list[Run]  # by seed
+    short: bool = False  # whether the value alone names it
 
     @property
     def label(self) -> str:
+        """What the row is called: as typed, or ``sft`` where the names of one setting tell all rows apart."""
+        return self.typed.partition("=")[2] if self.short else self.typed
+
+    @property
+    def typed(self) -> str:
         """``method=sft``, or several such, as one would type them."""
         if not self.settings:
             return f"method={method_of(self.runs[0])}"
@@ -101,6 +107,9 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
             latest[run.seed] = run
         settings = {key: values[members[0]].get(key) for key in shown}
         result.append(Row(settings, [latest[seed] for seed in sorted(latest)]))
+    # A number says nothing without its key.
+    if len(shown) == 1 and all(isinstance(row.settings[shown[0]], str) for row in result):
+        result = [replace(row, short=True) for row in result]
     table = {
         key: [_shown(values[members[0]].get(key)) for members in rows.values()]
         for key in [*groups, *differing]

@@ -67,7 +67,7 @@ def results(experiment: Experiment) -> Table:
             row.append(Cell(stages_shown(entry.stage)))
         row.append(Cell(str(len(entry.row.seeds))))
         rows.append(row + [_cell(entry, name, columns[name][place]) for name in metrics])
-    header = ["", *(["stage"] if stages_differ else []), "seeds", *metrics]
+    header = [experiment.axis, *(["stage"] if stages_differ else []), "seeds", *metrics]
     return Table("Ranking quality", header, rows, _results_caption(experiment, stages_differ), muted)
 
 
@@ -99,7 +99,7 @@ def comparisons(experiment: Experiment) -> Table | None:
     if leaking:
         caption += f" {LEAK_NOTE}."
     title = f"{experiment.metric} against {label_of(experiment.baseline)}"
-    return Table(title, ["", "difference", "p", "p (Holm)", "d"], rows, caption)
+    return Table(title, [experiment.axis, "difference", "p", "p (Holm)", "d"], rows, caption)
 
 
 def label_of(entry: Scores) -> str:

@@ -64,7 +64,7 @@ def test_a_known_shift_is_found_and_signed(tmp_path, write_run, experiment):
     write_run(tmp_path / "c", [4.0] * 199 + [1.0], method="grpo_only", typed=["method=grpo_only"])
     result = experiment(tmp_path, baseline="method=sft")
     found = {comparison.label: comparison for comparison in result.comparisons}
-    up, little = found["method=mllmrec_r1"], found["method=grpo_only"]
+    up, little = found["mllmrec_r1"], found["grpo_only"]
     assert up.difference == pytest.approx(0.3)
     # p of 1 / 5000 at least, times two comparisons.
     assert (up.p, up.p_holm) == (pytest.approx(1 / 5000), pytest.approx(2 / 5000))
@@ -75,7 +75,7 @@ def test_a_known_shift_is_found_and_signed(tmp_path, write_run, experiment):
     assert (little.p, little.p_holm, little.users) == (1.0, 1.0, 200)
     # Against the best row the others lie below.
     best = experiment(tmp_path)
-    assert best.baseline.row.label == "method=mllmrec_r1"
+    assert best.baseline.row.label == "mllmrec_r1"
     assert all(comparison.difference < 0 for comparison in best.comparisons)
 
 

@@ -61,8 +61,8 @@ def test_the_report_of_real_runs(study):
     whole, alone = content["experiments"]
     assert (whole["name"], alone["name"]) == ("runs", "1")
     assert [(row["label"], row["stage"], row["seeds"]) for row in whole["rows"]] == [
-        ("method=sft", "sft", [0]),
-        ("method=mllmrec_r1", "grpo", [0]),
+        ("sft", "sft", [0]),
+        ("mllmrec_r1", "grpo", [0]),
     ]
     # An independent reading of the ranks on disk.
     rows = pq.read_table(study / "runs" / "1" / "per_user.parquet").to_pylist()
@@ -73,7 +73,13 @@ def test_the_report_of_real_runs(study):
     assert whole["protocol"]["users"] == len(ranks)
     assert whole["unfinished"] == [{"path": "runs/2", "error": "UserError: no data"}]
     screen = " ".join(done.stdout.split())
-    for words in ("method=sft", "1 job failed: runs/2 (UserError: no data)", "not sent", "out/report.html"):
+    for words in (
+        "method",
+        "sft",
+        "1 job failed: runs/2 (UserError: no data)",
+        "not sent",
+        "out/report.html",
+    ):
         assert words in screen
     drawn = {path.relative_to(study / "out").as_posix() for path in (study / "out").rglob("*.png")}
     expected = ["1-runs/learning", "1-runs/inflation", "1-runs/cost", "2-1/learning", "2-1/inflation"]

@@ -18,7 +18,7 @@ def test_runs_that_differ_in_their_seed_share_a_row_named_by_what_was_typed(tmp_
     for number, (method, seed) in enumerate([("sft", 1), ("sft", 0), ("grpo_only", 0), ("grpo_only", 1)]):
         # The stages follow from the method, and the name of the run means nothing.
         write_run(tmp_path / str(number), [1, 2], method=method, seed=seed, typed=[f"method={method}"])
-    assert labels(tmp_path) == [("method=sft", [0, 1]), ("method=grpo_only", [0, 1])]
+    assert labels(tmp_path) == [("sft", [0, 1]), ("grpo_only", [0, 1])]
 
 
 def test_everything_typed_that_differs_is_named_though_one_key_would_do(tmp_path, write_run):
@@ -60,7 +60,8 @@ def test_a_group_stands_for_its_section(tmp_path, write_run):
         settings = {"loss": {"_target_": name, "epsilon_low": low, "level": name}}
         write_run(tmp_path / str(number), [1, 2], settings=settings, chosen={"loss": name})
     result = grouped(tmp_path)
-    assert [row.label for row in result.rows] == ["loss=grpo", "loss=dapo"]
+    assert [row.label for row in result.rows] == ["grpo", "dapo"]
+    assert [row.typed for row in result.rows] == ["loss=grpo", "loss=dapo"]
     # Nothing that differs is kept from the reader.
     assert result.differing == {
         "loss": ["grpo", "dapo"],

@@ -59,7 +59,7 @@ def study(tmp_path, write_run, experiment):
 def test_the_table_holds_means_spread_marks_and_its_protocol(study):
     table = results(study)
     assert table.header == [
-        "",
+        "method",
         "stage",
         "seeds",
         "HR@1",
@@ -73,8 +73,8 @@ def test_the_table_holds_means_spread_marks_and_its_protocol(study):
     ]
     chance, sft, grpo = table.rows
     assert [cell.text for cell in chance[:5]] == ["chance", "", "", "0.100", "0.300"]
-    assert [cell.text for cell in sft[:4]] == ["method=sft", "SFT", "2", "0.375"]
-    assert [cell.text for cell in grpo[:4]] == ["method=mllmrec_r1 †", "GRPO", "2", "0.750"]
+    assert [cell.text for cell in sft[:4]] == ["sft", "SFT", "2", "0.375"]
+    assert [cell.text for cell in grpo[:4]] == ["mllmrec_r1 †", "GRPO", "2", "0.750"]
     # .5 and .25 lie .125 from their mean: .125 * sqrt(2).
     assert (sft[3].spread, grpo[3].spread) == ("± 0.177", "± 0.000")
     assert (sft[3].mark, grpo[3].mark) == ("second", "best")
@@ -92,8 +92,8 @@ def test_the_table_holds_means_spread_marks_and_its_protocol(study):
 def test_the_tests_table_names_baseline_correction_and_how_it_was_chosen(study):
     table = comparisons(study)
     assert table is not None
-    assert table.title == "NDCG@3 against method=mllmrec_r1 †"
-    assert [cell.text for cell in table.rows[0][:2]] == ["method=sft", "-0.375"]
+    assert table.title == "NDCG@3 against mllmrec_r1 †"
+    assert [cell.text for cell in table.rows[0][:2]] == ["sft", "-0.375"]
     assert "1 comparison of this table" in table.caption
     assert "The baseline is the row that is best on these very users" in table.caption
 
@@ -102,7 +102,7 @@ def test_a_named_baseline_is_not_called_best_and_leaking_rows_keep_their_dagger(
     table = comparisons(experiment(tmp_path, baseline="method=sft"))
     assert table is not None
     assert "very users" not in table.caption
-    assert table.rows[0][0].text == "method=mllmrec_r1 †"
+    assert table.rows[0][0].text == "mllmrec_r1 †"
     assert "† reasoning was written knowing the target" in table.caption
 
 
@@ -181,7 +181,7 @@ def test_the_screen_shows_every_mean_in_a_pipe_and_intervals_where_asked(study):
     out = io.StringIO()
     Console(file=out, width=120).print(on_screen(results(study), ["HR@1"]))
     text = out.getvalue()
-    for words in ("0.375", "0.750", "± 0.177", "method=mllmrec_r1 †", "chance"):
+    for words in ("0.375", "0.750", "± 0.177", "method", "mllmrec_r1 †", "chance"):
         assert words in text
     assert "…" not in text
     # The first row's and the second's HR@1 have one each.

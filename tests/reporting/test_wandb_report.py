@@ -26,7 +26,7 @@ def test_the_wandb_report_holds_the_tables_and_the_pictures_of_its_run(sections)
     spec = json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     text = json.dumps(spec)
     assert len(report.title) == 128
-    assert "| method=sft |" in text
+    assert "| sft |" in text
     assert "**0.500**" in text
     assert '"1-toy/cost"' in text
     assert "abc123" in text
