@@ -110,21 +110,3 @@ def order_by_score(scores: np.ndarray, user_ids: Sequence[str] | np.ndarray, see
         shuffled = numpy_generator(seed, "ties", str(user)).permutation(scores.shape[1])
         order[row] = shuffled[np.argsort(-scores[row, shuffled], kind="stable")]
     return order
-
-
-def ranks_from_scores(
-    scores: np.ndarray, target_column: np.ndarray, user_ids: Sequence[str] | np.ndarray, seed: int
-) -> np.ndarray:
-    """The 1-based rank of each user's target, ties as in `order_by_score`.
-
-    Args:
-        scores: (U, C).
-        target_column: (U,) column of the target; used only after the order is fixed.
-        user_ids: (U,).
-        seed: the run's seed.
-
-    Returns:
-        (U,) float64.
-    """
-    order = order_by_score(scores, user_ids, seed)
-    return (order == np.asarray(target_column)[:, None]).argmax(axis=1) + 1.0
