@@ -14,6 +14,7 @@ def evaluate(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    from mllmrec.cache import atomic_path
     from mllmrec.config import check_config
     from mllmrec.console import make_console, print_results
     from mllmrec.cost import CostMeter
@@ -28,6 +29,9 @@ def evaluate(cfg: DictConfig) -> float:
     check_config(settings)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     folder.start_afresh()
+    trained = OmegaConf.load(RunFolder(cfg.run).resolved_config_path)
+    with atomic_path(folder.evaluated_config_path) as temporary:
+        OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)
     with folder.logging_to_file():
         protocol = Protocol(settings.eval, settings.protocol_seed, run.prepared)
         folder.record_protocol(protocol.describe(run.ranking), protocol.chance())

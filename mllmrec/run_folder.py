@@ -72,6 +72,8 @@ class RunFolder:
         self.curves_path = self.path / "curves.png"
         self.run_log_path = self.path / "run.log"
         self.resolved_config_path = self.path / ".hydra" / "resolved.yaml"
+        # Of a finished run that was ranked again in this folder, with the protocol and the stage of that ranking.
+        self.evaluated_config_path = self.path / ".hydra" / "evaluated.yaml"
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"

@@ -74,7 +74,9 @@ class Run:
         return sorted({int(name.partition("@")[2]) for name in names if "@" in name})
 
     def seconds(self) -> float | None:
-        """Seconds of all stages together, or None when they were not measured."""
+        """Seconds of all stages together, or None when they were not measured, or elsewhere."""
+        if RunFolder(self.path).evaluated_config_path.is_file():
+            return None
         seconds = [cost["seconds"] for cost in self.metrics["cost"].values() if "seconds" in cost]
         return float(np.sum(seconds)) if seconds else None
 
@@ -155,16 +157,19 @@ def _first_line(path: Path) -> str:
 def _read_run(path: Path) -> Run:
     folder = RunFolder(path)
     metrics = folder.metrics()
-    if not folder.resolved_config_path.is_file():
+    described_by = [
+        found for found in (folder.resolved_config_path, folder.evaluated_config_path) if found.is_file()
+    ]
+    if not described_by:
         raise UserError(
             f"{path} has no .hydra/{folder.resolved_config_path.name}: what distinguishes the run from others is "
-            "unknown; give folders of mllmrec.train"
+            "unknown; give folders of mllmrec.train or mllmrec.evaluate"
         )
     if not metrics["stages"] or not metrics["protocol"]:
         raise UserError(
             f"{folder.metrics_path} holds no stage or no protocol: remove the folder, or run it again"
         )
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder.resolved_config_path))
+    config: Any = OmegaConf.to_container(OmegaConf.load(described_by[0]))
     config.setdefault("seed", metrics["protocol"].get("seed", 0))
     hydra_folder = folder.resolved_config_path.parent
     described: Any = OmegaConf.create()

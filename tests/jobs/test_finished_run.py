@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +12,8 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.finished_run import open_run
 from mllmrec.recommendation import history_of, rank_items
+from mllmrec.reporting.rows import group_runs
+from mllmrec.reporting.runs import find_jobs
 from mllmrec.run_folder import RunFolder
 
 
@@ -48,6 +53,19 @@ def test_another_number_of_candidates_is_another_protocol(finished):
     assert protocol.describe()["split"] == "validation"
     measured = protocol.measure(run.ranker(protocol))
     assert 0 <= measured["HR@1"] <= measured["HR@10"] <= 1
+
+
+def test_rankings_under_another_protocol_are_reported_together(finished, tmp_path):
+    for stage in ("sft", "grpo"):
+        command = [sys.executable, "-m", "mllmrec.evaluate", f"run={finished}", f"stage={stage}"]
+        again = ["eval.num_negatives=20", "eval.max_users=15", f"hydra.run.dir={tmp_path / 'again' / stage}"]
+        subprocess.run([*command, *again], check=True, capture_output=True, timeout=300)
+    jobs = find_jobs(tmp_path / "again")
+    assert (len(jobs.runs), jobs.unfinished) == (2, [])
+    assert {run.protocol["num_candidates"] for run in jobs.runs} == {21}
+    assert {row.label for row in group_runs(jobs.runs).rows} == {"sft", "grpo"}
+    # The time of a ranking is not what the policy cost.
+    assert [run.seconds() for run in jobs.runs] == [None, None]
 
 
 def test_recommendations_exclude_what_the_user_has_and_are_ordered(finished):
