@@ -145,7 +145,7 @@ def by_cutoff(names: Sequence[str]) -> list[str]:
 
 
 def chosen_metrics(scores: Sequence[Scores], names: Sequence[str] | None) -> list[str]:
-    """The columns to show: those asked for, or all.
+    """The columns to show: those asked for, or all that are not 1 for everybody, as HR@10 of ten candidates is.
 
     Raises:
         UserError: an unknown one.
@@ -154,7 +154,7 @@ def chosen_metrics(scores: Sequence[Scores], names: Sequence[str] | None) -> lis
     for name in names or ():
         if name not in known:
             raise UserError(f"metrics: no {name} in these runs; choose {choices(known)}")
-    return list(names) if names else known
+    return list(names) if names else [name for name in known if any(entry.mean(name) < 1 for entry in scores)]
 
 
 def main_metric(scores: Sequence[Scores], name: str | None) -> str:
