@@ -22,19 +22,26 @@ def job_name(overrides: Sequence[str]) -> str:
         overrides: of one job, as ``key=value``.
 
     Returns:
-        ``job`` where nothing distinguishes the job. A name with other characters than letters, digits, ``._+-``, or a
-        long one, is cut to these and ends in a hash, so that it can be typed as ``run=DIR``.
+        ``job`` where nothing distinguishes the job. A name with other characters than letters, digits, ``._+-`` is cut
+        to these and ends in a hash, so that it can be typed as ``run=DIR``; so does a long one, which begins with the
+        chosen groups.
     """
     parts = sorted(
         text for text in overrides if re.split(r"[=./@]", text.lstrip("+~"), maxsplit=1)[0] not in _LEFT_OUT
     )
-    plain = "+".join(part.lstrip("+~").replace("=", "-", 1) for part in parts) or "job"
+    plain = _joined(parts) or "job"
+    if len(plain) > _LONGEST:
+        plain = _joined(sorted(parts, key=lambda part: "." in part.split("=", 1)[0]))
     readable = re.sub(r"[^\w.+-]+", "_", plain, flags=re.ASCII)
     return (
         plain
         if readable == plain and len(plain) <= _LONGEST
         else f"{readable[:_LONGEST]}-{fingerprint(parts)}"
     )
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "+".join(part.lstrip("+~").replace("=", "-", 1) for part in parts)
 
 
 def register_job_name() -> None:

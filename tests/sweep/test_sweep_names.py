@@ -26,3 +26,8 @@ def test_odd_values_give_names_that_can_be_typed(value: str) -> None:
 def test_values_that_look_alike_in_a_name_have_names_of_their_own() -> None:
     assert job_name(["a=[1,2]"]) != job_name(["a=[1;2]"])
     assert job_name(["a=" + "x" * 200]) != job_name(["a=" + "x" * 201])
+
+
+def test_a_long_name_begins_with_what_was_chosen() -> None:
+    many = [f"dataset.{letter * 20}={letter}" for letter in "abcdef"]
+    assert job_name([*many, "seed=0", "method=sft"]).startswith("method-sft+seed-0+dataset.a")
