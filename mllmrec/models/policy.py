@@ -193,7 +193,6 @@ class Policy:
                     if isinstance(settings["target_modules"], str)
                     else list(settings["target_modules"]),
                     task_type="CAUSAL_LM",
-                    exclude_modules=None if self._items is None else f".*{PROJECTOR}.*",
                 ),
             )
         self.stages.append(name)
@@ -280,10 +279,12 @@ class Policy:
 
     def _add_adapter(self, name: str, config: LoraConfig) -> None:
         try:
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(name, config)
-            else:
-                self.model = get_peft_model(self.model, config, adapter_name=name)
+            # Adapters on all linear layers are meant for the model's own.
+            with self._without_items():
+                if isinstance(self.model, PeftModel):
+                    self.model.add_adapter(name, config)
+                else:
+                    self.model = get_peft_model(self.model, config, adapter_name=name)
         except ValueError as error:
             raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
 
