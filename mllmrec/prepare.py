@@ -166,7 +166,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         answer=cfg.prompt.answer,
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
-        item_marks=cfg.prompt.item_tokens != "none",
+        item_marks=cfg.prompt.get("item_tokens", "none") != "none",
     )
     cot = cot_policy(cfg, items, captions, source.domain, cache)
     train_samples = samples["train"]

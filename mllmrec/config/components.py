@@ -66,6 +66,9 @@ def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]
 
 
 def _about(group: str, message: str) -> str:
+    if group == "method.item_vectors":
+        # A recommender names its settings as if it stood in its usual place.
+        message = message.replace("method.recommender", group)
     return message if message.startswith(group) else f"{group}: {message}"
 
 

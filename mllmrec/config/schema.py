@@ -64,8 +64,9 @@ class Prompt(Section):
     history_length: Count
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
-    item_tokens: Literal["none", "vector"]
-    curriculum: Literal["none", "linear"]
+    # Runs from before there were item tokens have neither key.
+    item_tokens: Literal["none", "vector"] = "none"
+    curriculum: Literal["none", "linear"] = "none"
 
 
 class Candidates(Section):

@@ -29,7 +29,10 @@ def composed(*overrides: str) -> DictConfig:
         (["method=llara", "sft.loss_on=all"], "item tokens are read and never said; set sft.loss_on=answer"),
         (["method=llara", "prompt.item_tokens=image"], "prompt.item_tokens=image: must be"),
         (["method=llara", "prompt.curriculum=steps"], "prompt.curriculum=steps: must be"),
-        (["method=llara", "method.item_vectors.dropout=2"], "dropout=2 must be at least 0 and below 1"),
+        (
+            ["method=llara", "method.item_vectors.dropout=2"],
+            "method.item_vectors.dropout=2 must be at least 0",
+        ),
         (["method=llara", "+method.item_vectors.width=2"], "method.item_vectors.width: no such setting here"),
     ],
 )
