@@ -57,7 +57,11 @@ def run_baseline(
 def train_item_vectors(
     cfg: DictConfig, prepared: Prepared, held_out: Protocol | None, folder: RunFolder, loggers: RunLoggers
 ) -> Tensor:
-    """Fit the recommender that ``method.item_vectors`` describes, for its (I, D) vectors; arguments as above.
+    """Fit the recommender that ``method.item_vectors`` describes, for its vectors; arguments as above.
+
+    Returns:
+        (I, D) of mean square 1. As they are learnt they may be so small that a new projector, whose biases they meet,
+        would hardly tell one item from another.
 
     Raises:
         UserError: it has none.
@@ -68,7 +72,8 @@ def train_item_vectors(
             f"method.item_vectors: {type(recommender).__name__} has no item vectors; choose SasRec, Gru4Rec or Bert4Rec"
         )
     _fit(recommender, "item_vectors", cfg, prepared, held_out, folder, loggers)
-    return recommender.item_vectors()
+    vectors = recommender.item_vectors()
+    return vectors / vectors.square().mean().sqrt()
 
 
 def _fit(
