@@ -16,6 +16,7 @@ from mllmrec.run_folder import Rollout
 
 STAGE_TITLES = {
     "zero_shot": "zero-shot",
+    "item_vectors": "item vectors",
     "warmup": "warm-up",
     "sft": "SFT",
     "grpo": "GRPO",

@@ -144,5 +144,7 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
     earlier = folder.checkpoints_path / stages[-1]
     weights = earlier if earlier.is_dir() else folder.model_path
     policy = backbone.load(folder.adapters_path, stages, weights)
+    if cfg.prompt.get("item_tokens", "none") == "vector":
+        policy.load_items(policy.folder_of(stages[-1], folder.adapters_path, weights))
     policy.model.eval()
     return policy

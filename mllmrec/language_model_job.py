@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mllmrec.baselines.job import train_item_vectors
 from mllmrec.config.rules import rolls_out
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
@@ -54,10 +55,15 @@ def run_language_model(
     Returns:
         One evaluation of the untrained policy and one after each stage but the warm-up.
     """
+    item_vectors = None
+    if cfg.prompt.item_tokens == "vector":
+        item_vectors = train_item_vectors(cfg, prepared, held_out, folder, loggers)
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
+    if item_vectors is not None:
+        policy.read_items(prepared.builder.marks(), item_vectors, cfg.seed)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     stages = [
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)

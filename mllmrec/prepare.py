@@ -27,6 +27,7 @@ from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import CandidatesOf, Examples
+from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.randomness import numpy_generator
 from mllmrec.reasoners.base import HistoryItem
@@ -121,12 +122,12 @@ class Prepared:
         return look_up, stored.hash
 
     def corpus(self) -> Iterator[str]:
-        """Texts as they stand in prompts: one line per item, and some whole prompts for the wording between."""
+        """Texts as they stand in prompts, without marks: one line per item, and some whole prompts for the wording."""
         for item in range(len(self.items)):
-            yield self.builder.prompt([item], None)
+            yield without_item_marks(self.builder.prompt([item], None))
         step = max(1, len(self.train) // 500)
         for index in range(0, len(self.train), step):
-            yield self.train[index].prompt
+            yield without_item_marks(self.train[index].prompt)
 
 
 def seeded_subset(samples: Samples, size: int, seed: int) -> list[int]:
@@ -165,6 +166,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         answer=cfg.prompt.answer,
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
+        item_marks=cfg.prompt.get("item_tokens", "none") != "none",
     )
     cot = cot_policy(cfg, items, captions, source.domain, cache)
     train_samples = samples["train"]

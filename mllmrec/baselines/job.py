@@ -8,10 +8,13 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
+from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.cost import CostMeter
+from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.loggers import RunLoggers
@@ -46,7 +49,42 @@ def run_baseline(
     """
     name = str(cfg.method.name)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
+    _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
+    recommender.save(folder.model_path)
+    return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
 
+
+def train_item_vectors(
+    cfg: DictConfig, prepared: Prepared, held_out: Protocol | None, folder: RunFolder, loggers: RunLoggers
+) -> Tensor:
+    """Fit the recommender that ``method.item_vectors`` describes, for its vectors; arguments as above.
+
+    Returns:
+        (I, D) of mean square 1. As they are learnt they may be so small that a new projector, whose biases they meet,
+        would hardly tell one item from another.
+
+    Raises:
+        UserError: it has none.
+    """
+    recommender: Recommender = instantiate(cfg.method.item_vectors, _convert_="all")
+    if not isinstance(recommender, NeuralRecommender):
+        raise UserError(
+            f"method.item_vectors: {type(recommender).__name__} has no item vectors; choose SasRec, Gru4Rec or Bert4Rec"
+        )
+    _fit(recommender, "item_vectors", cfg, prepared, held_out, folder, loggers)
+    vectors = recommender.item_vectors()
+    return vectors / vectors.square().mean().sqrt()
+
+
+def _fit(
+    recommender: Recommender,
+    name: str,
+    cfg: DictConfig,
+    prepared: Prepared,
+    held_out: Protocol | None,
+    folder: RunFolder,
+    loggers: RunLoggers,
+) -> None:
     def measure() -> float:
         assert held_out is not None
         return held_out.objective(held_out.measure(RecommenderRanker(recommender, held_out.seed)))
@@ -63,9 +101,7 @@ def run_baseline(
             )
         )
     folder.record_cost(name, meter.cost())
-    recommender.save(folder.model_path)
     log.info("%s: %s", name, meter.cost())
-    return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
 
 
 def item_texts(prepared: Prepared) -> list[str]:

@@ -190,6 +190,11 @@ class NeuralRecommender(Recommender):
         network.train(training)
         return scores
 
+    def item_vectors(self) -> Tensor:
+        """(I, D) float32, on the CPU: what queries are multiplied with, a copy."""
+        with torch.no_grad():
+            return self.network.items().detach().float().cpu().clone()
+
     def save(self, folder: Path) -> None:
         """Write the weights."""
         arrays = {

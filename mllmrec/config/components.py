@@ -30,7 +30,8 @@ def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> li
         faulty: sections with known faults, which are not built.
     """
     faults = []
-    sections = {**cfg, "method.recommender": (cfg.get("method") or {}).get("recommender")}
+    method = cfg.get("method") or {}
+    sections = {**cfg, **{f"method.{name}": method.get(name) for name in ("recommender", "item_vectors")}}
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
             faults += _faults_of(group, section, build=group.split(".")[0] not in faulty)
@@ -65,6 +66,9 @@ def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]
 
 
 def _about(group: str, message: str) -> str:
+    if group == "method.item_vectors":
+        # A recommender names its settings as if it stood in its usual place.
+        message = message.replace("method.recommender", group)
     return message if message.startswith(group) else f"{group}: {message}"
 
 

@@ -121,6 +121,46 @@ def reward_needs_title(cfg: Settings) -> str | None:
     return None
 
 
+def item_tokens_have_vectors(cfg: Settings) -> str | None:
+    """Prompts are to show vectors that nothing trains, or vectors are to be trained that no prompt shows."""
+    method, asked = cfg["method"], cfg["prompt"]["item_tokens"]
+    vectors = method.get("item_vectors") is not None
+    if method["recommender"] is not None and (vectors or asked != "none"):
+        setting = "method.item_vectors" if vectors else f"prompt.item_tokens={asked}"
+        return f"{setting} with method={method['name']}, which reads no prompt: choose method=llara, or leave it out"
+    if asked == "vector" and not vectors:
+        return (
+            f"prompt.item_tokens=vector with method={method['name']}, which trains no vectors: choose method=llara, "
+            "or set prompt.item_tokens=none"
+        )
+    if vectors and asked != "vector":
+        return (
+            f"prompt.item_tokens={asked} with method={method['name']}, whose vectors no prompt would show: set "
+            "prompt.item_tokens=vector, or choose method=sft"
+        )
+    return None
+
+
+def item_tokens_are_learnt(cfg: Settings) -> str | None:
+    """Item tokens that no stage learns to read, or that one would have to say."""
+    prompt = cfg["prompt"]
+    if prompt["item_tokens"] == "none":
+        if prompt["curriculum"] != "none":
+            return (
+                f"prompt.curriculum={prompt['curriculum']} with prompt.item_tokens=none: no share to raise; set "
+                "prompt.curriculum=none or choose method=llara"
+            )
+        return None
+    if "sft" not in cfg["method"]["stages"]:
+        return f"prompt.item_tokens={prompt['item_tokens']} without stage sft, which learns to read them"
+    if cfg["sft"]["loss_on"] == "all":
+        return (
+            f"sft.loss_on=all with prompt.item_tokens={prompt['item_tokens']}: item tokens are read and never said; "
+            "set sft.loss_on=answer"
+        )
+    return None
+
+
 def stage_has_settings(cfg: Settings) -> str | None:
     """A stage is to run whose section is empty. Warm-up alone may be: pretrained models have none."""
     empty = [stage for stage in cfg["method"]["stages"] if stage != "warmup" and cfg.get(stage) is None]
@@ -238,6 +278,8 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     yes_or_no_is_ranked,
     listed_candidates_end,
     reward_needs_title,
+    item_tokens_have_vectors,
+    item_tokens_are_learnt,
     stage_has_settings,
     validation_exists,
     lengths_agree,

@@ -64,6 +64,9 @@ class Prompt(Section):
     history_length: Count
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
+    # Runs from before there were item tokens have neither key.
+    item_tokens: Literal["none", "vector"] = "none"
+    curriculum: Literal["none", "linear"] = "none"
 
 
 class Candidates(Section):
@@ -192,6 +195,7 @@ class Method(Section):
     name: Annotated[str, Field(min_length=1)]
     stages: Annotated[list[Stage], AfterValidator(_stages)]
     recommender: dict[str, Any] | None
+    item_vectors: dict[str, Any] | None = None
 
 
 class Trainer(Section):

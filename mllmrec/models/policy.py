@@ -15,6 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.errors import UserError
+from mllmrec.models.item_vectors import (
+    PROJECTOR,
+    VECTORS,
+    ItemVectorEmbedding,
+    add_marks,
+    read_item_tokens,
+    write_item_tokens,
+)
+from mllmrec.randomness import seeded_globals
 
 
 class Policy:
@@ -23,6 +32,8 @@ class Policy:
     With LoRA every stage gets an adapter of its own, stacked on those before it, which are frozen: the reference
     of a stage is the same model without the stage's adapter, so their KL is exactly 0 until the first update.
     Without LoRA all weights train, and the reference is a frozen copy taken when the stage begins.
+    Item tokens, where there are any, are read through a projector. It trains with all weights, and beside an adapter in
+    stages that have no reference: a reference shares it.
     """
 
     def __init__(
@@ -52,6 +63,9 @@ class Policy:
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
         self.stages: list[str] = []
         self._frozen: Any = None
+        self._items: ItemVectorEmbedding | None = None
+        self._marks: list[str] = []
+        self._projector_trains = False
 
     @property
     def end_token(self) -> int:
@@ -106,6 +120,45 @@ class Policy:
         # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def read_items(self, marks: Sequence[str], vectors: torch.Tensor, seed: int) -> None:
+        """Make every item's mark a token whose embedding is projected from its vector; before the first stage.
+
+        Args:
+            marks: of the I items, as they stand in prompts.
+            vectors: (I, D) float32, which never train.
+            seed: of the run, for the projector's first weights.
+
+        Raises:
+            UserError: the tokenizer gives marks no ids of their own.
+        """
+        first = add_marks(self.tokenizer, marks, int(self.model.get_input_embeddings().weight.shape[0]))
+        with seeded_globals(seed, "item-projector"):
+            items = ItemVectorEmbedding(self.model.get_input_embeddings(), vectors, first)
+        self._items, self._marks = items.to(self.device), list(marks)
+        self.model.set_input_embeddings(self._items)
+
+    def load_items(self, folder: Path) -> None:
+        """Read item tokens as a stage left them in the folder of its weights.
+
+        Raises:
+            UserError: they are not there.
+        """
+        marks, state = read_item_tokens(folder)
+        self.read_items(marks, state[VECTORS], seed=0)
+        assert self._items is not None
+        self._items.load_state_dict(state, strict=False)
+
+    def changed_weights(self) -> dict[str, torch.Tensor]:
+        """What stages change, by name: with adapters only theirs and the projector's; item vectors, too."""
+        weights: dict[str, torch.Tensor] = {
+            name: weight
+            for name, weight in self.model.named_parameters()
+            if self.lora is None or ".lora_" in name or f".{PROJECTOR}." in name
+        }
+        return weights | {
+            name: part for name, part in self.model.named_buffers() if name.endswith(f".{VECTORS}")
+        }
+
     def begin_stage(
         self, name: str, lora: Mapping[str, Any] | None = None, *, keep_reference: bool = True
     ) -> None:
@@ -119,6 +172,7 @@ class Policy:
         Raises:
             UserError: nothing would be trainable.
         """
+        self._projector_trains = not keep_reference
         if self.lora is None:
             self.model.requires_grad_(True)
             # It keeps requires_grad, though nothing trains it: torch multiplies differently without, and the KL of
@@ -178,12 +232,20 @@ class Policy:
 
     def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
         """Save what a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
-        if self.lora is None:
-            self.model.save_pretrained(weights)
+        folder = self.folder_of(stage, adapters, weights)
+        if self.lora is not None:
+            self.model.save_pretrained(adapters, selected_adapters=[stage])
+        else:
+            with self._without_items():
+                self.model.save_pretrained(weights)
             self.tokenizer.save_pretrained(weights)
-            return weights
-        self.model.save_pretrained(adapters, selected_adapters=[stage])
-        return adapters / stage
+        if self._items is not None:
+            write_item_tokens(folder, self._items, self._marks)
+        return folder
+
+    def folder_of(self, stage: str, adapters: Path, weights: Path) -> Path:
+        """Where `save_stage` puts what a stage trained."""
+        return weights if self.lora is None else adapters / stage
 
     def load_adapters(self, folder: Path, stages: Sequence[str]) -> None:
         """Stack the saved adapters of ``stages`` in their order, for evaluation.
@@ -203,12 +265,26 @@ class Policy:
         if self.stages:
             self._activate(self.stages, trainable=None)
 
+    @contextmanager
+    def _without_items(self) -> Iterator[None]:
+        """The model as its own class knows it."""
+        if self._items is None:
+            yield
+            return
+        self.model.set_input_embeddings(self._items.base)
+        try:
+            yield
+        finally:
+            self.model.set_input_embeddings(self._items)
+
     def _add_adapter(self, name: str, config: LoraConfig) -> None:
         try:
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(name, config)
-            else:
-                self.model = get_peft_model(self.model, config, adapter_name=name)
+            # Adapters on all linear layers are meant for the model's own.
+            with self._without_items():
+                if isinstance(self.model, PeftModel):
+                    self.model.add_adapter(name, config)
+                else:
+                    self.model = get_peft_model(self.model, config, adapter_name=name)
         except ValueError as error:
             raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
 
@@ -225,4 +301,6 @@ class Policy:
         adapted: Any = self.model.base_model
         adapted.set_adapter(list(names))
         for name, weight in self.model.named_parameters():
-            weight.requires_grad_(trainable is not None and f".{trainable}." in name and "lora_" in name)
+            of_adapter = f".{trainable}." in name and "lora_" in name
+            of_projector = self._projector_trains and f".{PROJECTOR}." in name
+            weight.requires_grad_(trainable is not None and (of_adapter or of_projector))

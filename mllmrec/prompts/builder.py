@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mllmrec.errors import UserError
 from mllmrec.prompts.answers import answer_text, reasoned
-from mllmrec.prompts.markup import item_label, neutral
+from mllmrec.prompts.markup import item_label, item_mark, neutral
 from mllmrec.prompts.wording import load_wording
 
 _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
@@ -62,7 +62,11 @@ class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
     Titles are cut to ``max_title_words`` (0: whole), captions to ``max_caption_words``; both are neutralised, so
-    no foreign text can imitate a label, a think tag or a chat token.
+    no foreign text can imitate a label, a mark, a think tag or a chat token. With ``item_marks`` every item's mark
+    stands behind its title in prompts; answers have none.
+
+    Raises:
+        UserError: marks are wanted behind titles that the template does not show.
     """
 
     def __init__(
@@ -76,8 +80,15 @@ class PromptBuilder:
         answer: str = "id_title",
         max_title_words: int = 0,
         max_caption_words: int = 0,
+        item_marks: bool = False,
     ) -> None:
         self.template, self.domain, self.answer_format = template, domain, answer
+        self.item_marks = item_marks
+        if item_marks and not all("{title}" in line for line in (template.item, template.history_item)):
+            raise UserError(
+                "prompt.item_tokens: an item's token stands behind its title, which prompt.template does not show in "
+                "item and history_item: add {title} there, or set prompt.item_tokens=none"
+            )
         self.ids = [str(item_id) for item_id in ids]
         self.titles = [_first_words(self._clean(str(title)), max_title_words) for title in titles]
         self._captions = {
@@ -129,6 +140,10 @@ class PromptBuilder:
         """The label of an item."""
         return item_label(self.ids[item])
 
+    def marks(self) -> list[str]:
+        """The marks of all I items."""
+        return [item_mark(item_id) for item_id in self.ids]
+
     def _clean(self, text: str) -> str:
         safe = neutral(text)
         return safe if self.template.punctuation == "keep" else " ".join(_WORDS.findall(safe))
@@ -136,9 +151,10 @@ class PromptBuilder:
     def _item(self, pattern: str, item: int, position: int) -> str:
         caption = self._captions.get(self.ids[item])
         shown = self.template.caption.format(caption=caption) if caption else ""
-        return pattern.format(
-            label=self.label(item), title=self.titles[item], caption=shown, position=position
-        )
+        title = self.titles[item]
+        if self.item_marks:
+            title += f" {item_mark(self.ids[item])}"
+        return pattern.format(label=self.label(item), title=title, caption=shown, position=position)
 
 
 def _first_words(text: str, count: int) -> str:

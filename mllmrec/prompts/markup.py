@@ -1,16 +1,19 @@
 """The markup that prompts and answers share, and how foreign text is kept from imitating it.
 
-An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts.
+An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts. Where prompts show items as
+vectors, too, its *mark* ``<|item:<id>|>`` stands behind the title and becomes one token.
 """
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
-# Labels, reasoning tags and every chat template's control tokens are written with these four characters.
+# Labels, marks, reasoning tags and every chat template's control tokens are written with these four characters.
 _NEUTRAL = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›"})
+_MARK = re.compile(r" <\|item:[^|]*\|>")
 
 
 def item_label(item_id: str) -> str:
@@ -21,6 +24,20 @@ def item_label(item_id: str) -> str:
 def label_item(encoded: str) -> str:
     """The item id from what stands between ``[ITEM_`` and ``]``."""
     return unquote(encoded)
+
+
+def item_mark(item_id: str) -> str:
+    """The mark of an item, one to one like its label."""
+    return f"<|item:{quote(item_id, safe='')}|>"
+
+
+def without_item_marks(text: str) -> str:
+    """The text as it is without item marks.
+
+    >>> without_item_marks("[ITEM_7] Red Lamp <|item:7|> red [ITEM_8] Rug <|item:8|>")
+    '[ITEM_7] Red Lamp red [ITEM_8] Rug'
+    """
+    return _MARK.sub("", text)
 
 
 def neutral(text: str) -> str:

@@ -112,6 +112,8 @@ def _fit_sft(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMea
         micro_batch_size=settings.micro_batch_size,
         engine=inputs.engine,
         loss_on=settings.loss_on,
+        curriculum=inputs.cfg.prompt.curriculum,
+        seed=inputs.cfg.seed,
     )
     _fit(stage, Forms(examples), batches, inputs, loggers, measure)
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,9 @@ from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.trie import AnswerTrie, choice_sets
+from mllmrec.randomness import numpy_generator
 from mllmrec.stages.base import OptimizerSettings, Stage
 
 
@@ -22,6 +26,9 @@ class Sft(Stage):
     ``loss_on="answer"``: end token included, the whole vocabulary competing. ``"candidates"``: only the
     candidates' answers compete, at the tokens where they differ, which is what constrained rollouts and rankings
     renormalise over. ``"all"``: the prompt's tokens too, as the released code does (its fault 20).
+
+    ``curriculum="linear"``: prompts show item tokens with a probability that rises from 0 to 1 over the stage, and are
+    text alone otherwise (LLaRA, Liao et al. 2024). ``"none"``: all that have item tokens show them.
     """
 
     name = "sft"
@@ -35,14 +42,29 @@ class Sft(Stage):
         micro_batch_size: int,
         engine: Engine,
         loss_on: str = "answer",
+        curriculum: str = "none",
+        seed: int = 0,
     ) -> None:
         super().__init__(policy.model, optimizer, updates)
+        self.curriculum, self.seed = curriculum, seed
         self.policy, self.answers = policy, answers
         self.micro_batch_size, self.engine, self.loss_on = micro_batch_size, engine, loss_on
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
-        self.log_step(self.update(self.loss_shares(batch)))
+        shown = self.shown(batch, batch_idx)
+        self.log_step(self.update(self.loss_shares(shown)))
+
+    def shown(self, batch: Sequence[Example], step: int) -> list[Example]:
+        """The batch of a step, counted from 0, as the curriculum shows it."""
+        if self.curriculum == "none":
+            return list(batch)
+        draws = numpy_generator(self.seed, "item-token curriculum", step).random(len(batch))
+        with_tokens: np.ndarray = draws < hybrid_share(step, self.updates)
+        return [
+            example if hybrid else replace(example, prompt=without_item_marks(example.prompt))
+            for example, hybrid in zip(batch, with_tokens, strict=True)
+        ]
 
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches whose sum does not depend on their size."""
@@ -67,6 +89,11 @@ class Sft(Stage):
         for place, tokens in zip(learnt, self.policy.encode_answers(texts) if texts else [], strict=True):
             answers[place] = [*tokens, self.policy.end_token]
         return answers
+
+
+def hybrid_share(step: int, steps: int) -> float:
+    """The linear curriculum's share of prompts with item tokens: 0 at the first step, 1 at the last (or only) one."""
+    return step / (steps - 1) if steps > 1 else 1.0
 
 
 def candidate_trie(answers: AnswerTokens, example: Example) -> AnswerTrie:

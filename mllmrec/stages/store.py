@@ -65,6 +65,7 @@ class StageStore:
         self._settings = plain
         self._common = {
             "settings": {name: plain[name] for name in _READ},
+            "item_vectors": plain["method"].get("item_vectors"),
             "data": data_fingerprint(prepared),
             "libraries": {name: _version(name) for name in _LIBRARIES},
             "source": source_fingerprint(),
@@ -107,7 +108,7 @@ class StageStore:
             policy.begin_stage(stages[-1], cfg[stages[-1]].lora, keep_reference=False)
         stored = load_file(place / _WEIGHTS)
         with torch.no_grad():
-            for name, weight in policy.model.named_parameters():
+            for name, weight in policy.changed_weights().items():
                 if name in stored:
                     weight.copy_(stored[name])
         if (place / _LOG).exists():
@@ -124,9 +125,7 @@ class StageStore:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         weights = {
-            name: weight.detach().cpu().contiguous()
-            for name, weight in policy.model.named_parameters()
-            if policy.lora is None or ".lora_" in name
+            name: weight.detach().cpu().contiguous() for name, weight in policy.changed_weights().items()
         }
         save_file(weights, temporary / _WEIGHTS)
         if folder.log_path.exists():

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+from mllmrec.errors import ConfigError
+
+VECTORS = "+method.item_vectors._target_=mllmrec.baselines.sasrec.SasRec"
+
+
+def composed(*overrides: str) -> DictConfig:
+    result = compose_checked("train", overrides, CONFIG_DIR)
+    assert result.faults == []
+    return result.config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["prompt.item_tokens=vector"], "method=mllmrec_r1, which trains no vectors: choose method=llara"),
+        (["method=sft", "prompt.item_tokens=vector"], "method=sft, which trains no vectors"),
+        (["method=sasrec", "prompt.item_tokens=vector"], "method=sasrec, which reads no prompt"),
+        (["method=sasrec", VECTORS], "method.item_vectors with method=sasrec, which reads no prompt"),
+        (["method=sft", VECTORS], "whose vectors no prompt would show: set prompt.item_tokens=vector"),
+        (["method=sft", "prompt.curriculum=linear"], "prompt.curriculum=linear with prompt.item_tokens=none"),
+        (["method=llara", "method.stages=[warmup]"], "without stage sft, which learns to read them"),
+        (["method=llara", "sft.loss_on=all"], "item tokens are read and never said; set sft.loss_on=answer"),
+        (["method=llara", "prompt.item_tokens=image"], "prompt.item_tokens=image: must be"),
+        (["method=llara", "prompt.curriculum=steps"], "prompt.curriculum=steps: must be"),
+        (
+            ["method=llara", "method.item_vectors.dropout=2"],
+            "method.item_vectors.dropout=2 must be at least 0",
+        ),
+        (["method=llara", "+method.item_vectors.width=2"], "method.item_vectors.width: no such setting here"),
+    ],
+)
+def test_faults_of_item_tokens(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed(*overrides))
+    assert any(words in fault for fault in raised.value.faults), raised.value.faults
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=llara"],
+        ["method=llara", "backbone=qwen3_0.6b"],
+        ["method=llara", "prompt.curriculum=none", "engine=plain"],
+        # What LLaRA's SFT leaves can be reinforced, too.
+        ["method=llara", "method.stages=[warmup,sft,grpo]"],
+        ["method=mllmrec_r1", "prompt.item_tokens=vector", VECTORS],
+    ],
+)
+def test_what_is_allowed_with_item_tokens(overrides: list[str]) -> None:
+    check_config(composed(*overrides))
+
+
+def test_the_vectors_are_those_of_sasrec() -> None:
+    llara, sasrec = (OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml") for name in ("llara", "sasrec"))
+    assert llara.method.item_vectors == sasrec.recommender
