@@ -58,6 +58,7 @@ def run_language_model(
     backbone: Backbone = instantiate(cfg.backbone)
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
+    policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     stages = [
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
@@ -133,8 +134,8 @@ def check_lengths(
         too_long, longest, sample = 0, 0, ""
         for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
             example = examples[index]
-            # A token covers at least one byte of the rendered text, so most prompts need no tokenizer.
-            if len((policy.render(example.prompt) + example.reasoned_answer).encode()) <= limit:
+            # A token of the answer covers at least one byte, so most prompts need no tokenizer.
+            if policy.most_tokens(example.prompt) + len(example.reasoned_answer.encode()) <= limit:
                 continue
             length = len(policy.encode_prompts([example.prompt])[0])
             if example.reasoned_answer:

@@ -165,6 +165,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         answer=cfg.prompt.answer,
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
+        marked=items.images.keys() if cfg.prompt.get("item_tokens") == "image" else (),
     )
     cot = cot_policy(cfg, items, captions, source.domain, cache)
     train_samples = samples["train"]

@@ -61,6 +61,7 @@ class Prompt(Section):
     template: Annotated[str, Field(min_length=1)]
     question: Annotated[str, Field(min_length=1)]
     answer: Literal["id", "id_title"]
+    item_tokens: Literal["none", "image"]
     history_length: Count
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
@@ -242,6 +243,11 @@ class Backbone(Component):
     num_heads: Count = 1
     mlp_ratio: Count = 1
     vocabulary: Count = 1
+    vision_size: Count = 1
+    vision_layers: Count = 1
+    vision_heads: Count = 1
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
 
 
 class Rollout(Component):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmrec.errors import UserError
 from mllmrec.prompts.answers import answer_text, reasoned
-from mllmrec.prompts.markup import item_label, neutral
+from mllmrec.prompts.markup import item_label, item_mark, neutral
 from mllmrec.prompts.wording import load_wording
 
 _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
@@ -62,7 +62,8 @@ class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
     Titles are cut to ``max_title_words`` (0: whole), captions to ``max_caption_words``; both are neutralised, so
-    no foreign text can imitate a label, a think tag or a chat token.
+    no foreign text can imitate a label, a think tag or a chat token. Items whose ids are in ``marked`` carry an item
+    mark right after their title.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class PromptBuilder:
         answer: str = "id_title",
         max_title_words: int = 0,
         max_caption_words: int = 0,
+        marked: Collection[str] = (),
     ) -> None:
         self.template, self.domain, self.answer_format = template, domain, answer
         self.ids = [str(item_id) for item_id in ids]
@@ -85,6 +87,7 @@ class PromptBuilder:
             for item_id, text in captions.items()
             if text
         }
+        self._marks = [item_mark(item_id) if item_id in marked else "" for item_id in self.ids]
 
     def prompt(
         self,
@@ -137,7 +140,10 @@ class PromptBuilder:
         caption = self._captions.get(self.ids[item])
         shown = self.template.caption.format(caption=caption) if caption else ""
         return pattern.format(
-            label=self.label(item), title=self.titles[item], caption=shown, position=position
+            label=self.label(item),
+            title=self.titles[item] + self._marks[item],
+            caption=shown,
+            position=position,
         )
 
 

@@ -1,13 +1,17 @@
 """The markup that prompts and answers share, and how foreign text is kept from imitating it.
 
-An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts.
+An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts. An *item mark*, ``<|item:<id>|>``,
+stands where a policy puts tokens of the item that are no text, such as those of its image.
 """
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+# The group is the encoded item id.
+ITEM_MARK = re.compile(r"<\|item:([^|<>]*)\|>")
 
 # Labels, reasoning tags and every chat template's control tokens are written with these four characters.
 _NEUTRAL = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›"})
@@ -19,8 +23,13 @@ def item_label(item_id: str) -> str:
 
 
 def label_item(encoded: str) -> str:
-    """The item id from what stands between ``[ITEM_`` and ``]``."""
+    """The item id from what stands between ``[ITEM_`` and ``]``, or in an item mark."""
     return unquote(encoded)
+
+
+def item_mark(item_id: str) -> str:
+    """The mark of an item; ids are encoded as in labels."""
+    return f"<|item:{quote(item_id, safe='')}|>"
 
 
 def neutral(text: str) -> str:
