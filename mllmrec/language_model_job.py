@@ -77,8 +77,11 @@ def run_language_model(
     inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
 
     def train(stage: str) -> None:
+        prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
         with CostMeter() as meter:
             meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+        meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
+        meter.step_seconds = inputs.timer.seconds
         folder.record_cost(stage, meter.cost())
         policy.model.to(place)
         log.info("%s: %s", stage, meter.cost())

@@ -87,7 +87,8 @@ class PromptBuilder:
             for item_id, text in captions.items()
             if text
         }
-        self._marks = [item_mark(item_id) if item_id in marked else "" for item_id in self.ids]
+        self.marked = [item_id for item_id in self.ids if item_id in marked]
+        self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
 
     def prompt(
         self,
@@ -141,7 +142,7 @@ class PromptBuilder:
         shown = self.template.caption.format(caption=caption) if caption else ""
         return pattern.format(
             label=self.label(item),
-            title=self.titles[item] + self._marks[item],
+            title=self.titles[item] + self._marks.get(self.ids[item], ""),
             caption=shown,
             position=position,
         )
