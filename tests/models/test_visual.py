@@ -89,7 +89,7 @@ def original(saved, paths):
     def logits(prompt, completion):
         pictures = [Image.open(paths[item]).convert("RGB") for item in ITEM_MARK.findall(prompt)]
         inputs = processor(text=[ITEM_MARK.sub(IMAGE, prompt)], images=pictures or None, return_tensors="pt")
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([completion])], 1)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([completion], dtype=torch.long)], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         types = inputs.pop("mm_token_type_ids")
         inputs["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, len(completion)))
@@ -205,7 +205,7 @@ def test_adapters_are_the_language_models_and_the_reference_is_exact(saved, prom
 def test_pixels_of_a_checkpoint_can_be_limited(saved, items):
     policy = PretrainedVisual(str(saved), dtype="float32", max_pixels=2048).build((), (), 0)
     policy.meet_items(items)
-    assert [policy.pictures.tokens(item) for item in range(4)] == [1, 2, 2, 1]
+    assert [policy.pictures.tokens(item) for item in range(4)] == [1, 2, 1, 1]
 
 
 def test_a_text_model_is_refused(checkpoints):
