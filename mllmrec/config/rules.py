@@ -197,7 +197,9 @@ def images_are_seen(cfg: Settings) -> str | None:
             "prompt.item_tokens=none"
         )
     if "sft" in stages and cfg["sft"]["loss_on"] == "all":
-        return "prompt.item_tokens=image with sft.loss_on=all: nobody can say an image; set sft.loss_on=answer"
+        return (
+            "prompt.item_tokens=image with sft.loss_on=all: nobody can say an image; set sft.loss_on=answer"
+        )
     asks = "pointwise" in stages or cfg["eval"]["ranking"] == "pointwise"
     if asks and str(cfg["engine"]["_target_"]).endswith(".SharedPrefix"):
         return (
@@ -211,7 +213,9 @@ def pixels_agree(cfg: Settings) -> str | None:
     """Fewest pixels of an image above the most."""
     low, high = cfg["backbone"].get("min_pixels"), cfg["backbone"].get("max_pixels")
     if low is not None and high is not None and low > high:
-        return f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the one or raise the other"
+        return (
+            f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the one or raise the other"
+        )
     return None
 
 

@@ -91,7 +91,9 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
         return Prefix([], [], places, packed[ends], None, fast)
     inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
     grid = Grid.of(torch.arange(width, device=packed.device) < lengths[:, None])
-    recorder = _PromptPass(grid, None if whole_layers else int(model.config.get_text_config().num_hidden_layers) - 1)
+    recorder = _PromptPass(
+        grid, None if whole_layers else int(model.config.get_text_config().num_hidden_layers) - 1
+    )
     with suppress(_Recorded), fast.in_use():
         run_layers(model, packed[inside], positions[..., inside], recorder)
     bias = None

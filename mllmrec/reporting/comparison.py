@@ -133,7 +133,11 @@ def score_rows(rows: Sequence[Row], stage: str, seed: int, resamples: int) -> li
 
 
 def _mean_cost(costs: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([cost[key] for cost in costs])) for key in COSTS if all(key in cost for cost in costs)}
+    return {
+        key: float(np.mean([cost[key] for cost in costs]))
+        for key in COSTS
+        if all(key in cost for cost in costs)
+    }
 
 
 def stage_of(run: Run, stage: str) -> str:

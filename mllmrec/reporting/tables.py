@@ -111,7 +111,10 @@ def costs(experiment: Experiment) -> Table | None:
         [
             Cell(label_of(entry)),
             Cell(stages_shown(entry.stage)),
-            *(Cell(form.format(entry.cost[key]) if key in entry.cost else "–") for key, form in columns.items()),
+            *(
+                Cell(form.format(entry.cost[key]) if key in entry.cost else "–")
+                for key, form in columns.items()
+            ),
         ]
         for entry in experiment.scores
     ]

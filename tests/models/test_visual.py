@@ -23,7 +23,12 @@ from mllmrec.models.visual import Pictures
 from mllmrec.models.visual_backbones import PretrainedVisual, TinyVisual
 from mllmrec.prompts.markup import ITEM_MARK
 
-SIZES = {"0": (64, 64), "1": (96, 40), "2": (70, 130), "3": (20, 20)}  # item -> height and width; others have none
+SIZES = {
+    "0": (64, 64),
+    "1": (96, 40),
+    "2": (70, 130),
+    "3": (20, 20),
+}  # item -> height and width; others have none
 TOKENS = {"0": 4, "1": 3, "2": 8, "3": 1}  # squares of 32 x 32 pixels, sides rounded to whole ones
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 # History, candidates: items with an image, without one, and one that stands there twice.
@@ -89,7 +94,9 @@ def original(saved, paths):
     def logits(prompt, completion):
         pictures = [Image.open(paths[item]).convert("RGB") for item in ITEM_MARK.findall(prompt)]
         inputs = processor(text=[ITEM_MARK.sub(IMAGE, prompt)], images=pictures or None, return_tensors="pt")
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([completion], dtype=torch.long)], 1)
+        inputs["input_ids"] = torch.cat(
+            [inputs["input_ids"], torch.tensor([completion], dtype=torch.long)], 1
+        )
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         types = inputs.pop("mm_token_type_ids")
         inputs["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, len(completion)))
@@ -188,7 +195,8 @@ def test_adapters_are_the_language_models_and_the_reference_is_exact(saved, prom
     batch = policy.prompt_batch(prompts)
     policy.begin_stage("sft")
     trained = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
-    assert trained and all("language_model" in name for name in trained)
+    assert trained
+    assert all("language_model" in name for name in trained)
     engine = SharedPrefix()
     completions = pad(COMPLETIONS, 0, side="right")
 
@@ -220,9 +228,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
 
 
 def test_an_image_that_went_away_is_a_message(policy, builder, paths, items, tmp_path):
-    policy.meet_items(
-        Items(items.ids, items.titles, items.details, {**paths, "0": tmp_path / "none.png"})
-    )
+    policy.meet_items(Items(items.ids, items.titles, items.details, {**paths, "0": tmp_path / "none.png"}))
     with pytest.raises(UserError, match=r"cannot be read: .*none\.png"):
         policy.encode_prompts([builder.prompt([0], None)])
 
@@ -235,4 +241,5 @@ def test_patches_beyond_the_room_are_read_again(policy, paths, monkeypatch):
     assert len(pictures._kept) == 1
     assert first[0].shape[0] == 4 * (4 + 3 + 4 + 8)
     again = pictures.of([0, 1, 0, 2])
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
