@@ -95,6 +95,12 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
 
     pictures: Pictures
 
+    @property
+    def first_image_id(self) -> int:
+        """V: ids from here on stand for images."""
+        config: Any = self.config.get_text_config()
+        return int(config.vocab_size)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -134,7 +140,7 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
         place = {item: row for row, item in enumerate(sorted(set(items)))}
         positions, _ = self.model.get_rope_index(
             ids,
-            (ids >= self.config.text_config.vocab_size).long(),
+            (ids >= self.first_image_id).long(),
             image_grid_thw=grids[[place[item] for item in items]],
             attention_mask=mask,
         )
@@ -145,7 +151,7 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
         items = self._images_in(ids)
         if not items:
             return {"input_ids": ids}
-        seen = ids >= self.config.text_config.vocab_size
+        seen = ids >= self.first_image_id
         distinct = sorted(set(items))
         pixels, grids = self.pictures.of(distinct)
         features = self.model.get_image_features(pixels.to(ids.device), grids.to(ids.device))
@@ -164,8 +170,8 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
     def _images_in(self, ids: Tensor) -> list[int]:
         """The item of every image, in order; two images have text between them."""
         before = torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1)
-        begins = (ids >= self.config.text_config.vocab_size) & (ids != before)
-        return (ids[begins] - self.config.text_config.vocab_size).tolist()
+        begins = (ids >= self.first_image_id) & (ids != before)
+        return (ids[begins] - self.first_image_id).tolist()
 
 
 class VisualPolicy(Policy):
@@ -183,7 +189,7 @@ class VisualPolicy(Policy):
         super().__init__(model, tokenizer, **settings)
         model.pictures = self.pictures = pictures
         config = model.config
-        self._vocabulary: int = config.text_config.vocab_size
+        self._vocabulary = model.first_image_id
         self._image_token: int = config.image_token_id
         ids = [config.vision_start_token_id, config.image_token_id, config.vision_end_token_id]
         self._image = "".join(tokenizer.convert_ids_to_tokens(ids))

@@ -61,7 +61,8 @@ class TinyVisual(Tiny):
         """Train the tokenizer and initialise the weights from ``seed``."""
         tokenizer = train_tokenizer((ITEM_MARK.sub("", text) for text in corpus), labels, self.vocabulary)
         tokenizer.add_special_tokens({"additional_special_tokens": list(VISION_TOKENS)})
-        start, end, image, video = tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
+        ids: Any = tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
+        start, end, image, video = ids
         half = self.hidden_size // self.num_heads // 2
         spatial = half * 5 // 16  # 24, 20 and 20 of 64, as published
         config = Qwen3VLConfig(
@@ -155,7 +156,7 @@ def _image_processor(path: str, revision: str | None, pixels: Mapping[str, int |
     given = {name: value for name, value in pixels.items() if value is not None}
     try:
         kind = AutoConfig.from_pretrained(path, revision=revision or "main").model_type
-        if kind != SeeingQwen3VL.config_class.model_type:
+        if kind != Qwen3VLConfig.model_type:
             raise UserError(f"backbone.path={path} is a model of type {kind}: give a Qwen3-VL")
         return AutoImageProcessor.from_pretrained(path, revision=revision or "main", backend="pil", **given)
     except (OSError, ValueError) as error:
