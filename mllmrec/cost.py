@@ -1,13 +1,16 @@
-"""What a stage cost: seconds, memory, tokens generated."""
+"""What a stage cost: seconds, memory, tokens read and generated."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 
+import lightning
 import torch
 
 _STATUS = Path("/proc/self/status")
@@ -41,6 +44,8 @@ class CostMeter:
 
     def __init__(self) -> None:
         self.generated_tokens = 0
+        self.prompts = self.prompt_tokens = 0  # read, and the tokens in them all
+        self.step_seconds: Sequence[float] = ()  # of every step, where there were steps
 
     def __enter__(self) -> CostMeter:
         if torch.cuda.is_available():
@@ -61,9 +66,43 @@ class CostMeter:
         self._seconds = time.perf_counter() - self._started
 
     def cost(self) -> dict[str, float | int]:
-        """``seconds``, ``generated_tokens`` and ``peak_memory_mb`` of the finished block."""
-        return {
+        """``seconds``, ``generated_tokens`` and ``peak_memory_mb`` of the finished block.
+
+        Where prompts were read, ``tokens_per_prompt`` too (a mean), and where there were steps, ``seconds_per_step`` (a
+        median, so that neither the first step nor the rankings between steps count).
+        """
+        found: dict[str, float | int] = {
             "seconds": round(self._seconds, 3),
             "generated_tokens": int(self.generated_tokens),
             "peak_memory_mb": round(self._peak_mb, 1),
         }
+        if self.prompts:
+            found["tokens_per_prompt"] = round(self.prompt_tokens / self.prompts, 1)
+        if self.step_seconds:
+            found["seconds_per_step"] = round(median(self.step_seconds), 4)
+        return found
+
+
+class StepTimer(lightning.Callback):
+    """Times the steps of the stage that a Trainer trained last, the reading of its batches left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forget an earlier stage."""
+        self.seconds = []
+
+    def on_train_batch_start(self, *args: object) -> None:
+        """A step begins."""
+        self._begun = _now()
+
+    def on_train_batch_end(self, *args: object) -> None:
+        """A step ends."""
+        self.seconds.append(_now() - self._begun)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

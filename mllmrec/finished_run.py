@@ -114,6 +114,7 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
         return FinishedBaseline(cfg, stage, prepared, recommender)
     policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
     prepared = prepare(cfg)
+    policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
 

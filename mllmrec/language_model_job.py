@@ -62,6 +62,7 @@ def run_language_model(
     backbone: Backbone = instantiate(cfg.backbone)
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
+    policy.meet_items(prepared.items)
     if item_vectors is not None:
         policy.read_items(prepared.builder.marks(), item_vectors, cfg.seed)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
@@ -82,8 +83,11 @@ def run_language_model(
     inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
 
     def train(stage: str) -> None:
+        prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
         with CostMeter() as meter:
             meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+        meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
+        meter.step_seconds = inputs.timer.seconds
         folder.record_cost(stage, meter.cost())
         policy.model.to(place)
         log.info("%s: %s", stage, meter.cost())
@@ -139,8 +143,8 @@ def check_lengths(
         too_long, longest, sample = 0, 0, ""
         for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
             example = examples[index]
-            # A token covers at least one byte of the rendered text, so most prompts need no tokenizer.
-            if len((policy.render(example.prompt) + example.reasoned_answer).encode()) <= limit:
+            # A token of the answer covers at least one byte, so most prompts need no tokenizer.
+            if policy.most_tokens(example.prompt) + len(example.reasoned_answer.encode()) <= limit:
                 continue
             length = len(policy.encode_prompts([example.prompt])[0])
             if example.reasoned_answer:

@@ -166,7 +166,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         answer=cfg.prompt.answer,
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
-        item_marks=cfg.prompt.get("item_tokens", "none") != "none",
+        marked=marked_items(cfg.prompt.get("item_tokens", "none"), items),
     )
     cot = cot_policy(cfg, items, captions, source.domain, cache)
     train_samples = samples["train"]
@@ -222,6 +222,12 @@ def prepare(cfg: DictConfig) -> Prepared:
         },
         _cache=cache,
     )
+
+
+def marked_items(item_tokens: str, items: Items) -> list[str]:
+    """The ids of the items that prompts show by tokens that are no text, too."""
+    ids: list[str] = items.ids.tolist()
+    return {"none": [], "vector": ids, "image": [item for item in ids if item in items.images]}[item_tokens]
 
 
 def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, str], dict[str, int]]:

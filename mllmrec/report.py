@@ -45,6 +45,8 @@ def report(cfg: DictConfig) -> None:
         console.print(on_screen(section.results, [section.experiment.metric]))
         if section.comparisons is not None:
             console.print(on_screen(section.comparisons))
+        if section.costs is not None:
+            console.print(on_screen(section.costs))
         for note in section.notes:
             console.print(note, style="yellow", markup=False, highlight=False)
     if cfg.wandb:

@@ -178,3 +178,11 @@ def test_cost_measures_time_memory_and_tokens():
     assert cost["generated_tokens"] == 7
     assert cost["seconds"] > 0
     assert cost["peak_memory_mb"] >= 64
+
+
+def test_cost_has_the_mean_length_of_prompts_and_the_median_step():
+    with CostMeter() as meter:
+        meter.prompts, meter.prompt_tokens = 3, 100
+        meter.step_seconds = [9.0, 1.0, 2.0]
+    cost = meter.cost()
+    assert (cost["tokens_per_prompt"], cost["seconds_per_step"]) == (33.3, 2.0)

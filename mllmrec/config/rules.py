@@ -151,11 +151,13 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
                 "prompt.curriculum=none or choose method=llara"
             )
         return None
+    if prompt["item_tokens"] != "vector":
+        return None
     if "sft" not in cfg["method"]["stages"]:
-        return f"prompt.item_tokens={prompt['item_tokens']} without stage sft, which learns to read them"
+        return "prompt.item_tokens=vector without stage sft, which learns to read them"
     if cfg["sft"]["loss_on"] == "all":
         return (
-            f"sft.loss_on=all with prompt.item_tokens={prompt['item_tokens']}: item tokens are read and never said; "
+            "sft.loss_on=all with prompt.item_tokens=vector: item tokens are read and never said; "
             "set sft.loss_on=answer"
         )
     return None
@@ -226,6 +228,50 @@ def heads_divide_width(cfg: Settings) -> str | None:
     return None
 
 
+def images_are_seen(cfg: Settings) -> str | None:
+    """Visual tokens in prompts of a backbone that reads text, or where something needs the prompt to be text."""
+    if cfg["prompt"]["item_tokens"] != "image" or cfg["method"]["recommender"] is not None:
+        return None
+    stages = cfg["method"]["stages"]
+    if ".visual_backbones." not in str(cfg["backbone"]["_target_"]):
+        return (
+            "prompt.item_tokens=image with a backbone that reads text alone: choose backbone=tiny_vl or qwen3_vl, or "
+            "prompt.item_tokens=none"
+        )
+    if "sft" in stages and cfg["sft"]["loss_on"] == "all":
+        return (
+            "prompt.item_tokens=image with sft.loss_on=all: nobody can say an image; set sft.loss_on=answer"
+        )
+    asks = "pointwise" in stages or cfg["eval"]["ranking"] == "pointwise"
+    if asks and str(cfg["engine"]["_target_"]).endswith(".SharedPrefix"):
+        return (
+            "prompt.item_tokens=image with yes-or-no questions, which go on with another image after the history that "
+            "they share: set engine=plain"
+        )
+    return None
+
+
+def pixels_agree(cfg: Settings) -> str | None:
+    """Fewest pixels of an image above the most."""
+    low, high = cfg["backbone"].get("min_pixels"), cfg["backbone"].get("max_pixels")
+    if low is not None and high is not None and low > high:
+        return (
+            f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the one or raise the other"
+        )
+    return None
+
+
+def vision_heads_divide_width(cfg: Settings) -> str | None:
+    """Attention heads of equal width, which are turned by two positions."""
+    width, heads = cfg["backbone"].get("vision_size"), cfg["backbone"].get("vision_heads")
+    if width is not None and heads is not None and (width % heads or width // heads % 4):
+        return (
+            f"backbone.vision_size={width} with backbone.vision_heads={heads}: each head must have the same width, a "
+            "multiple of 4; choose a multiple of four times the number of heads"
+        )
+    return None
+
+
 def quantized_needs_adapter(cfg: Settings) -> str | None:
     """4-bit weights cannot train; adapters on them can."""
     if cfg["backbone"].get("quantization") and not (cfg["backbone"].get("lora") or {}).get("rank"):
@@ -285,6 +331,9 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     lengths_agree,
     data_is_named,
     heads_divide_width,
+    images_are_seen,
+    pixels_agree,
+    vision_heads_divide_width,
     quantized_needs_adapter,
     quantized_needs_package,
     logger_needs_package,

@@ -65,7 +65,7 @@ class Prompt(Section):
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
     # Runs from before there were item tokens have neither key.
-    item_tokens: Literal["none", "vector"] = "none"
+    item_tokens: Literal["none", "vector", "image"] = "none"
     curriculum: Literal["none", "linear"] = "none"
 
 
@@ -246,6 +246,11 @@ class Backbone(Component):
     num_heads: Count = 1
     mlp_ratio: Count = 1
     vocabulary: Count = 1
+    vision_size: Count = 1
+    vision_layers: Count = 1
+    vision_heads: Count = 1
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
 
 
 class Rollout(Component):

@@ -38,7 +38,7 @@ def install(model: Any) -> None:
     Raises:
         UserError: the model attends in a way that the engine does not know.
     """
-    config = model.config
+    config = model.config.get_text_config()
     if config._attn_implementation == NAME:
         return
     strange = [f"layers of type {kind}" for kind in sorted(set(getattr(config, "layer_types", None) or ()))]
@@ -62,7 +62,7 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
     Args:
         model: a causal language model, with or without adapters.
         ids: (N,).
-        positions: (N,).
+        positions: (N,), or (3, N) in time, height and width.
         attention_pass: decides what they attend to.
 
     Returns:
@@ -78,9 +78,11 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
     if spare:
         ids, positions = functional.pad(ids, (0, spare)), functional.pad(positions, (0, spare))
         attention_pass = _Spared(attention_pass, tokens, spare)
+    # Ids may stand for more than their embeddings, as those of images do.
+    inputs = base.decoder_inputs(ids[None]) if hasattr(base, "decoder_inputs") else {"input_ids": ids[None]}
     hidden = base.get_decoder()(
-        input_ids=ids[None],
-        position_ids=positions[None],
+        **inputs,
+        position_ids=positions[..., None, :],
         attention_mask=unused,
         use_cache=False,
         attention_pass=attention_pass,

@@ -96,6 +96,23 @@ class Engine(ABC):
         """A decoder of B * G rows, row r continuing prompt ``r // G``; no gradients."""
 
 
+def positions_of(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Where each token stands, for rotary embeddings: counted without padding, or as the model itself counts.
+
+    Args:
+        model: one with ``token_positions(ids, mask)`` has positions of its own, as Qwen3-VL does for images.
+        ids: (B, L).
+        mask: (B, L) bool.
+
+    Returns:
+        (B, L), or (3, B, L) for positions in time, height and width.
+    """
+    own = getattr(model, "token_positions", None)
+    if own is not None:
+        return own(ids, mask)
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
 def competing_logits(logits: Tensor, sets: Tensor, set_of: Tensor) -> Tensor:
     """The logits of each place's competitors.
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, competing_logits, entropy_of
+from mllmrec.engine.base import (
+    ChoiceSets,
+    Decoder,
+    Engine,
+    TokenScores,
+    competing_logits,
+    entropy_of,
+    positions_of,
+)
 from mllmrec.engine.batches import TokenBatch
 
 
@@ -53,11 +61,10 @@ class Plain(Engine):
         tail_mask = distinct[:, 1:] >= 0
         ids = torch.cat([prompts.ids[source], distinct[:, 1:].clamp_min(0)], 1)
         mask = torch.cat([prompts.mask[source], tail_mask], 1)
-        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
         logits = model(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=positions,
+            position_ids=positions_of(model, ids, mask),
             use_cache=False,
             logits_to_keep=length,
         ).logits
@@ -89,24 +96,25 @@ class PlainDecoder(Decoder):
         self._model = model
         self._cache = DynamicCache(config=model.config)
         self._mask = prompts.mask.long()
-        self._next = self._mask.sum(1)
-        self._run(prompts.ids, (self._mask.cumsum(1) - 1).clamp_min(0))
+        positions = positions_of(model, prompts.ids, prompts.mask)
+        self._next = positions[..., -1] + 1
+        self._run(prompts.ids, positions)
         if group_size > 1:
             self._cache.batch_repeat_interleave(group_size)
         self._mask = self._mask.repeat_interleave(group_size, 0)
-        self._next = self._next.repeat_interleave(group_size)
+        self._next = self._next.repeat_interleave(group_size, -1)
         self.logits = self.logits.repeat_interleave(group_size, 0)
 
     def advance(self, tokens: Tensor) -> None:
         """Append ``tokens`` (rows,) and compute the logits that follow them."""
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
-        self._run(tokens[:, None], self._next[:, None])
+        self._run(tokens[:, None], self._next[..., None])
         self._next = self._next + 1
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows only."""
         self._cache.batch_select_indices(rows)
-        self._mask, self._next, self.logits = self._mask[rows], self._next[rows], self.logits[rows]
+        self._mask, self._next, self.logits = self._mask[rows], self._next[..., rows], self.logits[rows]
 
     @torch.no_grad()
     def _run(self, ids: Tensor, positions: Tensor) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllmrec.engine.attention import causal, run_layers, with_prefix
-from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores
+from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, positions_of
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.engine.layers import FastLayers
 from mllmrec.engine.logprobs import competing_logprobs, logits_of, token_logprobs
@@ -30,7 +30,7 @@ class Prefix:
 
     keys: list[Tensor]  # per layer (B, KV, P, D); empty if all prompts are a single token
     values: list[Tensor]  # per layer (B, KV, P, D)
-    lengths: Tensor  # (B,) of the prompts without their last tokens
+    places: Tensor  # (B,) positions of the prompts' last tokens, or (3, B); see `positions_of`
     last: Tensor  # (B,) the prompts' last tokens
     bias: Tensor | None  # (B, 1, 1, P) hides what pads shorter prompts; None if there are none
     layers: FastLayers  # as they were when the prompts were encoded
@@ -81,17 +81,21 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
     full = prompts.mask.sum(1)
     packed = prompts.ids[prompts.mask]
     ends = full.cumsum(0) - 1
+    positions = positions_of(model, prompts.ids, prompts.mask)[..., prompts.mask]
+    places = positions[..., ends]
     lengths = full - 1
     width = int(lengths.max())
     whole_layers = _checkpoints(model)
     fast = FastLayers(() if whole_layers else model.modules())
     if width == 0:
-        return Prefix([], [], lengths, packed[ends], None, fast)
+        return Prefix([], [], places, packed[ends], None, fast)
     inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
     grid = Grid.of(torch.arange(width, device=packed.device) < lengths[:, None])
-    recorder = _PromptPass(grid, None if whole_layers else int(model.config.num_hidden_layers) - 1)
+    recorder = _PromptPass(
+        grid, None if whole_layers else int(model.config.get_text_config().num_hidden_layers) - 1
+    )
     with suppress(_Recorded), fast.in_use():
-        run_layers(model, packed[inside], grid.columns, recorder)
+        run_layers(model, packed[inside], positions[..., inside], recorder)
     bias = None
     if grid.places is not None:
         # Finite, so that a prompt of a single token has no row of nothing but -inf.
@@ -101,7 +105,7 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
     return Prefix(
         [recorder.keys[layer] for layer in layers],
         [recorder.values[layer] for layer in layers],
-        lengths,
+        places,
         packed[ends],
         bias,
         fast,
@@ -155,7 +159,7 @@ def score_completions(
     real = tokens >= 0
     filled[prompt * slots + slot] = real
     grid = Grid.of(filled)
-    positions = (prefix.lengths[prompt, None] + steps[:length])[real]
+    positions = (prefix.places[..., prompt, None] + steps[:length])[..., real]
     with prefix.layers.in_use():
         hidden = run_layers(model, tokens[real], positions, _CompletionPass(prefix, grid))
 
@@ -203,7 +207,7 @@ class SharedPrefixDecoder(Decoder):
     @torch.no_grad()
     def advance(self, tokens: Tensor) -> None:
         """Append ``tokens`` (rows,) and compute the logits that follow them."""
-        positions = self._prefix.lengths[self._prompt_of] + self._length
+        positions = self._prefix.places[..., self._prompt_of] + self._length
         with self._prefix.layers.in_use():
             hidden = run_layers(self._model, tokens, positions, self._step)
         self.logits = logits_of(hidden, self._model.get_output_embeddings()).float()

@@ -69,21 +69,7 @@ class Tiny(Backbone):
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Train the tokenizer and initialise the weights from ``seed``."""
         tokenizer = train_tokenizer(corpus, labels, self.vocabulary)
-        config = Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden_size,
-            intermediate_size=self.mlp_ratio * self.hidden_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.num_heads,
-            num_key_value_heads=self.num_heads,
-            head_dim=self.hidden_size // self.num_heads,
-            max_position_embeddings=self.max_length,
-            initializer_range=self.initializer_range,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
+        config = Qwen3Config(**self._text_settings(tokenizer), tie_word_embeddings=True)
         with seeded_globals(seed, "initial-weights"):
             model = Qwen3ForCausalLM(config)
         model.set_attn_implementation(self.attention)
@@ -91,8 +77,25 @@ class Tiny(Backbone):
 
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """Load the weights and the tokenizer that were saved together."""
-        model, tokenizer = _pretrained(str(weights), dtype="float32", attention=self.attention)
+        model, tokenizer = pretrained(str(weights), dtype="float32", attention=self.attention)
         return Policy(model, tokenizer)
+
+    def _text_settings(self, tokenizer: Any) -> dict[str, Any]:
+        """The language model's part of a configuration."""
+        return {
+            "vocab_size": len(tokenizer),
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.mlp_ratio * self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_heads,
+            "head_dim": self.hidden_size // self.num_heads,
+            "max_position_embeddings": self.max_length,
+            "initializer_range": self.initializer_range,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+        }
 
 
 class Pretrained(Backbone):
@@ -126,31 +129,39 @@ class Pretrained(Backbone):
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Load model and tokenizer; ``corpus``, ``labels`` and ``seed`` play no part."""
-        model, tokenizer = _pretrained(
-            self.path,
-            dtype=self.dtype,
-            attention=self.attention,
-            quantization=self.quantization,
-            revision=self.revision,
-        )
+        policy = self._policy(self.path, self.lora, quantization=self.quantization, revision=self.revision)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
-        return Policy(model, tokenizer, lora=self.lora, max_length=self.max_length)
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            policy.model.enable_input_require_grads()
+        return policy
 
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """The base model with the run's adapters, or the whole weights that the run saved."""
         if self.lora is None and stages:
-            model, tokenizer = _pretrained(str(weights), dtype=self.dtype, attention=self.attention)
-            return Policy(model, tokenizer, max_length=self.max_length)
+            return self._policy(str(weights), None)
         policy = self.build((), (), 0)
         policy.load_adapters(adapters, stages)
         return policy
 
+    def _policy(self, path: str, lora: Mapping[str, Any] | None, **source: Any) -> Policy:
+        model, tokenizer = pretrained(path, dtype=self.dtype, attention=self.attention, **source)
+        return Policy(model, tokenizer, lora=lora, max_length=self.max_length)
 
-def _pretrained(
-    path: str, *, dtype: str, attention: str, quantization: str | None = None, revision: str | None = None
+
+def pretrained(
+    path: str,
+    *,
+    dtype: str,
+    attention: str,
+    quantization: str | None = None,
+    revision: str | None = None,
+    models: Any = AutoModelForCausalLM,
 ) -> tuple[Any, Any]:
+    """Model and tokenizer from the hub or a folder; ``models`` has the ``from_pretrained`` that loads the former.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
     extra: dict[str, Any] = {}
     if quantization == "4bit":
         from transformers import BitsAndBytesConfig
@@ -162,7 +173,7 @@ def _pretrained(
         raise UserError(f"backbone.quantization={quantization}: only 4bit, or null for none")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
-        model = AutoModelForCausalLM.from_pretrained(
+        model = models.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,

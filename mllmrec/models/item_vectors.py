@@ -80,8 +80,7 @@ def add_marks(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str], vocabula
     """
     if marks[0] not in tokenizer.get_added_vocab():
         unused = [f"<|unused:{place}|>" for place in range(len(tokenizer), vocabulary)]
-        # A mark takes the space before it along, so the text around it has the tokens that it has without.
-        tokenizer.add_tokens([AddedToken(text, normalized=False, lstrip=True) for text in (*unused, *marks)])
+        tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*unused, *marks)])
     ids: Any = tokenizer.convert_tokens_to_ids(list(marks))
     first = int(ids[0])
     if first < vocabulary or ids != list(range(first, first + len(marks))):

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mllmrec.data.base import Items
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.errors import UserError
 from mllmrec.models.item_vectors import (
@@ -59,9 +60,10 @@ class Policy:
         self.model: Any = model  # a PreTrainedModel, or a PeftModel around it
         self.tokenizer = tokenizer
         self.lora = dict(lora) if lora else None
-        own_limit = getattr(model.config, "max_position_embeddings", None)
+        own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
         self.stages: list[str] = []
+        self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in them all
         self._frozen: Any = None
         self._items: ItemVectorEmbedding | None = None
         self._marks: list[str] = []
@@ -99,8 +101,22 @@ class Policy:
         return str(rendered)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts; a chat template brings its own special tokens, plain text needs a start."""
-        texts = [self.render(prompt) for prompt in prompts]
+        """Token ids of rendered prompts, which are counted."""
+        rows = self._encode_rendered([self.render(prompt) for prompt in prompts])
+        self.prompts_read += len(rows)
+        self.prompt_tokens_read += sum(map(len, rows))
+        return rows
+
+    def meet_items(self, items: Items) -> None:
+        """Learn what the item marks of prompts stand for, before the first prompt; a policy that reads text ignores them."""
+
+    def most_tokens(self, prompt: str) -> int:
+        """More tokens than this a prompt cannot have; cheaper than encoding it."""
+        # A token covers at least one byte of the rendered text.
+        return len(self.render(prompt).encode())
+
+    def _encode_rendered(self, texts: list[str]) -> list[list[int]]:
+        # A chat template brings its own special tokens, plain text needs a start.
         return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmrec.errors import UserError
@@ -62,8 +62,8 @@ class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
     Titles are cut to ``max_title_words`` (0: whole), captions to ``max_caption_words``; both are neutralised, so
-    no foreign text can imitate a label, a mark, a think tag or a chat token. With ``item_marks`` every item's mark
-    stands behind its title in prompts; answers have none.
+    no foreign text can imitate a label, a mark, a think tag or a chat token. In prompts the mark of each item whose id is
+    in ``marked`` stands right behind its title; answers have none.
 
     Raises:
         UserError: marks are wanted behind titles that the template does not show.
@@ -80,11 +80,10 @@ class PromptBuilder:
         answer: str = "id_title",
         max_title_words: int = 0,
         max_caption_words: int = 0,
-        item_marks: bool = False,
+        marked: Collection[str] = (),
     ) -> None:
         self.template, self.domain, self.answer_format = template, domain, answer
-        self.item_marks = item_marks
-        if item_marks and not all("{title}" in line for line in (template.item, template.history_item)):
+        if marked and not all("{title}" in line for line in (template.item, template.history_item)):
             raise UserError(
                 "prompt.item_tokens: an item's token stands behind its title, which prompt.template does not show in "
                 "item and history_item: add {title} there, or set prompt.item_tokens=none"
@@ -96,6 +95,8 @@ class PromptBuilder:
             for item_id, text in captions.items()
             if text
         }
+        self.marked = [item_id for item_id in self.ids if item_id in marked]
+        self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
 
     def prompt(
         self,
@@ -151,10 +152,12 @@ class PromptBuilder:
     def _item(self, pattern: str, item: int, position: int) -> str:
         caption = self._captions.get(self.ids[item])
         shown = self.template.caption.format(caption=caption) if caption else ""
-        title = self.titles[item]
-        if self.item_marks:
-            title += f" {item_mark(self.ids[item])}"
-        return pattern.format(label=self.label(item), title=title, caption=shown, position=position)
+        return pattern.format(
+            label=self.label(item),
+            title=self.titles[item] + self._marks.get(self.ids[item], ""),
+            caption=shown,
+            position=position,
+        )
 
 
 def _first_words(text: str, count: int) -> str:

@@ -1,7 +1,7 @@
 """The markup that prompts and answers share, and how foreign text is kept from imitating it.
 
-An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts. Where prompts show items as
-vectors, too, its *mark* ``<|item:<id>|>`` stands behind the title and becomes one token.
+An item is named by its *label*, ``[ITEM_<id>]``, as in the released MLLMRec-R1 prompts. Its *mark*, ``<|item:<id>|>``, stands
+behind the title where a policy reads tokens of the item that are no text: its vector, or its image.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import re
 from urllib.parse import quote, unquote
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+# The group is the encoded item id.
+ITEM_MARK = re.compile(r"<\|item:([^|<>]*)\|>")
 
 # Labels, marks, reasoning tags and every chat template's control tokens are written with these four characters.
 _NEUTRAL = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›"})
-_MARK = re.compile(r" <\|item:[^|]*\|>")
 
 
 def item_label(item_id: str) -> str:
@@ -22,7 +23,7 @@ def item_label(item_id: str) -> str:
 
 
 def label_item(encoded: str) -> str:
-    """The item id from what stands between ``[ITEM_`` and ``]``."""
+    """The item id from what stands between ``[ITEM_`` and ``]``, or in an item mark."""
     return unquote(encoded)
 
 
@@ -34,10 +35,10 @@ def item_mark(item_id: str) -> str:
 def without_item_marks(text: str) -> str:
     """The text as it is without item marks.
 
-    >>> without_item_marks("[ITEM_7] Red Lamp <|item:7|> red [ITEM_8] Rug <|item:8|>")
+    >>> without_item_marks("[ITEM_7] Red Lamp<|item:7|> red [ITEM_8] Rug<|item:8|>")
     '[ITEM_7] Red Lamp red [ITEM_8] Rug'
     """
-    return _MARK.sub("", text)
+    return ITEM_MARK.sub("", text)
 
 
 def neutral(text: str) -> str:

@@ -16,6 +16,8 @@ from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import Run
 
 LAST, BEST = "last", "best"
+# What a stage's cost may say, as shown in this order.
+COSTS = ("tokens_per_prompt", "seconds_per_step", "peak_memory_mb")
 # What must be alike before two numbers stand in one table. The candidates' hash comes last: it differs whenever
 # the dataset, the split or the negatives do, and those say more.
 _PROTOCOL = ("dataset", "split", "ranking", "num_candidates", "negatives", "cot", "users", "candidates_hash")
@@ -37,6 +39,7 @@ class Scores:
     per_seed: dict[str, list[float]]  # metric -> S means over users
     intervals: dict[str, list[float]]  # metric -> [low, high], users resampled
     seconds: float | None  # of all stages, mean over the seeds
+    cost: dict[str, float]  # of the stage, mean over the seeds; what every seed measured
 
     def mean(self, metric: str) -> float:
         """Mean over seeds and users."""
@@ -121,9 +124,20 @@ def score_rows(rows: Sequence[Row], stage: str, seed: int, resamples: int) -> li
                 per_seed={name: [float(values[name].mean()) for values in seeds] for name in averaged},
                 intervals=bootstrap_intervals(averaged, seed, resamples),
                 seconds=float(np.mean(measured)) if len(measured) == len(seconds) else None,
+                cost=_mean_cost(
+                    [run.metrics["cost"].get(name, {}) for run, name in zip(row.runs, stages, strict=True)]
+                ),
             )
         )
     return result
+
+
+def _mean_cost(costs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {
+        key: float(np.mean([cost[key] for cost in costs]))
+        for key in COSTS
+        if all(key in cost for cost in costs)
+    }
 
 
 def stage_of(run: Run, stage: str) -> str:

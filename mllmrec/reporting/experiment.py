@@ -97,6 +97,7 @@ class Experiment:
             "runs": [str(run.path) for run in entry.row.runs],
             "leak": entry.row.leaks,
             "seconds": entry.seconds,
+            "cost": entry.cost,
             "metrics": {
                 name: {
                     "mean": entry.mean(name),

@@ -37,7 +37,7 @@ def markdown_page(title: str, made: str, sections: Sequence[Section], folder: Pa
     for section in sections:
         parts.append(f"## {section.experiment.name}\n")
         parts += [f"> {note}\n" for note in section.notes]
-        for table in (section.results, section.comparisons):
+        for table in (section.results, section.comparisons, section.costs):
             if table is not None:
                 parts += [f"### {table.title}\n", markdown(table)]
         for picture in section.pictures:
@@ -54,6 +54,8 @@ def latex_tables(sections: Sequence[Section]) -> str:
         parts.append(latex(section.results, label))
         if section.comparisons is not None:
             parts.append(latex(section.comparisons, f"{label}-tests"))
+        if section.costs is not None:
+            parts.append(latex(section.costs, f"{label}-costs"))
     return "\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.pictures import Picture
-from mllmrec.reporting.tables import Table, comparisons, results, unfinished_lines
+from mllmrec.reporting.tables import Table, comparisons, costs, results, unfinished_lines
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -24,6 +24,7 @@ class Section:
     experiment: Experiment
     results: Table
     comparisons: Table | None
+    costs: Table | None
     notes: list[str]  # jobs that take no part
     pictures: list[Picture]
 
@@ -31,7 +32,12 @@ class Section:
 def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section:
     """The tables and notes of an experiment beside its pictures."""
     return Section(
-        experiment, results(experiment), comparisons(experiment), unfinished_lines(experiment), list(pictures)
+        experiment,
+        results(experiment),
+        comparisons(experiment),
+        costs(experiment),
+        unfinished_lines(experiment),
+        list(pictures),
     )
 
 

@@ -102,6 +102,31 @@ def comparisons(experiment: Experiment) -> Table | None:
     return Table(title, [experiment.axis, "difference", "p", "p (Holm)", "d"], rows, caption)
 
 
+def costs(experiment: Experiment) -> Table | None:
+    """What a step of each row's stage took; None where it was never measured."""
+    if not any("seconds_per_step" in entry.cost for entry in experiment.scores):
+        return None
+    columns = {"tokens_per_prompt": "{:,.0f}", "seconds_per_step": "{:.3f}", "peak_memory_mb": "{:,.0f}"}
+    rows = [
+        [
+            Cell(label_of(entry)),
+            Cell(stages_shown(entry.stage)),
+            *(
+                Cell(form.format(entry.cost[key]) if key in entry.cost else "–")
+                for key, form in columns.items()
+            ),
+        ]
+        for entry in experiment.scores
+    ]
+    header = ["", "stage", "tokens a prompt", "seconds a step", "peak memory, MB"]
+    caption = (
+        "What the stage took: mean tokens of the prompts it read, median seconds of its steps, and the largest memory, each "
+        "averaged over seeds. Compare seconds and memory of runs on the same machine only; without a GPU, memory is the "
+        "whole process's."
+    )
+    return Table("Cost of a step", header, rows, caption)
+
+
 def label_of(entry: Scores) -> str:
     """A row's label with its dagger."""
     return entry.row.label + (f" {DAGGER}" if entry.row.leaks else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
+from mllmrec.cost import StepTimer
 from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
@@ -53,6 +54,7 @@ class StageInputs:
     answers: AnswerTokens
     engine: Engine
     folder: RunFolder
+    timer: StepTimer = field(default_factory=StepTimer)
 
 
 # Lightning repeats at every stage what a user of this package has no choice about.
@@ -236,7 +238,7 @@ def _fit(
     measure: HeldOutMeasure | None,
 ) -> None:
     cfg = inputs.cfg
-    callbacks: list[lightning.Callback] = [TrainingProgress(stage.name, _SHOWN[stage.name])]
+    callbacks: list[lightning.Callback] = [inputs.timer, TrainingProgress(stage.name, _SHOWN[stage.name])]
     if measure is not None and cfg.heldout.users:
         heldout = cfg.heldout
         callbacks.append(

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
 from mllmrec.cache import fingerprint
+from mllmrec.data.text import input_fingerprint
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
 from mllmrec.run_folder import RunFolder
@@ -165,6 +166,9 @@ def data_fingerprint(prepared: Prepared) -> str:
         ],
     ]
     add("texts", json.dumps(texts, ensure_ascii=True).encode())
+    # Of images, those that prompts may show.
+    for item in filter(prepared.items.images.get, prepared.builder.marked):
+        add("image", f"{item}:{input_fingerprint(prepared.items.images[item])}".encode())
     return digest.hexdigest()
 
 

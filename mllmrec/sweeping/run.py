@@ -125,7 +125,8 @@ def _run(
     follow: Callable[[], None],
 ) -> None:
     """Run multiruns, ``at_once`` of them, and wait for their end."""
-    threads = str(machine.threads)
+    # Of two different numbers torch takes the larger, and the threads that wait for one another then spin.
+    threads = os.environ.get("OMP_NUM_THREADS", str(machine.threads))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     waiting = list(commands)
     running: list[subprocess.Popen[bytes]] = []

@@ -37,6 +37,7 @@ MANDATORY = {
     ("experiment", "paper_netflix"): ["dataset.root=folder"],
     ("reward", "release"): ["prompt.answer=id_title"],
     ("cot_policy", "none"): ["mix_ratio=0"],
+    ("method", "visual"): ["backbone=tiny_vl"],
 }
 ASKS_FOR_A_GPU = {
     ("trainer", "gpu"),

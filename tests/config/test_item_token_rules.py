@@ -27,7 +27,7 @@ def composed(*overrides: str) -> DictConfig:
         (["method=sft", "prompt.curriculum=linear"], "prompt.curriculum=linear with prompt.item_tokens=none"),
         (["method=llara", "method.stages=[warmup]"], "without stage sft, which learns to read them"),
         (["method=llara", "sft.loss_on=all"], "item tokens are read and never said; set sft.loss_on=answer"),
-        (["method=llara", "prompt.item_tokens=image"], "prompt.item_tokens=image: must be"),
+        (["method=llara", "prompt.item_tokens=pixels"], "prompt.item_tokens=pixels: must be"),
         (["method=llara", "prompt.curriculum=steps"], "prompt.curriculum=steps: must be"),
         (
             ["method=llara", "method.item_vectors.dropout=2"],

@@ -129,7 +129,7 @@ def test_positions_shifted_by_one_are_noticed(make_adapted, name):
     model, engine = make_adapted(name).model, SharedPrefix()
     prompts, completions, prompt_of, _ = problem(4)
     prefix = engine.encode(model, prompts)
-    shifted = dataclasses.replace(prefix, lengths=prefix.lengths + 1)
+    shifted = dataclasses.replace(prefix, places=prefix.places + 1)
     found = engine.score(model, shifted, completions, prompt_of).logprobs
     expected = score(engine, model, prompts, completions, prompt_of).logprobs
     assert (found - expected).abs().max() > 1e-2

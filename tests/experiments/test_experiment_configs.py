@@ -19,7 +19,7 @@ JOBS_A_SEED = {
     "reward_design": 2,
     "seeds": 1,
 }
-NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1}
+NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1, "efficiency": 2 * 2 * 2}
 
 
 def test_every_experiment_but_those_on_released_data_is_counted_here() -> None:

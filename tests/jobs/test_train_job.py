@@ -31,7 +31,13 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     assert metrics["protocol"]["num_candidates"] == 10
     assert metrics["protocol"]["users"] == 60
     assert set(metrics["differences"]) == {"sft - zero_shot", "grpo - sft"}
-    assert {"seconds", "generated_tokens", "peak_memory_mb"} == set(metrics["cost"]["grpo"])
+    assert list(metrics["cost"]["warmup"]) == [
+        "seconds",
+        "generated_tokens",
+        "peak_memory_mb",
+        "seconds_per_step",
+    ]
+    assert {*metrics["cost"]["warmup"], "tokens_per_prompt"} == set(metrics["cost"]["grpo"])
     # 3 steps x 4 prompts x 4 rollouts, an id and the end token each
     assert metrics["cost"]["grpo"]["generated_tokens"] == 3 * 4 * 4 * 2
 

@@ -69,7 +69,7 @@ def with_items(tiny):
 
 def test_marks_become_the_ids_beyond_the_vocabulary(with_items, make_builder):
     policy, size = with_items, with_items.model.config.vocab_size
-    builder = make_builder(item_marks=True)
+    builder = make_builder(marked=[str(number) for number in range(12)])
     prompt = builder.prompt([4, 11], [0, 4])
     (ids,) = policy.encode_prompts([prompt])
     assert [token - size for token in ids if token >= size] == [4, 11, 0, 4]
@@ -97,7 +97,7 @@ def test_engines_agree_on_prompts_with_item_tokens(backbone, tiny, make_pretrain
     policy.read_items(MARKS, vectors(), seed=0)
     policy.begin_stage("sft", keep_reference=False)
     shake(policy, "sft")
-    builder = make_builder(item_marks=True, answer="id")
+    builder = make_builder(marked=[str(number) for number in range(12)], answer="id")
     prompts = policy.prompt_batch([builder.prompt([4, 11], [0, 3, 4]), builder.prompt([7], [1, 2, 3])])
     answers = [[*tokens, policy.end_token] for tokens in policy.encode_answers([builder.answer(3)] * 2)]
     completions = pad(answers, policy.padding_token, side="right")

@@ -133,3 +133,11 @@ def test_faulty_template_says_what_is_wrong(tmp_path, old, new, said):
         load_template(str(path))
     assert "mine.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_marks_stand_right_after_the_titles_of_marked_items_and_in_no_answer(make_builder):
+    builder = make_builder("instruct", {"5": "blue"}, marked={"5", "1"})
+    prompt = builder.prompt([5, 2], [1])
+    assert "1. [ITEM_5] New Clock<|item:5|> | image: blue\n2. [ITEM_2] Red Chair\n" in prompt
+    assert "[ITEM_1] Blue Lamp<|item:1|>\n" in prompt
+    assert builder.answer(5) == "[ITEM_5] New Clock"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mllmrec.prompts.answers import parse_answer
-from mllmrec.prompts.markup import item_label, label_item, neutral
+from mllmrec.prompts.markup import ITEM_MARK, item_label, item_mark, label_item, neutral
 
 ODD_IDS = [
     "7",
@@ -27,6 +27,14 @@ def test_label_names_the_item_whatever_its_id(item_id):
     label = item_label(item_id)
     assert parse_answer(label).items == ((item_id, ""),)
     assert label_item(label.removeprefix("[ITEM_").removesuffix("]")) == item_id
+
+
+@pytest.mark.parametrize("item_id", ODD_IDS)
+def test_a_mark_names_the_item_whatever_its_id_and_no_text_imitates_it(item_id):
+    text = f"before{item_mark(item_id)}after"
+    assert [label_item(encoded) for encoded in ITEM_MARK.findall(text)] == [item_id]
+    assert ITEM_MARK.sub("", text) == "beforeafter"
+    assert not ITEM_MARK.search(neutral(text))
 
 
 def test_labels_are_one_to_one():

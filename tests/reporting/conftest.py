@@ -35,6 +35,7 @@ def write_run() -> Callable[..., Path]:
         protocol: dict[str, Any] | None = None,
         log: str | None = None,
         seconds: float = 10.0,
+        cost: dict[str, float] | None = None,
         finished: bool = True,
     ) -> Path:
         stages = ranks if isinstance(ranks, dict) else {"sft": ranks}
@@ -65,7 +66,7 @@ def write_run() -> Callable[..., Path]:
                     )
                 )
             run.record_stage(stage, mean_metrics(per_user_metrics(array, KS)), {}, {})
-            run.record_cost(stage, {"seconds": seconds})
+            run.record_cost(stage, {"seconds": seconds, **(cost or {})})
         config = OmegaConf.create(
             {
                 "seed": seed,

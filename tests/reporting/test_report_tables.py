@@ -12,6 +12,7 @@ from mllmrec.reporting.tables import (
     Cell,
     Table,
     comparisons,
+    costs,
     latex,
     markdown,
     marks,
@@ -184,3 +185,21 @@ def test_the_screen_shows_every_mean_in_a_pipe_and_intervals_where_asked(study):
     assert "…" not in text
     # The first row's and the second's HR@1 have one each.
     assert text.count("±") == 2 + 1  # and the caption
+
+
+def test_costs_are_means_over_seeds_of_what_every_seed_measured(write_run, experiment, tmp_path):
+    measured = {"seconds_per_step": 1.0, "tokens_per_prompt": 1200.4}
+    for seed in (0, 1):
+        cost = {**measured, "seconds_per_step": 1.0 + seed, **({"peak_memory_mb": 700.0} if seed else {})}
+        write_run(tmp_path / f"a{seed}", [1, 2], seed=seed, typed=["method=sft"], cost=cost)
+    write_run(tmp_path / "b", [1, 2], method="popularity", typed=["method=popularity"])
+    table = costs(experiment(tmp_path))
+    found = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert found == {
+        "method=sft": ["SFT", "1,200", "1.500", "–"],
+        "method=popularity": ["SFT", "–", "–", "–"],
+    }
+
+
+def test_without_measured_steps_there_is_no_table_of_costs(study):
+    assert costs(study) is None

@@ -37,7 +37,9 @@ def make_stage(tiny, make_builder, make_examples):
             curriculum=curriculum,
             seed=seed,
         )
-        return stage, make_examples(make_builder(answer="id", item_marks=True))[2]
+        return stage, make_examples(make_builder(answer="id", marked=[str(number) for number in range(12)]))[
+            2
+        ]
 
     tiny.policy.read_items(MARKS, torch.randn(12, 4, generator=torch.Generator().manual_seed(1)), seed=0)
     return make
