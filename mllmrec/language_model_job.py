@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from mllmrec.stages.store import SHARED, StageStore
 
 log = logging.getLogger(__name__)
 
+ITEM_BEGINS = re.compile(r"(?=\[ITEM_)")
 AFTER_SFT = ("grpo", "dpo", "expert_iteration")
 
 
@@ -139,12 +142,21 @@ def check_lengths(
         UserError: saying how many prompts are too long, and the longest.
     """
     limit = policy.max_length - max(longest_completion, answers.longest)
+
+    @lru_cache(maxsize=1 << 17)
+    def tokens_of(piece: str) -> int:
+        return len(policy.encode_rendered([piece])[0]) + 1  # to spare, for the seam
+
     for name, examples in parts.items():
         too_long, longest, sample = 0, 0, ""
         for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
             example = examples[index]
-            # A token of the answer covers at least one byte, so most prompts need no tokenizer.
-            if policy.most_tokens(example.prompt) + len(example.reasoned_answer.encode()) <= limit:
+            # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items
+            # are counted one by one: the same ones stand in many prompts.
+            room = limit - len(example.reasoned_answer.encode())
+            if policy.most_tokens(example.prompt) <= room:
+                continue
+            if sum(map(tokens_of, ITEM_BEGINS.split(policy.render(example.prompt)))) <= room:
                 continue
             length = len(policy.encode_prompts([example.prompt])[0])
             if example.reasoned_answer:

@@ -102,7 +102,7 @@ class Policy:
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts, which are counted."""
-        rows = self._encode_rendered([self.render(prompt) for prompt in prompts])
+        rows = self.encode_rendered([self.render(prompt) for prompt in prompts])
         self.prompts_read += len(rows)
         self.prompt_tokens_read += sum(map(len, rows))
         return rows
@@ -115,7 +115,8 @@ class Policy:
         # A token covers at least one byte of the rendered text.
         return len(self.render(prompt).encode())
 
-    def _encode_rendered(self, texts: list[str]) -> list[list[int]]:
+    def encode_rendered(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts as `render` gives them, or of parts of them."""
         # A chat template brings its own special tokens, plain text needs a start.
         return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
 

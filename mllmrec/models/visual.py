@@ -214,8 +214,9 @@ class VisualPolicy(Policy):
             self.pictures.processor.save_pretrained(weights)
         return saved
 
-    def _encode_rendered(self, texts: list[str]) -> list[list[int]]:
-        rows = super()._encode_rendered([ITEM_MARK.sub(self._image, text) for text in texts])
+    def encode_rendered(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts as `render` gives them, or of parts of them; marks become image tokens."""
+        rows = super().encode_rendered([ITEM_MARK.sub(self._image, text) for text in texts])
         return [self._with_images(row, self._marked(text)) for row, text in zip(rows, texts, strict=True)]
 
     def _marked(self, text: str) -> list[int]:
