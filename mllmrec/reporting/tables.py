@@ -118,7 +118,7 @@ def costs(experiment: Experiment) -> Table | None:
         ]
         for entry in experiment.scores
     ]
-    header = ["", "stage", "tokens a prompt", "seconds a step", "peak memory, MB"]
+    header = [experiment.axis, "stage", "tokens a prompt", "seconds a step", "peak memory, MB"]
     caption = (
         "What the stage took: mean tokens of the prompts it read, median seconds of its steps, and the largest memory, each "
         "averaged over seeds. Compare seconds and memory of runs on the same machine only; without a GPU, memory is the "

@@ -196,8 +196,8 @@ def test_costs_are_means_over_seeds_of_what_every_seed_measured(write_run, exper
     table = costs(experiment(tmp_path))
     found = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert found == {
-        "method=sft": ["SFT", "1,200", "1.500", "–"],
-        "method=popularity": ["SFT", "–", "–", "–"],
+        "sft": ["SFT", "1,200", "1.500", "–"],
+        "popularity": ["SFT", "–", "–", "–"],
     }
 
 
