@@ -65,24 +65,14 @@ def test_a_run_ends_with_the_stage_and_is_opened_again(job, tmp_path, stage):
 
 
 @pytest.mark.parametrize("stage", ["dpo", "expert_iteration"])
-def test_adapters_of_the_stage_are_stacked_on_those_of_sft(job, tmp_path, checkpoints, stage):
+def test_adapters_of_the_stage_are_stacked_on_those_of_sft(job, tmp_path, adapters, stage):
     folder = job(
         tmp_path / "run",
+        *adapters,
         f"method={stage}",
         *SHORT[stage],
         "logger=csv",
-        "dataset.num_users=60",
-        "dataset.num_items=40",
-        "backbone=hf",
-        f"backbone.path={checkpoints('qwen3')}",
-        "prompt.template=compact",
-        "backbone.dtype=float32",
-        "backbone.lora.rank=4",
-        "sft.batch_size=4",
-        "prompt.history_length=2",
         "candidates.num_negatives=3",
-        "eval.ks=[1,3]",
-        "eval.max_users=10",
         "heldout.keep=last",
         small=False,
     )
