@@ -8,7 +8,7 @@ from mllmrec.sweeping.jobs import experiments, plan
 
 # Jobs with one seed, written by hand: values of one axis times those of the next.
 JOBS_A_SEED = {
-    "main_table": 15,
+    "main_table": 16,
     "ablation_components": 8,
     "reward_inflation": 3 * 3,
     "mix_ratio": 6,
