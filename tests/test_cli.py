@@ -159,6 +159,7 @@ def test_each_job_of_a_multirun_is_checked(folder: Path) -> None:
     done = run(folder, "--multirun", "mix_ratio=0.1,1.5", "hydra.sweep.dir=sweep")
     assert done.returncode == 2
     assert "seed 0" in done.stdout
+    assert "INFO: Launching 2 jobs" in done.stdout
     assert "mix_ratio=1.5: must be less than or equal to 1" in done.stderr
 
 
