@@ -58,22 +58,22 @@ def run_language_model(
     Returns:
         One evaluation of the untrained policy and one after each stage but the warm-up.
     """
-    item_vectors = None
-    if cfg.prompt.item_tokens == "vector":
-        item_vectors = train_item_vectors(cfg, prepared, held_out, folder, loggers)
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
     policy.meet_items(prepared.items)
-    if item_vectors is not None:
-        policy.read_items(prepared.builder.marks(), item_vectors, cfg.seed)
+    reads_vectors = cfg.prompt.item_tokens == "vector"
+    if reads_vectors:
+        policy.add_marks(prepared.builder.marks())
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     stages = [
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
     ]
     longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
     check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocol), longest)
+    if reads_vectors:
+        policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
     folder.record_protocol(protocol.describe(), protocol.chance())

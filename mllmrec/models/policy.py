@@ -137,21 +137,29 @@ class Policy:
         # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def read_items(self, marks: Sequence[str], vectors: torch.Tensor, seed: int) -> None:
-        """Make every item's mark a token whose embedding is projected from its vector; before the first stage.
+    def add_marks(self, marks: Sequence[str]) -> None:
+        """Make every item's mark one token, which the model can read after `read_items`.
 
         Args:
             marks: of the I items, as they stand in prompts.
-            vectors: (I, D) float32, which never train.
-            seed: of the run, for the projector's first weights.
 
         Raises:
             UserError: the tokenizer gives marks no ids of their own.
         """
-        first = add_marks(self.tokenizer, marks, int(self.model.get_input_embeddings().weight.shape[0]))
+        add_marks(self.tokenizer, marks, int(self.model.get_input_embeddings().weight.shape[0]))
+        self._marks = list(marks)
+
+    def read_items(self, vectors: torch.Tensor, seed: int) -> None:
+        """Project the embeddings of the marks from the items' vectors; before the first stage.
+
+        Args:
+            vectors: (I, D) float32 of the items in the order of `add_marks`, which never train.
+            seed: of the run, for the projector's first weights.
+        """
+        first: Any = self.tokenizer.convert_tokens_to_ids(self._marks[0])
         with seeded_globals(seed, "item-projector"):
             items = ItemVectorEmbedding(self.model.get_input_embeddings(), vectors, first)
-        self._items, self._marks = items.to(self.device), list(marks)
+        self._items = items.to(self.device)
         self.model.set_input_embeddings(self._items)
 
     def load_items(self, folder: Path) -> None:
@@ -161,7 +169,8 @@ class Policy:
             UserError: they are not there.
         """
         marks, state = read_item_tokens(folder)
-        self.read_items(marks, state[VECTORS], seed=0)
+        self.add_marks(marks)
+        self.read_items(state[VECTORS], seed=0)
         assert self._items is not None
         self._items.load_state_dict(state, strict=False)
 

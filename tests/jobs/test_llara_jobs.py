@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mllmrec.baselines.weights_file import read_weights
+from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.finished_run import open_run
 from mllmrec.models.item_vectors import ItemVectorEmbedding
@@ -57,6 +58,12 @@ def test_a_run_from_scratch_ends_and_is_opened_again(job, tmp_path, engine):
         run, run.prepared.samples["test"].history(0).tolist(), set(), candidates=["1", "2", "3"]
     )
     assert len(ranked) == 3
+
+
+def test_prompts_that_are_too_long_are_refused_before_the_recommender_trains(job, tmp_path):
+    with pytest.raises(UserError, match="longer than the backbone holds"):
+        job(tmp_path / "run", *LLARA, "backbone.max_length=20")
+    assert "item_vectors" not in RunFolder(tmp_path / "run").metrics()["cost"]
 
 
 def test_the_vectors_are_those_that_the_recommender_alone_learns_at_mean_square_one(job, tmp_path):

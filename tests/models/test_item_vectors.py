@@ -63,7 +63,8 @@ def test_exchanged_vectors_exchange_their_items_and_nothing_else(doubling):
 @pytest.fixture
 def with_items(tiny):
     """The tiny policy, whose prompts show items as tokens, too."""
-    tiny.policy.read_items(MARKS, vectors(), seed=0)
+    tiny.policy.add_marks(MARKS)
+    tiny.policy.read_items(vectors(), seed=0)
     return tiny.policy
 
 
@@ -94,7 +95,8 @@ def test_a_model_with_more_rows_than_its_tokenizer_has_tokens(tiny):
 @pytest.mark.parametrize("backbone", ["tiny", "lora"])
 def test_engines_agree_on_prompts_with_item_tokens(backbone, tiny, make_pretrained, make_builder, shake):
     policy = tiny.policy if backbone == "tiny" else make_pretrained()
-    policy.read_items(MARKS, vectors(), seed=0)
+    policy.add_marks(MARKS)
+    policy.read_items(vectors(), seed=0)
     policy.begin_stage("sft", keep_reference=False)
     shake(policy, "sft")
     builder = make_builder(marked=[str(number) for number in range(12)], answer="id")
@@ -122,7 +124,8 @@ def test_what_a_stage_saved_is_read_as_it_was(
     adapted, tiny, make_pretrained, checkpoints, shake, tmp_path, lora
 ):
     policy = make_pretrained() if adapted else tiny.policy
-    policy.read_items(MARKS, vectors(), seed=5)
+    policy.add_marks(MARKS)
+    policy.read_items(vectors(), seed=5)
     policy.begin_stage("sft", keep_reference=False)
     shake(policy, "sft")
     folder = policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
@@ -157,7 +160,8 @@ def trainable(policy) -> set[str]:
 
 def test_beside_an_adapter_the_projector_trains_where_no_reference_shares_it(make_pretrained):
     policy = make_pretrained()
-    policy.read_items(MARKS, vectors(), seed=0)
+    policy.add_marks(MARKS)
+    policy.read_items(vectors(), seed=0)
     policy.begin_stage("sft", {"target_modules": "all-linear"}, keep_reference=False)
     assert trainable(policy) == {"adapter", "projector"}
     # all-linear means the model's layers; the projector has no adapter.

@@ -41,7 +41,8 @@ def make_stage(tiny, make_builder, make_examples):
             2
         ]
 
-    tiny.policy.read_items(MARKS, torch.randn(12, 4, generator=torch.Generator().manual_seed(1)), seed=0)
+    tiny.policy.add_marks(MARKS)
+    tiny.policy.read_items(torch.randn(12, 4, generator=torch.Generator().manual_seed(1)), seed=0)
     return make
 
 
