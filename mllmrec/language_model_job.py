@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from mllmrec.prepare import Prepared
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.markup import LABEL_BEGINS
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
@@ -33,7 +33,6 @@ from mllmrec.stages.store import SHARED, StageStore
 
 log = logging.getLogger(__name__)
 
-ITEM_BEGINS = re.compile(r"(?=\[ITEM_)")
 AFTER_SFT = ("grpo", "dpo", "expert_iteration")
 
 
@@ -156,7 +155,7 @@ def check_lengths(
             room = limit - len(example.reasoned_answer.encode())
             if policy.most_tokens(example.prompt) <= room:
                 continue
-            if sum(map(tokens_of, ITEM_BEGINS.split(policy.render(example.prompt)))) <= room:
+            if sum(map(tokens_of, LABEL_BEGINS.split(policy.render(example.prompt)))) <= room:
                 continue
             length = len(policy.encode_prompts([example.prompt])[0])
             if example.reasoned_answer:

@@ -10,6 +10,7 @@ import re
 from urllib.parse import quote, unquote
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+LABEL_BEGINS = re.compile(r"(?=\[ITEM_)")
 # The group is the encoded item id.
 ITEM_MARK = re.compile(r"<\|item:([^|<>]*)\|>")
 
