@@ -37,9 +37,8 @@ def markdown_page(title: str, made: str, sections: Sequence[Section], folder: Pa
     for section in sections:
         parts.append(f"## {section.experiment.name}\n")
         parts += [f"> {note}\n" for note in section.notes]
-        for table in (section.results, section.comparisons, section.costs):
-            if table is not None:
-                parts += [f"### {table.title}\n", markdown(table)]
+        for table in section.tables:
+            parts += [f"### {table.title}\n", markdown(table)]
         for picture in section.pictures:
             link = Path(os.path.relpath(picture.path, folder)).as_posix().replace(" ", "%20")
             parts.append(f"![{picture.title}]({link})\n\n**{picture.title}.** {picture.caption}\n")

@@ -28,6 +28,11 @@ class Section:
     notes: list[str]  # jobs that take no part
     pictures: list[Picture]
 
+    @property
+    def tables(self) -> list[Table]:
+        """Those that there are, in the order in which they are shown."""
+        return [table for table in (self.results, self.comparisons, self.costs) if table is not None]
+
 
 def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section:
     """The tables and notes of an experiment beside its pictures."""

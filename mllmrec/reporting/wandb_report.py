@@ -46,9 +46,8 @@ def build(title: str, sections: Sequence[Section], project: str, entity: str, ru
     for number, section in enumerate(sections, 1):
         blocks.append(v2.H1(text=section.experiment.name))
         blocks += [v2.P(text=note) for note in section.notes]
-        for table in (section.results, section.comparisons, section.costs):
-            if table is not None:
-                blocks += [v2.H2(text=table.title), v2.MarkdownBlock(text=markdown(table))]
+        for table in section.tables:
+            blocks += [v2.H2(text=table.title), v2.MarkdownBlock(text=markdown(table))]
         for picture in section.pictures:
             panel = v2.MediaBrowser(
                 title=picture.title, num_columns=1, media_keys=[media_key(number, section, picture)]
