@@ -81,8 +81,13 @@ def compose_checked(
 
 
 def group_choices(group: str, loader: ConfigLoader) -> list[str]:
-    """The files of a config group that are meant to be chosen; private ones begin with an underscore."""
-    return [name for name in loader.get_group_options(group) if not name.startswith("_")]
+    """The files of a config group that are meant to be chosen."""
+    return _offered(loader.get_group_options(group))
+
+
+def _offered(options: Sequence[str]) -> list[str]:
+    """Without private ones, which begin with an underscore."""
+    return [name for name in options if not name.startswith("_")]
 
 
 def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[list[str]], list[str]]:
@@ -126,7 +131,7 @@ def _without_missing_files(
             for value in chosen if isinstance(chosen, list) else [chosen]:
                 group, _, name = f"{override.key_or_group}/{value}".rpartition("/")
                 options = loader.get_group_options(group, config_name=config_name, overrides=search)
-                names = [option for option in options if not option.startswith("_")]
+                names = _offered(options)
                 if names and value is not None and name.removesuffix(".yaml") not in options:
                     faults.append(f"{text}: no such {group}{nearest(name, names)}; choose {choices(names)}")
                     break
