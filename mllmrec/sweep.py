@@ -31,6 +31,7 @@ DESCRIPTION
 
 SETTINGS
   scale=small       the experiment cut to minutes a job, for two cores
+  scale=amazon_beauty   the same on Amazon Beauty; with dataset.root=DIR
   jobs=K            jobs at a time (or the environment's JOBS); by default one on
                     each GPU, without one, one on each core and at most eight
   report=false      no report at the end
