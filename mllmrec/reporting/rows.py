@@ -66,7 +66,7 @@ class Grouped:
 
 
 def group_runs(runs: Sequence[Run]) -> Grouped:
-    """Gather runs by everything but their seed; rows in the order of their first run.
+    """Gather runs by everything but their seed; rows in the order of their first run, or of the one number that varies.
 
     A row is named by what was typed and differs. What still tells two rows apart is added: chosen files first, then
     single keys, each only if it does not follow from those before it (a method's stages follow from its name). Of
@@ -95,11 +95,14 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     for key in [*groups, *differing]:
         if key not in shown and not _follows(key, shown, values):
             shown.append(key)
-    rows: dict[tuple[str, ...], list[int]] = {}
+    alike: dict[tuple[str, ...], list[int]] = {}
     for index, settings in enumerate(values):
-        rows.setdefault(tuple(_shown(settings.get(key)) for key in shown), []).append(index)
+        alike.setdefault(tuple(_shown(settings.get(key)) for key in shown), []).append(index)
+    rows = list(alike.values())
+    if len(shown) == 1 and all(_is_number(settings.get(shown[0])) for settings in values):
+        rows.sort(key=lambda members: values[members[0]][shown[0]])
     result, repeated = [], []
-    for members in rows.values():
+    for members in rows:
         latest: dict[int, Run] = {}
         for run in sorted((runs[index] for index in members), key=_finished_at):
             if run.seed in latest:
@@ -110,10 +113,7 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     # A number says nothing without its key.
     if len(shown) == 1 and all(isinstance(row.settings[shown[0]], str) for row in result):
         result = [replace(row, short=True) for row in result]
-    table = {
-        key: [_shown(values[members[0]].get(key)) for members in rows.values()]
-        for key in [*groups, *differing]
-    }
+    table = {key: [_shown(values[members[0]].get(key)) for members in rows] for key in [*groups, *differing]}
     return Grouped(result, table, repeated)
 
 
@@ -126,14 +126,12 @@ def method_of(run: Run) -> str:
 def numeric_key(rows: Iterable[Row]) -> str | None:
     """The one key that varies and is a number in every row; None when there is no such key, or more than one."""
     settings = [row.settings for row in rows]
-    keys = [
-        key
-        for key in settings[0]
-        if all(
-            isinstance(values[key], (int, float)) and not isinstance(values[key], bool) for values in settings
-        )
-    ]
+    keys = [key for key in settings[0] if all(_is_number(values[key]) for values in settings)]
     return keys[0] if len(keys) == 1 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _groups(run: Run) -> dict[str, str]:

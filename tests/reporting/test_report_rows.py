@@ -55,6 +55,16 @@ def test_a_difference_that_the_typed_keys_do_not_explain_is_added(tmp_path, writ
     ]
 
 
+def test_values_of_one_number_stand_in_its_order_whenever_they_were_run(tmp_path, write_run):
+    for number, beta in enumerate([0.1, 1.0, 0.05]):
+        write_run(
+            tmp_path / str(number), [1, 2], settings={"grpo": {"beta": beta}}, typed=[f"grpo.beta={beta}"]
+        )
+    result = grouped(tmp_path)
+    assert [row.label for row in result.rows] == ["grpo.beta=0.05", "grpo.beta=0.1", "grpo.beta=1"]
+    assert result.differing == {"grpo.beta": ["0.05", "0.1", "1"]}
+
+
 def test_a_group_stands_for_its_section(tmp_path, write_run):
     for number, (name, low) in enumerate([("grpo", 0.2), ("dapo", 0.3)]):
         settings = {"loss": {"_target_": name, "epsilon_low": low, "level": name}}
