@@ -94,7 +94,9 @@ def run_language_model(
         policy.model.to(place)
         log.info("%s: %s", stage, meter.cost())
 
-    store = StageStore(Path(cfg.cache_dir) / "stages", cfg, prepared) if cfg.share_stages else None
+    store = None
+    if cfg.share_stages:
+        store = StageStore(Path(cfg.cache_dir) / "stages", cfg, prepared, policy, answers, stages)
     results: dict[str, Evaluation] = {}
 
     def evaluate(stage: str) -> None:

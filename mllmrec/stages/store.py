@@ -1,8 +1,9 @@
 """Trained stages kept for other jobs: what several runs have in common is trained once.
 
 A stage is found by the content of everything that made its weights: training data, texts and reasoning, the settings
-that were read, the versions of the libraries and this package's own source. Jobs that need the same stage at the same
-time wait for the one that trains it.
+that were read, the versions of the libraries and this package's own source. The warm-up reads neither texts nor prompts,
+only item sequences, so experiments on prompts, candidates and reasoning share it where their policies begin alike. Jobs
+that need the same stage at the same time wait for the one that trains it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from mllmrec.cache import fingerprint
 from mllmrec.data.text import input_fingerprint
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
+from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
+from mllmrec.stages.warmup import training_sequences
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ _READ = (
     "heldout",
     "trainer",
 )
+_READ_BY_WARMUP = ("seed", "backbone", "trainer")
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "lightning")
 _WEIGHTS, _LOG, _COST = "weights.safetensors", "log.csv", "cost.json"
 
@@ -53,29 +57,48 @@ _WEIGHTS, _LOG, _COST = "weights.safetensors", "log.csv", "cost.json"
 class StageStore:
     """The folder of trained stages of one data set under one configuration."""
 
-    def __init__(self, folder: Path, cfg: DictConfig, prepared: Prepared) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cfg: DictConfig,
+        prepared: Prepared,
+        policy: Policy,
+        answers: AnswerTokens,
+        stages: Sequence[str],
+    ) -> None:
         """Fix what all stages have in common.
 
         Args:
             folder: of the store.
             cfg: of the run.
             prepared: the data.
+            policy: before its first stage.
+            answers: of the policy.
+            stages: that the run trains, in order.
         """
         self.folder = folder
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         self._settings = plain
+        code = {
+            "libraries": {name: _version(name) for name in _LIBRARIES},
+            "source": source_fingerprint(),
+        }
         self._common = {
             "settings": {name: plain[name] for name in _READ},
             "item_vectors": plain["method"].get("item_vectors"),
             "data": data_fingerprint(prepared),
-            "libraries": {name: _version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(),
+            **code,
         }
+        self._of_warmup = {"settings": {name: plain[name] for name in _READ_BY_WARMUP}, **code}
+        if "warmup" in stages:
+            sequences = training_sequences(prepared.train.samples, cfg.warmup.length)
+            self._of_warmup["data"] = warmup_fingerprint(sequences, policy, answers)
 
     def place(self, stages: Sequence[str]) -> Path:
         """Where the policy after ``stages`` is kept, whether it is there or not."""
+        common = self._of_warmup if list(stages) == ["warmup"] else self._common
         trained = {name: self._settings[name] for name in stages}
-        return self.folder / fingerprint({**self._common, "stages": list(stages), "trained": trained})
+        return self.folder / fingerprint({**common, "stages": list(stages), "trained": trained})
 
     @contextmanager
     def alone(self, stages: Sequence[str]) -> Iterator[None]:
@@ -137,14 +160,22 @@ class StageStore:
         temporary.rename(place)
 
 
+class _Digest:
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+
+    def add(self, name: str, value: bytes) -> None:
+        # With its length, so that no two lists of parts are one text.
+        self._hash.update(f"{name}:{len(value)}:".encode())
+        self._hash.update(value)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
 def data_fingerprint(prepared: Prepared) -> str:
     """A hash of everything in the data that training can see (16 hexadecimal digits)."""
-    digest = hashlib.blake2b(digest_size=8)
-
-    def add(name: str, value: bytes) -> None:
-        digest.update(f"{name}:{len(value)}:".encode())
-        digest.update(value)
-
+    digest = _Digest()
     interactions, train = prepared.interactions, prepared.samples["train"]
     for name, array in (
         ("items", interactions.items),
@@ -154,7 +185,7 @@ def data_fingerprint(prepared: Prepared) -> str:
         ("validation", prepared.samples["validation"].positions),
         ("chosen", prepared.mixture.chosen),
     ):
-        add(name, np.ascontiguousarray(array).tobytes())
+        digest.add(name, np.ascontiguousarray(array).tobytes())
     texts = [
         prepared.items.ids.tolist(),
         prepared.items.titles.tolist(),
@@ -165,10 +196,27 @@ def data_fingerprint(prepared: Prepared) -> str:
             for index in prepared.mixture.chosen
         ],
     ]
-    add("texts", json.dumps(texts, ensure_ascii=True).encode())
+    digest.add("texts", json.dumps(texts, ensure_ascii=True).encode())
     # Of images, those that prompts may show.
     for item in filter(prepared.items.images.get, prepared.builder.marked):
-        add("image", f"{item}:{input_fingerprint(prepared.items.images[item])}".encode())
+        digest.add("image", f"{item}:{input_fingerprint(prepared.items.images[item])}".encode())
+    return digest.hexdigest()
+
+
+def warmup_fingerprint(sequences: Sequence[np.ndarray], policy: Policy, answers: AnswerTokens) -> str:
+    """A hash of what a warm-up begins with (16 hexadecimal digits).
+
+    Args:
+        sequences: of item codes.
+        policy: before its first stage.
+        answers: of the policy, for the token of each item.
+    """
+    digest = _Digest()
+    digest.add("tokens", np.ascontiguousarray(answers.first_tokens()).tobytes())
+    for sequence in sequences:
+        digest.add("sequence", np.ascontiguousarray(sequence).tobytes())
+    for name, weight in policy.model.state_dict().items():
+        digest.add(name, weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

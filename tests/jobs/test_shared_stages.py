@@ -5,12 +5,16 @@ import json
 import logging
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
 from mllmrec.run_folder import RunFolder
+from mllmrec.stages.store import warmup_fingerprint
 
 SHARING = ("share_stages=true",)
 
@@ -56,11 +60,33 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     assert len(stored(tmp_path)) == 2
     job(tmp_path / "c", own_cache, *SHARING, "method=sft")
     assert len(stored(tmp_path)) == 2
-    # Another rate of SFT shares the warm-up; another seed shares nothing.
+    # Another rate of SFT shares the warm-up, and so do other negatives in its prompts; another seed shares nothing.
     job(tmp_path / "d", own_cache, *SHARING, "method=sft", "sft.learning_rate=1e-3")
     assert len(stored(tmp_path)) == 3
-    job(tmp_path / "e", own_cache, *SHARING, "method=sft", "seed=1")
-    assert len(stored(tmp_path)) == 5
+    job(tmp_path / "e", own_cache, *SHARING, "method=sft", "candidates.weighting=popularity")
+    assert len(stored(tmp_path)) == 4
+    job(tmp_path / "f", own_cache, *SHARING, "method=sft", "seed=1")
+    assert len(stored(tmp_path)) == 6
+    # A narrower model begins with other weights.
+    job(tmp_path / "g", own_cache, *SHARING, "method=sft", "backbone.hidden_size=16")
+    assert len(stored(tmp_path)) == 8
+
+
+def test_a_warm_up_is_found_by_its_sequences_and_the_weights_that_it_begins_with():
+    model = torch.nn.Linear(2, 2)
+    policy = SimpleNamespace(model=model)
+    answers = SimpleNamespace(first_tokens=lambda: np.array([4, 5, 6]))
+    sequences = [np.array([0, 1, 2]), np.array([2, 0])]
+    found = {warmup_fingerprint(sequences, policy, answers)}
+    assert warmup_fingerprint([sequence.copy() for sequence in sequences], policy, answers) in found
+    # The same items cut elsewhere.
+    found.add(warmup_fingerprint([np.array([0, 1]), np.array([2, 2, 0])], policy, answers))
+    other = SimpleNamespace(first_tokens=lambda: np.array([4, 5, 7]))
+    found.add(warmup_fingerprint(sequences, policy, other))
+    with torch.no_grad():
+        model.bias[0] += 1
+    found.add(warmup_fingerprint(sequences, policy, answers))
+    assert len(found) == 4
 
 
 def test_an_adapter_is_shared_too(job, tmp_path, own_cache, adapters):
