@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -15,17 +14,14 @@ from mllmrec.config.rules import rolls_out
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
 from mllmrec.engine.base import Engine
-from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.loggers import RunLoggers
 from mllmrec.models.backbones import Backbone
-from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import check_lengths
 from mllmrec.prepare import Prepared
-from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
-from mllmrec.prompts.markup import LABEL_BEGINS
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
@@ -132,43 +128,3 @@ def prompts_used(
         if stage in stages and cfg[stage].new_negatives:
             used[stage] = prepared.redraw(GRPO_DRAW)
     return used
-
-
-def check_lengths(
-    policy: Policy, answers: AnswerTokens, parts: dict[str, Examples], longest_completion: int
-) -> None:
-    """Refuse prompts that the backbone cannot hold, before anything is trained.
-
-    Raises:
-        UserError: saying how many prompts are too long, and the longest.
-    """
-    limit = policy.max_length - max(longest_completion, answers.longest)
-
-    @lru_cache(maxsize=1 << 17)
-    def tokens_of(piece: str) -> int:
-        return len(policy.encode_rendered([piece])[0]) + 1  # to spare, for the seam
-
-    for name, examples in parts.items():
-        too_long, longest, sample = 0, 0, ""
-        for index in track(range(len(examples)), f"check {name} prompts", len(examples), "prompts"):
-            example = examples[index]
-            # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items
-            # are counted one by one: the same ones stand in many prompts.
-            room = limit - len(example.reasoned_answer.encode())
-            if policy.most_tokens(example.prompt) <= room:
-                continue
-            if sum(map(tokens_of, LABEL_BEGINS.split(policy.render(example.prompt)))) <= room:
-                continue
-            length = len(policy.encode_prompts([example.prompt])[0])
-            if example.reasoned_answer:
-                length += len(policy.encode_answers([example.reasoned_answer])[0])
-            too_long += length > limit
-            if length > longest:
-                longest, sample = length, examples.samples.sample_id(index)
-        if too_long:
-            raise UserError(
-                f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
-                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
-                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
-                "candidates.num_negatives, or raise backbone.max_length"
-            )

@@ -1,0 +1,112 @@
+"""Whether all prompts of a run fit the backbone, found out before anything is trained.
+
+H items of history and C candidates in a prompt. One prompt of nothing but the longest item stands for all prompts that carry
+no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from mllmrec.errors import UserError
+from mllmrec.models.policy import Policy
+from mllmrec.progress import track
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.builder import PromptBuilder
+from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.markup import LABEL_BEGINS
+
+_ENCODED_AT_ONCE = 1024
+
+
+def check_lengths(
+    policy: Policy, answers: AnswerTokens, parts: dict[str, Examples], longest_completion: int
+) -> None:
+    """Refuse prompts that the backbone cannot hold.
+
+    Args:
+        policy: whose tokenizer and limit count.
+        answers: of the policy.
+        parts: every set of prompts that the run will show, by what it is for.
+        longest_completion: most tokens of a rollout.
+
+    Raises:
+        UserError: saying how many prompts are too long, and the longest.
+    """
+    limit = policy.max_length - max(longest_completion, answers.longest)
+    bounds = _Bounds(policy)
+    for name, examples in parts.items():
+        too_long, longest, sample = 0, 0, ""
+        doubtful = _doubtful(examples, bounds, limit)
+        for index in track(doubtful, f"check {name} prompts", len(doubtful), "prompts"):
+            example = examples[index]
+            # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items
+            # are counted one by one: the same ones stand in many prompts.
+            room = limit - len(example.reasoned_answer.encode())
+            if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
+                continue
+            length = len(policy.encode_prompts([example.prompt])[0])
+            if example.reasoned_answer:
+                length += len(policy.encode_answers([example.reasoned_answer])[0])
+            too_long += length > limit
+            if length > longest:
+                longest, sample = length, examples.samples.sample_id(index)
+        if too_long:
+            raise UserError(
+                f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
+                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
+                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
+                "candidates.num_negatives, or raise backbone.max_length"
+            )
+
+
+def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
+    """Positions of the samples whose prompts may be too long."""
+    if len(examples) == 0:
+        return []
+    candidates, _ = examples.candidates_of(0)  # C is the same for all samples where prompts list them
+    count = len(candidates) if examples.list_candidates else None
+    if bounds.of_plain(examples.builder, examples.history_length, count) > limit:
+        return range(len(examples))
+    if examples.cot is None or examples.with_cot is None:
+        return []
+    return np.flatnonzero(examples.with_cot).tolist()
+
+
+class _Bounds:
+    """Numbers of tokens that prompts do not exceed."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._tokens_of = lru_cache(maxsize=1 << 17)(self._count)
+        self._longest: dict[PromptBuilder, tuple[int, int]] = {}
+
+    def of_prompt(self, prompt: str) -> int:
+        """Of one prompt, counted item by item."""
+        return sum(map(self._tokens_of, LABEL_BEGINS.split(self.policy.render(prompt))))
+
+    def of_plain(self, builder: PromptBuilder, history_length: int, candidates: int | None) -> int:
+        """Of all prompts without reasoning, with so many items at most; None for no list of candidates."""
+        if builder not in self._longest:
+            items = range(len(builder.ids))
+            in_history = self._longest_of([builder.prompt([item], None) for item in items])
+            in_list = self._longest_of([builder.prompt([], [item]) for item in items])
+            self._longest[builder] = in_history, in_list
+        in_history, in_list = self._longest[builder]
+        listed = None if candidates is None else [in_list] * candidates
+        return self.of_prompt(builder.prompt([in_history] * history_length, listed))
+
+    def _longest_of(self, prompts: Sequence[str]) -> int:
+        blocks = range(0, len(prompts), _ENCODED_AT_ONCE)
+        lengths = [
+            len(row)
+            for start in blocks
+            for row in self.policy.encode_rendered(list(prompts[start : start + _ENCODED_AT_ONCE]))
+        ]
+        return int(np.argmax(lengths))
+
+    def _count(self, piece: str) -> int:
+        return len(self.policy.encode_rendered([piece])[0]) + 1  # to spare, for the seam

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mllmrec.errors import UserError
+from mllmrec.models.prompt_lengths import check_lengths
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8, 40])
+def test_prompts_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare):
+    policy, examples = tiny.policy, make_examples()
+    lengths = [len(policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples))]
+    # A prompt of the longest item alone, bytes, the items one by one, and the tokenizer decide for some of these limits each.
+    policy.max_length = max(lengths) + tiny.answers.longest + spare
+    if spare >= 0:
+        check_lengths(policy, tiny.answers, {"training": examples}, 0)
+        return
+    longest = lengths.count(max(lengths))
+    with pytest.raises(UserError, match=f"^{longest} of {len(lengths)} training prompts"):
+        check_lengths(policy, tiny.answers, {"training": examples}, 0)
+
+
+def test_only_prompts_with_reasoning_are_looked_at_where_the_longest_item_leaves_room(tiny, make_examples):
+    examples = make_examples(
+        cot=SimpleNamespace(
+            reasoning=lambda key: "lamps of warm light " * 100 if key.user_id == "u1" else "lamps"
+        ),
+        with_cot=None,
+    )
+    policy = tiny.policy
+    plain = [len(policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples))]
+    policy.max_length = 2 * max(plain) + 20
+    check_lengths(policy, tiny.answers, {"training": examples}, 0)
+    users = [examples.samples.user_id(index) for index in range(len(examples))]
+    examples.with_cot = np.ones(len(examples), dtype=bool)
+    with pytest.raises(
+        UserError, match=f"^{users.count('u1')} of {len(users)} training prompts .* \\(sample u1"
+    ):
+        check_lengths(policy, tiny.answers, {"training": examples}, 0)
+    seen = []
+    examples.cot.reasoning = lambda key: seen.append(key.user_id) or "lamps"
+    examples.with_cot = np.arange(len(examples)) == 2
+    check_lengths(policy, tiny.answers, {"training": examples}, 0)
+    assert seen == [users[2]]
+
+
+def test_a_whole_catalogue_is_not_counted_where_prompts_do_not_list_it(tiny, make_examples):
+    examples = make_examples(list_candidates=False)
+    lengths = [len(tiny.policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples))]
+    tiny.policy.max_length = max(lengths) + tiny.answers.longest
+    check_lengths(tiny.policy, tiny.answers, {"training": examples}, 0)
