@@ -25,6 +25,8 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 WIDTH = 9.0
 SMOOTHED_POINTS = 20
+_TICKS = 8  # of a setting's values, all of them labelled
+_CLOSEST = 0.05  # of the axis; labels of closer values run into each other
 _RC: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -119,27 +121,32 @@ def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] |
     lines = {others: sorted(points, key=lambda point: point[0]) for others, points in lines.items()}
     if max(len(points) for points in lines.values()) < 2:
         return None
+    known = sorted({value for points in lines.values() for value, _ in points})
+    logarithmic = known[0] > 0 and known[-1] / known[0] > 50
+    crowded = np.diff(known).min(initial=np.inf) < _CLOSEST * (known[-1] - known[0])
+    evenly = crowded and not logarithmic and len(known) <= _TICKS
     figure = Figure(figsize=(WIDTH * 0.75, 3.6), layout="constrained")
     axis = figure.subplots()
     for place, points in enumerate(lines.values()):
-        values = np.array([value for value, _ in points])
+        values = np.array([known.index(value) if evenly else value for value, _ in points])
         intervals = np.array([entry.intervals[experiment.metric] for _, entry in points])
         colour, dash = _style(place)
         means = [entry.mean(experiment.metric) for _, entry in points]
         axis.plot(values, means, color=colour, linestyle=dash, marker="o", markersize=4)
         axis.fill_between(values, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.15, linewidth=0)
-    known = sorted({value for points in lines.values() for value, _ in points})
-    if known[0] > 0 and known[-1] / known[0] > 50:
+    if logarithmic:
         axis.set_xscale("log")
-    if len(known) <= 8:
-        axis.set_xticks(known, [f"{value:g}" for value in known])
+    if len(known) <= _TICKS:
+        axis.set_xticks(range(len(known)) if evenly else known, [f"{value:g}" for value in known])
         axis.minorticks_off()
     axis.set_xlabel(key)
     axis.set_ylabel(experiment.metric)
     if len(lines) > 1:
         _legend_below(figure, axis, list(enumerate(lines)))
+    spacing = ", whose values stand evenly spaced" if evenly else ""
     caption = (
-        f"{experiment.metric} on test users against {key}; bands are 95 % bootstrap intervals over users."
+        f"{experiment.metric} on test users against {key}{spacing}; "
+        "bands are 95 % bootstrap intervals over users."
     )
     return figure, f"Sensitivity to {key}", caption
 

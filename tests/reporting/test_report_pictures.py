@@ -112,6 +112,19 @@ def test_sensitivity_draws_the_metric_over_the_key_for_each_choice_of_the_others
     assert sorted(set(band[band[:, 0] == 0.0, 1])) == [low, high]
 
 
+def test_values_too_close_for_their_labels_stand_evenly_spaced(tmp_path, write_run, experiment):
+    # 0.01 is 2 % of the way from 0 to 0.5.
+    for beta, values in {0.0: [1, 9], 0.01: [1, 1], 0.5: [9, 9]}.items():
+        write_run(
+            tmp_path / str(beta), values, settings={"grpo": {"beta": beta}}, typed=[f"grpo.beta={beta}"]
+        )
+    study = experiment(tmp_path)
+    figure, _, caption = sensitivity(study, Logs(study.rows))
+    assert lines(figure.axes[0]) == [[(0, 0.5), (1, 1.0), (2, 0.0)]]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "0.01", "0.5"]
+    assert "evenly spaced" in caption
+
+
 def test_many_rows_are_all_drawn(tmp_path, write_run, experiment):
     for number in range(9):
         method = f"method_{number}"
