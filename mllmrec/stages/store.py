@@ -46,9 +46,10 @@ _READ = (
     "candidates",
     "mixing",
     "engine",
-    "heldout",
     "trainer",
 )
+# What the stored log shows of held-out users.
+_MEASURED = {"heldout": ("users", "every"), "eval": ("ranking", "num_negatives", "weighting", "ks")}
 _READ_BY_WARMUP = ("seed", "backbone", "trainer")
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "lightning")
 _WEIGHTS, _LOG, _COST = "weights.safetensors", "log.csv", "cost.json"
@@ -85,6 +86,9 @@ class StageStore:
         }
         self._common = {
             "settings": {name: plain[name] for name in _READ},
+            "measured": {
+                f"{part}.{key}": plain[part][key] for part, keys in _MEASURED.items() for key in keys
+            },
             "item_vectors": plain["method"].get("item_vectors"),
             "data": data_fingerprint(prepared),
             **code,
