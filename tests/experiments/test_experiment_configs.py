@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -33,6 +35,13 @@ FORMS = [
 def test_every_experiment_but_those_on_released_data_is_counted_here() -> None:
     released = {name for name in experiments() if name.startswith("paper_")}
     assert set(experiments()) - released == JOBS_A_SEED.keys() | NO_AXIS_OF_SEEDS.keys()
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_has_a_page_with_the_command_that_runs_it(name: str) -> None:
+    folder = Path(__file__).parents[2] / "experiments"
+    pages = [page.read_text(encoding="utf-8") for page in folder.glob("*.md") if page.name != "sweeps.md"]
+    assert any(f"sweep.sh {name} " in page or f"experiment={name}" in page for page in pages)
 
 
 @pytest.mark.parametrize(("name", "scale"), FORMS)
