@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
+from mllmrec.cache import fingerprint
 from mllmrec.cost import CostMeter
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
@@ -22,6 +26,7 @@ from mllmrec.prepare import Prepared
 from mllmrec.progress import TrainingProgress
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import RunFolder
+from mllmrec.trained_once import Digest, alone, code_fingerprints, keeping, tell
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ def run_baseline(
     """
     name = str(cfg.method.name)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
-    _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
+    _learn(recommender, "recommender", name, cfg, prepared, held_out, folder, loggers)
     recommender.save(folder.model_path)
     return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
 
@@ -71,9 +76,54 @@ def train_item_vectors(
         raise UserError(
             f"method.item_vectors: {type(recommender).__name__} has no item vectors; choose SasRec, Gru4Rec or Bert4Rec"
         )
-    _fit(recommender, "item_vectors", cfg, prepared, held_out, folder, loggers)
+    _learn(recommender, "item_vectors", "item_vectors", cfg, prepared, held_out, folder, loggers)
     vectors = recommender.item_vectors()
     return vectors / vectors.square().mean().sqrt()
+
+
+def _learn(
+    recommender: Recommender,
+    setting: str,
+    name: str,
+    cfg: DictConfig,
+    prepared: Prepared,
+    held_out: Protocol | None,
+    folder: RunFolder,
+    loggers: RunLoggers,
+) -> None:
+    """Fit what ``method.<setting>`` describes, or take it from an earlier job where jobs share."""
+    # Only networks are kept: the others count, which is as quick as reading.
+    if not (cfg.share_stages and isinstance(recommender, NeuralRecommender)):
+        _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
+        return
+    place = _place(cfg.method[setting], cfg, prepared, held_out)
+    with alone(place, name):
+        if place.is_dir():
+            recommender.load(place, len(prepared.items))
+            tell(place, folder, name)
+            return
+        _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
+        with keeping(place, folder, [name]) as kept:
+            recommender.save(kept)
+
+
+def _place(settings: DictConfig, cfg: DictConfig, prepared: Prepared, held_out: Protocol | None) -> Path:
+    """Where a trained recommender is kept: found by what it is trained on and stopped by."""
+    data = Digest()
+    for number, sequence in enumerate(prepared.samples["train"].parts()):
+        data.add(f"sequence {number}", np.ascontiguousarray(sequence).tobytes())
+    data.add("texts", json.dumps(item_texts(prepared)).encode())
+    key = {
+        "recommender": OmegaConf.to_container(settings, resolve=True),
+        "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
+        "seed": cfg.seed,
+        "data": data.hexdigest(),
+        "held_out": None
+        if held_out is None
+        else [held_out.candidates_hash, held_out.positions, held_out.ks, held_out.seed],
+        **code_fingerprints(),
+    }
+    return Path(cfg.cache_dir) / "recommenders" / fingerprint(key)
 
 
 def _fit(

@@ -2,26 +2,19 @@
 
 A stage is found by the content of everything that made its weights: training data, texts and reasoning, the settings
 that were read, the versions of the libraries and this package's own source. The warm-up reads neither texts nor prompts,
-only item sequences, so experiments on prompts, candidates and reasoning share it where their policies begin alike. Jobs
-that need the same stage at the same time wait for the one that trains it.
+only item sequences, so experiments on prompts, candidates and reasoning share it where their policies begin alike.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -32,8 +25,7 @@ from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.warmup import training_sequences
-
-log = logging.getLogger(__name__)
+from mllmrec.trained_once import Digest, alone, code_fingerprints, keeping, tell
 
 SHARED = ("warmup", "sft")
 # Sections and root keys that decide a stage's weights, beside those of the stages and the content of the data.
@@ -51,8 +43,7 @@ _READ = (
 # What the stored log shows of held-out users.
 _MEASURED = {"heldout": ("users", "every"), "eval": ("ranking", "num_negatives", "weighting", "ks")}
 _READ_BY_WARMUP = ("seed", "backbone", "trainer")
-_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "lightning")
-_WEIGHTS, _LOG, _COST = "weights.safetensors", "log.csv", "cost.json"
+_WEIGHTS = "weights.safetensors"
 
 
 class StageStore:
@@ -80,10 +71,7 @@ class StageStore:
         self.folder = folder
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         self._settings = plain
-        code = {
-            "libraries": {name: _version(name) for name in _LIBRARIES},
-            "source": source_fingerprint(),
-        }
+        code = code_fingerprints()
         self._common = {
             "settings": {name: plain[name] for name in _READ},
             "measured": {
@@ -104,21 +92,9 @@ class StageStore:
         trained = {name: self._settings[name] for name in stages}
         return self.folder / fingerprint({**common, "stages": list(stages), "trained": trained})
 
-    @contextmanager
-    def alone(self, stages: Sequence[str]) -> Iterator[None]:
+    def alone(self, stages: Sequence[str]) -> AbstractContextManager[None]:
         """Keep other jobs from training the same until the block ends."""
-        place = self.place(stages)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{place}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("waiting for another job that trains the same %s", stages[-1])
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return alone(self.place(stages), stages[-1])
 
     def restore(self, stages: Sequence[str], cfg: DictConfig, policy: Policy, folder: RunFolder) -> bool:
         """Bring policy, log and cost to where they stood after ``stages``; False where that is not stored.
@@ -139,47 +115,21 @@ class StageStore:
             for name, weight in policy.changed_weights().items():
                 if name in stored:
                     weight.copy_(stored[name])
-        if (place / _LOG).exists():
-            shutil.copyfile(place / _LOG, folder.log_path)
-        for stage, cost in json.loads((place / _COST).read_text(encoding="utf-8")).items():
-            folder.record_cost(stage, cost)
-        log.info("%s: trained by an earlier job (%s)", ", ".join(stages), place.name)
+        tell(place, folder)
         return True
 
     def keep(self, stages: Sequence[str], policy: Policy, folder: RunFolder) -> None:
         """Store the policy after ``stages``, as it is now."""
-        place = self.place(stages)
-        temporary = place.with_name(f".{place.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         weights = {
             name: weight.detach().cpu().contiguous() for name, weight in policy.changed_weights().items()
         }
-        save_file(weights, temporary / _WEIGHTS)
-        if folder.log_path.exists():
-            shutil.copyfile(folder.log_path, temporary / _LOG)
-        costs = folder.metrics()["cost"]
-        known = json.dumps({stage: costs[stage] for stage in stages})
-        (temporary / _COST).write_text(known, encoding="utf-8")
-        temporary.rename(place)
-
-
-class _Digest:
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=8)
-
-    def add(self, name: str, value: bytes) -> None:
-        # With its length, so that no two lists of parts are one text.
-        self._hash.update(f"{name}:{len(value)}:".encode())
-        self._hash.update(value)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+        with keeping(self.place(stages), folder, stages) as place:
+            save_file(weights, place / _WEIGHTS)
 
 
 def data_fingerprint(prepared: Prepared) -> str:
     """A hash of everything in the data that training can see (16 hexadecimal digits)."""
-    digest = _Digest()
+    digest = Digest()
     interactions, train = prepared.interactions, prepared.samples["train"]
     for name, array in (
         ("items", interactions.items),
@@ -215,30 +165,10 @@ def warmup_fingerprint(sequences: Sequence[np.ndarray], policy: Policy, answers:
         policy: before its first stage.
         answers: of the policy, for the token of each item.
     """
-    digest = _Digest()
+    digest = Digest()
     digest.add("tokens", np.ascontiguousarray(answers.first_tokens()).tobytes())
     for sequence in sequences:
         digest.add("sequence", np.ascontiguousarray(sequence).tobytes())
     for name, weight in policy.model.state_dict().items():
         digest.add(name, weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@cache
-def source_fingerprint() -> str:
-    """A hash of this package's source (16 hexadecimal digits)."""
-    import mllmrec
-
-    root = Path(mllmrec.__file__).parent
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

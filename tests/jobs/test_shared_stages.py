@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from mllmrec.baselines.weights_file import read_weights
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.store import warmup_fingerprint
 
@@ -157,3 +158,33 @@ def test_a_failed_job_says_why_and_is_not_finished(job, tmp_path):
     job(folder, "method=sft", "skip_finished=true")
     assert RunFolder(folder).finished_path.exists()
     assert not RunFolder(folder).failed_path.exists()
+
+
+def test_a_recommender_is_trained_once_for_its_own_job_and_for_item_vectors(job, tmp_path, own_cache):
+    size = ("max_epochs=3", "hidden_size=8")
+    sasrec = (own_cache, "method=sasrec", *(f"method.recommender.{setting}" for setting in size))
+    llara = (
+        own_cache,
+        "method=llara",
+        "mix_ratio=0",
+        *(f"method.item_vectors.{setting}" for setting in size),
+    )
+    alone = [metrics_of(job(tmp_path / "sasrec", *sasrec)), metrics_of(job(tmp_path / "llara", *llara))]
+    folders = [job(tmp_path / "first", *sasrec, *SHARING), job(tmp_path / "second", *llara, *SHARING)]
+    (kept,) = (tmp_path / "cache" / "recommenders").glob("*/")
+    found = [metrics_of(folder) for folder in folders]
+    costs = [metrics.pop("cost") for metrics in found]
+    assert found == [{name: part for name, part in metrics.items() if name != "cost"} for metrics in alone]
+    assert costs[1]["item_vectors"] == costs[0]["sasrec"]
+    for folder, name, unshared in ((folders[0], "sasrec", "sasrec"), (folders[1], "item_vectors", "llara")):
+        assert [row for row in log_of(folder) if row["stage"] == name]
+        assert log_of(folder) == log_of(tmp_path / unshared)
+    # It ranks as it did when it is taken again, and is saved in the run like one that was trained.
+    again = job(tmp_path / "third", *sasrec, *SHARING)
+    assert {**metrics_of(again), "cost": None} == {**found[0], "cost": None}
+    weights = [read_weights(folder, "sasrec", 40) for folder in (kept, again / "model")]
+    assert all(np.array_equal(part, weights[1][name]) for name, part in weights[0].items())
+    # Other users would stop it elsewhere, and other settings make other weights.
+    job(tmp_path / "users", *sasrec, *SHARING, "heldout.users=11")
+    job(tmp_path / "dropout", *sasrec, *SHARING, "method.recommender.dropout=0.1")
+    assert len(list((tmp_path / "cache" / "recommenders").glob("*/"))) == 3
