@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from types import TracebackType
 
-import lightning
 import torch
 
 _STATUS = Path("/proc/self/status")
@@ -81,28 +80,3 @@ class CostMeter:
         if self.step_seconds:
             found["seconds_per_step"] = round(median(self.step_seconds), 4)
         return found
-
-
-class StepTimer(lightning.Callback):
-    """Times the steps of the stage that a Trainer trained last, the reading of its batches left out."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forget an earlier stage."""
-        self.seconds = []
-
-    def on_train_batch_start(self, *args: object) -> None:
-        """A step begins."""
-        self._begun = _now()
-
-    def on_train_batch_end(self, *args: object) -> None:
-        """A step ends."""
-        self.seconds.append(_now() - self._begun)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -123,64 +121,3 @@ def track(
         for entry in entries:
             yield entry
             progress.advance(1 if weigh is None else weigh(entry))
-
-
-class TrainingProgress(ProgressBar):
-    """Shows a Lightning stage by `StageProgress`: optimiser steps, rate, time left and what the module logs.
-
-    Args:
-        stage: what is being trained, as shown.
-        shown: names of logged values to show, in this order, those present; all with ``prog_bar=True`` when empty.
-        console: where to show; standard output by default.
-    """
-
-    def __init__(self, stage: str, shown: Iterable[str] = (), console: Console | None = None) -> None:
-        super().__init__()
-        self.stage = stage
-        self.shown = tuple(shown)
-        self.console = console
-        self._progress: StageProgress | None = None
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Show nothing (Lightning calls this on all processes but the first)."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Show again."""
-        self._enabled = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar."""
-        if not self._enabled:
-            return
-        # A stage of ours knows its updates; a batch of it may hold several.
-        steps = getattr(pl_module, "updates", None) or trainer.estimated_stepping_batches
-        total = int(steps) - trainer.global_step if 0 < steps < float("inf") else None
-        self._step = trainer.global_step
-        self._progress = StageProgress(self.stage, total, console=self.console).__enter__()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Advance by the optimiser steps taken since the last batch."""
-        if self._progress is None:
-            return
-        logged = trainer.callback_metrics if self.shown else trainer.progress_bar_metrics
-        names = self.shown or tuple(logged)
-        note = " ".join(f"{name} {float(logged[name]):.4g}" for name in names if name in logged)
-        self._progress.advance(trainer.global_step - self._step, note)
-        self._step = trainer.global_step
-
-    def _close(self) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(None, None, None)
-            self._progress = None
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back before the traceback is printed."""
-        self._close()

@@ -14,8 +14,9 @@ from mllmrec.console import (
     protocol_line,
     rows_table,
 )
-from mllmrec.progress import StageProgress, TrainingProgress, track
+from mllmrec.progress import StageProgress, track
 from mllmrec.run_folder import Rollout
+from mllmrec.training_callbacks import TrainingProgress
 
 NAMES = ["HR@1", "HR@3", "HR@5", "HR@10", "NDCG@3", "NDCG@5", "NDCG@10", "MRR"]
 METRICS = {

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning
 import numpy as np
+
+if TYPE_CHECKING:  # its import takes seconds, and counting recommenders need none of it
+    import lightning
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.loggers import RunLoggers
 from mllmrec.prepare import Prepared
-from mllmrec.progress import TrainingProgress
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import RunFolder
 from mllmrec.trained_once import Digest, alone, code_fingerprints, keeping, tell
+from mllmrec.training_callbacks import TrainingProgress
 
 log = logging.getLogger(__name__)
 

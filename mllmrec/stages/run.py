@@ -15,11 +15,9 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from mllmrec.cost import StepTimer
 from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
-from mllmrec.progress import TrainingProgress
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples, Forms
 from mllmrec.randomness import seeded_globals
@@ -32,6 +30,7 @@ from mllmrec.stages.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.stages.pointwise import Pointwise
 from mllmrec.stages.sft import Sft
 from mllmrec.stages.warmup import Warmup, training_sequences
+from mllmrec.training_callbacks import StepTimer, TrainingProgress
 
 GRPO_DRAW = "grpo"  # names the negatives that prompts after SFT list, where they are not SFT's
 _SHOWN = {
