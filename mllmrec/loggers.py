@@ -6,105 +6,17 @@ and is closed at the end, so that the jobs of a multirun do not share a run.
 
 from __future__ import annotations
 
-import csv
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
-
-from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
 from mllmrec.run_folder import RunFolder
 
-FLUSH_ROWS, FLUSH_SECONDS = 50, 10.0
-
-
-class CsvLog(Logger):
-    """A Lightning logger that merges the stages of a run into one `log.csv`.
-
-    A row is one (stage, step): values logged for it in several calls share the row, and a step that a resumed run
-    repeats replaces its row. The header is the union of all columns. The file is replaced whole, every 50 new
-    rows, every 10 seconds of logging, and when the trainer ends or fails.
-
-    Args:
-        path: the CSV file; rows of other stages in it are kept.
-        stage: the name written in the ``stage`` column.
-        seconds: the clock of the ``seconds`` column.
-    """
-
-    def __init__(self, path: str | Path, stage: str, seconds: Callable[[], float]) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self.stage = stage
-        self._seconds = seconds
-        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    self._rows[row["stage"], int(row["step"])] = {
-                        key: value for key, value in row.items() if value != ""
-                    }
-        self._fresh: set[int] = set()
-        self._unwritten = 0
-        self._flushed_at = time.monotonic()
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.path.name
-
-    @property
-    def version(self) -> str:
-        """The stage."""
-        return self.stage
-
-    @property
-    def save_dir(self) -> str:
-        """The run folder."""
-        return str(self.path.parent)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config is in the run folder."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of ``step``; Lightning's own ``epoch`` is kept as a column."""
-        if step is None:
-            raise ValueError(f"stage {self.stage} logged {', '.join(metrics)} without a step")
-        row = self._rows.get((self.stage, step))
-        if row is None or step not in self._fresh:
-            row = self._rows[self.stage, step] = {
-                "stage": self.stage,
-                "step": step,
-                "seconds": f"{self._seconds():.3f}",
-            }
-            self._fresh.add(step)
-            self._unwritten += 1
-        row.update({key: f"{float(value):.6g}" for key, value in metrics.items()})
-        if self._unwritten >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        header = list(
-            dict.fromkeys(["stage", "step", "seconds", *(key for row in self._rows.values() for key in row)])
-        )
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, header, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows.values())
-        self._unwritten = 0
-        self._flushed_at = time.monotonic()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write what is left, whether the trainer ended or failed."""
-        self._write()
+# A configuration is checked without Lightning, whose import takes seconds.
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers.logger import Logger
 
 
 @dataclass(frozen=True)
@@ -123,7 +35,9 @@ class RunLoggers:
         """Begin the job's run, under these labels where the configuration names none."""
 
     def for_stage(self, folder: RunFolder, stage: str) -> list[Logger]:
-        """The loggers of one stage, `CsvLog` first, to be given to its Trainer."""
+        """The loggers of one stage, `mllmrec.csv_log.CsvLog` first, to be given to its Trainer."""
+        from mllmrec.csv_log import CsvLog
+
         return [CsvLog(folder.log_path, stage, folder.seconds), *self._more(folder, stage)]
 
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
@@ -140,6 +54,8 @@ class TensorBoardLoggers(RunLoggers):
     """`log.csv` and TensorBoard event files, one folder a stage, under ``tensorboard/`` in the run folder."""
 
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
         try:
             return [
                 TensorBoardLogger(
@@ -203,6 +119,8 @@ class WandbLoggers(RunLoggers):
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
+        from lightning.pytorch.loggers import WandbLogger
+
         logger = WandbLogger(experiment=self._run, prefix=stage, save_dir=folder.path, project=self.project)
         logger.LOGGER_JOIN_CHAR = "/"
         return [logger]

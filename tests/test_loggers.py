@@ -9,9 +9,10 @@ from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 
-from mllmrec import loggers as loggers_module
+from mllmrec import csv_log
+from mllmrec.csv_log import CsvLog
 from mllmrec.curves import draw_curves
-from mllmrec.loggers import CsvLog, Labels, RunLoggers, WandbLoggers
+from mllmrec.loggers import Labels, RunLoggers, WandbLoggers
 from mllmrec.run_folder import RunFolder
 
 LABELS = Labels("sizes", "G=8", ["method=sft"])
@@ -92,7 +93,7 @@ def test_the_file_is_written_every_fifty_rows_and_not_at_each(tmp_path):
 
 
 def test_the_file_is_written_when_ten_seconds_have_passed(tmp_path, monkeypatch):
-    monkeypatch.setattr(loggers_module, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(csv_log, "FLUSH_SECONDS", 0.0)
     log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
     log.log_metrics({"loss": 1.0}, 0)
     assert len(rows(log.path)) == 1

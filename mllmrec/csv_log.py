@@ -1,0 +1,98 @@
+"""`log.csv` of a run: a Lightning logger over all its stages."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mllmrec.cache import atomic_path
+
+FLUSH_ROWS, FLUSH_SECONDS = 50, 10.0
+
+
+class CsvLog(Logger):
+    """A Lightning logger that merges the stages of a run into one `log.csv`.
+
+    A row is one (stage, step): values logged for it in several calls share the row, and a step that a resumed run
+    repeats replaces its row. The header is the union of all columns. The file is replaced whole, every 50 new
+    rows, every 10 seconds of logging, and when the trainer ends or fails.
+
+    Args:
+        path: the CSV file; rows of other stages in it are kept.
+        stage: the name written in the ``stage`` column.
+        seconds: the clock of the ``seconds`` column.
+    """
+
+    def __init__(self, path: str | Path, stage: str, seconds: Callable[[], float]) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.stage = stage
+        self._seconds = seconds
+        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as stream:
+                for row in csv.DictReader(stream):
+                    self._rows[row["stage"], int(row["step"])] = {
+                        key: value for key, value in row.items() if value != ""
+                    }
+        self._fresh: set[int] = set()
+        self._unwritten = 0
+        self._flushed_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """The stage."""
+        return self.stage
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config is in the run folder."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values to the row of ``step``; Lightning's own ``epoch`` is kept as a column."""
+        if step is None:
+            raise ValueError(f"stage {self.stage} logged {', '.join(metrics)} without a step")
+        row = self._rows.get((self.stage, step))
+        if row is None or step not in self._fresh:
+            row = self._rows[self.stage, step] = {
+                "stage": self.stage,
+                "step": step,
+                "seconds": f"{self._seconds():.3f}",
+            }
+            self._fresh.add(step)
+            self._unwritten += 1
+        row.update({key: f"{float(value):.6g}" for key, value in metrics.items()})
+        if self._unwritten >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        header = list(
+            dict.fromkeys(["stage", "step", "seconds", *(key for row in self._rows.values() for key in row)])
+        )
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, header, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+        self._unwritten = 0
+        self._flushed_at = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left, whether the trainer ended or failed."""
+        self._write()
