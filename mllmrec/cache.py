@@ -48,6 +48,23 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+class Digest:
+    """A hash of named parts (16 hexadecimal digits)."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+
+    def add(self, name: str, value: bytes) -> None:
+        """Take up a part; their order counts."""
+        # With its length, so that no two lists of parts are one text.
+        self._hash.update(f"{name}:{len(value)}:".encode())
+        self._hash.update(value)
+
+    def hexdigest(self) -> str:
+        """The hash of what was added."""
+        return self._hash.hexdigest()
+
+
 class GrowingFile:
     """Records appended one by one, one JSON line each; a killed process loses none that was appended.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,7 @@ class CsvLog(Logger):
         self._seconds = seconds
         self._rows: dict[tuple[str, int], dict[str, Any]] = {}
         if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    self._rows[row["stage"], int(row["step"])] = {
-                        key: value for key, value in row.items() if value != ""
-                    }
+            self._rows = {(row["stage"], int(row["step"])): row for row in read_log(self.path)}
         self._fresh: set[int] = set()
         self._unwritten = 0
         self._flushed_at = time.monotonic()
@@ -82,13 +78,7 @@ class CsvLog(Logger):
             self._write()
 
     def _write(self) -> None:
-        header = list(
-            dict.fromkeys(["stage", "step", "seconds", *(key for row in self._rows.values() for key in row)])
-        )
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, header, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        write_log(self.path, self._rows.values())
         self._unwritten = 0
         self._flushed_at = time.monotonic()
 
@@ -96,3 +86,18 @@ class CsvLog(Logger):
     def finalize(self, status: str) -> None:
         """Write what is left, whether the trainer ended or failed."""
         self._write()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `log.csv`: column → text, those that are not empty."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(stream)]
+
+
+def write_log(path: Path, rows: Collection[Mapping[str, Any]]) -> None:
+    """Write a `log.csv` whole; its header is the union of the rows' columns."""
+    header = list(dict.fromkeys(["stage", "step", "seconds", *(key for row in rows for key in row)]))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -6,8 +6,6 @@ among it. It is whole or absent, and jobs that need the same one at the same tim
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mllmrec.cache import atomic_path
+from mllmrec.cache import Digest
+from mllmrec.csv_log import read_log, write_log
 from mllmrec.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def keeping(place: Path, run: RunFolder, stages: Sequence[str]) -> Iterator[Path
     temporary.rename(place)
 
 
-def tell(place: Path, run: RunFolder, stage: str | None = None) -> None:
+def hand_over(place: Path, run: RunFolder, stage: str | None = None) -> None:
     """Give a run the log and the cost of what it takes from ``place``, as if it had trained that.
 
     Args:
@@ -75,37 +74,11 @@ def tell(place: Path, run: RunFolder, stage: str | None = None) -> None:
         stage: what the run calls it where ``place`` holds one stage that may have another name; None keeps the names.
     """
     if (place / _LOG).exists():
-        with (place / _LOG).open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = [{**row, "stage": stage or row["stage"]} for row in reader]
-        with (
-            atomic_path(run.log_path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, reader.fieldnames or [], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_log(run.log_path, [{**row, "stage": stage or row["stage"]} for row in read_log(place / _LOG)])
     costs = json.loads((place / _COST).read_text(encoding="utf-8"))
     for name, cost in costs.items():
         run.record_cost(stage or name, cost)
     log.info("%s: trained by an earlier job (%s)", stage or ", ".join(costs), place.name)
-
-
-class Digest:
-    """A hash of named parts (16 hexadecimal digits)."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=8)
-
-    def add(self, name: str, value: bytes) -> None:
-        """Take up a part; their order counts."""
-        # With its length, so that no two lists of parts are one text.
-        self._hash.update(f"{name}:{len(value)}:".encode())
-        self._hash.update(value)
-
-    def hexdigest(self) -> str:
-        """The hash of what was added."""
-        return self._hash.hexdigest()
 
 
 def code_fingerprints() -> dict[str, Any]:
@@ -115,13 +88,10 @@ def code_fingerprints() -> dict[str, Any]:
 
 @cache
 def _source_fingerprint() -> str:
-    import mllmrec
-
-    root = Path(mllmrec.__file__).parent
-    digest = hashlib.blake2b(digest_size=8)
+    root = Path(__file__).parent
+    digest = Digest()
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
+        digest.add(path.relative_to(root).as_posix(), path.read_bytes())
     return digest.hexdigest()
 
 

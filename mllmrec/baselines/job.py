@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
-from mllmrec.cache import fingerprint
+from mllmrec.cache import Digest, fingerprint
 from mllmrec.cost import CostMeter
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
@@ -25,7 +26,7 @@ from mllmrec.loggers import RunLoggers
 from mllmrec.prepare import Prepared
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import RunFolder
-from mllmrec.trained_once import Digest, alone, code_fingerprints, keeping, tell
+from mllmrec.trained_once import alone, code_fingerprints, hand_over, keeping
 from mllmrec.training_callbacks import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def run_baseline(
     """
     name = str(cfg.method.name)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
-    _learn(recommender, "recommender", name, cfg, prepared, held_out, folder, loggers)
+    fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
+    fitting.learn(recommender, cfg.method.recommender, name)
     recommender.save(folder.model_path)
     return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
 
@@ -76,82 +78,88 @@ def train_item_vectors(
         raise UserError(
             f"method.item_vectors: {type(recommender).__name__} has no item vectors; choose SasRec, Gru4Rec or Bert4Rec"
         )
-    _learn(recommender, "item_vectors", "item_vectors", cfg, prepared, held_out, folder, loggers)
+    fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
+    fitting.learn(recommender, cfg.method.item_vectors, "item_vectors")
     vectors = recommender.item_vectors()
     return vectors / vectors.square().mean().sqrt()
 
 
-def _learn(
-    recommender: Recommender,
-    setting: str,
-    name: str,
-    cfg: DictConfig,
-    prepared: Prepared,
-    held_out: Protocol | None,
-    folder: RunFolder,
-    loggers: RunLoggers,
-) -> None:
-    """Fit what ``method.<setting>`` describes, or take it from an earlier job where jobs share."""
-    # Only networks are kept: the others count, which is as quick as reading.
-    if not (cfg.share_stages and isinstance(recommender, NeuralRecommender)):
-        _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
-        return
-    place = _place(cfg.method[setting], cfg, prepared, held_out)
-    with alone(place, name):
-        if place.is_dir():
-            recommender.load(place, len(prepared.items))
-            tell(place, folder, name)
+@dataclass(frozen=True)
+class _Fitting:
+    """What fitting a recommender takes from its run."""
+
+    cfg: DictConfig
+    prepared: Prepared
+    held_out: Protocol | None
+    folder: RunFolder
+    loggers: RunLoggers
+
+    def learn(self, recommender: Recommender, settings: DictConfig, name: str) -> None:
+        """Fit what ``settings`` describe, or take it from an earlier job where jobs share; ``name`` is the run's for it."""
+        # Only networks are kept: the others count, which is as quick as reading.
+        if not (self.cfg.share_stages and isinstance(recommender, NeuralRecommender)):
+            self._fit(recommender, name)
             return
-        _fit(recommender, name, cfg, prepared, held_out, folder, loggers)
-        with keeping(place, folder, [name]) as kept:
-            recommender.save(kept)
+        place = self._place(settings)
+        with alone(place, name):
+            if place.is_dir():
+                recommender.load(place, len(self.prepared.items))
+                hand_over(place, self.folder, name)
+                return
+            self._fit(recommender, name)
+            with keeping(place, self.folder, [name]) as kept:
+                recommender.save(kept)
 
+    def _place(self, settings: DictConfig) -> Path:
+        """Where a trained recommender is kept: found by what it is trained on and stopped by."""
+        data = Digest()
+        for sequence in self.prepared.samples["train"].parts():
+            data.add("sequence", np.ascontiguousarray(sequence).tobytes())
+        data.add("texts", json.dumps(item_texts(self.prepared)).encode())
+        held_out = self.held_out
+        key = {
+            "recommender": OmegaConf.to_container(settings, resolve=True),
+            "trainer": OmegaConf.to_container(self.cfg.trainer, resolve=True),
+            "seed": self.cfg.seed,
+            "data": data.hexdigest(),
+            "held_out": held_out
+            and [held_out.candidates_hash, held_out.positions, held_out.ks, held_out.seed],
+            **code_fingerprints(),
+        }
+        return Path(self.cfg.cache_dir) / "recommenders" / fingerprint(key)
 
-def _place(settings: DictConfig, cfg: DictConfig, prepared: Prepared, held_out: Protocol | None) -> Path:
-    """Where a trained recommender is kept: found by what it is trained on and stopped by."""
-    data = Digest()
-    for number, sequence in enumerate(prepared.samples["train"].parts()):
-        data.add(f"sequence {number}", np.ascontiguousarray(sequence).tobytes())
-    data.add("texts", json.dumps(item_texts(prepared)).encode())
-    key = {
-        "recommender": OmegaConf.to_container(settings, resolve=True),
-        "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
-        "seed": cfg.seed,
-        "data": data.hexdigest(),
-        "held_out": None
-        if held_out is None
-        else [held_out.candidates_hash, held_out.positions, held_out.ks, held_out.seed],
-        **code_fingerprints(),
-    }
-    return Path(cfg.cache_dir) / "recommenders" / fingerprint(key)
+    def _fit(self, recommender: Recommender, name: str) -> None:
+        held_out = self.held_out
 
+        def measure() -> float:
+            assert held_out is not None
+            return held_out.objective(held_out.measure(RecommenderRanker(recommender, held_out.seed)))
 
-def _fit(
-    recommender: Recommender,
-    name: str,
-    cfg: DictConfig,
-    prepared: Prepared,
-    held_out: Protocol | None,
-    folder: RunFolder,
-    loggers: RunLoggers,
-) -> None:
-    def measure() -> float:
-        assert held_out is not None
-        return held_out.objective(held_out.measure(RecommenderRanker(recommender, held_out.seed)))
-
-    with CostMeter() as meter, seeded_globals(cfg.seed, "stage", name):
-        recommender.fit(
-            FitInputs(
-                sequences=prepared.samples["train"].parts(),
-                num_items=len(prepared.items),
-                texts=item_texts(prepared),
-                seed=cfg.seed,
-                make_trainer=lambda **settings: _trainer(cfg, folder, name, loggers, settings),
-                measure=None if held_out is None else measure,
+        with CostMeter() as meter, seeded_globals(self.cfg.seed, "stage", name):
+            recommender.fit(
+                FitInputs(
+                    sequences=self.prepared.samples["train"].parts(),
+                    num_items=len(self.prepared.items),
+                    texts=item_texts(self.prepared),
+                    seed=self.cfg.seed,
+                    make_trainer=lambda **settings: self._trainer(name, settings),
+                    measure=None if held_out is None else measure,
+                )
             )
+        self.folder.record_cost(name, meter.cost())
+        log.info("%s: %s", name, meter.cost())
+
+    def _trainer(self, name: str, settings: dict[str, Any]) -> lightning.Trainer:
+        return lightning.Trainer(
+            # They are small, and half the bits would cost them more than they gain.
+            **{**self.cfg.trainer, "precision": "32-true"},
+            **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
+            devices=1,
+            logger=self.loggers.for_stage(self.folder, name),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=str(self.folder.path),
         )
-    folder.record_cost(name, meter.cost())
-    log.info("%s: %s", name, meter.cost())
 
 
 def item_texts(prepared: Prepared) -> list[str]:
@@ -163,18 +171,3 @@ def item_texts(prepared: Prepared) -> list[str]:
             items.ids.tolist(), items.titles.tolist(), items.details.tolist(), strict=True
         )
     ]
-
-
-def _trainer(
-    cfg: DictConfig, folder: RunFolder, name: str, loggers: RunLoggers, settings: dict[str, Any]
-) -> lightning.Trainer:
-    return lightning.Trainer(
-        # They are small, and half the bits would cost them more than they gain.
-        **{**cfg.trainer, "precision": "32-true"},
-        **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
-        devices=1,
-        logger=loggers.for_stage(folder, name),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        default_root_dir=str(folder.path),
-    )

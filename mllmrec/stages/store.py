@@ -18,14 +18,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
-from mllmrec.cache import fingerprint
+from mllmrec.cache import Digest, fingerprint
 from mllmrec.data.text import input_fingerprint
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.warmup import training_sequences
-from mllmrec.trained_once import Digest, alone, code_fingerprints, keeping, tell
+from mllmrec.trained_once import alone, code_fingerprints, hand_over, keeping
 
 SHARED = ("warmup", "sft")
 # Sections and root keys that decide a stage's weights, beside those of the stages and the content of the data.
@@ -115,7 +115,7 @@ class StageStore:
             for name, weight in policy.changed_weights().items():
                 if name in stored:
                     weight.copy_(stored[name])
-        tell(place, folder)
+        hand_over(place, folder)
         return True
 
     def keep(self, stages: Sequence[str], policy: Policy, folder: RunFolder) -> None:
