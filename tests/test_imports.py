@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# What evaluating, recommending, building reasoning and checking a configuration import.
+WITHOUT_LIGHTNING = ("finished_run", "evaluation.protocol", "recommendation", "cot", "prepare", "loggers")
+
+
+def test_commands_that_train_nothing_do_not_wait_for_lightning() -> None:
+    imports = ", ".join(f"mllmrec.{name}" for name in WITHOUT_LIGHTNING)
+    code = f"import sys, {imports}; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
