@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,14 @@ class Prepared:
             self.cot.make([examples.cot_key(index) for index in chosen])
         return examples, chosen, candidates_hash
 
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        """What evaluation avoids; the same for every number and weighting of negatives."""
+        return Catalogue(self.interactions, self.items)
+
     def _candidates(self, samples: Samples, settings: DictConfig) -> tuple[CandidatesOf, str]:
         if settings.num_negatives == FULL:
-            catalogue = Catalogue(self.interactions, self.items)
+            catalogue = self._catalogue
 
             def whole_catalogue(index: int) -> tuple[np.ndarray, int]:
                 candidates = catalogue.full_candidates(samples, index)
@@ -109,7 +115,7 @@ class Prepared:
         }
 
         def draw() -> CandidateSet:
-            source = sampler.bind(self.interactions, self.items, self.samples["train"])
+            source = sampler.bind(self._catalogue, self.samples["train"])
             return source.freeze(samples, settings.split)
 
         stored = frozen(self._cache, key, draw, self.items)
@@ -172,7 +178,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     train_samples = samples["train"]
     negatives: CandidateSource = CandidateSampler(
         cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
-    ).bind(interactions, items, train_samples)
+    ).bind(Catalogue(interactions, items, known=train_samples), train_samples)
     negatives.check(train_samples)
 
     def training(draw: str, with_cot: np.ndarray | None = None) -> Examples:

@@ -38,10 +38,44 @@ def test_another_draw_has_other_negatives_for_the_same_samples(prepared):
     assert differing == len(first)
 
 
-def test_no_draw_has_an_item_of_the_user(prepared):
+def test_no_draw_has_an_item_that_training_shows_of_the_user(prepared):
     for index in range(len(prepared.train)):
         user = prepared.train.samples.users[index]
         start, end = prepared.interactions.offsets[user : user + 2]
-        seen = set(prepared.interactions.items[start:end].tolist())
+        trained = set(prepared.interactions.items[start : end - 2].tolist())  # the last two are held out
         example = prepared.redraw("other")[index]
-        assert set(example.candidates.tolist()) & seen == {example.target}
+        assert set(example.candidates.tolist()) & trained == {example.target}
+
+
+def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
+    # Rank the ten test candidates by "was not listed to this user as a negative in twelve draws of training". Each
+    # draw lists an item with chance 9/92 or so, after twelve some 70 % of all were. A target that can never be listed
+    # would come first in one of 1 + 9 x 0.3 = 3.7 cases or more often (HR@1 0.33). By chance it is 0.1 +- 0.008.
+    overrides = [
+        f"cache_dir={tmp_path}",
+        "dataset.num_users=400",
+        "dataset.num_items=100",
+        "split.windows=last",
+        "caption=none",
+        "cot_policy=none",
+    ]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    prepared = prepare(cfg)
+    listed: dict[str, set[int]] = {}
+    for draw in range(12):
+        train = prepared.redraw(f"draw {draw}")
+        for index in range(len(train)):
+            candidates, column = train.candidates_of(index)
+            listed.setdefault(train.samples.user_id(index), set()).update(np.delete(candidates, column))
+    test, positions, _ = prepared.evaluation(cfg.eval)
+    hits, targets_listed, others_listed = 0.0, 0, 0
+    for position in positions:
+        candidates, column = test.candidates_of(position)
+        was_listed = np.isin(candidates, list(listed[test.samples.user_id(position)]))
+        best = was_listed == was_listed.min()  # tied candidates share the first place
+        hits += best[column] / best.sum()
+        targets_listed += was_listed[column]
+        others_listed += was_listed.sum() - was_listed[column]
+    assert abs(hits / len(positions) - 0.1) < 0.035
+    assert abs(targets_listed - others_listed / 9) / len(positions) < 0.1

@@ -1,9 +1,19 @@
-"""Candidates to rank: the target and negatives that the user never interacted with, or the whole catalogue.
+"""Candidates to rank: the target and negatives that the user did not interact with, or the whole catalogue.
 
-A negative is any item of the catalogue with a title that its user has not interacted with at any time, in any file, also where a filter left the interaction out.
-Under ``weighting="popularity"`` it is also one that occurs in training: items are drawn one after the other, without
-replacement, in proportion to their training counts. (Placeholder titles count as titles: were untitled items only
-ever targets, their look would give them away.)
+In evaluation a negative is any titled item that its user never interacted with: at any time, in any file, also where
+a filter left the interaction out.
+
+In training a negative is any titled item that the user did not interact with up to the user's last training target.
+Held-out items are drawn like any other unseen item. Were they spared, training would give them away: whatever is
+never listed to a user as wrong would be what the user takes later. The user's own later training targets are spared,
+as is usual where negatives are sampled against the training interactions: they are no secret, since training shows
+them as right answers, and an item should not be right in one prompt of a user and wrong in another. This is one rule
+for every split. Under ``leave_one_out`` it spares all but the last two items, under ``time`` what lies before the
+first cut, under ``given`` the train sequence but not the same person's test sequence.
+
+Under ``weighting="popularity"`` a negative is also one that occurs in training: items are drawn one after the other,
+without replacement, in proportion to their training counts. (Placeholder titles count as titles: were untitled items
+only ever targets, their look would give them away.)
 
 All that is random about one sample comes from a generator named by the seed, the split and the sample id, and items
 are drawn by the order of their ids. So a sample's candidates depend on the catalogue and (by popularity) on the
@@ -20,7 +30,7 @@ import numpy as np
 from mllmrec.data.base import Interactions, Items
 from mllmrec.data.candidate_sets import CandidateSet, combine_digests, row_digest
 from mllmrec.data.filters import FilteredInteractions, people_of
-from mllmrec.data.splits import Samples, training_counts
+from mllmrec.data.splits import Samples, latest_targets, training_counts
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
 
@@ -49,19 +59,31 @@ class CandidateSampler:
                 f"negatives weighted by {self.weighting!r} are not known; give uniform or popularity"
             )
 
-    def bind(self, interactions: Interactions, items: Items, train: Samples) -> CandidateSource:
-        """Prepare drawing for a dataset; `train` are the training samples, for the popularity."""
-        catalogue = Catalogue(interactions, items)
+    def bind(self, catalogue: Catalogue, train: Samples) -> CandidateSource:
+        """Prepare drawing for a dataset.
+
+        Args:
+            catalogue: with what each user's negatives avoid.
+            train: the training samples, for the popularity.
+        """
         if self.weighting == "uniform":
             return CandidateSource(self, catalogue, catalogue.titled.astype(np.float64))
-        counts = training_counts(train, len(items))[catalogue.code_of_rank]
+        counts = training_counts(train, len(catalogue.items))[catalogue.code_of_rank]
         return CandidateSource(self, catalogue, np.where(catalogue.titled, counts, 0).astype(np.float64))
 
 
 class Catalogue:
     """Who has interacted with what, by rank: the place of an item among all items sorted by id."""
 
-    def __init__(self, interactions: Interactions, items: Items) -> None:
+    def __init__(self, interactions: Interactions, items: Items, known: Samples | None = None) -> None:
+        """Note down every pair of a person and an item.
+
+        Args:
+            interactions: of all users.
+            items: I of them.
+            known: only what each sequence holds up to and including the latest of these targets counts, for
+                negatives that know nothing of what comes after. None: everything counts.
+        """
         self.interactions, self.items = interactions, items
         self.code_of_rank = np.argsort(items.ids, kind="stable").astype(np.int32)  # (I,)
         self.rank_of_code = np.empty(len(items), dtype=np.int64)
@@ -72,12 +94,17 @@ class Catalogue:
             if interactions.given_split is None
             else people_of(interactions.user_ids)
         )
-        people = np.repeat(self.person, np.diff(interactions.offsets))
-        pairs = people * len(items) + self.rank_of_code[interactions.items]
+        sequences = np.repeat(np.arange(interactions.num_users), np.diff(interactions.offsets))
+        codes = interactions.items
+        positions = np.arange(len(codes))
         if isinstance(interactions, FilteredInteractions):
-            hidden_people = self.person[interactions.hidden_users]
-            hidden = hidden_people * len(items) + self.rank_of_code[interactions.hidden_items]
-            pairs = np.concatenate([pairs, hidden])
+            sequences = np.concatenate([sequences, interactions.hidden_users])
+            codes = np.concatenate([codes, interactions.hidden_items])
+            positions = np.concatenate([positions, interactions.hidden_positions])
+        if known is not None:
+            counted = positions <= latest_targets(known)[sequences]
+            sequences, codes = sequences[counted], codes[counted]
+        pairs = self.person[sequences] * len(items) + self.rank_of_code[codes]
         pairs.sort()
         self.seen = pairs[np.diff(pairs, prepend=-1) > 0]  # person x I + rank, sorted, each once
 
@@ -88,7 +115,7 @@ class Catalogue:
         return self.seen[places] == pairs
 
     def seen_ranks(self, person: int) -> np.ndarray:
-        """Ranks of all items that one person interacted with."""
+        """Ranks of all items that one person interacted with, as far as it counts."""
         size = len(self.items)
         start, end = np.searchsorted(self.seen, [person * size, (person + 1) * size])
         return self.seen[start:end] - person * size

@@ -30,8 +30,6 @@ from mllmrec.data.funnel import Funnel
 from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
 
-_EMPTY = (np.empty(0, np.int32), np.empty(0, np.int32))
-
 
 @dataclass(frozen=True)
 class FilteredInteractions(Interactions):
@@ -41,8 +39,11 @@ class FilteredInteractions(Interactions):
     interacted with them, so they must not become negatives. M pairs.
     """
 
-    hidden_users: np.ndarray = field(default_factory=lambda: _EMPTY[0])  # (M,), index into user_ids
-    hidden_items: np.ndarray = field(default_factory=lambda: _EMPTY[1])  # (M,), index into Items
+    # (M,) each: index into user_ids, index into Items, and the index of the user's next interaction that was kept
+    # (one past the user's sequence where none came after)
+    hidden_users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    hidden_items: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    hidden_positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass
@@ -56,16 +57,26 @@ class _Rows:
     people: np.ndarray | None
     num_users: int
     num_items: int
-    hidden: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    ratings: np.ndarray | None
+    places: np.ndarray  # in the file, or once sorted by time, in that order
+    hidden: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def sort_by_time(self) -> None:
+        """Order by user, then time, then place in the file (both sorts are stable)."""
+        if self.timestamps is None:
+            self.select(np.argsort(self.users, kind="stable"))
+        else:
+            self.select(np.lexsort((self.timestamps, self.users)))
+        self.places = np.arange(len(self.users))  # ascending from here on
 
     def hide(self, mask: np.ndarray) -> None:
-        """Remove rows from the sequences, but remember that these users interacted with these items."""
-        self.hidden.append((self.users[mask], self.items[mask]))
+        """Remove rows from the sequences, but remember which users interacted with which items, and when."""
+        self.hidden.append((self.users[mask], self.items[mask], self.places[mask]))
         self.select(~mask)
 
     def select(self, chosen: np.ndarray) -> None:
         """Keep the rows of a mask, or reorder by an index."""
-        for name in ("users", "items", "timestamps", "split"):
+        for name in ("users", "items", "timestamps", "split", "ratings", "places"):
             column = getattr(self, name)
             if column is not None:
                 setattr(self, name, column[chosen])
@@ -122,17 +133,20 @@ def build_interactions(
         people=None if source.split is None else people_of(source.user_ids),
         num_users=len(source.user_ids),
         num_items=len(raw.items),
+        ratings=source.ratings,
+        places=np.arange(len(source.users)),
     )
+    rows.sort_by_time()
     funnel = Funnel(raw.name)
     in_catalogue = np.ones(len(raw.items), dtype=bool)
     _record(funnel, rows, "loaded", "as read")
 
     if min_rating is not None:
-        if source.ratings is None:
+        if rows.ratings is None:
             raise UserError(
                 f"dataset {raw.name}: min_rating={min_rating} but it has no ratings; set min_rating=null"
             )
-        rows.hide(~(source.ratings >= min_rating))  # not <: an unrated row is nan
+        rows.hide(~(rows.ratings >= min_rating))  # not <: an unrated row is nan
         _record(funnel, rows, "min_rating", f"rated below {min_rating:g} or not rated")
 
     no_title = np.array([not title.strip() for title in raw.items.titles], dtype=bool)
@@ -142,7 +156,6 @@ def build_interactions(
         rows.select(in_catalogue[rows.items])
         _record(funnel, rows, "untitled", "items without a title")
 
-    rows.select(_time_order(rows))
     earliest = _earliest_of_pair(rows)
     if repeats == "first":
         rows.select(earliest)
@@ -216,13 +229,6 @@ def _record(funnel: Funnel, rows: _Rows, step: str, reason: str) -> None:
         )
 
 
-def _time_order(rows: _Rows) -> np.ndarray:
-    """(N,) index that sorts by user, then time, then place in the file (both sorts are stable)."""
-    if rows.timestamps is None:
-        return np.argsort(rows.users, kind="stable")
-    return np.lexsort((rows.timestamps, rows.users))
-
-
 def _earliest_of_pair(rows: _Rows) -> np.ndarray:
     """(N,) mask of the first row of every user-item pair, for rows in time order."""
     pairs = rows.users.astype(np.int64) * rows.num_items + rows.items
@@ -274,8 +280,9 @@ def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> Fil
             raise UserError(
                 f"user {name}: one sequence is labelled both train and test; give it one sequence per file"
             )
-    hidden_users, hidden_items = (
-        np.concatenate(columns) for columns in zip(_EMPTY, *rows.hidden, strict=True)
+    nothing = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64)
+    hidden_users, hidden_items, hidden_places = (
+        np.concatenate(columns) for columns in zip(nothing, *rows.hidden, strict=True)
     )
     relevant = active[hidden_users] & in_catalogue[hidden_items]
     new_user = np.cumsum(active, dtype=np.int32) - np.int32(1)
@@ -287,4 +294,5 @@ def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> Fil
         given_split,
         new_user[hidden_users[relevant]],
         new_code[hidden_items[relevant]],
+        np.searchsorted(rows.places, hidden_places[relevant]),
     )

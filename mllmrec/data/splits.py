@@ -218,11 +218,17 @@ class ByTime:
         )
 
 
+def latest_targets(samples: Samples) -> np.ndarray:
+    """(U,) int64: the position of the latest target of each sequence among these samples, -1 where it has none."""
+    latest = np.full(samples.interactions.num_users, -1, dtype=np.int64)
+    np.maximum.at(latest, samples.users, samples.positions)
+    return latest
+
+
 def training_counts(train: Samples, num_items: int) -> np.ndarray:
     """(I,) int64: how often each item occurs up to and including the last training target of each training user."""
     interactions = train.interactions
-    last = np.full(interactions.num_users, -1, dtype=np.int64)
-    np.maximum.at(last, train.users, train.positions)
+    last = latest_targets(train)
     lengths = np.where(last < 0, 0, last + 1 - interactions.offsets[:-1])
     return np.bincount(interactions.items[_ranges(interactions.offsets[:-1], lengths)], minlength=num_items)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.data.base import Items, RawData, RawInteractions
-from mllmrec.data.candidates import CandidateSampler
+from mllmrec.data.candidates import CandidateSampler, Catalogue
 from mllmrec.data.filters import build_interactions
 from mllmrec.data.splits import LeaveOneOut
 from mllmrec.data.summary import length_statistics, summarise
@@ -29,7 +29,7 @@ def test_the_summary_counts_everything():
     )
     items, interactions, funnel = build_interactions(raw, max_users=2, seed=0)
     splits = LeaveOneOut(windows="sliding")(interactions)
-    source = CandidateSampler(3).bind(interactions, items, splits["train"])
+    source = CandidateSampler(3).bind(Catalogue(interactions, items), splits["train"])
     hashes = {name: source.freeze(part, name).hash for name, part in splits.items()}
     summary = json.loads(
         json.dumps(summarise(raw, items, interactions, funnel, splits, hashes, 4, "uniform"))

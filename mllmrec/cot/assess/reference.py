@@ -12,7 +12,7 @@ import torch
 from mllmrec.cot.assess.prediction import lift
 from mllmrec.cot.base import CotKey
 from mllmrec.data.base import TEST
-from mllmrec.data.candidates import CandidateSampler
+from mllmrec.data.candidates import CandidateSampler, Catalogue
 from mllmrec.data.splits import Samples
 from mllmrec.errors import UserError
 from mllmrec.progress import track
@@ -102,8 +102,16 @@ class Reference:
         users, positions = zip(*places, strict=True)
         samples = Samples(prepared.interactions, np.array(users, np.int32), np.array(positions, np.int64))
         settings = opened.cfg.candidates
+        train = prepared.samples["train"]
+        # As in training, negatives know nothing of what comes later. The samples themselves are among what they know:
+        # under another split than the run's they may lie behind its training targets.
+        known = Samples(
+            prepared.interactions,
+            np.concatenate([train.users, samples.users]),
+            np.concatenate([train.positions, samples.positions]),
+        )
         negatives = CandidateSampler(settings.num_negatives, settings.weighting, prepared.seed).bind(
-            prepared.interactions, prepared.items, prepared.samples["train"]
+            Catalogue(prepared.interactions, prepared.items, known), train
         )
         examples = Examples(
             samples,
