@@ -21,6 +21,7 @@ from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import FinishedRun, load_policy, open_policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
@@ -56,7 +57,7 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
     """Train the GRPO stage once for every seed and rollout."""
     run = open_policy(path, "sft", training=True)
     settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
-    protocol = Protocol(settings, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(settings, run.cfg.candidates.weighting, run.cfg.protocol_seed, run.prepared)
     for seed in str(own.seeds).split(","):
         for rollout in str(own.rollouts).split(","):
             composed = compose_checked("train", [f"rollout={rollout}"], CONFIG_DIR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ STAGE_TITLES = {
     "item_vectors": "item vectors",
     "warmup": "warm-up",
     "sft": "SFT",
+    "sft_more": "SFT continued",
     "grpo": "GRPO",
     "dpo": "DPO",
     "expert_iteration": "expert iteration",
 }
-MIN_PLAIN_WIDTH = 120  # rich assumes 80 columns in a pipe, where the main table would be cut
+MIN_PLAIN_WIDTH = 150  # rich assumes 80 columns in a pipe, where the main table would be cut
 
 
 def make_console() -> Console:
@@ -53,20 +54,26 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _cell(value: float | None, interval: Sequence[float] | None) -> str:
+def _cell(value: float | None, interval: Sequence[float] | None, between: str = " ") -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    if interval is None:
+        return f"{value:.3f}"
+    return f"{value:.3f}{between}[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def results_table(metrics: Mapping[str, Any]) -> Table:
-    """The main table: one row a metric, one column a stage, 95 % intervals, chance, the protocol below.
+def results_table(metrics: Mapping[str, Any], width: int = MIN_PLAIN_WIDTH) -> Table:
+    """The main table: one row a metric, one column a stage, 95 % intervals, chance and baselines, the protocol below.
 
     Args:
         metrics: the content of `metrics.json` (`RunFolder.metrics`).
+        width: of the screen, in characters; where the table would be wider, intervals stand below their numbers.
     """
     stages = metrics["stages"]
     chance = metrics.get("chance", {})
+    baselines = metrics.get("baselines", {})
+    wide = 12 + 9 * bool(chance) + sum(len(name) + 3 for name in baselines) + 23 * len(stages)
+    between = " " if wide <= width else "\n"
     table = Table(
         title="Ranking quality, mean over users [95 % interval]",
         caption=protocol_line(metrics["protocol"]),
@@ -76,13 +83,17 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     table.add_column("metric", no_wrap=True)
     if chance:
         table.add_column("chance", justify="right", no_wrap=True)
+    for name in baselines:
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in stages:
         table.add_column(stage_title(stage), justify="right", no_wrap=True)
     names = dict.fromkeys(name for values in stages.values() for name in values)
     for name in names:
         cells = [_cell(chance.get(name), None)] if chance else []
+        cells += [_cell(known["metrics"].get(name), None) for known in baselines.values()]
         for stage, values in stages.items():
-            cells.append(_cell(values.get(name), metrics.get("intervals", {}).get(stage, {}).get(name)))
+            interval = metrics.get("intervals", {}).get(stage, {}).get(name)
+            cells.append(_cell(values.get(name), interval, between))
         table.add_row(name, *cells)
     return table
 
@@ -103,6 +114,54 @@ def difference_lines(
                 f"[{low:+.3f}, {high:+.3f}] p={values[name]['p']:.4f} (paired, n = {values[name]['users']:,})"
             )
     return lines
+
+
+def weights_table(metrics: Mapping[str, Any]) -> Table:
+    """How each stage's best held-out weights and its last ones rank the same users; those in bold were kept."""
+    weights = metrics["weights"]
+    metric = objective_name(next(iter(metrics["stages"].values())))
+    table = Table(
+        title=f"Best held-out weights and last weights, {metric} [95 % interval]",
+        caption="in bold: the weights that the stage ended with (heldout.keep)",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("stage")
+    for name in ("best at step", "best", "last at step", "last", "best − last"):
+        table.add_column(name, justify="right")
+    for stage, compared in weights.items():
+        cells = []
+        for which in ("best", "last"):
+            entry = compared[which]
+            shown = _cell(entry["metrics"][metric], entry["intervals"].get(metric))
+            cells += [
+                Text(f"{entry['step']:,}"),
+                Text(shown, style="bold" if compared["kept"] == which else ""),
+            ]
+        difference = compared.get("difference", {}).get(metric)
+        if difference is None:
+            cells.append(Text("the same"))
+        else:
+            low, high = difference["interval"]
+            cells.append(Text(f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"))
+        table.add_row(stage_title(stage), *cells)
+    return table
+
+
+def objective_name(names: Iterable[str]) -> str:
+    """The metric that a run is chosen by: NDCG at the second cut-off, which comes first; HR where there is no NDCG."""
+    return next((name for name in names if name.startswith("NDCG")), next(iter(names)))
+
+
+def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """One line for each stage that ended with the weights it began with."""
+    return [
+        f"{stage_title(stage)}: no ranking of held-out users was better than that before its first step, so it kept those "
+        f"weights: it changed nothing. Its last weights stand in the table above; heldout.keep=last keeps them. Try a lower "
+        f"{stage}.learning_rate, or more users in heldout.users."
+        for stage, compared in metrics.get("weights", {}).items()
+        if compared["kept"] == "best" and compared["best"]["step"] == 0
+    ]
 
 
 def validity_table(metrics: Mapping[str, Any]) -> Table:
@@ -133,9 +192,13 @@ def validity_table(metrics: Mapping[str, Any]) -> Table:
 def print_results(metrics: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the main table, the paired comparisons, and the validity of answers where it was measured."""
     console = console or make_console()
-    console.print(results_table(metrics))
+    console.print(results_table(metrics, console.width))
     for line in difference_lines(metrics):
         console.print(Text(line))
+    if metrics.get("weights"):
+        console.print(weights_table(metrics))
+    for line in untrained_lines(metrics):
+        console.print(Text(line, style="yellow"))
     if any(metrics.get("validity", {}).values()):
         console.print(validity_table(metrics))
 

@@ -14,11 +14,12 @@ def evaluate(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    from mllmrec.baselines.beside import rank_baselines
     from mllmrec.cache import atomic_path
     from mllmrec.config import check_config
     from mllmrec.console import make_console, print_results
     from mllmrec.cost import CostMeter
-    from mllmrec.evaluation.protocol import Protocol
+    from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
     from mllmrec.finished_run import open_run
     from mllmrec.run_folder import RunFolder
 
@@ -33,17 +34,19 @@ def evaluate(cfg: DictConfig) -> float:
     with atomic_path(folder.evaluated_config_path) as temporary:
         OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)
     with folder.logging_to_file():
-        protocol = Protocol(settings.eval, settings.protocol_seed, run.prepared)
-        folder.record_protocol(protocol.describe(run.ranking), protocol.chance())
+        judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
+        protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
+        protocols.describe(run.ranking)
+        rank_baselines(settings, run.prepared, protocols)
         with CostMeter() as meter:
-            result = protocol.record(run.stage, run.ranker(protocol), folder)
+            result = protocols.record(run.stage, run.ranker)
             meter.generated_tokens = result.generated_tokens
         folder.record_cost(run.stage, meter.cost())
-    metrics = folder.metrics()
     console = make_console()
-    print_results(metrics, console)
+    for place in protocols:
+        print_results(place.folder.metrics(), console)
     console.print(f"written to {folder.path}", highlight=False)
-    return protocol.objective(result.means(protocol.ks))
+    return protocols.main.objective(result.means(protocols.main.ks))
 
 
 def main() -> None:

@@ -24,6 +24,9 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.run_folder import RunFolder
 
+# Evaluated, but not saved as a policy of their own.
+NOT_SAVED = ("zero_shot", "warmup")
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -99,7 +102,7 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
         )
     cfg = OmegaConf.load(folder.resolved_config_path)
     assert isinstance(cfg, DictConfig)
-    trained = [name for name in folder.metrics()["stages"] if name != "zero_shot"]
+    trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
     if not trained:
         raise UserError(f"{path} holds no trained stage")
     stage = stage or trained[-1]

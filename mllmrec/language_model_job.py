@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mllmrec.baselines.beside import rank_baselines
 from mllmrec.baselines.job import train_item_vectors
 from mllmrec.config.rules import rolls_out
 from mllmrec.cost import CostMeter
@@ -16,6 +17,8 @@ from mllmrec.curves import draw_curves
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols
+from mllmrec.evaluation.ranking import Ranker
 from mllmrec.loggers import RunLoggers
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.prompt_lengths import check_lengths
@@ -23,35 +26,35 @@ from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.run_folder import RunFolder
-from mllmrec.stages.heldout import HeldOutMeasure
+from mllmrec.stages.heldout import HeldOutMeasure, Selection
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
 from mllmrec.stages.store import SHARED, StageStore
 
 log = logging.getLogger(__name__)
 
-AFTER_SFT = ("grpo", "dpo", "expert_iteration")
+AFTER_SFT = ("sft_more", "grpo", "dpo", "expert_iteration")
 
 
 def run_language_model(
     cfg: DictConfig,
     prepared: Prepared,
-    protocol: Protocol,
+    protocols: Protocols,
     held_out: Protocol | None,
     folder: RunFolder,
     loggers: RunLoggers,
-) -> dict[str, Evaluation]:
+) -> Evaluation:
     """Train the stages of ``method.stages``; what came of each is written when it is known.
 
     Args:
         cfg: of the run.
         prepared: the data.
-        protocol: of the results.
+        protocols: of the results.
         held_out: of the ranking of validation users while a stage trains; None for none.
         folder: of the run.
         loggers: of the run.
 
     Returns:
-        One evaluation of the untrained policy and one after each stage but the warm-up.
+        The evaluation after the last stage under the main protocol.
     """
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
@@ -66,12 +69,13 @@ def run_language_model(
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
     ]
     longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
-    check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocol), longest)
+    check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocols), longest)
     if reads_vectors:
         policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
-    folder.record_protocol(protocol.describe(), protocol.chance())
+    protocols.describe()
+    rank_baselines(cfg, prepared, protocols)
 
     measure = None
     if held_out is not None:
@@ -80,50 +84,53 @@ def run_language_model(
         )
     inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
 
-    def train(stage: str) -> None:
+    def train(stage: str) -> Selection | None:
         prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
         with CostMeter() as meter:
-            meter.generated_tokens = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+            trained = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+            meter.generated_tokens = trained.generated_tokens
         meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
         meter.step_seconds = inputs.timer.seconds
         folder.record_cost(stage, meter.cost())
         policy.model.to(place)
         log.info("%s: %s", stage, meter.cost())
+        return trained.selection
+
+    def ranker(protocol: Protocol) -> Ranker:
+        return protocol.ranker(policy, answers, engine)
 
     store = None
     if cfg.share_stages:
         store = StageStore(Path(cfg.cache_dir) / "stages", cfg, prepared, policy, answers, stages)
-    results: dict[str, Evaluation] = {}
-
-    def evaluate(stage: str) -> None:
-        results[stage] = protocol.record(stage, protocol.ranker(policy, answers, engine), folder)
-        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
-
-    evaluate("zero_shot")
+    result = protocols.record("zero_shot", ranker)
     for count, stage in enumerate(stages, 1):
         if store is not None and stage in SHARED:
             with store.alone(stages[:count]):
-                if not store.restore(stages[:count], cfg, policy, folder):
-                    train(stage)
-                    store.keep(stages[:count], policy, folder)
+                selection, restored = store.restore(stages[:count], cfg, policy, folder)
+                if not restored:
+                    selection = train(stage)
+                    store.keep(stages[:count], policy, folder, selection)
         else:
-            train(stage)
-        if stage == "warmup":
-            continue
-        weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
-        policy.save_stage(stage, folder.adapters_path, weights)
-        *_, earlier = results
-        evaluate(stage)
-        protocol.record_difference(folder, (stage, results[stage]), (earlier, results[earlier]))
+            selection = train(stage)
+        if stage != "warmup":
+            weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
+            policy.save_stage(stage, folder.adapters_path, weights)
+        result = protocols.record(stage, ranker)
+        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
+        if selection is not None:
+            with policy.with_weights(selection.other):
+                protocols.record_selection(stage, selection, ranker if selection.other else None)
         draw_curves(folder.log_path, folder.curves_path)
-    return results
+    return result
 
 
 def prompts_used(
-    cfg: DictConfig, stages: list[str], prepared: Prepared, protocol: Protocol
+    cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
 ) -> dict[str, Examples]:
     """Every set of prompts that the run will show to the policy, by what it is for."""
-    used = {"training": prepared.train, "evaluation": protocol.examples}
+    used = {"training": prepared.train, "evaluation": protocols.main.examples}
+    for place in protocols.places[1:]:
+        used["evaluation among other negatives"] = place.protocol.examples
     for stage in AFTER_SFT:
         if stage in stages and cfg[stage].new_negatives:
             used[stage] = prepared.redraw(GRPO_DRAW)

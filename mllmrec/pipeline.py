@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.baselines.job import run_baseline
-from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.cache import atomic_path, fingerprint, write_json
 from mllmrec.console import (
     make_console,
@@ -24,6 +23,7 @@ from mllmrec.console import (
 )
 from mllmrec.curves import draw_curves
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
 from mllmrec.language_model_job import run_language_model
 from mllmrec.loggers import Labels, RunLoggers
 from mllmrec.prepare import FULL, Prepared, prepare
@@ -68,25 +68,24 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         cfg = cfg.copy()
         cfg.mix_ratio = 0  # it reads no prompt
     prepared = prepare(cfg)
-    protocol = Protocol(cfg.eval, cfg.protocol_seed, prepared)
+    judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
+    protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
     held_out = held_out_protocol(cfg, prepared)
-    describe_data(folder, prepared, protocol)
+    describe_data(folder, prepared, protocols)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
-    if classical:
-        folder.record_protocol(protocol.describe(RecommenderRanker.name), protocol.chance())
-        results = run_baseline(cfg, prepared, protocol, held_out, folder, loggers)
-    else:
-        results = run_language_model(cfg, prepared, protocol, held_out, folder, loggers)
+    job = run_baseline if classical else run_language_model
+    result = job(cfg, prepared, protocols, held_out, folder, loggers)
     if folder.log_path.exists():
         draw_curves(folder.log_path, folder.curves_path)
     metrics = folder.metrics()
     loggers.log_results(metrics["stages"])
     if folder.rollouts_path.exists():
         print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
-    print_results(metrics, console)
+    for place in protocols:
+        print_results(place.folder.metrics(), console)
     print_closing(*next_steps(folder, prepared), console)
-    return protocol.objective(list(results.values())[-1].means(protocol.ks))
+    return protocols.main.objective(result.means(protocols.main.ks))
 
 
 def labels(folder: RunFolder) -> Labels:
@@ -102,15 +101,21 @@ def labels(folder: RunFolder) -> Labels:
     return Labels(group, folder.path.name, tags)
 
 
-def describe_data(folder: RunFolder, prepared: Prepared, protocol: Protocol) -> None:
+def describe_data(folder: RunFolder, prepared: Prepared, protocols: Protocols) -> None:
     """Write data.json."""
     summary = dict(prepared.summary)
-    described = protocol.describe()
+    main = protocols.main
+    described = main.describe()
     summary["candidates"] = {
-        "num_candidates": FULL if protocol.settings.num_negatives == FULL else described["num_candidates"],
+        "num_candidates": FULL if main.settings.num_negatives == FULL else described["num_candidates"],
         "negatives": described["negatives"],
         "hash": {described["split"]: described["candidates_hash"]},
     }
+    beside = [place.protocol.describe() for place in protocols.places[1:]]
+    if beside:
+        summary["candidates"]["beside"] = {
+            other["negatives"]: {other["split"]: other["candidates_hash"]} for other in beside
+        }
     write_json(folder.data_path, summary)
 
 
@@ -144,7 +149,7 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
         cfg.eval, {"split": "validation", "max_users": cfg.heldout.users, "cot": False}
     )
     assert isinstance(settings, DictConfig)
-    return Protocol(settings, cfg.protocol_seed, prepared)
+    return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)
 
 
 def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
@@ -155,6 +160,7 @@ def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, P
         [
             ("all numbers", folder.metrics_path),
             ("rankings per user", folder.per_user_path),
+            ("among other negatives", folder.beside_path),
             ("curves", folder.curves_path),
             ("sampled rollouts", folder.rollouts_path),
             ("the data", folder.data_path),

@@ -23,7 +23,17 @@ import pyarrow.parquet as pq
 from mllmrec.cache import write_json
 from mllmrec.errors import UserError
 
-SECTIONS = ("protocol", "chance", "stages", "intervals", "validity", "differences", "cost")
+SECTIONS = (
+    "protocol",
+    "chance",
+    "baselines",
+    "stages",
+    "intervals",
+    "validity",
+    "differences",
+    "weights",
+    "cost",
+)
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -77,6 +87,8 @@ class RunFolder:
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"
+        # Rankings of the same users among other negatives, as a folder of the same form.
+        self.beside_path = self.path / "other_negatives"
         self._started = time.monotonic()
 
     @classmethod
@@ -109,7 +121,7 @@ class RunFolder:
             self.curves_path,
         ):
             path.unlink(missing_ok=True)
-        for trained in (self.model_path, self.adapters_path, self.checkpoints_path):
+        for trained in (self.model_path, self.adapters_path, self.checkpoints_path, self.beside_path):
             shutil.rmtree(trained, ignore_errors=True)
 
     def finish(self, config: str, objective: float) -> None:
@@ -191,6 +203,22 @@ class RunFolder:
     def record_difference(self, later: str, earlier: str, difference: Mapping[str, Any]) -> None:
         """Add the paired comparison ``later - earlier`` (`intervals.paired_differences`)."""
         self._update("differences", {f"{later} - {earlier}": difference})
+
+    def record_baseline(
+        self, name: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
+    ) -> None:
+        """Add a recommender that stands beside the run's stages as a bar to clear."""
+        self._update("baselines", {name: {"metrics": metrics, "intervals": intervals}})
+
+    def record_weights(self, stage: str, compared: Mapping[str, Any]) -> None:
+        """Say how a stage's best held-out weights and its last ones rank.
+
+        Args:
+            stage: evaluated before, with the weights that it kept.
+            compared: ``kept`` (best or last); under ``best`` and ``last`` the ``step``, ``metrics`` and ``intervals`` of each;
+                under ``difference`` the paired comparison best - last, where the two are not the same weights.
+        """
+        self._update("weights", {stage: compared})
 
     def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
         """Add what a stage cost: the only section in which two identical runs differ."""

@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
+from mllmrec.baselines.beside import rank_baselines
+from mllmrec.baselines.item_texts import item_texts
 from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.cache import Digest, fingerprint
@@ -22,6 +24,7 @@ from mllmrec.cost import CostMeter
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols
 from mllmrec.loggers import RunLoggers
 from mllmrec.prepare import Prepared
 from mllmrec.randomness import seeded_globals
@@ -35,30 +38,32 @@ log = logging.getLogger(__name__)
 def run_baseline(
     cfg: DictConfig,
     prepared: Prepared,
-    protocol: Protocol,
+    protocols: Protocols,
     held_out: Protocol | None,
     folder: RunFolder,
     loggers: RunLoggers,
-) -> dict[str, Evaluation]:
+) -> Evaluation:
     """Fit, save and rank the recommender that ``method.recommender`` describes.
 
     Args:
         cfg: of the run.
         prepared: the data.
-        protocol: of the results.
+        protocols: of the results.
         held_out: of the ranking of validation users while it trains; None for none.
         folder: of the run.
         loggers: of the run.
 
     Returns:
-        One evaluation, under the method's name.
+        Its evaluation under the main protocol.
     """
     name = str(cfg.method.name)
+    protocols.describe(RecommenderRanker.name)
+    rank_baselines(cfg, prepared, protocols)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
     fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
     fitting.learn(recommender, cfg.method.recommender, name)
     recommender.save(folder.model_path)
-    return {name: protocol.record(name, RecommenderRanker(recommender, protocol.seed), folder)}
+    return protocols.record(name, lambda protocol: RecommenderRanker(recommender, protocol.seed))
 
 
 def train_item_vectors(
@@ -160,14 +165,3 @@ class _Fitting:
             enable_model_summary=False,
             default_root_dir=str(self.folder.path),
         )
-
-
-def item_texts(prepared: Prepared) -> list[str]:
-    """Title, details and caption of every item in one text."""
-    items = prepared.items
-    return [
-        ". ".join(text for text in (title, details, prepared.captions.get(item, "")) if text)
-        for item, title, details in zip(
-            items.ids.tolist(), items.titles.tolist(), items.details.tolist(), strict=True
-        )
-    ]

@@ -31,7 +31,12 @@ def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> li
     """
     faults = []
     method = cfg.get("method") or {}
-    sections = {**cfg, **{f"method.{name}": method.get(name) for name in ("recommender", "item_vectors")}}
+    beside = {f"baselines.{name}": described for name, described in (cfg.get("baselines") or {}).items()}
+    sections = {
+        **cfg,
+        **beside,
+        **{f"method.{name}": method.get(name) for name in ("recommender", "item_vectors")},
+    }
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
             faults += _faults_of(group, section, build=group.split(".")[0] not in faulty)

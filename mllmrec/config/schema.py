@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weighting = Literal["uniform", "popularity"]
 Schedule = Literal["linear", "cosine", "constant"]
-Stage = Literal["warmup", "sft", "grpo", "dpo", "expert_iteration", "pointwise"]
+Stage = Literal["warmup", "sft", "sft_more", "grpo", "dpo", "expert_iteration", "pointwise"]
 STAGES: tuple[str, ...] = get_args(Stage)
 
 
@@ -81,7 +81,7 @@ class Eval(Section):
 
     ranking: Literal["likelihood", "constrained", "generate", "pointwise"]
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
-    weighting: Weighting
+    weighting: Literal["uniform", "popularity", "both"]
     ks: Annotated[list[Count], AfterValidator(_cutoffs)]
     split: Literal["test", "validation"]
     max_users: Count | None
@@ -134,6 +134,16 @@ class Sft(Optimised):
     """``sft``."""
 
     batch_size: Count
+    micro_batch_size: Count
+    loss_on: Literal["answer", "all"]
+    lora: LoraChange | None
+
+
+class SftMore(Optimised):
+    """``sft_more``."""
+
+    prompts_per_step: Count
+    new_negatives: bool
     micro_batch_size: Count
     loss_on: Literal["answer", "all"]
     lora: LoraChange | None
@@ -304,6 +314,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "heldout": Heldout,
     "warmup": Warmup,
     "sft": Sft,
+    "sft_more": SftMore,
     "grpo": Grpo,
     "dpo": Dpo,
     "expert_iteration": ExpertIteration,

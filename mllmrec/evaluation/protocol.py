@@ -86,25 +86,23 @@ class Protocol:
 
     def record(self, stage: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
         """Rank every user and write what came out to per_user.parquet and metrics.json."""
-        with write_stage(folder.per_user_path, stage, self.settings.keep_top) as writer:
-            tracked = track(self.batches, f"evaluate {stage}", len(self.positions), "users", weigh=len)
-            result = evaluate(self.examples, ranker, tracked, writer)
-        folder.record_stage(
-            stage,
-            result.means(self.ks),
-            bootstrap_intervals(result.per_user(self.ks), self.seed, self.settings.resamples),
-            result.validity,
-        )
+        result = self.rank(stage, ranker, folder)
+        folder.record_stage(stage, result.means(self.ks), self.intervals(result), result.validity)
         return result
 
-    def record_difference(
-        self, folder: RunFolder, later: tuple[str, Evaluation], earlier: tuple[str, Evaluation]
-    ) -> None:
-        """Compare two stages user by user; both ranked the same users in the same order."""
-        folder.record_difference(
-            later[0],
-            earlier[0],
-            paired_differences(
-                later[1].per_user(self.ks), earlier[1].per_user(self.ks), self.seed, self.settings.resamples
-            ),
+    def rank(self, name: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
+        """Rank every user and write the rankings to per_user.parquet, as the stage ``name``."""
+        with write_stage(folder.per_user_path, name, self.settings.keep_top) as writer:
+            shown = f"evaluate {name.replace('_', ' ')}, {self.settings.weighting} negatives"
+            tracked = track(self.batches, shown, len(self.positions), "users", weigh=len)
+            return evaluate(self.examples, ranker, tracked, writer)
+
+    def intervals(self, result: Evaluation) -> dict[str, list[float]]:
+        """The 95 % interval of every metric's mean."""
+        return bootstrap_intervals(result.per_user(self.ks), self.seed, self.settings.resamples)
+
+    def difference(self, later: Evaluation, earlier: Evaluation) -> dict[str, Any]:
+        """``later - earlier`` user by user; both ranked the same users in the same order."""
+        return paired_differences(
+            later.per_user(self.ks), earlier.per_user(self.ks), self.seed, self.settings.resamples
         )

@@ -185,6 +185,25 @@ class Policy:
             name: part for name, part in self.model.named_buffers() if name.endswith(f".{VECTORS}")
         }
 
+    @contextmanager
+    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """The policy with these weights in place of its own until the block ends.
+
+        Args:
+            weights: by the model's own names; the others stay.
+        """
+        own = {name: weight for name, weight in self.model.named_parameters() if name in weights}
+        before = {name: weight.detach().clone() for name, weight in own.items()}
+        try:
+            with torch.no_grad():
+                for name, weight in own.items():
+                    weight.copy_(weights[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in own.items():
+                    weight.copy_(before[name])
+
     def begin_stage(
         self, name: str, lora: Mapping[str, Any] | None = None, *, keep_reference: bool = True
     ) -> None:

@@ -16,6 +16,7 @@ IMMATERIAL = (
     "logger",
     "skip_finished",
     "share_stages",
+    "baselines",
     "eval.batch_size",
     "eval.keep_top",
     "eval.resamples",

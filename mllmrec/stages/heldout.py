@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -30,8 +30,27 @@ class HeldOutMeasure:
         return self.metrics()
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which weights a stage ended with, and those that it did not end with."""
+
+    kept: str  # best (on the held-out users), or last
+    best_step: int  # optimiser steps before the best ranking; 0 is the policy that the stage began with
+    last_step: int  # optimiser steps of the stage
+    # The trainable weights that were not kept, by the model's own names; empty where the best are the last.
+    other: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def not_kept(self) -> str:
+        """What ``other`` is: last, or best."""
+        return "last" if self.kept == "best" else "best"
+
+
 class HeldOutRanking(lightning.Callback):
     """Every so many optimiser steps, and at the end, log ``val/<metric>`` of the policy as it is.
+
+    The stage ends with the weights of its best ranking or with its last ones; `selection` holds the others, so that both
+    can be reported. Of equal rankings the earliest is the best.
 
     Where the stage is paid by a reward, two numbers stand beside it: ``reward_normalised``, the mean reward of the
     training prompts since the last ranking on a scale from 0 (lowest possible) to 1 (highest), and ``inflation``,
@@ -61,6 +80,7 @@ class HeldOutRanking(lightning.Callback):
         self.measure, self.every = measure, every
         self.keep_best, self.patience, self.bounds = keep_best, patience, bounds
         self.best_step, self.best = -1, -float("inf")
+        self.selection: Selection | None = None  # once the stage has ended
         self._measured_at = -1
         self._weights: dict[str, torch.Tensor] = {}
         self._without_better = 0
@@ -98,16 +118,24 @@ class HeldOutRanking(lightning.Callback):
         """Measure the policy that the stage ends with, and go back to the best where that is asked for."""
         if self._measured_at != trainer.global_step:
             self._log(trainer, pl_module)
-        if self.keep_best and self.best_step != trainer.global_step:
-            log.warning(
-                "%s: kept the weights of step %d, the best on the held-out users, of %d steps",
+        last_step = trainer.global_step
+        kept = "best" if self.keep_best else "last"
+        if self.best_step == last_step:
+            self.selection = Selection(kept, last_step, last_step)
+        elif self.keep_best:
+            log.info(
+                "%s: kept the weights of step %d of %d, the best on the held-out users",
                 _name(pl_module),
                 self.best_step,
-                trainer.global_step,
+                last_step,
             )
+            self.selection = Selection(kept, self.best_step, last_step, copied_weights(_model(pl_module)))
             with torch.no_grad():
-                for name, weight in _trainable(pl_module):
+                for name, weight in trainable_weights(_model(pl_module)):
                     weight.copy_(self._weights[name])
+        else:
+            self.selection = Selection(kept, self.best_step, last_step, self._weights)
+        self._weights = {}
 
     def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measured_at = trainer.global_step
@@ -117,8 +145,7 @@ class HeldOutRanking(lightning.Callback):
         metrics |= self._beside_the_reward(objective, _name(pl_module))
         if objective > self.best:
             self.best, self.best_step, self._without_better = objective, trainer.global_step, 0
-            if self.keep_best:
-                self._weights = {name: weight.detach().clone() for name, weight in _trainable(pl_module)}
+            self._weights = copied_weights(_model(pl_module))
         else:
             self._without_better += 1
         for logger in trainer.loggers:
@@ -151,7 +178,7 @@ class HeldOutRanking(lightning.Callback):
 def held_out_ranking(
     measure: HeldOutMeasure, stage: lightning.LightningModule, *, every: int, keep: str, patience: int | None
 ) -> HeldOutRanking:
-    """The callback of a stage. Only stages after SFT keep their best and stop early: SFT is not paid by a reward.
+    """The callback of a stage.
 
     Args:
         measure: of the held-out users.
@@ -160,8 +187,6 @@ def held_out_ranking(
         keep: ``best`` or ``last``.
         patience: measures without a better one before the end; None for never.
     """
-    if _name(stage) == "sft":
-        return HeldOutRanking(measure, every)
     reward = getattr(stage, "reward", None)
     bounds = reward.bounds if isinstance(reward, Reward) else None
     return HeldOutRanking(measure, every, keep_best=keep == "best", patience=patience, bounds=bounds)
@@ -171,5 +196,16 @@ def _name(stage: lightning.LightningModule) -> str:
     return str(getattr(stage, "name", type(stage).__name__))
 
 
-def _trainable(stage: lightning.LightningModule) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, weight) for name, weight in stage.named_parameters() if weight.requires_grad]
+def _model(stage: lightning.LightningModule) -> torch.nn.Module:
+    model: Any = stage.model
+    return model
+
+
+def trainable_weights(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """The weights that the current stage trains, with the model's own names for them."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def copied_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of `trainable_weights`."""
+    return {name: weight.detach().clone() for name, weight in trainable_weights(model)}

@@ -91,6 +91,12 @@ class Sft(Stage):
         return answers
 
 
+class SftMore(Sft):
+    """SFT continued: the control of a stage that follows SFT, which sees the same prompts and learns the true answers."""
+
+    name = "sft_more"
+
+
 def hybrid_share(step: int, steps: int) -> float:
     """The linear curriculum's share of prompts with item tokens: 0 at the first step, 1 at the last (or only) one."""
     return step / (steps - 1) if steps > 1 else 1.0

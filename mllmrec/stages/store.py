@@ -24,6 +24,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
+from mllmrec.stages.heldout import Selection
 from mllmrec.stages.warmup import training_sequences
 from mllmrec.trained_once import alone, code_fingerprints, hand_over, keeping
 
@@ -41,9 +42,14 @@ _READ = (
     "trainer",
 )
 # What the stored log shows of held-out users.
-_MEASURED = {"heldout": ("users", "every"), "eval": ("ranking", "num_negatives", "weighting", "ks")}
+_MEASURED = {
+    "heldout": ("users", "every", "keep", "patience"),
+    "eval": ("ranking", "num_negatives", "weighting", "ks"),
+}
 _READ_BY_WARMUP = ("seed", "backbone", "trainer")
 _WEIGHTS = "weights.safetensors"
+# What held-out rankings chose, and the weights that were not kept.
+_SELECTION, _OTHER = "selection.json", "other.safetensors"
 
 
 class StageStore:
@@ -96,18 +102,23 @@ class StageStore:
         """Keep other jobs from training the same until the block ends."""
         return alone(self.place(stages), stages[-1])
 
-    def restore(self, stages: Sequence[str], cfg: DictConfig, policy: Policy, folder: RunFolder) -> bool:
-        """Bring policy, log and cost to where they stood after ``stages``; False where that is not stored.
+    def restore(
+        self, stages: Sequence[str], cfg: DictConfig, policy: Policy, folder: RunFolder
+    ) -> tuple[Selection | None, bool]:
+        """Bring policy, log and cost to where they stood after ``stages``.
 
         Args:
             stages: in order, of which the policy has been through all but the last.
             cfg: of the run.
             policy: after the stage before the last, or as the backbone built it.
             folder: of the run, whose log holds no other stages.
+
+        Returns:
+            What held-out rankings chose in the last stage, and whether it was stored at all.
         """
         place = self.place(stages)
         if not (place / _WEIGHTS).is_file():
-            return False
+            return None, False
         if stages[-1] != "warmup":
             policy.begin_stage(stages[-1], cfg[stages[-1]].lora, keep_reference=False)
         stored = load_file(place / _WEIGHTS)
@@ -116,15 +127,32 @@ class StageStore:
                 if name in stored:
                     weight.copy_(stored[name])
         hand_over(place, folder)
-        return True
+        return _read_selection(place, policy), True
 
-    def keep(self, stages: Sequence[str], policy: Policy, folder: RunFolder) -> None:
-        """Store the policy after ``stages``, as it is now."""
+    def keep(
+        self, stages: Sequence[str], policy: Policy, folder: RunFolder, selection: Selection | None
+    ) -> None:
+        """Store the policy after ``stages``, as it is now, and the weights that the last of them did not keep."""
         weights = {
             name: weight.detach().cpu().contiguous() for name, weight in policy.changed_weights().items()
         }
         with keeping(self.place(stages), folder, stages) as place:
             save_file(weights, place / _WEIGHTS)
+            if selection is not None:
+                _write_selection(place, selection)
+
+
+def _write_selection(place: Path, selection: Selection) -> None:
+    steps = {"kept": selection.kept, "best_step": selection.best_step, "last_step": selection.last_step}
+    (place / _SELECTION).write_text(json.dumps(steps), encoding="utf-8")
+    save_file({name: weight.cpu().contiguous() for name, weight in selection.other.items()}, place / _OTHER)
+
+
+def _read_selection(place: Path, policy: Policy) -> Selection | None:
+    if not (place / _SELECTION).is_file():
+        return None
+    steps = json.loads((place / _SELECTION).read_text(encoding="utf-8"))
+    return Selection(**steps, other=load_file(place / _OTHER, device=str(policy.device)))
 
 
 def data_fingerprint(prepared: Prepared) -> str:

@@ -55,7 +55,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         ),
         (
             "method.stages=[grpo,sft]",
-            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, then one of grpo, dpo, expert_iteration, pointwise",
+            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, then one of sft_more, grpo, dpo, expert_iteration, pointwise",
         ),
         ("rollout.temperature=0", "rollout.temperature=0: must be greater than 0"),
         ("dataset.max_users=0", "dataset.max_users=0: must be greater than or equal to 1"),

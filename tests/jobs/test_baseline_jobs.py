@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mllmrec.baselines.job import item_texts
+from mllmrec.baselines.item_texts import item_texts
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_policy, open_run
 from mllmrec.run_folder import RunFolder
 
@@ -37,7 +37,7 @@ def test_a_classical_method_ranks_the_candidates_of_the_language_models(job, tmp
 def test_a_finished_baseline_ranks_again_as_it_did(job, tmp_path):
     folder = job(tmp_path / "run", "method=recent", "eval.num_negatives=full")
     run = open_run(str(folder), None)
-    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again = RunFolder(tmp_path / "again")
     again.record_protocol(protocol.describe(run.ranking), protocol.chance())
     protocol.record("recent", run.ranker(protocol), again)

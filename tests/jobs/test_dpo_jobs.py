@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from peft import PeftConfig
 
-from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_run
 from mllmrec.run_folder import RunFolder
 
@@ -34,7 +34,7 @@ def logged_by(folder, stage):
 def ranks_as_it_did(folder, again, stage):
     run = open_run(str(folder), None)
     assert run.stage == stage
-    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
     protocol.record(stage, run.ranker(protocol), again)
     before = [row for row in pq.read_table(folder / "per_user.parquet").to_pylist() if row["stage"] == stage]
@@ -48,8 +48,8 @@ def ranks_as_it_did(folder, again, stage):
 def test_a_run_ends_with_the_stage_and_is_opened_again(job, tmp_path, stage):
     folder = job(tmp_path / "run", f"method={stage}", *SHORT[stage], "logger=csv")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert list(metrics["stages"]) == ["zero_shot", "sft", stage]
-    assert set(metrics["differences"]) == {"sft - zero_shot", f"{stage} - sft"}
+    assert list(metrics["stages"]) == ["zero_shot", "warmup", "sft", stage]
+    assert set(metrics["differences"]) == {"warmup - zero_shot", "sft - warmup", f"{stage} - sft"}
     rows = logged_by(folder, stage)
     if stage == "dpo":
         assert [row["step"] for row in rows] == ["0", "1", "2"]

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_run
 from mllmrec.recommendation import history_of, rank_items
 from mllmrec.reporting.rows import group_runs
@@ -33,7 +33,7 @@ def finished(job, run_folder):
 def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
     run = open_run(str(finished), stage)
     again = RunFolder(tmp_path / "again")
-    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
     protocol.record(stage, run.ranker(protocol), again)
     before = {
@@ -48,7 +48,7 @@ def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
 def test_another_number_of_candidates_is_another_protocol(finished):
     run = open_run(str(finished), None)
     settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": 20, "split": "validation"})
-    protocol = Protocol(settings, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(settings, "uniform", run.cfg.protocol_seed, run.prepared)
     assert protocol.describe()["num_candidates"] == 21
     assert protocol.describe()["split"] == "validation"
     measured = protocol.measure(run.ranker(protocol))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mllmrec.baselines.weights_file import read_weights
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_run
 from mllmrec.models.item_vectors import ItemVectorEmbedding
 from mllmrec.randomness import seeded_globals
@@ -33,7 +33,7 @@ def metrics_of(folder):
 
 def ranks_as_it_did(folder, again, stage):
     run = open_run(str(folder), stage)
-    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
     protocol.record(stage, run.ranker(protocol), again)
     before = [row for row in pq.read_table(folder / "per_user.parquet").to_pylist() if row["stage"] == stage]

@@ -57,7 +57,7 @@ def test_a_shared_stage_gives_the_run_that_training_it_gives(job, tmp_path, own_
 def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     job(tmp_path / "a", own_cache, *SHARING)
     assert len(stored(tmp_path)) == 2
-    job(tmp_path / "b", own_cache, *SHARING, "grpo.beta=0.5", "eval.max_users=20", "heldout.keep=last")
+    job(tmp_path / "b", own_cache, *SHARING, "grpo.beta=0.5", "eval.max_users=20")
     assert len(stored(tmp_path)) == 2
     job(tmp_path / "c", own_cache, *SHARING, "method=sft")
     assert len(stored(tmp_path)) == 2
@@ -71,9 +71,12 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     # A narrower model begins with other weights.
     job(tmp_path / "g", own_cache, *SHARING, "method=sft", "backbone.hidden_size=16")
     assert len(stored(tmp_path)) == 8
+    # SFT would end with other weights; its best and its last ones are stored both, but no job looks into both.
+    job(tmp_path / "b2", own_cache, *SHARING, "method=sft", "heldout.keep=last")
+    assert len(stored(tmp_path)) == 9
     # The curve of held-out users would be of another protocol.
     job(tmp_path / "h", own_cache, *SHARING, "method=sft", "eval.num_negatives=11")
-    assert len(stored(tmp_path)) == 9
+    assert len(stored(tmp_path)) == 10
 
 
 def test_a_warm_up_is_found_by_its_sequences_and_the_weights_that_it_begins_with():

@@ -21,7 +21,7 @@ def metrics_of(folder: Path) -> dict:
 def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     folder = job(tmp_path / "run")
     metrics = metrics_of(folder)
-    assert list(metrics["stages"]) == ["zero_shot", "sft", "grpo"]
+    assert list(metrics["stages"]) == ["zero_shot", "warmup", "sft", "grpo"]
     for stage in metrics["stages"]:
         values = metrics["stages"][stage]
         assert values["HR@10"] == 1.0  # ten candidates: everyone hits within ten
@@ -30,7 +30,7 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
         assert low <= values["NDCG@3"] <= high
     assert metrics["protocol"]["num_candidates"] == 10
     assert metrics["protocol"]["users"] == 60
-    assert set(metrics["differences"]) == {"sft - zero_shot", "grpo - sft"}
+    assert set(metrics["differences"]) == {"warmup - zero_shot", "sft - warmup", "grpo - sft"}
     assert list(metrics["cost"]["warmup"]) == [
         "seconds",
         "generated_tokens",
@@ -42,7 +42,9 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     assert metrics["cost"]["grpo"]["generated_tokens"] == 3 * 4 * 4 * 2
 
     rows = pq.read_table(folder / "per_user.parquet").to_pylist()
-    assert len(rows) == 3 * 60
+    # The baselines, the untrained policy and three stages, and the weights that a stage did not keep.
+    apart = [stage for stage, compared in metrics["weights"].items() if "difference" in compared]
+    assert len(rows) == (2 + 4 + len(apart)) * 60
     for row in rows:
         assert row["ranking"].index(row["target_id"]) + 1 == row["rank"]
         assert len(set(row["ranking"])) == row["num_candidates"] == 10
@@ -100,14 +102,24 @@ def test_the_global_generators_are_neither_read_nor_changed(job, tmp_path):
     ("overrides", "stages"),
     [
         (["method=zero_shot"], ["zero_shot"]),
-        (["method=grpo_only"], ["zero_shot", "grpo"]),
-        (["method=sft", "cot_policy=none", "caption=none"], ["zero_shot", "sft"]),
-        (["rollout=free", "rollout.max_new_tokens=3", "grpo.iterations=2"], ["zero_shot", "sft", "grpo"]),
-        (["reward=release", "prompt.answer=id_title", "loss=gspo"], ["zero_shot", "sft", "grpo"]),
-        (["eval.ranking=constrained", "advantage=rloo", "grpo.beta=0"], ["zero_shot", "sft", "grpo"]),
-        (["method=sft", "eval.ranking=generate", "eval.max_new_tokens=4"], ["zero_shot", "sft"]),
-        (["method=sft", "eval.num_negatives=full", "eval.ks=[1,5]"], ["zero_shot", "sft"]),
-        (["method=sft", "split.windows=sliding", "sft.loss_on=all", "mix_ratio=1"], ["zero_shot", "sft"]),
+        (["method=grpo_only"], ["zero_shot", "warmup", "grpo"]),
+        (["method=sft_more"], ["zero_shot", "warmup", "sft", "sft_more"]),
+        (["method=sft", "cot_policy=none", "caption=none"], ["zero_shot", "warmup", "sft"]),
+        (
+            ["rollout=free", "rollout.max_new_tokens=3", "grpo.iterations=2"],
+            ["zero_shot", "warmup", "sft", "grpo"],
+        ),
+        (["reward=release", "prompt.answer=id_title", "loss=gspo"], ["zero_shot", "warmup", "sft", "grpo"]),
+        (
+            ["eval.ranking=constrained", "advantage=rloo", "grpo.beta=0"],
+            ["zero_shot", "warmup", "sft", "grpo"],
+        ),
+        (["method=sft", "eval.ranking=generate", "eval.max_new_tokens=4"], ["zero_shot", "warmup", "sft"]),
+        (["method=sft", "eval.num_negatives=full", "eval.ks=[1,5]"], ["zero_shot", "warmup", "sft"]),
+        (
+            ["method=sft", "split.windows=sliding", "sft.loss_on=all", "mix_ratio=1"],
+            ["zero_shot", "warmup", "sft"],
+        ),
     ],
 )
 def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):

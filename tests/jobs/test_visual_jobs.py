@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mllmrec.errors import ConfigError
-from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_run
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.store import data_fingerprint
@@ -28,7 +28,7 @@ def test_a_policy_that_sees_is_trained_and_reopened(job, tmp_path, engine):
     assert cost["seconds_per_step"] > 0
     run = open_run(str(folder), None)
     again = RunFolder(tmp_path / "again")
-    protocol = Protocol(run.cfg.eval, run.cfg.protocol_seed, run.prepared)
+    protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
     protocol.record("grpo", run.ranker(protocol), again)
     before, after = (

@@ -69,15 +69,46 @@ def test_a_paid_stage_ends_with_the_weights_of_its_best_ranking(fit, keep, expec
     assert callback.best_step == 2
 
 
-def test_sft_keeps_its_last_weights_and_does_not_stop(fit):
+def test_sft_is_chosen_by_its_held_out_users_like_any_other_stage(fit):
     stage = Still()
+    torch.nn.init.zeros_(stage.model.weight)
     callback = held_out_ranking(
-        by_step(stage, [0.5, 0.1, 0.1, 0.1, 0.1]), stage, every=1, keep="best", patience=1
+        by_step(stage, [0.1, 0.2, 0.5, 0.4, 0.3]), stage, every=1, keep="best", patience=None
     )
-    before = float(stage.model.weight)
     fit(stage, [[0.0]] * 4, callbacks=[callback])
-    assert stage.global_step == 4
-    assert abs(float(stage.model.weight) - before) > 0.3
+    assert float(stage.model.weight) == pytest.approx(-0.19, abs=1e-3)
+
+
+@pytest.mark.parametrize(("keep", "other"), [("best", -0.34), ("last", -0.19)])
+def test_the_weights_that_are_not_kept_are_handed_over_too(fit, keep, other):
+    stage = Paid()
+    torch.nn.init.zeros_(stage.model.weight)
+    values = [0.1, 0.2, 0.5, 0.4, 0.3]
+    callback = held_out_ranking(by_step(stage, values), stage, every=1, keep=keep, patience=None)
+    fit(stage, [[0.0]] * 4, callbacks=[callback])
+    found = callback.selection
+    assert (found.kept, found.best_step, found.last_step) == (keep, 2, 4)
+    assert set(found.other) == {"weight", "bias"}
+    assert float(found.other["weight"]) == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_nothing_is_handed_over_where_the_best_weights_are_the_last(fit, keep):
+    stage = Paid()
+    callback = held_out_ranking(by_step(stage, [0.1, 0.2, 0.3]), stage, every=1, keep=keep, patience=None)
+    fit(stage, [[0.0]] * 2, callbacks=[callback])
+    assert (callback.selection.best_step, callback.selection.last_step) == (2, 2)
+    assert callback.selection.other == {}
+
+
+def test_of_equal_rankings_the_earliest_is_the_best(fit):
+    # Training that gains nothing on the held-out users must not look as if it had been chosen for its gain.
+    stage = Paid()
+    callback = held_out_ranking(
+        by_step(stage, [0.3, 0.5, 0.5, 0.5]), stage, every=1, keep="best", patience=None
+    )
+    fit(stage, [[0.0]] * 3, callbacks=[callback])
+    assert callback.selection.best_step == 1
 
 
 def test_a_stage_ends_when_the_ranking_gets_no_better(fit):

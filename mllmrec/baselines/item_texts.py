@@ -1,0 +1,16 @@
+"""What is known of an item in words."""
+
+from __future__ import annotations
+
+from mllmrec.prepare import Prepared
+
+
+def item_texts(prepared: Prepared) -> list[str]:
+    """Title, details and caption of every item in one text."""
+    items = prepared.items
+    return [
+        ". ".join(text for text in (title, details, prepared.captions.get(item, "")) if text)
+        for item, title, details in zip(
+            items.ids.tolist(), items.titles.tolist(), items.details.tolist(), strict=True
+        )
+    ]

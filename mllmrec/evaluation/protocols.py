@@ -1,0 +1,132 @@
+"""The protocols of one run: what is measured is measured under each, on the same users."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.errors import UserError
+from mllmrec.evaluation.evaluate import Evaluation
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.ranking import Ranker
+from mllmrec.prepare import FULL, Prepared
+from mllmrec.run_folder import RunFolder
+from mllmrec.stages.heldout import Selection
+
+log = logging.getLogger(__name__)
+
+BOTH = "both"
+WEIGHTINGS = ("uniform", "popularity")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A protocol and the folder that its numbers go to."""
+
+    protocol: Protocol
+    folder: RunFolder
+
+
+class Protocols:
+    """The main protocol and, where ``eval.weighting=both``, the one with the other kind of negatives beside it.
+
+    Uniform negatives are mostly unpopular items, so popularity alone may answer them; popularity-weighted ones take that
+    answer away. The numbers of the main protocol go to the run's folder, those of the other to a folder of the same form
+    inside it.
+    """
+
+    def __init__(self, main: Protocol, beside: Protocol | None, folder: RunFolder) -> None:
+        """Fix where numbers go.
+
+        Args:
+            main: whose numbers the run is chosen and compared by.
+            beside: the same users among other negatives; None for none.
+            folder: of the run.
+        """
+        self.main, self.folder = main, folder
+        self.places = [Place(main, folder)]
+        if beside is not None:
+            self.places.append(Place(beside, RunFolder(folder.beside_path)))
+        self.results: dict[str, list[Evaluation]] = {}  # by stage, in the order of `places`
+
+    def describe(self, ranking: str | None = None) -> None:
+        """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
+        for place in self.places:
+            place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
+
+    def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
+        """Rank every user, and compare with the stage before; returns what came of the main protocol."""
+        earlier = next(reversed(self.results), None)
+        found = [
+            place.protocol.record(stage, ranker_of(place.protocol), place.folder) for place in self.places
+        ]
+        if earlier is not None:
+            for place, later, before in zip(self.places, found, self.results[earlier], strict=True):
+                place.folder.record_difference(stage, earlier, place.protocol.difference(later, before))
+        self.results[stage] = found
+        return found[0]
+
+    def record_selection(
+        self, stage: str, selection: Selection, ranker_of: Callable[[Protocol], Ranker] | None
+    ) -> None:
+        """Report a stage's best held-out weights and its last ones apart.
+
+        Args:
+            stage: recorded before, with the weights that it kept.
+            selection: of the stage.
+            ranker_of: ranks with the weights that were not kept; None where best and last are the same.
+        """
+        steps = {"best": selection.best_step, "last": selection.last_step}
+        for place, kept in zip(self.places, self.results[stage], strict=True):
+            protocol = place.protocol
+            results = {"best": kept, "last": kept}
+            compared: dict[str, Any] = {"kept": selection.kept}
+            if ranker_of is not None:
+                name = f"{stage}_{selection.not_kept}"
+                results[selection.not_kept] = protocol.rank(name, ranker_of(protocol), place.folder)
+                compared["difference"] = protocol.difference(results["best"], results["last"])
+            for which, result in results.items():
+                compared[which] = {
+                    "step": steps[which],
+                    "metrics": result.means(protocol.ks),
+                    "intervals": protocol.intervals(result),
+                }
+            place.folder.record_weights(stage, compared)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self.places)
+
+
+def main_protocol(settings: DictConfig, trained: str, seed: int, prepared: Prepared) -> Protocol:
+    """The protocol of ``eval``; of both kinds of negatives, the one with those that training prompts list.
+
+    Args:
+        settings: the ``eval`` section.
+        trained: how training negatives are weighted.
+        seed: of protocols.
+        prepared: the data.
+    """
+    return Protocol(with_weighting(settings, trained), seed, prepared)
+
+
+def beside_protocol(settings: DictConfig, trained: str, seed: int, prepared: Prepared) -> Protocol | None:
+    """The protocol with the other kind of negatives; None where one is enough, or where the data has too few items."""
+    if settings.weighting != BOTH or settings.num_negatives == FULL:
+        return None
+    (other,) = (weighting for weighting in WEIGHTINGS if weighting != trained)
+    try:
+        return Protocol(with_weighting(settings, other), seed, prepared)
+    except UserError as error:
+        log.warning("nothing is ranked among %s negatives: %s", other, error)
+        return None
+
+
+def with_weighting(settings: DictConfig, weighting: str) -> DictConfig:
+    """``eval`` with one kind of negatives: its own, or ``weighting`` where it names both."""
+    merged = OmegaConf.merge(settings, {"weighting": weighting} if settings.weighting == BOTH else {})
+    assert isinstance(merged, DictConfig)
+    return merged
