@@ -10,7 +10,7 @@ from mllmrec.sweeping.jobs import experiments, plan
 
 # Jobs with one seed, written by hand: values of one axis times those of the next.
 JOBS_A_SEED = {
-    "main_table": 16,
+    "main_table": 17,
     "ablation_components": 8,
     "reward_inflation": 3 * 3,
     "mix_ratio": 6,
@@ -20,6 +20,7 @@ JOBS_A_SEED = {
     "num_candidates": 3,
     "reward_design": 2,
     "seeds": 1,
+    "controls": 4,
 }
 NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1, "efficiency": 2 * 2 * 2}
 
@@ -58,7 +59,7 @@ def test_every_job_of_a_sweep_composes_and_passes_the_checks(name: str, scale: s
 @pytest.mark.parametrize("name", JOBS_A_SEED)
 def test_seeds_are_an_axis(name: str) -> None:
     axes = OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml").hydra.sweeper.params
-    seeds = list(range(10)) if name == "seeds" else [0, 1, 2]
+    seeds = list(range(10)) if name in ("seeds", "controls") else [0, 1, 2]
     # The last: jobs that follow one another then share no stage that one would wait for.
     assert list(axes)[-1] == "seed"
     assert axes["seed"].split(",") == [str(seed) for seed in seeds]
