@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mllmrec.cache import file_fingerprint
 from mllmrec.captions.base import Captioner
-from mllmrec.data.tables import read_table, refuse_duplicate_ids
+from mllmrec.data.columns import refuse_duplicate_ids
+from mllmrec.data.tables import read_table
 from mllmrec.data.text import as_text, collapse_spaces, require_files
 from mllmrec.errors import UserError
 

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
+from mllmrec.data.columns import TableFile, codes_among, refuse_duplicate_ids
 from mllmrec.data.download import download
 from mllmrec.data.reviews import read_reviews
 from mllmrec.data.sequences import read_sequences
-from mllmrec.data.tables import TableFile, codes_among, read_table, refuse_duplicate_ids
+from mllmrec.data.tables import read_table
 from mllmrec.data.text import input_fingerprint, join_details, plain_text, read_lines, require_files
 from mllmrec.errors import UserError
 

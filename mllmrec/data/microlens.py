@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
+from mllmrec.data.columns import codes_among, first_seen_codes
 from mllmrec.data.images import folder_fingerprint, images_folder, usable_images
 from mllmrec.data.released import is_released, load_released, read_titles, released_identity
 from mllmrec.data.sequences import read_sequences
-from mllmrec.data.tables import codes_among, column_names, first_seen_codes, read_table
+from mllmrec.data.tables import column_names, read_table
 from mllmrec.data.text import input_fingerprint, read_lines
 from mllmrec.errors import UserError
 

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from mllmrec.cache import atomic_path
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
+from mllmrec.data.columns import TableFile, codes_among, first_seen_codes, refuse_duplicate_ids
 from mllmrec.data.download import download
 from mllmrec.data.images import folder_fingerprint, images_folder, usable_images
 from mllmrec.data.released import is_released, load_released, released_identity
-from mllmrec.data.tables import TableFile, codes_among, first_seen_codes, read_table, refuse_duplicate_ids
+from mllmrec.data.tables import read_table
 from mllmrec.data.text import input_fingerprint, read_lines
 from mllmrec.errors import UserError, choices
 
@@ -199,4 +200,4 @@ def _read_dat(path: Path, header: str) -> TableFile:
         name: pa.chunked_array([pa.array(column, pa.string())])
         for name, column in zip(names, columns, strict=True)
     }
-    return TableFile(path, arrays, line_numbers=np.frombuffer(numbers, dtype=np.int64))
+    return TableFile(path, arrays, lambda row: f"{path}:{numbers[row]}")

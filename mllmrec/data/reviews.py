@@ -28,7 +28,7 @@ def read_reviews(
             user_id, item_id = str(review[user]), str(review[item])
             times.append(int(str(review[time])))
             ratings.append(float(str(review[rating])))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path}:{number}: {user}, {item}, {time} or {rating} is missing or wrong "
                 f"({type(error).__name__}: {error}): correct or remove the line"

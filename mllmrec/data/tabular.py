@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
+from mllmrec.data.columns import TableFile, codes_among, first_seen_codes, refuse_duplicate_ids
 from mllmrec.data.images import folder_fingerprint, image_files, usable_images, whole_images
-from mllmrec.data.tables import TableFile, codes_among, first_seen_codes, read_table, refuse_duplicate_ids
+from mllmrec.data.tables import read_table
 from mllmrec.data.text import input_fingerprint, join_details, require_files
 from mllmrec.errors import UserError
 

@@ -7,6 +7,7 @@ import html
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from mllmrec.cache import file_fingerprint
@@ -89,6 +90,10 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
 def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, object]]]:
     """(line number from 1, record) of every line that is not blank.
 
+    Numbers with a fraction or an exponent come as the text that stands there, since doubles would lose digits of it;
+    where they are whole, as whole numbers are written (1.0 and 1 are one id). NaN, which is no JSON but found in
+    files, is a missing value.
+
     Raises:
         UserError: a line is not a JSON object.
     """
@@ -96,7 +101,7 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_float=_number_text, parse_constant=lambda _: None)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error}): correct or remove the line") from error
         if not isinstance(record, dict):
@@ -104,3 +109,8 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
                 f"{path}:{number}: expected one JSON object per line, found {type(record).__name__}"
             )
         yield number, record
+
+
+def _number_text(text: str) -> str:
+    number = Decimal(text)
+    return str(int(number)) if abs(number) < 2**53 and number == number.to_integral_value() else text

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from mllmrec.data.tables import first_seen_codes, read_table
+from mllmrec.data.columns import first_seen_codes
+from mllmrec.data.tables import read_table
 from mllmrec.data.text import read_lines
 from mllmrec.errors import UserError
 

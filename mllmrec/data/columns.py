@@ -1,0 +1,143 @@
+"""Columns of a table file → ids, text, numbers and times, with the place of whatever does not convert."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mllmrec.data.text import as_text, collapse_spaces
+from mllmrec.data.times import NUMBER, NoTime, all_rounded, exact_times
+from mllmrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LIST, OBJECT, TRUTH = "a list", "an object", "true or false"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """Some columns of a table file; R rows. Conversions name file, line and column of what does not convert."""
+
+    path: Path
+    columns: Mapping[str, pa.ChunkedArray]  # each R values
+    where: Callable[[int], str]  # a row counted from 0 → ``file:line``; for Parquet ``file row n``, from 1
+    # Formats without column types may hold anything anywhere: column → kind of value → the first row that holds it.
+    strays: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def ids(self, name: str) -> pa.ChunkedArray:
+        """A column as (R,) strings without surrounding spaces.
+
+        Raises:
+            UserError: a value is missing.
+        """
+        column = pc.utf8_trim_whitespace(pc.cast(self.columns[name], pa.string()))
+        self._refuse(pc.equal(pc.fill_null(column, ""), ""), name, "is empty: give an id or remove the row")
+        return column
+
+    def text(self, name: str) -> np.ndarray:
+        """A column as (R,) str on one line each, "" where missing."""
+        return np.array(
+            [collapse_spaces(as_text(value)) for value in self.columns[name].to_pylist()],
+            dtype=object,
+        )
+
+    def floats(self, name: str) -> np.ndarray:
+        """A column as (R,) float64.
+
+        Raises:
+            UserError: a value is missing or no finite number.
+        """
+        self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a number")
+        column = self.columns[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = pc.utf8_ltrim(pc.utf8_trim_whitespace(column), characters="+")
+            fits = pc.fill_null(pc.match_substring_regex(column, NUMBER), False)
+            self._refuse(pc.invert(fits), name, "is not a number: correct it, and give dates as Unix seconds")
+        column = pc.cast(column, pa.float64())
+        self._refuse(pc.invert(pc.fill_null(pc.is_finite(column), False)), name, "is not a finite number")
+        return column.to_numpy()
+
+    def times(self, name: str) -> np.ndarray:
+        """A column of moments as (R,) int64 that keep their order; see `mllmrec.data.times.exact_times`.
+
+        Raises:
+            UserError: a value is missing, no time, or beyond 64 bits.
+        """
+        self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a time")
+        column = self.columns[name]
+        try:
+            times = exact_times(column)
+        except NoTime as error:
+            raise self._wrong(name, error.row, error.reason) from error
+        if all_rounded(column):
+            log.warning(
+                "%s: column %s: every value is in exponent form, such as %r: a spreadsheet may have rounded the times; "
+                "write them in full",
+                self.path,
+                name,
+                column[0].as_py(),
+            )
+        return times
+
+    def _refuse(self, bad: pa.ChunkedArray, name: str, reason: str) -> None:
+        row = pc.index(bad, True).as_py()
+        if row >= 0:
+            raise self._wrong(name, row, reason)
+
+    def _refuse_strays(self, name: str, kinds: tuple[str, ...], remedy: str) -> None:
+        found = [(row, kind) for kind, row in self.strays.get(name, {}).items() if kind in kinds]
+        if found:
+            row, kind = min(found)
+            raise self._wrong(name, row, f"is {kind}: {remedy}")
+
+    def _wrong(self, name: str, row: int | None, reason: str) -> UserError:
+        if row is None:
+            return UserError(f"{self.path}: column {name} {reason}")
+        return UserError(
+            f"{self.where(row)}: column {name}: {shortened(self.columns[name][row].as_py())} {reason}"
+        )
+
+
+def shortened(value: object, longest: int = 60) -> str:
+    """A value as an error message shows it: quoted, on one line, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 12]}…{text[-10:]}"
+
+
+def first_seen_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) int32 codes in order of first occurrence, and the (U,) distinct values as str."""
+    values = pc.unique(column)
+    codes = pc.index_in(column, value_set=values).to_numpy()
+    return codes.astype(np.int32), np.array(values.to_pylist(), dtype=object)
+
+
+def codes_among(column: pa.ChunkedArray, known: np.ndarray) -> np.ndarray:
+    """(R,) int32 position of each value in ``known``; -1 where it is not there."""
+    found = pc.fill_null(pc.index_in(column, value_set=pa.array(known.tolist(), pa.string())), -1)
+    return found.to_numpy().astype(np.int32)
+
+
+def refuse_duplicate_ids(table: TableFile, ids: pa.ChunkedArray) -> None:
+    """Refuse an item table in which an id stands twice.
+
+    Raises:
+        UserError: naming the first few ids with both lines.
+    """
+    codes, names = first_seen_codes(ids)
+    if len(names) == len(codes):
+        return
+    _, first = np.unique(codes, return_index=True)
+    again = np.setdiff1d(np.arange(len(codes)), first)
+    shown = [
+        f"{names[codes[row]]} ({table.where(first[codes[row]])} and {table.where(row)})" for row in again[:3]
+    ]
+    raise UserError(f"{len(again)} repeated item ids: {'; '.join(shown)}: keep one row per item")

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mllmrec.data.reviews import read_reviews
+from mllmrec.errors import UserError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reviews(*changes: dict[str, object]):
+        """Reviews that differ from a good one in what is given."""
+        good = {"user": "u", "item": "i", "time": 5, "rating": 4.5}
+        file = tmp_path / "a.jsonl"
+        file.write_text("".join(json.dumps(good | change) + "\n" for change in changes), encoding="utf-8")
+        return read_reviews(file, "user", "item", "time", "rating")
+
+    return reviews
+
+
+def test_times_beyond_64_bits_are_refused(read):
+    assert read({"time": 2**63 - 1}, {"time": 1.5e9})[0].timestamps.tolist() == [2**63 - 1, 1_500_000_000]
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .*OverflowError"):
+        read({}, {"time": 2**63})
