@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from mllmrec.config.algorithms import broken_algorithms
 from mllmrec.config.components import component_faults
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.rules import CONTRADICTIONS, accelerator_exists, broken_rules
@@ -25,6 +26,7 @@ def check_config(cfg: DictConfig) -> None:
     settings, faults = _resolve(cfg)
     faults += _schema_faults(settings)
     faults += broken_rules(settings, (*CONTRADICTIONS, accelerator_exists))
+    faults += broken_algorithms(cfg, settings)
     faulty = {fault.split(".", 1)[0] for fault in faults}
     faults += component_faults(settings, faulty)
     if faults:
@@ -34,7 +36,7 @@ def check_config(cfg: DictConfig) -> None:
 def plain_faults(cfg: DictConfig) -> list[str]:
     """What `check_config` finds without importing any component: bounds, missing values, contradictions."""
     settings, faults = _resolve(cfg)
-    return [*faults, *_schema_faults(settings), *broken_rules(settings)]
+    return [*faults, *_schema_faults(settings), *broken_rules(settings), *broken_algorithms(cfg, settings)]
 
 
 def _resolve(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:

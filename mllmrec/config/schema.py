@@ -160,7 +160,7 @@ class Grpo(Optimised):
     beta: NotNegative
     kl: Literal["k1", "k2", "k3"]
     aggregation: Literal["token_mean", "sequence_mean", "constant"]
-    skip_zero_variance: Literal["auto", "always", "never"]
+    skip_zero_variance: Literal["auto", "always", "never", "drop"]
     lora: LoraChange | None
     rollouts_shown: CountOrZero
 

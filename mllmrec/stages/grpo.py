@@ -82,7 +82,8 @@ class Grpo(RolloutStage):
             kl: its estimator.
             aggregation: how tokens make the loss.
             skip_zero_variance: whether groups with equal rewards are left out of reference and update:
-                ``auto`` where that changes nothing (beta 0), ``always`` (they lose their KL), ``never``.
+                ``auto`` where that changes nothing (beta 0), ``always`` (they lose their KL), ``never``, or ``drop``:
+                always, and they do not count in the loss's mean (DAPO's dynamic sampling, without its refilling).
             seed: of the run.
             on_rollouts: told of every step's rollouts.
             titles: (I,) as the prompts show them.
@@ -104,7 +105,8 @@ class Grpo(RolloutStage):
         )
         self.advantage, self.policy_loss, self.iterations = advantage, policy_loss, iterations
         self.beta, self.kl, self.aggregation = beta, kl, aggregation
-        self.skips = skip_zero_variance == "always" or (skip_zero_variance == "auto" and beta == 0)
+        self.drops = skip_zero_variance == "drop"
+        self.skips = skip_zero_variance in ("always", "drop") or (skip_zero_variance == "auto" and beta == 0)
         self.draws_anew = any(
             isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.model.modules()
         )
@@ -167,9 +169,11 @@ class Grpo(RolloutStage):
         """
         rollouts = judged.rollouts
         weights = rollouts.weights
-        counted = rollouts.decisions if weights is None else rollouts.decisions * weights[:, None]
-        tokens = float(counted.sum())
-        sequences = float(len(counted) if weights is None else weights.sum())
+        rows = torch.ones(len(rollouts.decisions), device=self.device) if weights is None else weights
+        if self.drops:
+            rows = rows * self._differs(judged)
+        tokens = float((rollouts.decisions * rows[:, None]).sum())
+        sequences = float(rows.sum())
         longest = self.sampler.max_new_tokens or self.answers.longest
         sums["tokens"] = 0.0
         for part in self._parts(judged):
@@ -213,9 +217,14 @@ class Grpo(RolloutStage):
         """The rows of each micro-batch: those with something to learn, prompt by prompt."""
         learns = judged.rollouts.decisions.any(1)
         if self.skips:
-            groups = judged.advantages.view(judged.rewards.shape)
-            learns = learns & (groups != 0).any(1).repeat_interleave(groups.shape[1])
+            learns = learns & self._differs(judged)
         return [part for part in learns.nonzero()[:, 0].split(self.micro_batch_size) if len(part)]
+
+    @staticmethod
+    def _differs(judged: Judged) -> Tensor:
+        """(R,) bool: rows of groups whose answers differ in what they are worth."""
+        groups = judged.advantages.view(judged.rewards.shape)
+        return (groups != 0).any(1).repeat_interleave(groups.shape[1])
 
     def _scores(
         self, model: torch.nn.Module, judged: Judged, part: Tensor, encoded: Any, entropy: bool = True

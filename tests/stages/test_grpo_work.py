@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.rl.losses import ClippedRatio
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
@@ -167,6 +168,47 @@ def test_groups_without_variance_are_skipped(titled, skip, beta, rows):
         assert relative_error(gradient, expected) < 1e-6
     else:  # the skipped group's divergence is lost
         assert relative_error(gradient, expected) > 1e-2
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_dropped_groups_count_nowhere(titled, aggregation):
+    # DAPO's means are over groups that differ: as if the other prompt had not been drawn.
+    make, batch = titled
+    settings = {"aggregation": aggregation, "beta": 0.5, "micro_batch_size": 5}
+    rewards = torch.tensor([[1.0, 0, 0, 1, 0, 0], [0.3] * 6])
+    found = []
+    for skip, rows in (("drop", 2), ("never", 1), ("always", 2)):
+        stage = make(skip_zero_variance=skip, **settings)
+        judged = with_rewards(stage, batch[:rows], rewards[:rows])
+        found.append(loss_and_gradient(stage, judged, reference=stage.reference_logprobs(judged)))
+    (loss, gradient), (alone, expected), (counted, _) = found
+    assert expected.norm() > 1e-2
+    assert loss == pytest.approx(alone, abs=1e-6)
+    assert relative_error(gradient, expected) < 1e-5
+    # Left out but counted, the group halves the loss, roughly where answers differ in length.
+    assert counted == pytest.approx(alone / 2, rel=0.4)
+
+
+class Constant(HitFormat):
+    """Pays everything alike."""
+
+    def __call__(self, completion, question):
+        return {"reward": 0.3, "format": 1.0, "hit": 0.0}
+
+
+def with_rewards(stage, batch, rewards):
+    judged, _ = roll_out(stage, batch)
+    return dataclasses.replace(judged, rewards=rewards, advantages=stage.advantage(rewards).flatten())
+
+
+def test_a_step_of_dropped_groups_alone_has_no_loss(titled, fit):
+    make, batch = titled
+    logged: list[dict] = []
+    stage = make(skip_zero_variance="drop", reward=Constant())
+    stage.log_step = logged.append
+    fit(stage, [batch])
+    assert logged[0]["loss"] == logged[0]["grad_norm"] == 0
+    assert logged[0]["frac_reward_zero_std"] == 1
 
 
 @pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=3)])
