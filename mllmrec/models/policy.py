@@ -129,13 +129,20 @@ class Policy:
         return pad(self.encode_prompts(prompts), self.padding_token, side="left").to(self.device)
 
     def decode(self, completions: TokenBatch) -> list[str]:
-        """Completions as text, special tokens left out."""
-        rows = [
-            ids[mask].tolist()
-            for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True)
-        ]
+        """Completions as text: everything that was said, except for the token that ends it.
+
+        Special tokens are shown, since an answer with them in it is not the answer. Models have more ids than their
+        tokenizers have texts for; those are shown as padding.
+        """
+        known = len(self.tokenizer)
+        rows = []
+        for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True):
+            row = [token if token < known else self.padding_token for token in ids[mask].tolist()]
+            rows.append(row[:-1] if row and row[-1] == self.end_token else row)
         # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.batch_decode(
+            rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     def add_marks(self, marks: Sequence[str]) -> None:
         """Make every item's mark one token, which the model can read after `read_items`.

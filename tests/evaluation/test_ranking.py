@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, cand
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.rollout.constrained import Constrained
+from mllmrec.rollout.free import Free
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.sft import Sft
 
@@ -195,6 +197,21 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     }
     assert result.generated_tokens == sum(len(answers.of(item)) for item in (3, 4, 5, 6))
     assert result.means([1, 3])["HR@3"] == 0.5
+
+
+def test_a_generated_answer_with_special_tokens_names_nothing(titled, monkeypatch):
+    policy, answers, examples = titled
+    first = int(examples[0].candidates[0])
+    rows = [answers.of(first), [policy.padding_token, *answers.of(first)]]
+    completions = pad(rows, policy.padding_token, side="right")
+    monkeypatch.setattr(Free, "__call__", lambda *_: SimpleNamespace(completions=completions))
+    with torch.no_grad():
+        said, stained = Generate(policy, answers, ENGINE, [str(item) for item in range(12)]).rank(
+            [examples[0], examples[0]]
+        )
+    assert said.order.tolist() == [0]
+    assert stained.order.tolist() == []
+    assert stained.text == "<|pad|>" + said.text
 
 
 def test_generation_is_greedy_and_stops_at_its_limit(titled):

@@ -11,6 +11,8 @@ from mllmrec.errors import UserError
 from mllmrec.models.backbones import Pretrained
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answers import parse_answer
+from mllmrec.rewards.base import Question
+from mllmrec.rewards.hit_format import HitFormat
 
 IDS = torch.tensor([[11, 12, 13, 14, 15], [21, 22, 23, 24, 25]])
 
@@ -231,6 +233,27 @@ def test_completions_decode_to_what_was_encoded(make_pretrained):
     decoded = policy.decode(pad(rows, policy.padding_token, side="right"))
     assert decoded == texts
     assert parse_answer(decoded[1]).items == (("22", "Amélie"),)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "qwen3"])
+def test_special_tokens_in_an_answer_are_shown_and_judged(kind, tiny, make_pretrained):
+    policy = tiny.policy if kind == "tiny" else make_pretrained()
+    (label,) = policy.encode_answers(["[ITEM_1]"])
+    end, padding, unknown = policy.end_token, policy.padding_token, len(policy.tokenizer) + 5
+    assert end != padding
+    said = {
+        "[ITEM_1]": [*label, end],
+        "<|pad|>[ITEM_1]": [padding, *label, end],
+        "[ITEM_1]<|pad|>": [*label, padding, end],
+        "[ITEM_1]<|pad|><|pad|>": [*label, padding, unknown],  # no end: cut off at the limit
+        "<|end|>[ITEM_1]": [end, *label, end],
+        "<|pad|>": [unknown, end],
+        "": [end],
+    }
+    texts = policy.decode(pad(list(said.values()), padding, side="right"))
+    assert texts == list(said)
+    rewards = [HitFormat()(text, Question("1", {"1": "", "2": ""}))["reward"] for text in texts]
+    assert rewards == [1.0] + [-1.0] * 6
 
 
 def test_longest_sequence(make_pretrained):

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rl.losses import AGGREGATIONS
+from mllmrec.rollout.base import Rollouts, Sampler
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
+from mllmrec.stages.run import _shown_rollouts
 
 ENGINE = SharedPrefix()
 
@@ -150,6 +153,37 @@ def test_each_completion_is_judged_against_its_own_question(make_grpo, batch):
         assert int(text[6:-1]) in example.candidates
     assert 0 < step.rewards.mean() < 1
     assert stage.generated_tokens == 2 * 20 * 2  # a label and the end
+
+
+class Says(Sampler):
+    """Gives two completions to every prompt: the first candidate's label, and the same behind a padding token."""
+
+    constrained, temperature, max_new_tokens = False, 1.0, 3
+
+    def __init__(self, policy, answers):
+        self.policy, self.answers = policy, answers
+
+    def __call__(self, engine, model, encoded, group_size, generators, answers, end_token):
+        label = self.answers.of(0)[:-1]
+        rows = [[*label, end_token], [self.policy.padding_token, *label, end_token]] * len(generators)
+        completions = pad(rows, self.policy.padding_token, side="right")
+        return Rollouts(
+            completions=completions,
+            prompt_of=torch.arange(len(generators)).repeat_interleave(2),
+            decisions=completions.mask,
+            choices=None,
+            finished=torch.ones(len(rows), dtype=torch.bool),
+        )
+
+
+def test_special_tokens_cost_the_reward_and_stand_in_the_rollouts(make_grpo, tiny, batch):
+    stage = make_grpo(sampler=Says(tiny.policy, tiny.answers), group_size=2)
+    example = dataclasses.replace(batch[0], target=0, candidates=np.array([0, 1]), target_column=0)
+    step = judged(stage, [example])
+    assert step.texts == ["[ITEM_0]", "<|pad|>[ITEM_0]"]
+    assert step.rewards.tolist() == [[1.0, -1.0]]
+    shown = _shown_rollouts(0, [example], step, 2)
+    assert [(row.completion, row.reward) for row in shown] == [("[ITEM_0]", 1.0), ("<|pad|>[ITEM_0]", -1.0)]
 
 
 def target_probability(tiny, example):
