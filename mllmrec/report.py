@@ -13,12 +13,13 @@ from mllmrec.cli import run_app
 
 def report(cfg: DictConfig) -> None:
     """Read the runs, write the report, print its tables and where it lies."""
+    from dataclasses import fields
     from datetime import datetime
 
     from hydra.core.hydra_config import HydraConfig
 
     from mllmrec.console import make_console, relative
-    from mllmrec.reporting.experiment import build_experiment, names_of
+    from mllmrec.reporting.experiment import Question, build_experiments, names_of
     from mllmrec.reporting.files import slug, write_report
     from mllmrec.reporting.page import make_section
     from mllmrec.reporting.pictures import draw_pictures
@@ -27,11 +28,11 @@ def report(cfg: DictConfig) -> None:
 
     folders = [str(folder) for folder in (cfg.runs if isinstance(cfg.runs, ListConfig) else [cfg.runs])]
     names = names_of(folders)
+    question = Question(**{field.name: cfg[field.name] for field in fields(Question)})
     experiments = [
-        build_experiment(
-            folder, name, cfg.stage, cfg.metrics, cfg.metric, cfg.baseline, cfg.seed, cfg.resamples
-        )
+        experiment
         for folder, name in zip(folders, names, strict=True)
+        for experiment in build_experiments(folder, name, question)
     ]
     out = Path(HydraConfig.get().runtime.output_dir)
     sections = []

@@ -229,6 +229,7 @@ class Root(Section):
     cache_dir: Annotated[str, Field(min_length=1)] = "."
     run_name: str | int | None = None
     metrics: list[str] | None = None
+    weights: Literal["kept", "best", "last"] = "kept"
     resamples: Count = 1
     max_samples: Count | None = None
     samples_shown: CountOrZero = 0

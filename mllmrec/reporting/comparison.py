@@ -13,7 +13,7 @@ from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import metric_names, per_user_metrics
 from mllmrec.evaluation.records import joined_ranks
 from mllmrec.reporting.rows import Row
-from mllmrec.reporting.runs import Run
+from mllmrec.reporting.runs import KEPT, Run
 
 LAST, BEST = "last", "best"
 # What a stage's cost may say, as shown in this order.
@@ -83,7 +83,9 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 )
 
 
-def score_rows(rows: Sequence[Row], stage: str, seed: int, resamples: int) -> list[Scores]:
+def score_rows(
+    rows: Sequence[Row], stage: str, seed: int, resamples: int, weights: str = KEPT
+) -> list[Scores]:
     """Read every run's ranks, join them by user, average over seeds, and bootstrap over users.
 
     Args:
@@ -91,6 +93,7 @@ def score_rows(rows: Sequence[Row], stage: str, seed: int, resamples: int) -> li
         stage: name of a stage, or ``last`` for each run's last.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        weights: of the stage (`Run.records`).
 
     Raises:
         UserError: a run lacks the stage, or was not evaluated on the same users.
@@ -100,14 +103,14 @@ def score_rows(rows: Sequence[Row], stage: str, seed: int, resamples: int) -> li
     if not ks:
         raise UserError("the runs have no cut-off in common: give them the same eval.ks")
     first = runs[0]
-    reference = first.records(stage_of(first, stage))
+    reference = first.records(stage_of(first, stage), weights)
     result = []
     for row in rows:
         stages = [stage_of(run, stage) for run in row.runs]
         seeds = []
         for run, name in zip(row.runs, stages, strict=True):
             try:
-                _, ranks = joined_ranks(reference, run.records(name))
+                _, ranks = joined_ranks(reference, run.records(name, weights))
             except UserError as error:
                 raise UserError(f"{first.path} and {run.path} cannot be compared: {error}") from error
             seeds.append(per_user_metrics(ranks, ks))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mllmrec.reporting.comparison import (
     BEST,
+    LAST,
     Comparison,
     Scores,
     check_comparable,
@@ -18,7 +19,20 @@ from mllmrec.reporting.comparison import (
     score_rows,
 )
 from mllmrec.reporting.rows import Grouped, Row, group_runs
-from mllmrec.reporting.runs import Jobs, Run, Unfinished, find_jobs
+from mllmrec.reporting.runs import KEPT, Jobs, Run, Unfinished, find_jobs
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an experiment's runs."""
+
+    stage: str = LAST  # a stage's name, or last
+    weights: str = KEPT  # of that stage: kept, best (on the held-out users) or last
+    metrics: Sequence[str] | None = None  # columns of the table; None for all
+    metric: str | None = None  # of tests and pictures; None for NDCG at the second cut-off
+    baseline: str = BEST  # a row's label, or best
+    seed: int = 0  # of the bootstrap and the flips
+    resamples: int = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Experiment:
     baseline: Scores
     chosen_as_best: bool  # the baseline, on the same users
     comparisons: list[Comparison]
+    weights: str = KEPT  # which weights of each stage were ranked
 
     @property
     def rows(self) -> list[Row]:
@@ -58,6 +73,13 @@ class Experiment:
         return self.rows[0].runs[0].metrics["chance"]
 
     @property
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """What only counts, ranked beside every run: name -> ``metrics`` and ``intervals``; none that is a row itself."""
+        labels = {row.label for row in self.rows}
+        known = self.rows[0].runs[0].metrics["baselines"]
+        return {name: found for name, found in known.items() if name not in labels}
+
+    @property
     def differing(self) -> dict[str, list[str]]:
         """Every setting that differs between rows: key -> its value in each row, as shown."""
         return self.grouped.differing
@@ -78,6 +100,8 @@ class Experiment:
             "name": self.name,
             "protocol": {key: value for key, value in self.protocol.items() if key != "seed"},
             "metric": self.metric,
+            "weights": self.weights,
+            "baselines": self.baselines,
             "rows": [self._row_as_json(entry) for entry in self.scores],
             "chance": self.chance,
             "differing": self.differing,
@@ -110,47 +134,48 @@ class Experiment:
         }
 
 
-def build_experiment(
-    folder: str | Path,
-    name: str,
-    stage: str,
-    metrics: Sequence[str] | None,
-    metric: str | None,
-    baseline: str,
-    seed: int,
-    resamples: int,
-) -> Experiment:
+def build_experiments(folder: str | Path, name: str, question: Question) -> list[Experiment]:
     """Read, group, score and compare the runs below ``folder``.
 
     Args:
         folder: holds run folders, at any depth.
         name: of the experiment, as shown.
-        stage: a stage's name, or ``last``.
-        metrics: columns of the table; None for all.
-        metric: of tests and pictures; None for NDCG at the second cut-off.
-        baseline: a row's label, or ``best``.
-        seed: of the bootstrap and the flips.
-        resamples: of the bootstrap.
+        question: what is asked of them.
+
+    Returns:
+        One under the runs' main protocol and, where all of them were ranked among other negatives too, one under that.
 
     Raises:
         UserError: no finished run, runs that cannot be compared, or an unknown stage, metric or baseline.
     """
     jobs = find_jobs(folder)
+    main = build_experiment(jobs, name, question)
+    beside = [run.among_other_negatives for run in jobs.runs]
+    others = [run for run in beside if run is not None]
+    if len(others) < len(jobs.runs):
+        return [main]
+    negatives = others[0].protocol["negatives"]
+    return [main, build_experiment(replace(jobs, runs=others), f"{name}, {negatives} negatives", question)]
+
+
+def build_experiment(jobs: Jobs, name: str, question: Question) -> Experiment:
+    """Group, score and compare runs; as `build_experiments`, for one protocol."""
     check_comparable(jobs.runs)
     grouped = group_runs(jobs.runs)
-    scores = score_rows(grouped.rows, stage, seed, resamples)
-    main = main_metric(scores, metric)
-    base, comparisons = compare(scores, main, baseline, seed, resamples)
+    scores = score_rows(grouped.rows, question.stage, question.seed, question.resamples, question.weights)
+    main = main_metric(scores, question.metric)
+    base, comparisons = compare(scores, main, question.baseline, question.seed, question.resamples)
     return Experiment(
         name=name,
         jobs=jobs,
         grouped=grouped,
         scores=scores,
-        metrics=chosen_metrics(scores, metrics),
+        metrics=chosen_metrics(scores, question.metrics),
         metric=main,
         baseline=base,
-        chosen_as_best=baseline == BEST,
+        chosen_as_best=question.baseline == BEST,
         comparisons=comparisons,
+        weights=question.weights,
     )
 
 

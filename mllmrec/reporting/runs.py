@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import per_user_metrics
 from mllmrec.evaluation.records import StageRecords, read_stage
 from mllmrec.run_folder import RunFolder
+
+KEPT = "kept"  # the weights that a stage ended with
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,31 @@ class Run:
         shown = self.config.get("mix_ratio", 0) > 0 or (self.config.get("eval") or {}).get("cot", False)
         return shown and (self.config.get("cot_policy") or {}).get("leak") == "target"
 
-    def records(self, stage: str) -> StageRecords:
+    @property
+    def among_other_negatives(self) -> Run | None:
+        """The same run, ranked among the other kind of negatives; None where it was ranked among one kind."""
+        folder = RunFolder(self.path).beside_path
+        if not (folder / "metrics.json").is_file():
+            return None
+        return replace(self, path=folder, metrics=RunFolder(folder).metrics())
+
+    def records(self, stage: str, weights: str = KEPT) -> StageRecords:
         """What ``stage`` did for each user.
+
+        Args:
+            stage: that was evaluated.
+            weights: which of its weights: kept, best (on the held-out users) or last; of a stage without a choice, its own.
 
         Raises:
             UserError: the numbers of metrics.json are not those of the users' ranks.
         """
         path = self.path / "per_user.parquet"
-        records = read_stage(path, stage)
+        compared = self.metrics["weights"].get(stage, {})
+        apart = weights not in (KEPT, compared.get("kept")) and "difference" in compared
+        records = read_stage(path, f"{stage}_{weights}" if apart else stage)
+        means = compared[weights]["metrics"] if apart else self.metrics["stages"][stage]
         for name, values in per_user_metrics(records.ranks, self.cutoffs(stage)).items():
-            written = self.metrics["stages"][stage].get(name)
+            written = means.get(name)
             if written is not None and abs(values.mean() - written) > 1e-5:
                 raise UserError(
                     f"{path}: {name} of stage {stage} is {values.mean():.6f}, but metrics.json beside it says "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -11,6 +12,7 @@ from rich.text import Text
 from mllmrec.console import stage_title
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
+from mllmrec.reporting.runs import KEPT
 
 BEST, SECOND = "best", "second"
 DAGGER = "†"
@@ -56,11 +58,14 @@ def results(experiment: Experiment) -> Table:
     scores, metrics = experiment.scores, experiment.metrics
     stages_differ = len({entry.stage for entry in scores}) > 1
     columns = {name: marks([entry.mean(name) for entry in scores]) for name in metrics}
+    fillers = [Cell("")] * (2 if stages_differ else 1)
     rows = []
     if all(name in experiment.chance for name in metrics):
-        fillers = [Cell("")] * (2 if stages_differ else 1)
         rows.append([Cell("chance"), *fillers, *(Cell(f"{experiment.chance[name]:.3f}") for name in metrics)])
-    muted = {0} if rows else set()
+    for name, known in experiment.baselines.items():
+        cells = [_known_cell(known, metric) for metric in metrics]
+        rows.append([Cell(name), *fillers, *cells])
+    muted = set(range(len(rows)))
     for place, entry in enumerate(scores):
         row = [Cell(label_of(entry))]
         if stages_differ:
@@ -253,12 +258,21 @@ def _cell(entry: Scores, name: str, mark: str) -> Cell:
     )
 
 
+def _known_cell(known: Mapping[str, Any], metric: str) -> Cell:
+    if metric not in known["metrics"]:
+        return Cell("–")
+    low, high = known["intervals"][metric]
+    return Cell(f"{known['metrics'][metric]:.3f}", detail=f"[{low:.3f}, {high:.3f}]")
+
+
 def _results_caption(experiment: Experiment, stages_differ: bool) -> str:
     sets = {tuple(entry.row.seeds) for entry in experiment.scores}
     several = any(len(seeds) > 1 for seeds in sets)
     words = [f"{protocol_words(experiment)}."]
     if not stages_differ:
         words.append(f"Stage: {stages_shown(experiment.scores[0].stage)}.")
+    if experiment.weights != KEPT:
+        words.append(f"{experiment.weights.capitalize()} weights of each stage.")
     if len(sets) == 1:
         seeds = ", ".join(map(str, next(iter(sets))))
         words.append(

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from mllmrec.evaluation.metrics import expected_at_random, mean_metrics, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, write_stage
-from mllmrec.reporting.experiment import Experiment, build_experiment
+from mllmrec.reporting.experiment import Experiment, Question, build_experiments
 from mllmrec.run_folder import RunFolder
 
 KS = [1, 3, 5, 10]
@@ -101,15 +101,8 @@ def experiment() -> Callable[..., Experiment]:
     """``experiment(folder, **settings)`` with few resamples."""
 
     def build(folder: Path, **settings: Any) -> Experiment:
-        defaults = {
-            "name": "toy",
-            "stage": "last",
-            "metrics": None,
-            "metric": None,
-            "baseline": "best",
-            "seed": 0,
-            "resamples": 100,
-        }
-        return build_experiment(folder, **{**defaults, **settings})
+        name = settings.pop("name", "toy")
+        main, *_ = build_experiments(folder, name, Question(**{"resamples": 100, **settings}))
+        return main
 
     return build

@@ -58,12 +58,19 @@ def test_the_report_of_real_runs(study):
     done = command("report", "runs=runs,runs/1", *settings, cwd=study)
     content = json.loads((study / "out" / "report.json").read_text(encoding="utf-8"))
     assert content["title"] == "Both"
-    whole, alone = content["experiments"]
-    assert (whole["name"], alone["name"]) == ("runs", "1")
+    whole, others, alone, _ = content["experiments"]
+    assert [part["name"] for part in content["experiments"]] == [
+        "runs",
+        "runs, popularity negatives",
+        "1",
+        "1, popularity negatives",
+    ]
+    assert [part["protocol"]["negatives"] for part in (whole, others)] == ["uniform", "popularity"]
     assert [(row["label"], row["stage"], row["seeds"]) for row in whole["rows"]] == [
         ("sft", "sft", [0]),
         ("mllmrec_r1", "grpo", [0]),
     ]
+    assert list(whole["baselines"]) == ["popularity", "item_knn"]
     # An independent reading of the ranks on disk.
     rows = pq.read_table(study / "runs" / "1" / "per_user.parquet").to_pylist()
     ranks = [row["rank"] for row in rows if row["stage"] == "grpo"]
@@ -82,9 +89,9 @@ def test_the_report_of_real_runs(study):
     ):
         assert words in screen
     drawn = {path.relative_to(study / "out").as_posix() for path in (study / "out").rglob("*.png")}
-    expected = ["1-runs/learning", "1-runs/inflation", "1-runs/cost", "2-1/learning", "2-1/inflation"]
+    expected = ["1-runs/learning", "1-runs/inflation", "1-runs/cost", "3-1/learning", "3-1/inflation"]
     assert drawn == {f"{name}.png" for name in expected}
-    assert "(2-1/inflation.png)" in (study / "out" / "report.md").read_text(encoding="utf-8")
+    assert "(3-1/inflation.png)" in (study / "out" / "report.md").read_text(encoding="utf-8")
     page = (study / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == len(drawn)
 
