@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mllmrec.data.base import Dataset, Interactions, Items
 from mllmrec.data.candidate_sets import CandidateSet, frozen
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.filters import build_interactions
+from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
@@ -152,6 +153,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
     source: Dataset = instantiate(source_settings)
     raw = source.load()
+    raw = replace(raw, items=bounded(raw.items))
     filters = dict(cfg.dataset.filters)
     items, interactions, funnel = build_interactions(
         raw, **filters, max_users=cfg.dataset.max_users, seed=cfg.protocol_seed

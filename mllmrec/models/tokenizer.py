@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 END, PADDING = "<|end|>", "<|pad|>"
+# Learning takes time with the square of the longest word's length, and nothing is learnt from what lies beyond.
+LONG_WORD = re.compile(r"(\S{2000})\S+")
 # The prompt itself ends with a cue for the answer, so the template adds nothing.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -29,7 +32,7 @@ def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: in
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator((LONG_WORD.sub(r"\1", text) for text in corpus), trainer)
     tokenizer.add_tokens(
         [AddedToken(label, normalized=False, special=False, lstrip=True) for label in labels]
     )

@@ -61,3 +61,10 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
 def test_a_text_never_seen_in_training_can_be_said():
     tokenizer = train_tokenizer(["aa"], [], 258)
     assert tokenizer.decode(encode(tokenizer, "Ω ~ zebra")) == "Ω ~ zebra"
+
+
+def test_an_endless_word_is_learnt_up_to_a_length():
+    # Learning from the whole word would take hours.
+    endless, long = (train_tokenizer(["ab" * length, "Red"] * 3, [], 300) for length in (500_000, 1000))
+    assert endless.get_vocab() == long.get_vocab()
+    assert endless.decode(encode(endless, "ab" * 5000)) == "ab" * 5000

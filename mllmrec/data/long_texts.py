@@ -1,0 +1,58 @@
+"""Titles and details of any length → such as prompts can show.
+
+What lies beyond would reach nobody: prompts are cut or refused by their length. But all of it would be tokenized first,
+and a tokenizer takes hours to learn from a single word of a million letters.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from mllmrec.data.base import Items
+from mllmrec.data.columns import shortened
+from mllmrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LONGEST_TEXT = 2000  # characters; the longest title of Amazon Beauty has 879
+LONGEST_ID = 200  # characters; every id becomes a token
+
+
+def bounded(items: Items) -> Items:
+    """The items with titles and details cut to `LONGEST_TEXT` characters, with a warning that names the first.
+
+    Raises:
+        UserError: an id has more than `LONGEST_ID` characters.
+    """
+    for item in items.ids:
+        if len(item) > LONGEST_ID:
+            raise UserError(
+                f"item {shortened(item)}: an id of {len(item)} characters: give one of at most {LONGEST_ID}, or name "
+                "the right column"
+            )
+    columns = {name: _cut(items.ids, getattr(items, name), name) for name in ("titles", "details")}
+    changed = {name: column for name, column in columns.items() if column is not None}
+    return replace(items, **changed) if changed else items
+
+
+def _cut(ids: np.ndarray, texts: np.ndarray, name: str) -> np.ndarray | None:
+    long = [row for row, text in enumerate(texts) if len(text) > LONGEST_TEXT]
+    if not long:
+        return None
+    shown = ", ".join(f"item {ids[row]} ({len(texts[row])} characters)" for row in long[:3])
+    log.warning(
+        "%d of %d %s are cut to %d characters: %s%s",
+        len(long),
+        len(texts),
+        name,
+        LONGEST_TEXT,
+        shown,
+        f" and {len(long) - 3} more" if len(long) > 3 else "",
+    )
+    cut = texts.copy()
+    for row in long:
+        cut[row] = texts[row][:LONGEST_TEXT].rstrip()
+    return cut
