@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mllmrec.data.text import as_text, collapse_spaces
-from mllmrec.data.times import NUMBER, NoTime, all_rounded, exact_times
+from mllmrec.data.times import EXACT, NUMBER, NoTime, all_rounded, exact_times
 from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-LIST, OBJECT, TRUTH = "a list", "an object", "true or false"
+LIST, OBJECT, TRUTH, ROUNDED = "a list", "an object", "true or false", "a rounded number"
+MISSING = ("nan", "NaN", "None", "null", "NaT", "<NA>")  # as ids
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,43 @@ class TableFile:
         return len(next(iter(self.columns.values())))
 
     def ids(self, name: str) -> pa.ChunkedArray:
-        """A column as (R,) strings without surrounding spaces.
+        """A column as (R,) strings without surrounding spaces. Whole numbers are written as such: 1.0 is ``1``.
 
         Raises:
-            UserError: a value is missing.
+            UserError: a value is missing, or what programs write for a missing one, or neither text nor a number.
         """
-        column = pc.utf8_trim_whitespace(pc.cast(self.columns[name], pa.string()))
+        self._refuse_strays(name, (LIST, OBJECT, TRUTH, ROUNDED), "give an id as text or a whole number")
+        column = self._decoded(name)
+        kind = column.type
+        if pa.types.is_floating(kind):
+            column = self._numbers_as_ids(name)
+        elif pa.types.is_decimal(kind) and kind.scale > 0:
+            column = pc.utf8_rtrim(
+                pc.utf8_rtrim(pc.cast(column, pa.string()), characters="0"), characters="."
+            )
+        elif not _has_plain_text(kind) or pa.types.is_boolean(kind):
+            raise self._wrong(name, None, f"holds {kind}: give ids as text or whole numbers")
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
         self._refuse(pc.equal(pc.fill_null(column, ""), ""), name, "is empty: give an id or remove the row")
+        self._refuse(
+            pc.is_in(column, value_set=pa.array(MISSING)),
+            name,
+            "is what programs write for a missing value: give an id or remove the row",
+        )
         return column
 
     def text(self, name: str) -> np.ndarray:
-        """A column as (R,) str on one line each, "" where missing."""
-        return np.array(
-            [collapse_spaces(as_text(value)) for value in self.columns[name].to_pylist()],
-            dtype=object,
-        )
+        """A column as (R,) str on one line each, "" where missing; lists are joined with commas.
+
+        Raises:
+            UserError: a value is no text.
+        """
+        self._refuse_strays(name, (OBJECT,), "name a column of text")
+        column = self._decoded(name)
+        kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+        if not _has_plain_text(kind):
+            raise self._wrong(name, None, f"holds {column.type}: name a column of text")
+        return np.array([collapse_spaces(as_text(value)) for value in column.to_pylist()], dtype=object)
 
     def floats(self, name: str) -> np.ndarray:
         """A column as (R,) float64.
@@ -57,12 +80,15 @@ class TableFile:
             UserError: a value is missing or no finite number.
         """
         self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a number")
-        column = self.columns[name]
+        column = self._decoded(name)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = pc.utf8_ltrim(pc.utf8_trim_whitespace(column), characters="+")
             fits = pc.fill_null(pc.match_substring_regex(column, NUMBER), False)
-            self._refuse(pc.invert(fits), name, "is not a number: correct it, and give dates as Unix seconds")
-        column = pc.cast(column, pa.float64())
+            self._refuse(pc.invert(fits), name, "is not a number: correct it")
+        try:
+            column = pc.cast(column, pa.float64(), safe=False)
+        except pa.ArrowNotImplementedError as error:
+            raise self._wrong(name, None, f"holds {column.type}: give numbers") from error
         self._refuse(pc.invert(pc.fill_null(pc.is_finite(column), False)), name, "is not a finite number")
         return column.to_numpy()
 
@@ -88,6 +114,36 @@ class TableFile:
             )
         return times
 
+    def _decoded(self, name: str) -> pa.ChunkedArray:
+        """The column, its bytes as text."""
+        column = self.columns[name]
+        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+            return column
+        try:
+            return pc.cast(column, pa.string())
+        except pa.ArrowInvalid as error:
+            row = next(row for row, value in enumerate(column.to_pylist()) if value and not _is_utf8(value))
+            raise self._wrong(name, row, "is not UTF-8 text: write the column as text") from error
+
+    def _numbers_as_ids(self, name: str) -> pa.ChunkedArray:
+        """A column of doubles as text; null where missing."""
+        column = pc.cast(self.columns[name], pa.float64())
+        self._refuse(
+            pc.is_nan(column),
+            name,
+            "is what programs write for a missing value: give an id or remove the row",
+        )
+        self._refuse(
+            pc.greater_equal(pc.abs(column), float(EXACT)),
+            name,
+            f"is {ROUNDED}, and several ids may have become one: write ids as text or whole numbers",
+        )
+        values = [
+            str(int(value)) if value is not None and value.is_integer() else value and str(value)
+            for value in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(values, pa.string())])
+
     def _refuse(self, bad: pa.ChunkedArray, name: str, reason: str) -> None:
         row = pc.index(bad, True).as_py()
         if row >= 0:
@@ -105,6 +161,18 @@ class TableFile:
         return UserError(
             f"{self.where(row)}: column {name}: {shortened(self.columns[name][row].as_py())} {reason}"
         )
+
+
+def _has_plain_text(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind))
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shortened(value: object, longest: int = 60) -> str:

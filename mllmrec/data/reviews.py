@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.data.base import RawInteractions
-from mllmrec.data.text import read_json_lines
+from mllmrec.data.columns import MISSING, shortened
+from mllmrec.data.text import RoundedNumber, read_json_lines
 from mllmrec.errors import UserError
 
 
@@ -25,7 +26,7 @@ def read_reviews(
     users, items, times, ratings = array("i"), array("i"), array("q"), array("f")
     for number, review in read_json_lines(path):
         try:
-            user_id, item_id = str(review[user]), str(review[item])
+            user_id, item_id = _id(review[user]), _id(review[item])
             times.append(int(str(review[time])))
             ratings.append(float(str(review[rating])))
         except (KeyError, ValueError, OverflowError) as error:
@@ -45,3 +46,11 @@ def read_reviews(
         ratings=np.frombuffer(ratings, dtype=np.float32),
     )
     return interactions, item_codes
+
+
+def _id(value: object) -> str:
+    plain = isinstance(value, str | int) and not isinstance(value, bool | RoundedNumber)
+    text = str(value).strip()
+    if not plain or text in ("", *MISSING):
+        raise ValueError(f"{shortened(value)} is no id")
+    return text

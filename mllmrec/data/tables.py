@@ -14,8 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from mllmrec.data.columns import LIST, OBJECT, TRUTH, TableFile
-from mllmrec.data.text import as_text, collapse_spaces, read_json_lines, read_lines, require_files
+from mllmrec.data.columns import LIST, OBJECT, ROUNDED, TRUTH, TableFile
+from mllmrec.data.text import (
+    RoundedNumber,
+    as_text,
+    collapse_spaces,
+    read_json_lines,
+    read_lines,
+    require_files,
+)
 from mllmrec.errors import UserError, choices
 
 JSON_CHUNK = 100_000
@@ -167,6 +174,8 @@ def _stray(value: object) -> str | None:
         return TRUTH
     if isinstance(value, list):
         return OBJECT if any(isinstance(part, dict) for part in value) else LIST
+    if isinstance(value, RoundedNumber):
+        return ROUNDED
     return OBJECT if isinstance(value, dict) else None
 
 

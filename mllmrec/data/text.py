@@ -49,9 +49,11 @@ def join_details(parts: Iterable[str]) -> str:
 
 
 def as_text(value: object) -> str:
-    """A cell as text: lists are joined with commas, a missing value is ""."""
-    if value is None:
+    """A cell as text: lists are joined with commas, a missing value (also NaN) is "", 1999.0 is ``1999``."""
+    if value is None or value != value:
         return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
     if isinstance(value, list | tuple):
         return join_details(as_text(part) for part in value)
     return str(value)
@@ -102,7 +104,15 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
             continue
         try:
             record = json.loads(line, parse_float=_number_text, parse_constant=lambda _: None)
-        except json.JSONDecodeError as error:
+            if "\\ud" in line.lower():
+                json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{path}:{number}: half of a surrogate pair, such as \\ud83d alone, is no text: correct the line"
+            ) from error
+        except RecursionError as error:
+            raise UserError(f"{path}:{number}: nested too deeply: correct or remove the line") from error
+        except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON ({error}): correct or remove the line") from error
         if not isinstance(record, dict):
             raise UserError(
@@ -111,6 +121,14 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         yield number, record
 
 
+class RoundedNumber(str):
+    """A JSON number with a fraction or an exponent that is too large for its last digits to be known."""
+
+    __slots__ = ()
+
+
 def _number_text(text: str) -> str:
     number = Decimal(text)
-    return str(int(number)) if abs(number) < 2**53 and number == number.to_integral_value() else text
+    if abs(number) >= 2**53:
+        return RoundedNumber(text)
+    return str(int(number)) if number == number.to_integral_value() else text

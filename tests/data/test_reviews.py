@@ -24,3 +24,16 @@ def test_times_beyond_64_bits_are_refused(read):
     assert read({"time": 2**63 - 1}, {"time": 1.5e9})[0].timestamps.tolist() == [2**63 - 1, 1_500_000_000]
     with pytest.raises(UserError, match=r"a\.jsonl:2: .*OverflowError"):
         read({}, {"time": 2**63})
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "nan", ["u"], {"a": 1}, True, float("nan"), 1e16])
+@pytest.mark.parametrize("field", ["user", "item"])
+def test_what_is_no_id_is_refused(read, field, value):
+    with pytest.raises(UserError, match=rf"a\.jsonl:2: .*{field}"):
+        read({}, {field: value})
+
+
+def test_whole_numbers_are_ids(read):
+    interactions, items = read({"user": 7, "item": 1.0}, {"user": "7", "item": "1"})
+    assert interactions.user_ids.tolist() == ["7"]
+    assert items == {"1": 0}
