@@ -29,6 +29,7 @@ SHORT = [
     "heldout.users=10",
     "heldout.every=2",
     "eval.resamples=50",
+    "eval.weighting=uniform",
     "logger=none",
 ]
 

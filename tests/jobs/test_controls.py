@@ -11,6 +11,8 @@ import pytest
 from mllmrec.console import untrained_lines
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 
+BOTH = "eval.weighting=both"  # as by default; the other tests of jobs save the time
+
 
 def metrics_of(folder):
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -29,7 +31,7 @@ def folder_of_run(tmp_path_factory):
 @pytest.fixture
 def run(job, folder_of_run):
     if not folder_of_run.exists():
-        job(folder_of_run, "method=sft_more", "heldout.every=1", "logger=csv")
+        job(folder_of_run, "method=sft_more", "heldout.every=1", "logger=csv", BOTH)
     return folder_of_run
 
 
@@ -56,10 +58,10 @@ def test_both_kinds_of_negatives_are_ranked_in_one_run(run):
 
 
 def test_the_kind_of_negatives_that_training_lists_is_the_main_one(job, tmp_path):
-    folder = job(tmp_path / "run", "method=popularity", "candidates.weighting=popularity")
+    folder = job(tmp_path / "run", "method=popularity", "candidates.weighting=popularity", BOTH)
     assert metrics_of(folder)["protocol"]["negatives"] == "popularity"
     assert metrics_of(folder / "other_negatives")["protocol"]["negatives"] == "uniform"
-    alone = job(tmp_path / "alone", "method=popularity", "eval.weighting=uniform")
+    alone = job(tmp_path / "alone", "method=popularity")
     assert metrics_of(alone)["stages"] == metrics_of(folder / "other_negatives")["stages"]
     assert not (alone / "other_negatives").exists()
 
