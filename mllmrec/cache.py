@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ def file_fingerprint(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def files_fingerprint(files: Mapping[str, Path]) -> str:
+    """A short hash of files by what each is called and holds (16 hexadecimal digits); their order does not count."""
+    names = sorted(files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and reading let other threads run
+        contents = list(pool.map(file_fingerprint, (files[name] for name in names)))
+    return fingerprint(list(zip(names, contents, strict=True)))
 
 
 class Digest:

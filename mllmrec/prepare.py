@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mllmrec.captions import caption_items
 from mllmrec.cot.base import CotPolicy
@@ -19,7 +19,6 @@ from mllmrec.cot.mixing import Mixing, Mixture
 from mllmrec.cot.pipeline import CotPipeline
 from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Interactions, Items
-from mllmrec.data.candidate_sets import CandidateSet, frozen
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.filters import build_interactions
 from mllmrec.data.long_texts import bounded
@@ -58,7 +57,6 @@ class Prepared:
     captions: dict[str, str]  # by item id
     seed: int  # of what runs that are compared must share: candidates, evaluated users, ties, intervals
     history_length: int
-    _key: dict[str, Any]  # what determined interactions and samples
     _cache: Path
 
     def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
@@ -107,20 +105,9 @@ class Prepared:
 
             return whole_catalogue, catalogue.full_hash(samples)
         sampler = CandidateSampler(settings.num_negatives, settings.weighting, self.seed)
-        key = {
-            **self._key,
-            "split": settings.split,
-            "num_negatives": settings.num_negatives,
-            "weighting": settings.weighting,
-            "seed": self.seed,
-        }
-
-        def draw() -> CandidateSet:
-            source = sampler.bind(self._catalogue, self.samples["train"])
-            return source.freeze(samples, settings.split)
-
-        stored = frozen(self._cache, key, draw, self.items)
-        rows = stored.select([samples.sample_id(index) for index in range(len(samples))])
+        source = sampler.bind(self._catalogue, self.samples["train"])
+        stored = source.stored(self._cache, samples, settings.split)
+        rows = stored.rows_of(samples)
 
         def look_up(index: int) -> tuple[np.ndarray, int]:
             row = rows[index]
@@ -223,11 +210,6 @@ def prepare(cfg: DictConfig) -> Prepared:
         captions=captions,
         seed=cfg.protocol_seed,
         history_length=cfg.prompt.history_length,
-        _key={
-            "dataset": source.identity(),
-            "filters": {**filters, "max_users": cfg.dataset.max_users},
-            "splitting": OmegaConf.to_container(cfg.split, resolve=True),
-        },
         _cache=cache,
     )
 

@@ -47,6 +47,30 @@ def test_no_draw_has_an_item_that_training_shows_of_the_user(prepared):
         assert set(example.candidates.tolist()) & trained == {example.target}
 
 
+def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path, monkeypatch):
+    # A data set that does not say what changed its content: of 40 users, 40 must be ranked with their own targets.
+    identity = {"dataset": "always the same"}
+    monkeypatch.setattr("mllmrec.data.synthetic.Synthetic.identity", lambda self: identity)
+    for seed in (0, 1):
+        overrides = [
+            f"cache_dir={tmp_path}",
+            "dataset.num_users=40",
+            "dataset.num_items=60",
+            f"dataset.seed={seed}",
+            "dataset.min_length=8",
+            "dataset.max_length=8",
+            "caption=none",
+            "cot_policy=none",
+            "eval.weighting=uniform",
+        ]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose("train", overrides=overrides)
+        examples, positions, _ = prepare(cfg).evaluation(cfg.eval)
+        ranked = [examples.candidates_of(position) for position in positions]
+        own = [examples.samples.target(position) for position in positions]
+        assert [candidates[column] for candidates, column in ranked] == own
+
+
 def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
     # Rank the ten test candidates by "was not listed to this user as a negative in twelve draws of training". Each
     # draw lists an item with chance 9/92 or so, after twelve some 70 % of all were. A target that can never be listed
@@ -58,6 +82,7 @@ def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
         "split.windows=last",
         "caption=none",
         "cot_policy=none",
+        "eval.weighting=uniform",
     ]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=overrides)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ import pyarrow.parquet as pq
 
 from mllmrec.cache import atomic_path, fingerprint
 from mllmrec.data.base import Items
-from mllmrec.errors import UserError
+from mllmrec.data.splits import Samples
+
+log = logging.getLogger(__name__)
+
+
+class UnusableSetError(Exception):
+    """Why a stored candidate set cannot be used; the message names the file or the sample."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,27 @@ class CandidateSet:
     def __len__(self) -> int:
         return len(self.items)
 
-    def select(self, sample_ids: Sequence[str]) -> np.ndarray:
+    @property
+    def targets(self) -> np.ndarray:
+        """(S,) int32 item codes."""
+        return self.items[np.arange(len(self)), self.target_column]
+
+    def rows_of(self, samples: Samples) -> np.ndarray:
         """(S',) rows of these samples, joined by id.
 
         Raises:
-            UserError: a sample has no candidates here.
+            UnusableSetError: a sample is not here, or belongs to another user or has another target here.
         """
         row_of = {name: row for row, name in enumerate(self.sample_ids.tolist())}
-        for name in sample_ids:
-            if name not in row_of:
-                raise UserError(
-                    f"sample {name} has no stored candidates: they belong to other data; delete the cache"
-                )
-        return np.array([row_of[name] for name in sample_ids], dtype=np.int64)
+        rows = np.array([row_of.get(name, -1) for name in samples.sample_ids], dtype=np.int64)
+        same = rows >= 0
+        same[same] = (self.user_ids[rows[same]] == samples.interactions.user_ids[samples.users[same]]) & (
+            self.targets[rows[same]] == samples.targets[same]
+        )
+        if not same.all():
+            name = samples.sample_ids[int(np.argmin(same))]
+            raise UnusableSetError(f"sample {name} is not stored, or with another user or target")
+        return rows
 
     def save(self, path: Path, catalogue: Items, key: Any = None) -> None:
         """Write Parquet (sample_id, user_id, target_id, candidates); hash and `key` (JSON) repeated inside. Atomic."""
@@ -76,7 +91,7 @@ class CandidateSet:
             {
                 "sample_id": pa.array(self.sample_ids.tolist(), pa.string()),
                 "user_id": pa.array(self.user_ids.tolist(), pa.string()),
-                "target_id": ids.take(pa.array(self.items[np.arange(len(self)), self.target_column])),
+                "target_id": ids.take(pa.array(self.targets)),
                 "candidates": pa.ListArray.from_arrays(offsets, ids.take(pa.array(self.items.ravel()))),
             }
         ).replace_schema_metadata({"hash": self.hash, "key": json.dumps(key, sort_keys=True, default=str)})
@@ -88,15 +103,14 @@ class CandidateSet:
         """Read what `save` wrote and verify it.
 
         Raises:
-            UserError: the file is missing or unreadable, its content does not match its hash, or it names items that
-                the catalogue lacks.
+            UnusableSetError: the file is missing or unreadable, its content does not match its hash, or it names
+                items that the catalogue lacks.
         """
-        advice = "delete it, and it is drawn again"
         try:
             table = pq.read_table(path, columns=["sample_id", "user_id", "target_id", "candidates"])
         except (OSError, pa.ArrowInvalid) as fault:
-            raise UserError(
-                f"cannot read candidates from {path}: {str(fault).splitlines()[0]}; {advice}"
+            raise UnusableSetError(
+                f"cannot read candidates from {path}: {str(fault).splitlines()[0]}"
             ) from fault
         stored = (table.schema.metadata or {}).get(b"hash", b"").decode()
         ids = pa.array(catalogue.ids.tolist(), pa.string())
@@ -105,41 +119,53 @@ class CandidateSet:
         codes = pc.index_in(listed, value_set=ids)
         if codes.null_count or targets.null_count:
             unknown = listed.filter(codes.is_null())[0] if codes.null_count else "a target"
-            raise UserError(
-                f"{path}: item {unknown} is not in the catalogue: the file belongs to other data; {advice}"
-            )
-        wrong = f"{path}: the candidates do not match their hash {stored or '(none)'}; {advice}"
+            raise UnusableSetError(f"{path}: item {unknown} is not in the catalogue")
+        wrong = f"{path}: the candidates do not match their hash {stored or '(none)'}"
         widths = pc.unique(pc.list_value_length(table.column("candidates"))).to_pylist()
         if len(widths) != 1:
-            raise UserError(wrong)
+            raise UnusableSetError(wrong)
         items = codes.to_numpy(zero_copy_only=False).astype(np.int32).reshape(-1, widths[0])
         is_target = items == targets.to_numpy(zero_copy_only=False)[:, None]
         sample_ids, user_ids = (np.array(table.column(name).to_pylist()) for name in ("sample_id", "user_id"))
         read = cls.build(sample_ids, user_ids, items, is_target.argmax(axis=1), catalogue)
         if read.hash != stored or not (is_target.sum(axis=1) == 1).all():
-            raise UserError(wrong)
+            raise UnusableSetError(wrong)
         return read
 
 
 def frozen(
-    cache_dir: Path, key: dict[str, Any], build: Callable[[], CandidateSet], catalogue: Items
+    cache_dir: Path,
+    key: dict[str, Any],
+    build: Callable[[], CandidateSet],
+    catalogue: Items,
+    samples: Samples,
 ) -> CandidateSet:
     """The candidate set of this key: from ``cache_dir``, or built and stored there.
 
-    `key` holds all that determines the content: dataset identity, filters, split, N, weighting, seed.
+    A stored set that is damaged or does not fit the samples is drawn again, with a warning: a key holds all that
+    determines the content, so what is drawn is what once was stored.
 
-    Raises:
-        UserError: the stored file is damaged or was made from another key.
+    Args:
+        cache_dir: of the stored sets.
+        key: by the content of everything that `build` reads, as JSON values.
+        build: draws the set.
+        catalogue: the items that it speaks of.
+        samples: that it is for.
     """
     path = cache_dir / f"candidates-{fingerprint(key)}.parquet"
-    if not path.exists():
-        candidates = build()
-        candidates.save(path, catalogue, key)
-        return candidates
-    candidates = CandidateSet.load(path, catalogue)
-    inside = (pq.read_schema(path).metadata or {}).get(b"key", b"").decode()
-    if inside != json.dumps(key, sort_keys=True, default=str):
-        raise UserError(f"{path}: made from other settings ({inside}); delete it, and it is drawn again")
+    if path.exists():
+        try:
+            candidates = CandidateSet.load(path, catalogue)
+            candidates.rows_of(samples)
+            inside = (pq.read_schema(path).metadata or {}).get(b"key", b"").decode()
+            if inside == json.dumps(key, sort_keys=True, default=str):
+                return candidates
+            fault = f"{path} was made from other settings ({inside})"
+        except UnusableSetError as error:
+            fault = str(error)
+        log.warning("%s: the candidates are drawn again", fault)
+    candidates = build()
+    candidates.save(path, catalogue, key)
     return candidates
 
 

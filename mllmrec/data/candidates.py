@@ -22,13 +22,16 @@ training counts, but not on which other users are there nor on any file order.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from mllmrec.cache import Digest, file_fingerprint, fingerprint
 from mllmrec.data.base import Interactions, Items
-from mllmrec.data.candidate_sets import CandidateSet, combine_digests, row_digest
+from mllmrec.data.candidate_sets import CandidateSet, combine_digests, frozen, row_digest
 from mllmrec.data.filters import FilteredInteractions, people_of
 from mllmrec.data.splits import Samples, latest_targets, training_counts
 from mllmrec.errors import UserError
@@ -196,9 +199,39 @@ class CandidateSource:
             block = slice(start, start + BLOCK)
             part = Samples(samples.interactions, samples.users[block], samples.positions[block])
             candidates[block], columns[block] = self._draw(part, split)
-        sample_ids = np.array([samples.sample_id(index) for index in range(len(samples))])
         user_ids = samples.interactions.user_ids[samples.users]
-        return CandidateSet.build(sample_ids, user_ids, candidates, columns, self.catalogue.items)
+        return CandidateSet.build(
+            np.array(samples.sample_ids), user_ids, candidates, columns, self.catalogue.items
+        )
+
+    def key(self, samples: Samples, split: str) -> dict[str, Any]:
+        """All that determines what `freeze` draws, as JSON values.
+
+        It is made of what is drawn from, and not of the names and settings that led there: other data under the same
+        settings have another key.
+        """
+        catalogue, sampler = self.catalogue, self.sampler
+        return {
+            "items": fingerprint(catalogue.items.ids[catalogue.code_of_rank].tolist()),
+            "seen": _array_fingerprint(catalogue.seen),
+            "weights": _array_fingerprint(self._weights),  # and with them the weighting
+            "samples": fingerprint(samples.sample_ids),
+            "people": _array_fingerprint(catalogue.person[samples.users]),
+            "targets": _array_fingerprint(catalogue.rank_of_code[samples.targets]),
+            "split": split,
+            "num_negatives": sampler.num_negatives,
+            "seed": sampler.seed,
+            "code": [file_fingerprint(Path(file)) for file in (__file__, inspect.getfile(numpy_generator))],
+        }
+
+    def stored(self, cache_dir: Path, samples: Samples, split: str) -> CandidateSet:
+        """What `freeze` draws, from ``cache_dir`` where it was drawn before.
+
+        Raises:
+            UserError: the pool of some user is too small.
+        """
+        key = self.key(samples, split)
+        return frozen(cache_dir, key, lambda: self.freeze(samples, split), self.catalogue.items, samples)
 
     def _draw(self, samples: Samples, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(S, C) item codes and (S,) target columns.
@@ -247,6 +280,12 @@ class CandidateSource:
 
     def _generator(self, samples: Samples, index: int, split: str) -> np.random.Generator:
         return numpy_generator(self.sampler.seed, "candidates", split, samples.sample_id(index))
+
+
+def _array_fingerprint(values: np.ndarray) -> str:
+    digest = Digest()
+    digest.add(str(values.dtype), np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _repeats_in_row(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mllmrec.cache import fingerprint
+from mllmrec.cache import files_fingerprint
 from mllmrec.errors import UserError, choices
 
 log = logging.getLogger(__name__)
@@ -84,11 +84,11 @@ def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path
 
 
 def folder_fingerprint(folder: Path | None) -> str | None:
-    """A hash of the names and sizes of the images under ``folder``; None when there is no such folder."""
+    """A hash of the images under ``folder`` by name and content; None when there is no such folder."""
     if folder is None or not folder.is_dir():
         return None
     files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return fingerprint(sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files))
+    return files_fingerprint({path.relative_to(folder).as_posix(): path for path in files})
 
 
 def images_folder(root: Path, given: str | None, usual: Iterable[str]) -> Path | None:

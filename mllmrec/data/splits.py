@@ -8,6 +8,7 @@ users with sliding windows cost two integers per sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,11 @@ class Samples:
     def history_lengths(self) -> np.ndarray:
         """(S,) int64: how many items precede each target."""
         return self.positions - self.interactions.offsets[self.users]
+
+    @cached_property
+    def sample_ids(self) -> list[str]:
+        """The ids of all samples, in order."""
+        return [self.sample_id(index) for index in range(len(self))]
 
     def user_id(self, index: int) -> str:
         """The id of the sample's user."""

@@ -13,8 +13,6 @@ from pathlib import Path
 from mllmrec.cache import file_fingerprint
 from mllmrec.errors import UserError
 
-CONTENT_HASH_LIMIT = 50 * 2**20
-
 
 def require_files(paths: Iterable[Path], remedy: str) -> None:
     """Refuse to go on while any of ``paths`` is absent.
@@ -28,9 +26,8 @@ def require_files(paths: Iterable[Path], remedy: str) -> None:
 
 
 def input_fingerprint(path: Path) -> str:
-    """Hash of a file's bytes; above 50 MB its name and size, since hashing would cost as much as reading."""
-    size = path.stat().st_size
-    return file_fingerprint(path) if size < CONTENT_HASH_LIMIT else f"{path.name}:{size}"
+    """Hash of a file's bytes, whatever its size: 500 MB take about a second, which reading them as a table exceeds."""
+    return file_fingerprint(path)
 
 
 def collapse_spaces(text: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from mllmrec.cache import fingerprint
-from mllmrec.data.text import CONTENT_HASH_LIMIT, input_fingerprint
+from mllmrec.cache import files_fingerprint
 from mllmrec.errors import UserError, choices
 from mllmrec.reasoners.base import Reasoner, Request, Written
 from mllmrec.reasoners.hf_model import HfModel, HfSettings
@@ -80,13 +80,13 @@ class HfReasoner(Reasoner):
         """The model and the settings that matter under the others: no seed where nothing is drawn.
 
         Batch size, device and attention implementation differ by rounding only and are left out. A local folder
-        is known by its files and not by where it lies.
+        is known by the content of its files and not by where it lies.
         """
         settings = self.settings
         return {
             "reasoner": "hf",
             "version": 1,
-            "model": _model_identity(settings.path, settings.revision),
+            "model": self._model,
             "dtype": settings.dtype,
             "sees_images": settings.sees_images,
             "max_new_tokens": settings.max_new_tokens,
@@ -95,6 +95,13 @@ class HfReasoner(Reasoner):
             **({"top_p": settings.top_p, "seed": settings.seed} if settings.temperature else {}),
             **({"max_side": settings.max_side} if settings.sees_images else {}),
         }
+
+    @cached_property
+    def _model(self) -> dict[str, object]:
+        folder = Path(self.settings.path).expanduser()
+        if not folder.is_dir():
+            return {"path": self.settings.path, "revision": self.settings.revision}
+        return {"files": files_fingerprint({file.name: file for file in folder.iterdir() if file.is_file()})}
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
         """Serve the requests in batches of similar length; see `Reasoner.write`.
@@ -110,13 +117,3 @@ class HfReasoner(Reasoner):
         del model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _model_identity(path: str, revision: str) -> dict[str, object]:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return {"path": path, "revision": revision}
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    # Weights that were trained again have the same size, and hashing them would take as long as loading them.
-    times = [file.stat().st_mtime_ns for file in files if file.stat().st_size >= CONTENT_HASH_LIMIT]
-    return {"files": fingerprint([*((file.name, input_fingerprint(file)) for file in files), *times])}

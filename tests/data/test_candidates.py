@@ -10,8 +10,8 @@ import pytest
 
 from mllmrec.cache import fingerprint
 from mllmrec.data.base import TEST, TRAIN, Interactions, Items, RawData, RawInteractions
-from mllmrec.data.candidate_sets import CandidateSet, frozen
-from mllmrec.data.candidates import CandidateSampler, Catalogue
+from mllmrec.data.candidate_sets import CandidateSet, UnusableSetError
+from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.filters import build_interactions
 from mllmrec.data.splits import ByTime, Given, LeaveOneOut, Samples
 from mllmrec.errors import UserError
@@ -352,10 +352,11 @@ def test_a_stored_set_comes_back_and_joins_by_sample_id(tmp_path):
     assert back.hash == candidates.hash
     assert (back.items == candidates.items).all()
     assert (back.target_column == candidates.target_column).all()
-    rows = back.select([samples.sample_id(4), samples.sample_id(2)])
-    assert back.user_ids[rows].tolist() == [samples.user_id(4), samples.user_id(2)]
-    with pytest.raises(UserError, match="nobody:1"):
-        back.select(["nobody:1"])
+    some = Samples(samples.interactions, samples.users[[4, 2]], samples.positions[[4, 2]])
+    assert back.user_ids[back.rows_of(some)].tolist() == [samples.user_id(4), samples.user_id(2)]
+    earlier = Samples(samples.interactions, samples.users[:1], samples.positions[:1] - 1)
+    with pytest.raises(UnusableSetError, match="sample u0:4 is not stored"):
+        back.rows_of(earlier)
     table = pq.read_table(path)
     assert table.column_names == ["sample_id", "user_id", "target_id", "candidates"]
     assert table.column("candidates").type == pa.list_(pa.string())
@@ -372,34 +373,125 @@ def test_changed_and_foreign_and_broken_files_are_refused(tmp_path):
     rows[7] = rows[7][::-1]
     changed = table.set_column(3, "candidates", pa.array(rows, pa.list_(pa.string())))
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-    with pytest.raises(UserError, match="do not match their hash"):
+    with pytest.raises(UnusableSetError, match="do not match their hash"):
         CandidateSet.load(path, items)
     candidates.save(path, items)
-    with pytest.raises(UserError, match="is not in the catalogue"):
+    with pytest.raises(UnusableSetError, match="is not in the catalogue"):
         CandidateSet.load(path, catalogue(20))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot read candidates from .*candidates\.parquet"):
+    with pytest.raises(UnusableSetError, match=r"cannot read candidates from .*candidates\.parquet"):
         CandidateSet.load(path, items)
 
 
-def test_frozen_builds_once_per_key(tmp_path):
-    items = catalogue(60)
-    built = []
+def test_a_set_is_drawn_once_and_a_stored_one_that_does_not_fit_again(tmp_path, monkeypatch, caplog):
+    sequences, items = random_sequences(30, 60, 6), catalogue(60)
+    source, samples, fresh = freeze(sequences, items, 9)
+    other_source, _, other = freeze(sequences, items, 9, seed=1)
+    drawn = []
+    draw = CandidateSource.freeze
+    monkeypatch.setattr(
+        CandidateSource, "freeze", lambda self, *given: drawn.append(self.sampler.seed) or draw(self, *given)
+    )
 
-    def build(seed):
-        built.append(seed)
-        return freeze(random_sequences(30, 60, 6), items, 9, seed=seed)[2]
+    def stored(source):
+        found = source.stored(tmp_path, samples, "test")
+        return found.hash, found.items.tolist(), found.target_column.tolist()
 
-    first = frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
-    again = frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
-    other = frozen(tmp_path, {"seed": 2}, lambda: build(2), items)
-    assert built == [1, 2]
-    assert first.hash == again.hash != other.hash
+    expected = (fresh.hash, fresh.items.tolist(), fresh.target_column.tolist())
+    assert stored(source) == stored(source) == expected
+    assert stored(other_source)[0] == other.hash != fresh.hash
+    assert drawn == [0, 1]
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
-    one, two = (tmp_path / f"candidates-{fingerprint({'seed': seed})}.parquet" for seed in (1, 2))
-    one.write_bytes(two.read_bytes())
-    with pytest.raises(UserError, match="made from other settings"):
-        frozen(tmp_path, {"seed": 1}, lambda: build(1), items)
+    path, foreign = (
+        tmp_path / f"candidates-{fingerprint(one.key(samples, 'test'))}.parquet"
+        for one in (source, other_source)
+    )
+    path.write_bytes(foreign.read_bytes())
+    assert stored(source) == expected
+    assert f"{path} was made from other settings" in caplog.text
+    path.write_bytes(foreign.read_bytes()[:-100])
+    assert stored(source) == expected
+    assert f"cannot read candidates from {path}" in caplog.text
+    # The right key and a hash that fits, but the second last item of every user is the target.
+    freeze(sequences, items, 9, split="validation")[2].save(path, items, source.key(samples, "test"))
+    assert stored(source) == expected
+    assert "sample u0:5 is not stored, or with another user or target" in caplog.text
+    caplog.clear()
+    assert stored(source) == expected
+    assert not caplog.text
+
+
+def test_users_and_targets_of_stored_samples_are_compared():
+    # Same sample ids, but another target, and a user id that the sample id does not show.
+    items = catalogue(60)
+    _, samples, candidates = freeze({"u": [0, 1, 2, 3], "v": [4, 5, 6, 7]}, items, 9)
+    candidates.rows_of(samples)
+    other = LeaveOneOut()(interactions_of({"u": [0, 1, 2, 8], "v": [4, 5, 6, 7]}))["test"]
+    with pytest.raises(UnusableSetError, match="sample u:3"):
+        candidates.rows_of(other)
+    renamed = dataclasses.replace(candidates, user_ids=np.array(["u", "w"]))
+    with pytest.raises(UnusableSetError, match="sample v:3"):
+        renamed.rows_of(samples)
+
+
+def drawn_from(sequences, ranked, *, ids=None, untitled=(), number=9, seed=0, split="test"):
+    """What `freeze` needs for the test targets of these users, with uniform negatives out of twenty items."""
+    items = catalogue(20)
+    titles = items.titles.copy()
+    titles[list(untitled)] = ""
+    interactions = interactions_of(sequences)
+    splits = LeaveOneOut()(interactions)
+    places = [list(sequences).index(name) for name in ranked]
+    samples = Samples(interactions, splits["test"].users[places], splits["test"].positions[places])
+    known = Catalogue(interactions, Items(items.ids if ids is None else ids, titles, items.details))
+    return CandidateSampler(number, seed=seed).bind(known, splits["train"]), samples, split
+
+
+TWO = {"u": [0, 1, 2, 3], "v": [4, 5, 6, 7]}
+RENAMED = (
+    [f"i{n}" for n in range(9)] + ["z9"] + [f"i{n}" for n in range(10, 20)]
+)  # i9 is the last by id, as z9 is
+DIFFERING = {  # part of the key -> two draws that only this part tells apart
+    "items": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", ids=np.array(RENAMED))),
+    "seen": (drawn_from(TWO, "uv"), drawn_from({**TWO, "u": [0, 1, 13, 3]}, "uv")),
+    "weights": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", untitled=[8, 9])),
+    "samples": (drawn_from(TWO, "uv"), drawn_from({"t": TWO["u"], "v": TWO["v"]}, "tv")),
+    # The ranked user is the first, or the second, of the same two sequences.
+    "people": (
+        drawn_from({"u": [0, 1, 2, 7], "v": [4, 5, 6, 7]}, "u"),
+        drawn_from({"v": [0, 1, 2, 7], "u": [4, 5, 6, 7]}, "u"),
+    ),
+    "targets": (drawn_from(TWO, "uv"), drawn_from({**TWO, "u": [0, 1, 3, 2]}, "uv")),
+    "num_negatives": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", number=8)),
+    "seed": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", seed=1)),
+    "split": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", split="validation")),
+}
+
+
+@pytest.mark.parametrize("part", list(DIFFERING))
+def test_without_any_one_part_of_its_key_a_stored_set_would_serve_for_another(part):
+    (one, *of_one), (other, *of_other) = DIFFERING[part]
+    assert one.freeze(*of_one).hash != other.freeze(*of_other).hash
+    first, second = one.key(*of_one), other.key(*of_other)
+    assert {name for name in first if first[name] != second[name]} == {part}
+    assert one.key(*of_one) == first
+
+
+def test_the_key_of_a_stored_set_holds_nothing_but_these_parts_and_the_code_that_draws(monkeypatch):
+    source, *of_source = DIFFERING["seed"][0]
+    before = source.key(*of_source)
+    assert set(before) == {*DIFFERING, "code"}
+    monkeypatch.setattr("mllmrec.data.candidates.file_fingerprint", lambda path: f"{path.name} edited")
+    assert source.key(*of_source) == {**before, "code": ["candidates.py edited", "randomness.py edited"]}
+
+
+def test_popularity_is_told_apart_by_its_weights():
+    sequences, items = random_sequences(30, 60, 6), catalogue(60)
+    keys = [
+        source.key(samples, "test")
+        for source, samples, _ in (freeze(sequences, items, 9, w) for w in ("uniform", "popularity"))
+    ]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"weights"}
 
 
 def test_settings_out_of_range_are_refused():

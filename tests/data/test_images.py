@@ -46,3 +46,12 @@ def test_fingerprint_follows_the_files(tmp_path, picture):
     (tmp_path / "1.png").write_bytes(picture("red"))
     assert folder_fingerprint(tmp_path) != before
     assert folder_fingerprint(None) is None
+
+
+def test_fingerprint_tells_images_of_one_name_and_size_apart(tmp_path):
+    path = tmp_path / "1.png"
+    prints = set()
+    for content in (b"red", b"tan", b"red"):
+        path.write_bytes(content)
+        prints.add(folder_fingerprint(tmp_path))
+    assert len(prints) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from importlib.util import find_spec
 from itertools import chain, permutations
@@ -319,13 +320,17 @@ def test_a_folder_is_known_by_its_files(text_model, tmp_path):
     assert reasoner(str(copy)).identity() != before
 
 
-def test_weights_too_large_to_hash_are_known_by_size_and_time(text_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("mllmrec.reasoners.hf.CONTENT_HASH_LIMIT", 10_000)
-    monkeypatch.setattr("mllmrec.data.text.CONTENT_HASH_LIMIT", 10_000)
+def test_weights_of_any_size_are_known_by_their_content(text_model, tmp_path):
+    # More than 50 MB, the size and the time of the last change kept.
     copy = shutil.copytree(text_model, tmp_path / "copy")
-    before = reasoner(str(copy)).identity()
-    weights = copy / "model.safetensors"
-    data = weights.read_bytes()
-    assert len(data) > 10_000
-    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    weights = copy / "large.bin"
+    with weights.open("wb") as stream:
+        stream.truncate(60 * 2**20)
+    before, times = reasoner(str(copy)).identity(), (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    os.utime(weights, ns=(times[0], times[1] + 10**9))
+    assert reasoner(str(copy)).identity() == before
+    with weights.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"1")
+    os.utime(weights, ns=times)
     assert reasoner(str(copy)).identity() != before
