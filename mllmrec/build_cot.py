@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, open_dict
-
-from mllmrec.cli import run_app
+from mllmrec.stopping import stoppable
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from mllmrec.captions import Captioner
 
 
@@ -68,6 +68,8 @@ def slow_captioner(cfg: DictConfig) -> Captioner | None:
 
 def without_captioning(cfg: DictConfig) -> DictConfig:
     """The configuration with a captioner that counts what is missing and makes nothing."""
+    from omegaconf import open_dict
+
     changed = cfg.copy()
     with open_dict(changed):
         changed.caption = {
@@ -80,7 +82,10 @@ def without_captioning(cfg: DictConfig) -> DictConfig:
 
 def main() -> None:
     """Entry point."""
-    run_app(build_cot, "build_cot")
+    with stoppable("mllmrec.build_cot"):
+        from mllmrec.cli import run_app
+
+        run_app(build_cot, "build_cot")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What every command shares: Hydra's command line, one check of the configuration, and the exit status.
 
 0: done. 2: wrong use or wrong input, with one message on standard error; ``MLLMREC_TRACEBACK=1`` shows where it
-arose. 130: interrupted. 1: anything else, a defect, with its traceback.
+arose. 130 and 143: ended by Ctrl-C or SIGTERM (`mllmrec.stopping`). 1: anything else, a defect, with its traceback.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
 from mllmrec.errors import ConfigError, UserError
+from mllmrec.stopping import check_stopped, end_at_once, stoppable, stopped_by, watching
 
-WRONG_USE, INTERRUPTED = 2, 130
+WRONG_USE = 2
 Task = Callable[[DictConfig], "float | None"]
 
 
@@ -39,25 +40,41 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     The configuration is checked before Hydra starts, so that a refused one leaves no run folder behind; in a
     multirun also before each job. The value of ``task`` goes to the sweeper of a multirun.
     """
+    with stoppable(f"mllmrec.{config_name}"):
+        _run(task, config_name)
+    sys.exit(0)
+
+
+def _run(task: Task, config_name: str) -> None:
     # Hydra re-raises what went wrong instead of printing its own shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed: list[BaseException] = []
+    launcher = os.getpid()
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
-        try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                # The command line stood for many configurations, of which one was checked.
-                check_config(cfg)
-            return task(cfg)
-        except Exception as error:
-            failed.append(error)
-            if HydraConfig.get().mode == RunMode.RUN and _for_user(error) is not None:
-                # Not an Exception, so that Hydra adds no line of its own to the message.
-                raise SystemExit(_report(error, config_name)) from error
-            if HydraConfig.get().mode == RunMode.MULTIRUN and not _can_be_sent(error):
-                raise RuntimeError(f"{type(error).__name__}: {error}") from error
-            raise
+        of_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        with watching():
+            try:
+                check_stopped()
+                if of_multirun:
+                    # The command line stood for many configurations, of which one was checked.
+                    check_config(cfg)
+                return task(cfg)
+            except BaseException as error:
+                stopped = stopped_by()
+                if stopped is not None and os.getpid() != launcher:
+                    # The pool would give its process the next job.
+                    end_at_once(stopped.status)
+                if stopped is not None or not isinstance(error, Exception):
+                    raise
+                failed.append(error)
+                if not of_multirun and _for_user(error) is not None:
+                    # Not an Exception, so that Hydra adds no line of its own to the message.
+                    raise SystemExit(_report(error, config_name)) from error
+                if of_multirun and not _can_be_sent(error):
+                    raise RuntimeError(f"{type(error).__name__}: {error}") from error
+                raise
 
     # Hydra names the job after the module of the function: here __main__, and of no use.
     del job.__wrapped__
@@ -66,12 +83,6 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     try:
         _check_command_line(config_name)
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
-    except KeyboardInterrupt:
-        print(
-            f"mllmrec.{config_name}: interrupted; the files in the run folder are whole, start the command again",
-            file=sys.stderr,
-        )
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has enough, as with `--help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,7 +94,6 @@ def run_app(task: Task, config_name: str) -> NoReturn:
         ):
             raise
         sys.exit(_report(error, config_name))
-    sys.exit(0)
 
 
 def _check_command_line(config_name: str) -> None:

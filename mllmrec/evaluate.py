@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from mllmrec.cli import run_app
+from mllmrec.stopping import stoppable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SAME = "same"
 
@@ -12,7 +15,7 @@ SAME = "same"
 def evaluate(cfg: DictConfig) -> float:
     """Evaluate and print; returns the NDCG at the second cut-off (or the only one)."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from mllmrec.baselines.beside import rank_baselines
     from mllmrec.cache import atomic_path
@@ -51,7 +54,10 @@ def evaluate(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point."""
-    run_app(evaluate, "evaluate")
+    with stoppable("mllmrec.evaluate"):
+        from mllmrec.cli import run_app
+
+        run_app(evaluate, "evaluate")
 
 
 if __name__ == "__main__":

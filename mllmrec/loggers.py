@@ -46,8 +46,8 @@ class RunLoggers:
     def log_results(self, metrics: Mapping[str, Any]) -> None:
         """Hand the final numbers of every stage (the ``stages`` section of `metrics.json`) to services that show them."""
 
-    def close(self) -> None:
-        """End the job's run."""
+    def close(self, failed: bool = False) -> None:
+        """End the job's run; ``failed`` when it did not come to its end."""
 
 
 class TensorBoardLoggers(RunLoggers):
@@ -136,8 +136,8 @@ class WandbLoggers(RunLoggers):
                 }
             )
 
-    def close(self) -> None:
-        """Finish the run; the next job of a multirun starts its own."""
+    def close(self, failed: bool = False) -> None:
+        """Finish the run, which wandb then shows as failed or finished; the next job of a multirun starts its own."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code=int(failed))
             self._run = None

@@ -51,10 +51,12 @@ def run(cfg: DictConfig) -> float:
             loggers.start(folder, labels(folder))
             objective = _run(cfg, folder, loggers)
         except BaseException as error:
-            folder.fail(error)
+            try:
+                folder.fail(error)
+            finally:
+                loggers.close(failed=True)
             raise
-        finally:
-            loggers.close()
+        loggers.close()
     folder.finish(config, objective)
     return objective
 

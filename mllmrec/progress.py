@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from mllmrec.console import make_console
+from mllmrec.stopping import check_stopped
 
 T = TypeVar("T")
 PLAIN_EVERY_SECONDS = 10.0
@@ -72,7 +73,12 @@ class StageProgress:
         return self
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Count ``steps`` more; ``note`` (a loss, a reward) stands behind the time left until it is replaced."""
+        """Count ``steps`` more; ``note`` (a loss, a reward) stands behind the time left until it is replaced.
+
+        Raises:
+            Stopped: the command was asked to end, and whoever heard it first kept it to itself.
+        """
+        check_stopped()
         self.done += steps
         self._note = self._note if note is None else note
         if self._bar is not None:

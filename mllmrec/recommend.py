@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from mllmrec.cli import run_app
+from mllmrec.stopping import stoppable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def recommend(cfg: DictConfig) -> None:
@@ -33,7 +36,10 @@ def recommend(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Entry point."""
-    run_app(recommend, "recommend")
+    with stoppable("mllmrec.recommend"):
+        from mllmrec.cli import run_app
+
+        run_app(recommend, "recommend")
 
 
 if __name__ == "__main__":

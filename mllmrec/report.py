@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, ListConfig
+from mllmrec.stopping import stoppable
 
-from mllmrec.cli import run_app
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def report(cfg: DictConfig) -> None:
@@ -17,6 +19,7 @@ def report(cfg: DictConfig) -> None:
     from datetime import datetime
 
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import ListConfig
 
     from mllmrec.console import make_console, relative
     from mllmrec.reporting.experiment import Question, build_experiments, names_of
@@ -75,7 +78,10 @@ def listed(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Entry point."""
     sys.argv[1:] = listed(sys.argv[1:])
-    run_app(report, "report")
+    with stoppable("mllmrec.report"):
+        from mllmrec.cli import run_app
+
+        run_app(report, "report")
 
 
 if __name__ == "__main__":

@@ -2,153 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from hydra.errors import HydraException
-
-from mllmrec.console import make_console, relative
-from mllmrec.errors import UserError, choices
-from mllmrec.sweeping.jobs import experiments, plan, quoted
-from mllmrec.sweeping.run import OUTPUT, Machine, run_sweep
-
-USAGE = """\
-NAME
-  ./sweep.sh - run a named experiment: one job for each combination of its axes
-
-SYNOPSIS
-  ./sweep.sh NAME [jobs=K] [report=false] [--config-dir DIR] [key=value ...]
-  (the same: python -m mllmrec.sweep NAME ...)
-
-DESCRIPTION
-  Runs python -m mllmrec.train --multirun experiment=NAME, K jobs at a time, then
-  python -m mllmrec.report on what came out. A job that fails does not stop the
-  others; it is named at the end. Started again, the command runs only what is
-  missing or failed, or whose settings have changed since.
-
-SETTINGS
-  scale=small       the experiment cut to minutes a job, for two cores
-  scale=amazon_beauty   the same on Amazon Beauty; with dataset.root=DIR
-  jobs=K            jobs at a time (or the environment's JOBS); by default one on
-                    each GPU, without one, one on each core and at most eight
-  report=false      no report at the end
-  key=1,2,3         an axis, added or in place of the experiment's own: seed=0,1
-  key=value         for all jobs; their folders are then named by it too
-  hydra.sweep.dir=DIR   where to
-
-EXPERIMENTS
-  {experiments}
-
-FILES
-  sweeps/NAME[-SCALE]/       the sweep's folder
-    KEY-VALUE+.../           run folder of one job (python -m mllmrec.train --help)
-    output.log               what the jobs printed
-    report/                  the report
-
-EXIT STATUS
-  0    all jobs finished
-  1    some did not, or the report failed
-  2    wrong use: nothing was run
-  130  interrupted; start it again to go on
-"""
-WRONG_USE, INTERRUPTED = 2, 130
+from mllmrec.stopping import stoppable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if {"-h", "--help"} & set(given):
-            print(USAGE.format(experiments="\n  ".join(experiments())), flush=True)
-            return 0
-        return _sweep(given)
-    except UserError as error:
-        print(f"mllmrec.sweep: error: {error}\nSee ./sweep.sh --help.", file=sys.stderr)
-        return WRONG_USE
-    except HydraException as error:
-        print(f"mllmrec.sweep: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG_USE
-    except BrokenPipeError:
-        # Whoever read the output has enough, as with `--help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("mllmrec.sweep: interrupted; start it again to go on", file=sys.stderr)
-        return INTERRUPTED
+    with stoppable("mllmrec.sweep", "start it again to go on"):
+        from mllmrec.sweeping.command import run_command
 
-
-def _sweep(given: list[str]) -> int:
-    config_dir = _flag(given, "--config-dir")
-    asked = _own(given, "jobs") or os.environ.get("JOBS")
-    with_report = _own(given, "report") or "true"
-    if not given or "=" in given[0] or given[0].startswith("-"):
-        raise UserError(f"no experiment is named: ./sweep.sh NAME with {choices(experiments(config_dir))}")
-    if asked is not None and not (asked.isdecimal() and int(asked) > 0):
-        raise UserError(f"jobs={asked}: must be a whole number from 1 on")
-    if with_report not in ("true", "false"):
-        raise UserError(f"report={with_report}: must be true or false")
-    name, overrides = given[0], given[1:]
-    sweep = plan(name, overrides, config_dir)
-    accelerators = {job.config.trainer.accelerator for job in sweep.jobs.values()}
-    machine = Machine.of_this_one(len(sweep.jobs), int(asked) if asked else None, accelerators)
-
-    console = make_console()
-    threads = os.environ.get("OMP_NUM_THREADS", machine.threads)
-    where = f"on GPU {', '.join(machine.devices)}" if machine.devices else f"OMP_NUM_THREADS={threads} each"
-    console.print(
-        f"{name}: {len(sweep.jobs)} jobs in {relative(sweep.folder)}, {machine.at_once} at a time, {where}; "
-        f"what they print: {relative(sweep.folder / OUTPUT)}",
-        highlight=False,
-        markup=False,
-    )
-    count = 0
-
-    def tell(job: str, entry: dict[str, Any]) -> None:
-        nonlocal count
-        count += 1
-        came_out = f"failed: {_first(entry['error'])}" if entry["error"] else f"{entry['objective']:.4f}"
-        line = f"[{count}/{len(sweep.jobs)}] {job}: {came_out} ({entry['seconds']:.0f} s)"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    errors = run_sweep(sweep, machine, config_dir, tell)
-    for job, error in errors.items():
-        line = f"failed: {relative(sweep.folder / job)}: {error}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    done = len(sweep.jobs) - len(errors)
-    again = "; start the same command again for the others" if errors else ""
-    console.print(f"{done} of {len(sweep.jobs)} jobs finished{again}", highlight=False)
-    status = 1 if errors else 0
-    if with_report == "true" and done:
-        command = [sys.executable, "-m", "mllmrec.report", f"runs={quoted(str(sweep.folder))}"]
-        command.append(f"hydra.run.dir={quoted(str(sweep.folder / 'report'))}")
-        if subprocess.run(command, check=False).returncode:
-            status = 1
-    return status
-
-
-def _flag(given: list[str], name: str) -> str | None:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments."""
-    for index, text in enumerate(given):
-        if text == name and index + 1 < len(given):
-            del given[index]
-            return given.pop(index)
-        if text.startswith(f"{name}="):
-            return given.pop(index).split("=", 1)[1]
-    return None
-
-
-def _own(given: list[str], key: str) -> str | None:
-    """Take the last ``key=value`` out of the arguments."""
-    values = [text.split("=", 1)[1] for text in given if text.startswith(f"{key}=")]
-    given[:] = [text for text in given if not text.startswith(f"{key}=")]
-    return values[-1] if values else None
-
-
-def _first(text: str) -> str:
-    return text.splitlines()[0]
+        return run_command(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ The heavy imports happen inside `train`, so that help and configuration errors a
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from mllmrec.cli import run_app
+from mllmrec.stopping import stoppable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def train(cfg: DictConfig) -> float:
@@ -19,7 +22,10 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point."""
-    run_app(train, "train")
+    with stoppable("mllmrec.train"):
+        from mllmrec.cli import run_app
+
+        run_app(train, "train")
 
 
 if __name__ == "__main__":

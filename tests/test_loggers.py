@@ -157,6 +157,20 @@ def test_wandb_without_a_key_is_one_offline_run_a_job(tmp_path, monkeypatch):
     assert [len(list((tmp_path / job / "wandb").glob("offline-run-*"))) for job in ("job0", "job1")] == [1, 1]
 
 
+def test_wandb_is_told_that_a_run_failed(tmp_path, monkeypatch):
+    codes = []
+    for failed in (True, False):
+        loggers = WandbLoggers(offline=True)
+        loggers.start(RunFolder(tmp_path / str(failed)), LABELS)
+        run = loggers.for_stage(RunFolder(tmp_path / str(failed)), "sft")[1].experiment
+        finish = run.finish
+        monkeypatch.setattr(
+            run, "finish", lambda exit_code=None, end=finish: codes.append(exit_code) or end(exit_code)
+        )
+        loggers.close(failed)
+    assert codes == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("given", "shown"), [({}, ("sizes", "G=8")), ({"group": "a", "name": "b"}, ("a", "b"))]
 )

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from mllmrec.config.messages import allowed, nearest, readable, shown
 from mllmrec.errors import UserError, choices
+from mllmrec.stopping import Stopped
 
 # Read by the pipeline and not by the class.
 _PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio"}}
@@ -48,6 +49,9 @@ def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]
     try:
         component: Any = pydoc.locate(str(target))
     except pydoc.ErrorDuringImport as error:
+        if isinstance(error.value, (Stopped, KeyboardInterrupt)):
+            # Of the command, not of the module that was being imported at that moment.
+            raise error.value from None
         return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
     if not callable(component):
         return [

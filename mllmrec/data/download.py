@@ -139,24 +139,30 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
             ThreadPoolExecutor(workers) as pool,
             failures.open("a", encoding="utf-8") as record,
         ):
-            jobs = {
-                pool.submit(_fetch_image, session, url, folder, item): url for item, url in wanted.items()
-            }
-            for job in track(as_completed(jobs), "item images", len(jobs), console=console, transient=True):
-                outcome = job.result()
-                answered += outcome != ""
-                if outcome == "":
-                    lost += 1
-                elif outcome is not None:
-                    refused.add(jobs[job])
-                    record.write(json.dumps({"url": jobs[job], "reason": outcome}) + "\n")
-                    record.flush()
-                if lost >= UNREACHABLE_LIMIT and not answered:
-                    pool.shutdown(cancel_futures=True)
-                    raise UserError(
-                        f"none of the first {lost} item images could be fetched (such as {jobs[job]}): check the network, "
-                        "or go on without images by dataset.download_images=false"
-                    )
+            try:
+                jobs = {
+                    pool.submit(_fetch_image, session, url, folder, item): url for item, url in wanted.items()
+                }
+                for job in track(
+                    as_completed(jobs), "item images", len(jobs), console=console, transient=True
+                ):
+                    outcome = job.result()
+                    answered += outcome != ""
+                    if outcome == "":
+                        lost += 1
+                    elif outcome is not None:
+                        refused.add(jobs[job])
+                        record.write(json.dumps({"url": jobs[job], "reason": outcome}) + "\n")
+                        record.flush()
+                    if lost >= UNREACHABLE_LIMIT and not answered:
+                        raise UserError(
+                            f"none of the first {lost} item images could be fetched (such as {jobs[job]}): check the network, "
+                            "or go on without images by dataset.download_images=false"
+                        )
+            except BaseException:
+                # Leaving the pool waits for what was submitted: for what is under way, not for the rest.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     counts = {
         "images refused by the server or not an image": sum(
             url in refused and item not in present for item, url in urls.items()

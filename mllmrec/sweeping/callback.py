@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from mllmrec.errors import UserError
+from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.names import register_job_name
 
 # The module is imported by every process that runs jobs, before any of them asks for its folder.
@@ -104,9 +106,12 @@ def end_with_parent() -> None:
     _watched.set()
     parent = os.getppid()
 
-    def watch() -> None:
+    def wait() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        # As a signal, so that a job can write down that it was stopped.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(CHILDREN_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
+    threading.Thread(target=wait, daemon=True, name="end_with_parent").start()

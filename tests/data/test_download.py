@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 
 import mllmrec.data.download
 from mllmrec.data.download import download, download_images
 from mllmrec.errors import UserError
+from mllmrec.stopping import Stopped
 
 
 def test_broken_transfer_is_continued_where_it_stopped(site, tmp_path):
@@ -91,3 +95,21 @@ def test_no_network_is_said_after_a_few_images(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"none of the first 2 item images.*dataset\.download_images=false"):
         download_images({str(item): "http://127.0.0.1:9/x" for item in range(3)}, tmp_path, workers=3)
     assert (tmp_path / "failed.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_who_stops_does_not_wait_for_the_rest_of_the_images(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(session, url, folder, item):
+        asked.append(item)
+        time.sleep(0.01)
+
+    def stopped(jobs, *arguments, **settings):
+        yield next(iter(jobs))
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(mllmrec.data.download, "_fetch_image", fetch)
+    monkeypatch.setattr(mllmrec.data.download, "track", stopped)
+    with pytest.raises(Stopped):
+        download_images({str(item): "http://127.0.0.1:9/x" for item in range(400)}, tmp_path, workers=2)
+    assert len(asked) < 200

@@ -55,10 +55,11 @@ def start(tmp_path: Path) -> Command:
 
     def run(*arguments: str) -> subprocess.Popen[str]:
         extra = ["--config-dir", "extra"] if (tmp_path / "extra").exists() else []
+        path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(
             [sys.executable, "-m", "mllmrec.sweep", *arguments, *extra],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(tmp_path), "MLLMREC_CACHE": "cache"},
+            env={**os.environ, "PYTHONPATH": path, "MLLMREC_CACHE": "cache"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

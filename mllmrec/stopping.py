@@ -1,0 +1,171 @@
+"""Signals that end a command: Ctrl-C (SIGINT), SIGTERM and a closed terminal (SIGHUP).
+
+Each is raised in the main thread as `Stopped`, wherever the command is: in an import, in a loop of ours, inside a
+Lightning trainer, which turns a KeyboardInterrupt into exit status 1 and SIGTERM into 0. Only the standard library is
+imported here, so that a command can watch for signals before imports that take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+AGAIN_SECONDS = (
+    1.0  # `timeout`, a terminal and a sweep may each send the same signal: within this time it is one
+)
+SWALLOWED_SECONDS = 0.1  # before a signal is raised again that was lost in a destructor
+CHILDREN_SECONDS = 10.0  # that worker processes are given to write down that they were stopped
+HINT = "what is on disk is whole; start the command again"
+_WORDS = {
+    "SIGINT": "interrupted (Ctrl-C)",
+    "SIGTERM": "terminated (SIGTERM)",
+    "SIGHUP": "terminal closed (SIGHUP)",
+}
+SIGNALS = tuple(getattr(signal, name) for name in _WORDS if hasattr(signal, name))
+
+_received: Stopped | None = None
+_received_at = 0.0
+_swallowed = False
+_said = False
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end. Not an Exception: nothing that failed, and nothing to recover from.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = int(number)
+        super().__init__(_WORDS.get(signal.Signals(self.number).name, f"signal {self.number}"))
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells give it."""
+        return 128 + self.number
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)
+
+
+def stopped_by() -> Stopped | None:
+    """The signal that asked this process to end, or None."""
+    return _received
+
+
+def check_stopped() -> None:
+    """End what is under way if a signal came and its exception was lost, as in a library's bare ``except``.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    if _received is not None:
+        raise _received
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Let signals raise `Stopped` in the block. One that is ignored (nohup) stays so; elsewhere than in the main
+    thread nothing changes."""
+    before: dict[int, Any] = {}
+    hook = sys.unraisablehook
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, _on_signal):
+                before[number] = signal.signal(number, _on_signal)
+    if before:
+        sys.unraisablehook = lambda dropped: None if _raise_again(dropped) else hook(dropped)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stoppable(command: str, hint: str = HINT) -> Iterator[None]:
+    """Run the block as a command: a signal ends it with one line on standard error and status 128 + its number.
+
+    Args:
+        command: its name, which begins the line.
+        hint: what to do next, which ends the line.
+
+    Raises:
+        SystemExit: a signal came.
+    """
+    with watching():
+        try:
+            yield
+            check_stopped()
+        except BaseException as error:
+            stopped = Stopped(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _received
+            if stopped is None or _said:
+                raise
+            # Whatever it is, it followed from the signal.
+            _end(f"{command}: {stopped}; {hint}", stopped.status)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End without waiting for threads, which Python would do: for a request to a slow server many minutes."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    global _said
+    _said = True
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        end_at_once(status)
+    raise SystemExit(status) from None
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _received, _received_at, _swallowed
+    now = time.monotonic()
+    if _received is None:
+        _received, _received_at = Stopped(number), now
+        _pass_on()
+    elif _swallowed:
+        _swallowed = False
+    elif now - _received_at < AGAIN_SECONDS:
+        return
+    else:
+        os.write(2, f"{_received}, and again: ended at once\n".encode())
+        os._exit(_received.status)
+    raise _received
+
+
+def _pass_on() -> None:
+    """End the processes that work for this one, while there is someone to end them gently."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    children = multiprocessing.active_children() if multiprocessing else []
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + CHILDREN_SECONDS
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+
+
+def _raise_again(dropped: sys.UnraisableHookArgs) -> bool:
+    """Send the signal again whose exception Python had to drop, in a destructor or a weak reference's callback."""
+    global _swallowed
+    if _received is None or dropped.exc_value is not _received:
+        return False
+    _swallowed = True
+    again = threading.Timer(SWALLOWED_SECONDS, os.kill, (os.getpid(), _received.number))
+    again.daemon = True
+    again.start()
+    return True
