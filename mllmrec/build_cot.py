@@ -22,21 +22,20 @@ def build_cot(cfg: DictConfig) -> None:
     from mllmrec.console import make_console, rows_table
     from mllmrec.cot.built import Built, Confident
     from mllmrec.cot.funnel import funnel_rows
+    from mllmrec.cot.mixing import select_cot
     from mllmrec.cot.output import asked_now, calibration_rows, estimate_rows, write_outputs
     from mllmrec.cot.released import line_indices
     from mllmrec.errors import UserError
     from mllmrec.prepare import prepare
-    from mllmrec.randomness import numpy_generator
 
     console = make_console()
     captioner = slow_captioner(cfg) if cfg.dry_run else None
     prepared = prepare(cfg if captioner is None else without_captioning(cfg))
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
-    count = len(prepared.train)
-    chosen = np.arange(count)
-    if cfg.max_samples is not None and cfg.max_samples < count:
-        chosen = np.sort(numpy_generator(cfg.seed, "cot samples").permutation(count)[: cfg.max_samples])
+    # The samples that training would look at first.
+    ids = [prepared.train.samples.sample_id(index) for index in range(len(prepared.train))]
+    chosen = np.sort(select_cot(ids, 1.0, cfg.seed)[: cfg.max_samples])
     keys = [prepared.train.cot_key(int(index)) for index in chosen]
     if cfg.dry_run:
         estimates = prepared.cot.estimates(keys)

@@ -75,6 +75,7 @@ def run_language_model(
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
     protocols.describe()
+    folder.record_reasoning(prepared.summary["cot"]["mix_ratio"], prepared.summary["cot"]["share"])
     rank_baselines(cfg, prepared, protocols)
 
     measure = None

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from mllmrec.captions import caption_items
 from mllmrec.cot.base import CotPolicy
-from mllmrec.cot.mixing import Mixing, Mixture
+from mllmrec.cot.mixing import Carriers, Mixing, Mixture
 from mllmrec.cot.pipeline import CotPipeline
 from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Interactions, Items
@@ -181,21 +181,14 @@ def prepare(cfg: DictConfig) -> Prepared:
             placement=cfg.cot.placement,
         )
 
-    mixture = mixture_of(cfg, cot, training("train"))
+    carriers = carriers_of(cfg, cot, training("train"))
+    mixture = Mixture(instantiate(cfg.mixing), len(train_samples), carriers.positions)
     with_cot = np.zeros(len(train_samples), dtype=bool)
     with_cot[mixture.chosen] = True
     train = training("train", with_cot)
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     summary["captions"] = caption_counts
-    summary["cot"] = {
-        "policy": None if cot is None else type(cot).__name__,
-        "mix_ratio": float(cfg.mix_ratio),
-        "training_samples_chosen": len(mixture.chosen),
-        "coverage": {}
-        if cot is None
-        else cot.coverage(train.cot_key(int(index)) for index in mixture.chosen),
-        "stages": {} if cot is None else cot.report(),
-    }
+    summary["cot"] = cot_summary(cfg.mix_ratio, cot, carriers, train)
     return Prepared(
         items=items,
         interactions=interactions,
@@ -231,19 +224,42 @@ def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, s
     return captions, counts
 
 
-def mixture_of(cfg: DictConfig, cot: CotPolicy | None, train: Examples) -> Mixture:
+def carriers_of(cfg: DictConfig, cot: CotPolicy | None, train: Examples) -> Carriers:
     """Which training samples carry reasoning. What has to be made for that is made here."""
     mixing: Mixing = instantiate(cfg.mixing)
-    if cot is None or cfg.mix_ratio == 0:
-        return Mixture(mixing, len(train), np.empty(0, dtype=np.int64))
+    if cot is None:
+        none = np.empty(0, dtype=np.int64)
+        return Carriers(none, 0, none)
     ids = [train.samples.sample_id(index) for index in range(len(train))]
-    confidences = None
-    if mixing.select == "confidence":
-        cot.make([train.cot_key(index) for index in range(len(train))])
-        confidences = cot.confidences()
-    chosen = mixing.choose(ids, cfg.mix_ratio, cfg.seed, confidences)
-    cot.make([train.cot_key(int(index)) for index in chosen])
-    return Mixture(mixing, len(train), chosen)
+    return mixing.choose(ids, cfg.mix_ratio, cfg.seed, cot, train.cot_key)
+
+
+def cot_summary(
+    mix_ratio: float, cot: CotPolicy | None, carriers: Carriers, train: Examples
+) -> dict[str, Any]:
+    """How much reasoning was asked for, how much there is, and why the rest has none; warns of too little."""
+    coverage = (
+        {} if cot is None else cot.coverage(train.cot_key(index) for index in carriers.looked_at.tolist())
+    )
+    share = len(carriers.positions) / len(train)
+    if len(carriers.positions) < carriers.wanted or (mix_ratio > 0 and carriers.wanted == 0):
+        found = ", ".join(f"{reason} {count:,}" for reason, count in coverage.items())
+        log.warning(
+            "mix_ratio=%g asks for reasoning in %s of %s training samples, and %s carry it (a share of %.4g)%s: results "
+            "are those of that share; change mix_ratio, or let cot_policy keep more",
+            *(mix_ratio, f"{carriers.wanted:,}", f"{len(train):,}", f"{len(carriers.positions):,}", share),
+            f". Of {len(carriers.looked_at):,} looked at: {found}" if found else "",
+        )
+    return {
+        "policy": None if cot is None else type(cot).__name__,
+        "mix_ratio": float(mix_ratio),
+        "share": share,
+        "wanted": carriers.wanted,
+        "training_samples_chosen": len(carriers.positions),
+        "looked_at": len(carriers.looked_at),
+        "coverage": coverage,
+        "stages": {} if cot is None else cot.report(),
+    }
 
 
 def cot_policy(
@@ -259,6 +275,7 @@ def cot_policy(
         "details": lambda: dict(zip(ids, items.details.tolist(), strict=True)),
         "titles": lambda: dict(zip(ids, items.titles.tolist(), strict=True)),
         "pipeline": lambda: cot_pipeline(cfg, items, captions, domain, cache),
+        "seed": lambda: cfg.seed,
     }
     plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
     policy_class: type[CotPolicy] = get_class(settings._target_)

@@ -26,6 +26,7 @@ from mllmrec.errors import UserError
 SECTIONS = (
     "protocol",
     "chance",
+    "reasoning",
     "baselines",
     "stages",
     "intervals",
@@ -181,6 +182,10 @@ class RunFolder:
             )
         self._update("protocol", protocol)
         self._update("chance", chance or {})
+
+    def record_reasoning(self, mix_ratio: float, share: float) -> None:
+        """Say which share of the training samples was to carry reasoning, and which share does."""
+        self._update("reasoning", {"mix_ratio": mix_ratio, "share": share})
 
     def record_stage(
         self,

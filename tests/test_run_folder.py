@@ -26,6 +26,7 @@ PROTOCOL = {
 
 def fill(folder, seconds):
     folder.record_protocol(PROTOCOL, {"HR@1": 0.1})
+    folder.record_reasoning(0.5, 1 / 3)
     folder.record_stage(
         "sft", {"HR@1": np.float64(2 / 3)}, {"HR@1": np.array([0.5, 5 / 6])}, {"invalid": 0.0}
     )
@@ -42,6 +43,7 @@ def test_metrics_json_has_the_contracts_sections_and_six_decimals(tmp_path):
     assert content == {
         "protocol": PROTOCOL,
         "chance": {"HR@1": 0.1},
+        "reasoning": {"mix_ratio": 0.5, "share": 0.333333},
         "stages": {"sft": {"HR@1": 0.666667}},
         "intervals": {"sft": {"HR@1": [0.5, 0.833333]}},
         "validity": {"sft": {"invalid": 0.0}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ class CotKey:
 class CotPolicy(ABC):
     """Gives the reasoning that a training prompt carries."""
 
-    # What of the prepared data the constructor takes: captions, details, titles (by item id), pipeline.
+    # What the constructor takes beside its settings: captions, details, titles (by item id), pipeline, seed.
     wants: ClassVar[tuple[str, ...]] = ()
 
     def make(self, keys: Sequence[CotKey]) -> None:
@@ -33,8 +33,23 @@ class CotPolicy(ABC):
     def reasoning(self, key: CotKey) -> str | None:
         """The reasoning of one sample; None where there is none."""
 
-    def confidences(self) -> Mapping[str, float | None] | None:
-        """Sample id → confidence in [0, 1] of what was made; None where this policy knows of none."""
+    def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
+        """Places, ascending, of samples that have reasoning; what is missing of it is made here.
+
+        Samples are looked at one after the other, and no more of them than it takes to find ``wanted``. There are
+        fewer places where too few samples have reasoning, and may be more where the policy decides about many at once.
+        """
+        places: list[int] = []
+        if wanted > 0:
+            for place, key in enumerate(keys):
+                if self.reasoning(key):
+                    places.append(place)
+                if len(places) == wanted:
+                    break
+        return places
+
+    def confidences(self, keys: Sequence[CotKey]) -> list[float | None] | None:
+        """The confidence in [0, 1] of each sample's reasoning; None where this policy knows of none at all."""
         return None
 
     def report(self) -> dict[str, dict[str, int]]:

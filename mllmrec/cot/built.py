@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import islice
+from typing import ClassVar, Literal
 
 import torch
 
@@ -21,7 +23,7 @@ from mllmrec.cot.assess import (
     modality_scores,
     vetoes,
 )
-from mllmrec.cot.assess.reference import Reference
+from mllmrec.cot.assess.reference import TRAINED, UNKNOWN, Reference
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.cot.pipeline import DRAFT, LEAKY, REFINED, Advance, CotPipeline
 from mllmrec.errors import UserError
@@ -31,7 +33,7 @@ from mllmrec.reasoners.base import Estimate
 log = logging.getLogger(__name__)
 
 LESS_CONFIDENT = "less confident"
-TIED = "as confident, but beyond the share"  # of equal ones, the first by id are kept
+TIED = "as confident, but beyond the share"  # of equal ones, a draw decides which are kept
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Built(CotPolicy):
     carry its name.
     """
 
-    wants = ("pipeline",)
+    wants: ClassVar[tuple[str, ...]] = ("pipeline",)
 
     def __init__(
         self,
@@ -91,6 +93,9 @@ class Built(CotPolicy):
 
     def make(self, keys: Sequence[CotKey]) -> None:
         """Ask for what is missing of these samples."""
+        self._write(keys)
+
+    def _write(self, keys: Sequence[CotKey]) -> None:
         new = [key for key in keys if key.sample_id not in self.records]
         if not new:
             return
@@ -113,6 +118,45 @@ class Built(CotPolicy):
                 failed = self.pipeline.problems[self.refining if record.draft else DRAFT]
                 record.problem = failed.get(sample, "")
         self.records |= made
+
+    def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
+        """Places, ascending, of samples whose text is used; texts are asked for in rounds until there are ``wanted``.
+
+        A round is as large as what is missing takes, by the share that was used so far. Where nothing at all was used
+        of the first round of a reasoner that costs something, no more is asked for.
+        """
+        waiting = iter(keys)
+        looked_at: list[CotKey] = []
+        places: list[int] = []
+        while len(places) < wanted:
+            size = self._round(wanted - len(places), len(looked_at), len(places))
+            fresh = list(islice(waiting, size))
+            if not fresh:
+                break
+            looked_at += fresh
+            self._write(fresh)
+            places = [place for place, key in enumerate(looked_at) if self.reasoning(key)]
+            if not places and not self._free(fresh):
+                break
+        return places
+
+    def _round(self, missing: int, looked_at: int, used: int) -> int:
+        """How many samples more to look at where so many texts are missing."""
+        share = used / looked_at if looked_at else self._expected_share
+        # The sum of rounds that find nothing doubles with each. What a float makes of 7 / 0.7 is no eleventh sample.
+        return math.ceil(missing / share - 1e-9) if share else max(looked_at, missing)
+
+    @property
+    def _expected_share(self) -> float:
+        """Share of the texts that is used, before any is known."""
+        return 1.0
+
+    def _free(self, keys: Sequence[CotKey]) -> bool:
+        """Whether looking at these samples cost nothing."""
+        stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
+        records = [self.records[key.sample_id] for key in keys]
+        asked = any(record.text or record.problem for record in records)
+        return not asked or all(self.pipeline.reasoner(stage).free for stage in stages)
 
     def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
         """By stage, what making these samples would cost at most; nothing is asked for."""
@@ -140,13 +184,19 @@ class Built(CotPolicy):
 class Confident(Built):
     """Refinements that pass the confidence-aware assessment (``mllmrec/cot/assess/README.md``).
 
+    With ``top_share``, that share of all training texts made so far is kept, so twice as many are written as are used
+    where it is a half. Of equally confident ones a draw from ``seed`` decides.
+
     The scores are those of form, which can only veto, and of the modalities' agreement. Those of prediction need a
     policy to be measured with and enter where one is given.
     """
 
+    wants = ("pipeline", "seed")
+
     def __init__(
         self,
         pipeline: CotPipeline,
+        seed: int = 0,
         threshold: float | None = None,
         top_share: float | None = 0.5,
         weights: Mapping[str, float] | None = None,
@@ -161,7 +211,7 @@ class Confident(Built):
             raise UserError(
                 "cot_policy: give a threshold or a top_share, one of the two; set the other to null"
             )
-        self.threshold, self.top_share = threshold, top_share
+        self.seed, self.threshold, self.top_share = seed, threshold, top_share
         self.weights = dict(WEIGHTS if weights is None else weights)
         self.floors = dict(FLOORS if floors is None else floors)
         self.min_words, self.max_words = min_words, max_words
@@ -175,6 +225,20 @@ class Confident(Built):
         Raises:
             UserError: the reference was trained on all these samples' users, or on other data.
         """
+        self._write(keys)
+        self._refuse_to_judge_none()
+
+    def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
+        """Places, ascending, of samples whose text is kept; so many are written that ``wanted`` are.
+
+        Raises:
+            UserError: the reference was trained on all the samples' users, or on other data.
+        """
+        places = super().supply(keys, wanted)
+        self._refuse_to_judge_none()
+        return places
+
+    def _write(self, keys: Sequence[CotKey]) -> None:
         new = [key for key in keys if key.sample_id not in self.records]
         if not new:
             return
@@ -190,7 +254,7 @@ class Confident(Built):
             for key in new
             if key.sample_id in barred
         }
-        super().make([key for key in new if key.sample_id not in barred])
+        super()._write([key for key in new if key.sample_id not in barred])
         written = [self.records[key.sample_id] for key in new if self.records[key.sample_id].text]
         for record in written:
             record.scores = self._scores(record)
@@ -207,20 +271,34 @@ class Confident(Built):
     def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
         """By stage, what making these samples would cost at most; nothing is asked for."""
         barred = self._barred(keys)
+        if self.reference is not None and barred and len(barred) == len(keys):
+            raise self.reference.judges_none(barred)
         return super().estimates([key for key in keys if key.sample_id not in barred])
 
-    def confidences(self) -> dict[str, float | None]:
-        """Sample id → confidence, None for what was vetoed, barred or could not be written."""
-        return {sample: record.confidence for sample, record in self.records.items()}
+    def confidences(self, keys: Sequence[CotKey]) -> list[float | None]:
+        """Confidences; None for what was vetoed, barred, or never written."""
+        records = [self.records.get(key.sample_id) for key in keys]
+        return [None if record is None else record.confidence for record in records]
+
+    @property
+    def _expected_share(self) -> float:
+        return 1.0 if self.top_share is None else self.top_share
 
     def _barred(self, keys: Sequence[CotKey]) -> dict[str, str]:
-        """Sample id → why the reference cannot judge it; refuses to go on where it could judge no sample so far."""
+        """Sample id → why the reference cannot judge it."""
+        return {} if self.reference is None else self.reference.barred(keys, self.pipeline.items)
+
+    def _refuse_to_judge_none(self) -> None:
+        """Refuse to go on where the reference can judge none of the samples seen so far."""
         if self.reference is None:
-            return {}
-        barred = self.reference.barred(keys, self.pipeline.items)
-        if len(barred) == len(keys) and not any(record.text for record in self.records.values()):
+            return
+        barred = {
+            sample: record.dropped
+            for sample, record in self.records.items()
+            if record.dropped in (TRAINED, UNKNOWN)
+        }
+        if barred and len(barred) == len(self.records):
             raise self.reference.judges_none(barred)
-        return barred
 
     def _scores(self, record: CotRecord) -> dict[str, float | None]:
         items = self.pipeline.items
@@ -244,6 +322,7 @@ class Confident(Built):
         kept = keep(
             list(written),
             {sample: record.confidence for sample, record in written.items()},
+            self.seed,
             threshold=self.threshold,
             top_share=self.top_share,
         )

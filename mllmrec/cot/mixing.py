@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.errors import UserError, choices
 from mllmrec.randomness import derive_seed
 
 FORMS = ("replace", "augment")
 SELECTIONS = ("random", "confidence")
 SCHEDULES = ("constant", "linear", "warmup")
+
+
+@dataclass(frozen=True)
+class Carriers:
+    """Which of S training samples carry reasoning where the schedule is at its fullest."""
+
+    positions: np.ndarray  # (n,) int64, first chosen first; each has reasoning
+    wanted: int  # n, where enough samples have reasoning
+    looked_at: (
+        np.ndarray
+    )  # (m,) int64: the samples whose reasoning was looked at, and made where it has to be
 
 
 class Mixing:
@@ -48,18 +61,51 @@ class Mixing:
         sample_ids: Sequence[str] | np.ndarray,
         mix_ratio: float,
         seed: int,
-        confidences: Mapping[str, float | None] | None = None,
-    ) -> np.ndarray:
-        """The samples that carry reasoning where the schedule is at its fullest, first chosen first; (n,) positions.
+        cot: CotPolicy,
+        key_of: Callable[[int], CotKey],
+    ) -> Carriers:
+        """Choose ``round(mix_ratio * S)`` samples that have reasoning, or all that have some where these are fewer.
+
+        Samples are looked at in the order of `select_cot`, and those without reasoning are passed over, so reasoning is
+        made for as many as the share takes. ``select="confidence"`` looks at all samples.
+
+        Args:
+            sample_ids: (S,) unique.
+            mix_ratio: share of the S samples, 0 to 1.
+            seed: of the order.
+            cot: gives the reasoning, and makes it where it has to.
+            key_of: the key of the sample at a position.
 
         Raises:
-            UserError: they are to be chosen by a confidence that the policy does not give.
+            UserError: ``mix_ratio`` lies outside 0 to 1, or samples are to be chosen by a confidence that the policy does
+                not give.
         """
-        if self.select == "confidence" and confidences is None:
-            raise UserError("mixing.select=confidence: this cot_policy gives no confidence; choose another")
-        if confidences is None or self.select == "random":
-            return select_cot(sample_ids, mix_ratio, seed)
-        return select_confident(sample_ids, mix_ratio, seed, confidences)
+        drawn = select_cot(sample_ids, 1.0, seed)
+        wanted = len(select_cot(sample_ids, mix_ratio, seed))
+        if wanted == 0:
+            return Carriers(drawn[:0], 0, drawn[:0])
+        looked_at: list[int] = []
+
+        def keys() -> Iterator[CotKey]:
+            for position in drawn.tolist():
+                looked_at.append(position)
+                yield key_of(position)
+
+        by_confidence = self.select == "confidence"
+        places = cot.supply(keys(), len(drawn) if by_confidence else wanted)
+        having = drawn[places]
+        if by_confidence:
+            values = cot.confidences([key_of(position) for position in having.tolist()])
+            if values is None:
+                raise UserError(
+                    "mixing.select=confidence: this cot_policy gives no confidence; choose another"
+                )
+            names = [str(sample_ids[position]) for position in having.tolist()]
+            known = dict(zip(names, values, strict=True))
+            chosen = select_confident(sample_ids, mix_ratio, seed, known)
+        else:
+            chosen = having[:wanted]
+        return Carriers(chosen, wanted, np.array(looked_at, dtype=np.int64))
 
 
 class Mixture:
@@ -89,7 +135,7 @@ class Mixture:
         made = []
         for step, batch in enumerate(batches):
             share = share_at(self.mixing.schedule, step / steps, self.mixing.warmup)
-            active = round(share * len(self.chosen))
+            active = rounded_share(share, len(self.chosen))
             made.append(np.array([self._form(int(entry), active) for entry in batch], dtype=np.int64))
         return made
 
@@ -104,7 +150,7 @@ class Mixture:
 
 
 def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: int) -> np.ndarray:
-    """Choose ``round(mix_ratio * S)`` of S samples for reasoning; their positions, first chosen first, (n,) int64.
+    """Draw ``round(mix_ratio * S)`` of S samples; their positions, first drawn first, (n,) int64.
 
     Every sample has a rank drawn from ``seed`` and its id, and the lowest are chosen: the choice neither depends on
     the samples' order nor on any other draw, and a larger ratio keeps all that a smaller one chose.
@@ -116,7 +162,7 @@ def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: i
     _check_ratio(mix_ratio)
     names = _unique(sample_ids)
     ranks = np.array([_rank(seed, name) for name in names], dtype=np.int64)
-    return np.argsort(ranks, kind="stable")[: round(mix_ratio * len(names))]
+    return np.argsort(ranks, kind="stable")[: rounded_share(mix_ratio, len(names))]
 
 
 def select_confident(
@@ -141,11 +187,19 @@ def select_confident(
         ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
     """
     _check_ratio(mix_ratio)
-    ordered = sorted(
-        known_confidences(sample_ids, confidences), key=lambda entry: (-entry[2], _rank(seed, entry[1]))
-    )
-    chosen = [position for position, _, _ in ordered[: round(mix_ratio * len(sample_ids))]]
-    return np.array(chosen, dtype=np.int64)
+    chosen = most_confident(known_confidences(sample_ids, confidences), seed)
+    return np.array(chosen[: rounded_share(mix_ratio, len(sample_ids))], dtype=np.int64)
+
+
+def most_confident(known: Sequence[tuple[int, str, float]], seed: int) -> list[int]:
+    """The positions of ``(position, id, confidence)``, the most confident first, equal ones by `select_cot`'s ranks."""
+    ordered = sorted(known, key=lambda entry: (-entry[2], _rank(seed, entry[1])))
+    return [position for position, _, _ in ordered]
+
+
+def rounded_share(share: float, count: int) -> int:
+    """``share`` of so many samples as a whole number, halves to the even one as `round` has it."""
+    return round(share * count)
 
 
 def share_at(schedule: str, progress: float, warmup: float = 0.1) -> float:

@@ -20,6 +20,8 @@ class PrecomputedReasoner(Reasoner):
     (``paper_*`` experiments read them through ``cot_policy=precomputed``, without refinement or assessment).
     """
 
+    free = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._records: dict[str, list[tuple[tuple[str, ...], str]]] | None = None

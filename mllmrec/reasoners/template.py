@@ -20,6 +20,8 @@ class TemplateReasoner(Reasoner):
     that it knows.
     """
 
+    free = True
+
     def identity(self) -> dict[str, object]:
         """The rule's version: there are no settings."""
         return {"reasoner": "template", "version": 3}

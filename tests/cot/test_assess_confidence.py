@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from mllmrec.cot.assess import FLOORS, WEIGHTS, confidence, form_scores, keep, modality_scores, vetoes
 from mllmrec.cot.assess.modality import Idf
+from mllmrec.cot.mixing import select_cot
 from mllmrec.errors import UserError
 
 
@@ -123,32 +125,46 @@ IDS = ["c", "a", "d", "b", "e"]
 CONFIDENCES = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.5, "e": None}
 
 
-def _kept(ids: list[str], **how: float) -> set[str]:
-    return {name for name, kept in zip(ids, keep(ids, CONFIDENCES, **how), strict=True) if kept}
+def _kept(ids: list[str], seed: int = 0, **how: float) -> set[str]:
+    return {name for name, kept in zip(ids, keep(ids, CONFIDENCES, seed, **how), strict=True) if kept}
 
 
 def test_a_threshold_keeps_what_reaches_it() -> None:
-    assert keep(IDS, CONFIDENCES, threshold=0.5).tolist() == [True, True, True, True, False]
-    assert keep(IDS, CONFIDENCES, threshold=0.51).tolist() == [True, False, False, False, False]
-    assert keep(IDS, CONFIDENCES, threshold=0.0).tolist() == [True, True, True, True, False]
+    assert keep(IDS, CONFIDENCES, 0, threshold=0.5).tolist() == [True, True, True, True, False]
+    assert keep(IDS, CONFIDENCES, 0, threshold=0.51).tolist() == [True, False, False, False, False]
+    assert keep(IDS, CONFIDENCES, 0, threshold=0.0).tolist() == [True, True, True, True, False]
 
 
-def test_the_top_share_counts_all_samples_and_breaks_ties_by_id() -> None:
+def test_the_top_share_counts_all_samples() -> None:
     assert _kept(IDS, top_share=0.0) == set()
-    assert _kept(IDS, top_share=0.4) == {"c", "a"}  # 2 of 5
-    assert _kept(IDS, top_share=0.6) == {"c", "a", "b"}
+    assert _kept(IDS, top_share=0.2) == {"c"}  # 1 of 5
     assert _kept(IDS, top_share=1.0) == {"a", "b", "c", "d"}  # e has no confidence
 
 
+def test_a_draw_from_the_seed_decides_between_equal_ones_and_not_their_names() -> None:
+    # Of a, b and d, which are as confident, one is kept beside c; each of them for some seed.
+    seconds = [_kept(IDS, seed, top_share=0.4) - {"c"} for seed in range(60)]
+    assert {len(second) for second in seconds} == {1}
+    times = Counter(name for second in seconds for name in second)
+    # A third of 60 is 20, with a standard deviation of 3.7.
+    assert set(times) == {"a", "b", "d"}
+    assert min(times.values()) >= 9
+    # The same draw as that of samples without any confidence.
+    equal = dict.fromkeys(IDS, 0.5)
+    kept = np.flatnonzero(keep(IDS, equal, 3, top_share=0.4))
+    assert kept.tolist() == sorted(select_cot(IDS, 0.4, 3).tolist())
+
+
 def test_permuting_the_rows_keeps_the_same_samples() -> None:
+    first = _kept(IDS, top_share=0.6)
     for order in itertools.permutations(IDS):
-        assert _kept(list(order), top_share=0.6) == {"c", "a", "b"}
+        assert _kept(list(order), top_share=0.6) == first
         assert _kept(list(order), threshold=0.6) == {"c"}
 
 
 def test_samples_without_an_entry_are_not_kept_and_entries_without_a_sample_are_passed_over() -> None:
-    assert keep(np.array(["zzz", "c"]), CONFIDENCES, top_share=1.0).tolist() == [False, True]
-    assert keep([], CONFIDENCES, threshold=0.5).shape == (0,)
+    assert keep(np.array(["zzz", "c"]), CONFIDENCES, 0, top_share=1.0).tolist() == [False, True]
+    assert keep([], CONFIDENCES, 0, threshold=0.5).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +180,10 @@ def test_samples_without_an_entry_are_not_kept_and_entries_without_a_sample_are_
 )
 def test_exactly_one_rule_within_0_to_1(how: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"threshold|top_share"):
-        keep(IDS, CONFIDENCES, **how)
+        keep(IDS, CONFIDENCES, 0, **how)
 
 
 @pytest.mark.parametrize("value", [math.nan, 1.5, -0.5])
 def test_confidences_that_order_nothing_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="confidence"):
-        keep(["a", "b"], {"a": 0.5, "b": value}, threshold=0.1)
+        keep(["a", "b"], {"a": 0.5, "b": value}, 0, threshold=0.1)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from scribe import ITEMS, Scribe
 
-from mllmrec.cot import Built, Confident
+from mllmrec.cot import Built, Confident, CotKey
 from mllmrec.errors import UserError
 from mllmrec.reasoners.base import Written
 
@@ -78,20 +79,23 @@ def test_form_vetoes_and_the_rest_is_ranked(make_pipeline, keys):
     policy.make(keys)
     assert policy.coverage(keys) == {"matched": 1, "form: no_markup": 1, "less confident": 1}
     assert policy.reasoning(keys[0]) == texts["u0"]
-    trust = policy.confidences()
-    assert trust["u1:3"] is None
-    assert trust["u2:3"] < trust["u0:3"]
+    first, second, third = policy.confidences(keys)
+    assert second is None
+    assert third < first
 
 
 def test_a_text_as_trusted_as_one_that_is_kept_is_not_called_less_confident(make_pipeline, keys):
-    # All name item 1, which stands in the histories of users 0 and 1: of these two the first by id is kept.
-    policy = confident(make_pipeline, dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1)), top_share=1 / 3)
-    policy.make(keys)
-    assert policy.reasoning(keys[0]) is not None
-    assert [policy.records[key.sample_id].dropped for key in keys[1:]] == [
-        "as confident, but beyond the share",
-        "less confident",
-    ]
+    # All name item 1, which stands in the histories of users 0 and 1: one of these two is kept, by the draw.
+    kept = set()
+    for seed in range(10):
+        texts = dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1))
+        policy = confident(make_pipeline, texts, top_share=1 / 3, seed=seed)
+        policy.make(keys)
+        *equals, third = (policy.records[key.sample_id].dropped for key in keys)
+        assert sorted(equals) == ["", "as confident, but beyond the share"]
+        assert third == "less confident"
+        kept.add(equals.index(""))
+    assert kept == {0, 1}
 
 
 def test_a_threshold_keeps_all_above_it(make_pipeline, keys):
@@ -156,6 +160,59 @@ def test_a_record_says_why_a_reasoner_wrote_nothing(make_pipeline, keys):
         ("no text", "refused"),
         ("", ""),
     ]
+
+
+MANY = [  # no two histories alike: such samples would share a text
+    CotKey(f"u{user}", history, "11", f"u{user}:3")
+    for user, history in enumerate(itertools.islice(itertools.permutations(map(str, range(11)), 3), 40))
+]
+VETOED = "no steps at all in this one, which has words enough for any length"
+
+
+def test_so_many_are_written_that_as_many_as_wanted_are_kept(make_pipeline):
+    policy = confident(make_pipeline, {key.user_id: GOOD.format(5) for key in MANY}, top_share=0.25)
+    # A quarter of 12 is 3.
+    assert len(policy.supply(iter(MANY), 3)) == 3
+    assert len(policy.records) == 12
+
+
+def test_texts_that_are_vetoed_are_made_up_for(make_pipeline):
+    texts = {key.user_id: VETOED if place % 4 else GOOD.format(5) for place, key in enumerate(MANY)}
+    policy = confident(make_pipeline, texts, top_share=None, threshold=0.0)
+    places = policy.supply(iter(MANY), 5)
+    # Every fourth is good: the fifth of them stands at 16.
+    assert places[:5] == [0, 4, 8, 12, 16]
+    assert 17 <= len(policy.records) < 40
+    assert all(policy.reasoning(MANY[place]) for place in places)
+
+
+def test_a_share_of_texts_of_which_most_are_vetoed_is_the_share_of_all(make_pipeline):
+    texts = {key.user_id: VETOED if place % 4 else GOOD.format(5) for place, key in enumerate(MANY)}
+    policy = confident(make_pipeline, texts, top_share=0.5)
+    # Half of the first 10 would be 5, but 3 of them pass.
+    assert policy.supply(iter(MANY), 5)[:5] == [0, 4, 8, 12, 16]
+    # Half of 40 would be 20, but 10 of them pass.
+    assert len(confident(make_pipeline, texts, top_share=0.5).supply(iter(MANY), 20)) == 10
+
+
+def test_a_reasoner_of_whose_texts_none_can_be_used_is_not_paid_for_more(make_pipeline):
+    texts = {key.user_id: VETOED for key in MANY}
+    paid = confident(make_pipeline, texts, top_share=0.5)
+    assert paid.supply(iter(MANY), 2) == []
+    assert len(paid.records) == 4
+    for_nothing = confident(make_pipeline, texts, top_share=0.5)
+    for stage in ("draft", "refined"):
+        for_nothing.pipeline.reasoner(stage).free = True
+    assert for_nothing.supply(iter(MANY), 2) == []
+    assert len(for_nothing.records) == 40
+
+
+def test_a_sample_that_gets_no_text_makes_room_for_the_next(make_pipeline, keys):
+    drafts = Scribe("d", refuses=("u0",))
+    policy = Built(make_pipeline(drafts))
+    assert policy.supply(iter(keys), 1) == []  # it costs, and the first sample gives nothing
+    more = Built(make_pipeline(Scribe("d", refuses=("u1",))))
+    assert more.supply(iter(keys), 2) == [0, 2]
 
 
 def test_one_of_threshold_and_share(make_pipeline):

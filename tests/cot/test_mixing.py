@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mllmrec.cot import select_cot
-from mllmrec.cot.mixing import Mixing, Mixture, select_confident, share_at
+from mllmrec.cot import CotKey, CotPolicy, select_cot
+from mllmrec.cot.mixing import Carriers, Mixing, Mixture, select_confident, share_at
 from mllmrec.errors import UserError
 
 IDS = [f"user{number}/0" for number in range(1000)]
@@ -208,17 +208,66 @@ class TestMixture:
         assert self.codes([], form="augment") == [[0, 1, 2, 3, 4, 5]]
 
 
+class Some(CotPolicy):
+    """Has reasoning, and a confidence in it, for some samples, and remembers whose it was asked for."""
+
+    def __init__(self, trust: dict[str, float]) -> None:
+        self.trust, self.asked = trust, []
+
+    def reasoning(self, key: CotKey) -> str | None:
+        self.asked.append(key.sample_id)
+        return "text" if key.sample_id in self.trust else None
+
+    def confidences(self, keys):
+        return [self.trust.get(key.sample_id) for key in keys]
+
+
+TWENTY = [f"s{number}" for number in range(20)]
+TRUST = {name: number / 20 for number, name in enumerate(TWENTY)}
+
+
+def choose(cot: CotPolicy, ratio: float, **settings) -> Carriers:
+    return Mixing(**settings).choose(TWENTY, ratio, 5, cot, lambda place: CotKey("u", (), "t", TWENTY[place]))
+
+
 def test_a_way_of_mixing_chooses_at_random_or_by_confidence():
-    ids = [f"s{number}" for number in range(20)]
-    chosen = Mixing().choose(ids, 0.3, 5)
-    assert chosen.tolist() == select_cot(ids, 0.3, 5).tolist()
+    chosen = choose(Some(TRUST), 0.3)
+    assert chosen.positions.tolist() == select_cot(TWENTY, 0.3, 5).tolist()
+    assert chosen.wanted == 6
     # A smaller ratio chooses the beginning of the same list.
-    assert Mixing().choose(ids, 0.15, 5).tolist() == chosen[:3].tolist()
-    trust = {name: number / 20 for number, name in enumerate(ids)}
-    best = Mixing(select="confidence").choose(ids, 0.15, 5, trust)
-    assert best.tolist() == [19, 18, 17]
+    assert choose(Some(TRUST), 0.15).positions.tolist() == chosen.positions.tolist()[:3]
+    best = choose(Some(TRUST), 0.15, select="confidence")
+    assert best.positions.tolist() == [19, 18, 17]
+    assert len(best.looked_at) == 20
     with pytest.raises(UserError, match="gives no confidence"):
-        Mixing(select="confidence").choose(ids, 0.1, 5)
+        choose(Silent(), 0.1, select="confidence")
+
+
+class Silent(CotPolicy):
+    def reasoning(self, key: CotKey) -> str | None:
+        return "text"
+
+
+def test_no_more_is_looked_at_than_the_share_takes():
+    order = [TWENTY[place] for place in select_cot(TWENTY, 1.0, 5)]
+    # Those without reasoning are passed over: the second, and the fourth of the order.
+    cot = Some({name: 0.5 for name in TWENTY if name not in (order[1], order[3])})
+    chosen = choose(cot, 0.2)
+    assert [TWENTY[place] for place in chosen.positions] == [order[0], order[2], order[4], order[5]]
+    assert cot.asked == order[:6]
+    assert [TWENTY[place] for place in chosen.looked_at] == order[:6]
+
+
+def test_too_little_reasoning_is_all_chosen():
+    chosen = choose(Some({"s3": 0.5, "s8": 0.5}), 0.5)
+    assert sorted(chosen.positions.tolist()) == [3, 8]
+    assert (chosen.wanted, len(chosen.looked_at)) == (10, 20)
+
+
+def test_none_are_looked_at_where_none_are_wanted():
+    cot = Some(TRUST)
+    assert choose(cot, 0.0).positions.tolist() == []
+    assert cot.asked == []
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,16 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path):
     assert read.summary["cot"]["coverage"] == {"matched": 15, "absent": 15}
 
 
+def test_a_part_is_the_one_that_training_looks_at_first(tmp_path):
+    done = run(tmp_path, "max_samples=6")
+    assert done.returncode == 0, done.stderr
+    same = ["cot_policy=confident", "split.windows=last", "split.min_history=1"]
+    # A tenth of 30 samples is 3, and half of the texts are kept.
+    data = prepared(tmp_path, *same, "mix_ratio=0.1")
+    assert data.summary["cot"]["stages"]["refined"] == {"samples": 6, "from_cache": 6}
+    assert data.summary["cot"]["share"] == 0.1
+
+
 def test_reasoning_about_released_data_carries_the_lines_of_its_file(tmp_path):
     items = range(1, 21)
     titles = "".join(f"{item},Movie {item}\n" for item in items)

@@ -55,6 +55,10 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     # mix_ratio 0.1, and every sample has captions to reason from
     chosen = round(0.1 * data["samples"]["train"]["samples"])
     assert data["cot"]["training_samples_chosen"] == data["cot"]["coverage"]["matched"] == chosen > 0
+    assert metrics["reasoning"] == {
+        "mix_ratio": 0.1,
+        "share": pytest.approx(chosen / data["samples"]["train"]["samples"], abs=1e-6),
+    }
 
     with (folder / "log.csv").open(encoding="utf-8") as stream:
         logged = list(csv.DictReader(stream))

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from mllmrec.cot.mixing import known_confidences
+from mllmrec.cot.mixing import known_confidences, most_confident, rounded_share
 from mllmrec.errors import UserError
 
 # Nothing measured says that one of them deserves more.
@@ -84,6 +84,7 @@ def _known(scores: Mapping[str, float | None], names: Mapping[str, float]) -> di
 def keep(
     sample_ids: Sequence[str] | np.ndarray,
     confidences: Mapping[str, float | None],
+    seed: int,
     *,
     threshold: float | None = None,
     top_share: float | None = None,
@@ -93,9 +94,9 @@ def keep(
     Args:
         sample_ids: (S,) unique.
         confidences: in [0, 1] by sample id; None, or no entry: never kept.
+        seed: of the ranks that decide between equal ones, the same as in `select_cot`.
         threshold: keep those of at least this confidence.
-        top_share: keep the ``round(top_share * S)`` most confident, or as many as there are; of equal ones, the
-            first by id.
+        top_share: keep the ``round(top_share * S)`` most confident, or as many as have a confidence.
 
     Raises:
         UserError: not exactly one of the two is given, or it lies outside 0 to 1.
@@ -112,6 +113,5 @@ def keep(
         return kept
     if top_share is None or not 0 <= top_share <= 1:
         raise UserError(f"top_share={top_share}: must lie between 0 and 1")
-    ordered = sorted(known, key=lambda entry: (-entry[2], entry[1]))
-    kept[[position for position, _, _ in ordered[: round(top_share * len(sample_ids))]]] = True
+    kept[most_confident(known, seed)[: rounded_share(top_share, len(sample_ids))]] = True
     return kept
