@@ -44,12 +44,14 @@ def test_metrics_json_has_the_contracts_sections_and_six_decimals(tmp_path):
         "protocol": PROTOCOL,
         "chance": {"HR@1": 0.1},
         "reasoning": {"mix_ratio": 0.5, "share": 0.333333},
+        "baselines": {},
         "stages": {"sft": {"HR@1": 0.666667}},
         "intervals": {"sft": {"HR@1": [0.5, 0.833333]}},
         "validity": {"sft": {"invalid": 0.0}},
         "differences": {
             "grpo - sft": {"HR@1": {"mean": -0.333333, "interval": [-0.5, 0.1], "p": 0.25, "users": 4}}
         },
+        "weights": {},
         "cost": {"sft": {"seconds": 1.0, "generated_tokens": 0, "peak_memory_mb": 1.5}},
     }
     assert folder.metrics() == content
