@@ -5,11 +5,13 @@ It is the reference that faster engines must agree with.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mllmrec.engine.base import (
     ChoiceSets,
@@ -21,6 +23,9 @@ from mllmrec.engine.base import (
     positions_of,
 )
 from mllmrec.engine.batches import TokenBatch
+
+# transformers 5.24 renamed the argument; the old name goes with 5.40.
+_CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class Plain(Engine):
@@ -123,9 +128,9 @@ class PlainDecoder(Decoder):
                 input_ids=ids,
                 attention_mask=self._mask,
                 position_ids=positions,
-                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{_CACHE: self._cache},
             )
             .logits[:, -1]
             .float()

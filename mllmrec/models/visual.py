@@ -129,7 +129,8 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
             **given,
         )
         logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+        # Keys and values are in the cache that the caller gave.
+        return CausalLMOutputWithPast(logits=logits)
 
     def token_positions(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, L) ids and their mask → (3, B, L) positions in time, height and width."""

@@ -281,7 +281,7 @@ def _fit(
     )
     loader = DataLoader(dataset, batch_sampler=[batch.tolist() for batch in batches], collate_fn=list)
     trainer.fit(stage, loader)
-    return ranking and ranking.selection
+    return None if ranking is None else ranking.selection
 
 
 def _after_sft(
