@@ -76,6 +76,7 @@ def run_language_model(
     policy.model.to(place)
     protocols.describe()
     folder.record_reasoning(prepared.summary["cot"]["mix_ratio"], prepared.summary["cot"]["share"])
+    loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
 
     measure = None

@@ -7,16 +7,25 @@ and is closed at the end, so that the jobs of a multirun do not share a run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from mllmrec.errors import UserError
-from mllmrec.run_folder import RunFolder
+from mllmrec.run_folder import RunFolder, read_rollouts, secret_values
 
 # A configuration is checked without Lightning, whose import takes seconds.
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
+
+REDACTED = "<redacted>"
+# Of a key, not of a word in it: max_new_tokens and item_tokens are settings.
+_SECRET = re.compile(
+    r"(^|_)(api_?key|access_?key|token|secret|password|credentials?|authorization)$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,17 @@ class Labels:
 class RunLoggers:
     """`log.csv` alone: the base of the other choices."""
 
-    def start(self, folder: RunFolder, labels: Labels) -> None:
-        """Begin the job's run, under these labels where the configuration names none."""
+    def start(self, folder: RunFolder, labels: Labels, settings: Mapping[str, Any]) -> None:
+        """Begin the job's run.
+
+        Args:
+            folder: of the run.
+            labels: what the run is called where the configuration names nothing.
+            settings: the resolved configuration, to be found by in services that show many runs.
+        """
+
+    def log_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Hand over how the numbers to come are computed (the ``protocol`` section of `metrics.json`)."""
 
     def for_stage(self, folder: RunFolder, stage: str) -> list[Logger]:
         """The loggers of one stage, `mllmrec.csv_log.CsvLog` first, to be given to its Trainer."""
@@ -43,35 +61,78 @@ class RunLoggers:
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
         return []
 
-    def log_results(self, metrics: Mapping[str, Any]) -> None:
-        """Hand the final numbers of every stage (the ``stages`` section of `metrics.json`) to services that show them."""
+    def log_results(self, folder: RunFolder) -> None:
+        """Hand the final numbers, the picture of the curves and the sampled rollouts to services that show them."""
 
     def close(self, failed: bool = False) -> None:
         """End the job's run; ``failed`` when it did not come to its end."""
 
 
 class TensorBoardLoggers(RunLoggers):
-    """`log.csv` and TensorBoard event files, one folder a stage, under ``tensorboard/`` in the run folder."""
+    """`log.csv` and TensorBoard event files, one folder a stage, under ``tensorboard/`` in the run folder.
+
+    The folder ``tensorboard/run`` has the configuration, the protocol and the rollouts as texts, the curves as a
+    picture, and the settings with the final numbers for the page of hyper-parameters.
+    """
+
+    def __init__(self) -> None:
+        self._settings: Mapping[str, Any] = {}
+        self._protocol: Mapping[str, Any] = {}
+
+    def start(self, folder: RunFolder, labels: Labels, settings: Mapping[str, Any]) -> None:
+        """Keep the settings for the end: TensorBoard shows them beside the final numbers."""
+        self._settings = without_secrets(settings)
+
+    def log_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Keep the protocol for the end."""
+        self._protocol = protocol
 
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
-        from lightning.pytorch.loggers import TensorBoardLogger
+        return [_tensorboard(folder, stage)]
 
-        try:
-            return [
-                TensorBoardLogger(
-                    save_dir=folder.path, name="tensorboard", version=stage, default_hp_metric=False
-                )
-            ]
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "logger=tensorboard needs tensorboard: pip install 'mllmrec[tensorboard]'"
-            ) from error
+    def log_results(self, folder: RunFolder) -> None:
+        """Write what belongs to the whole run."""
+        from matplotlib.image import imread
+
+        logger = _tensorboard(folder, "run")
+        shown = {"settings": self._settings, "protocol": self._protocol}
+        logger.log_hyperparams(dict(self._settings), dict(final_numbers(folder)), step=0)
+        for name, content in shown.items():
+            text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+            logger.experiment.add_text(name, f"```\n{text}```")
+        if folder.curves_path.exists():
+            logger.experiment.add_image("curves", imread(folder.curves_path), dataformats="HWC")
+        columns, rows = rollout_table(folder)
+        if rows:
+            lines = [columns, ["---"] * len(columns), *rows]
+            text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+            logger.experiment.add_text("rollouts", text)
+        logger.finalize("success")
+
+
+def _tensorboard(folder: RunFolder, version: str) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(
+            save_dir=folder.path, name="tensorboard", version=version, default_hp_metric=False
+        )
+    except ModuleNotFoundError as error:
+        raise UserError("logger=tensorboard needs tensorboard: pip install 'mllmrec[tensorboard]'") from error
+
+
+def _cell(value: object) -> str:
+    """A value in a Markdown table."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 class WandbLoggers(RunLoggers):
     """`log.csv` and one Weights & Biases run for the whole job, each stage's metrics prefixed by its name.
 
-    The key is read by wandb from the environment (WANDB_API_KEY) and never from a config.
+    The run has the resolved configuration (secrets blanked out) and the protocol as its config, the final numbers as
+    its summary, the curves as a picture and the sampled rollouts as a table. ``trainer/global_step`` counts on from
+    stage to stage. The key is read by wandb from the environment (WANDB_API_KEY) and never from a config.
 
     Args:
         project: the project's name.
@@ -95,15 +156,18 @@ class WandbLoggers(RunLoggers):
         self.tags = list(tags)
         self.offline = offline
         self._run: Any = None
+        self._stages: Any = None  # `mllmrec.wandb_log.WandbStages` of the run
 
     def _mode(self) -> Any:
         if self.offline is not None:
             return "offline" if self.offline else "online"
         return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
 
-    def start(self, folder: RunFolder, labels: Labels) -> None:
+    def start(self, folder: RunFolder, labels: Labels, settings: Mapping[str, Any]) -> None:
         """Begin the job's run."""
         import wandb
+
+        from mllmrec.wandb_log import WandbStages
 
         self._run = wandb.init(
             project=self.project,
@@ -111,33 +175,110 @@ class WandbLoggers(RunLoggers):
             group=self.group or labels.group,
             name=self.name or labels.name,
             tags=[*self.tags, *labels.tags],
+            config=without_secrets(settings),
             dir=str(folder.path),
             mode=self._mode(),
             reinit="create_new",
         )
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._stages = WandbStages(self._run, folder.log_path)
+
+    def log_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Put the protocol into the run's config."""
+        if self._run is not None:
+            self._run.config.update({"protocol": dict(protocol)})
 
     def _more(self, folder: RunFolder, stage: str) -> list[Logger]:
-        from lightning.pytorch.loggers import WandbLogger
+        return [self._stages.begin(stage)]
 
-        logger = WandbLogger(experiment=self._run, prefix=stage, save_dir=folder.path, project=self.project)
-        logger.LOGGER_JOIN_CHAR = "/"
-        return [logger]
+    def log_results(self, folder: RunFolder) -> None:
+        """Put the final numbers into the run's summary, ``test/<stage>/<metric>`` and the others by their section."""
+        if self._run is None:
+            return
+        import wandb
 
-    def log_results(self, metrics: Mapping[str, Any]) -> None:
-        """Put the final numbers into the run's summary, as ``test/<stage>/<metric>``."""
-        if self._run is not None:
-            self._run.summary.update(
-                {
-                    f"test/{stage}/{name}": value
-                    for stage, values in metrics.items()
-                    for name, value in values.items()
-                }
-            )
+        self._stages.catch_up()
+        self._run.summary.update(dict(final_numbers(folder)))
+        shown: dict[str, Any] = {}
+        if folder.curves_path.exists():
+            shown["curves"] = wandb.Image(str(folder.curves_path))
+        columns, rows = rollout_table(folder)
+        if rows:
+            shown["rollouts"] = wandb.Table(columns=columns, data=rows)
+        if shown:
+            self._run.log(shown)
 
     def close(self, failed: bool = False) -> None:
         """Finish the run, which wandb then shows as failed or finished; the next job of a multirun starts its own."""
         if self._run is not None:
             self._run.finish(exit_code=int(failed))
-            self._run = None
+            self._run, self._stages = None, None
+
+
+def final_numbers(folder: RunFolder) -> Iterator[tuple[str, float]]:
+    """Every number of `metrics.json` under a path: ``test/grpo/HR@1`` of a stage, ``cost/grpo/seconds`` and so on.
+
+    The bounds of an interval are ``<path>/low`` and ``<path>/high``. Numbers among other negatives begin with
+    ``other_negatives/``.
+    """
+    yield from _numbers("", folder)
+    beside = RunFolder(folder.beside_path) if folder.beside_path.is_dir() else None
+    if beside is not None:
+        yield from _numbers(f"{folder.beside_path.name}/", beside)
+
+
+def _numbers(prefix: str, folder: RunFolder) -> Iterator[tuple[str, float]]:
+    for section, content in folder.metrics().items():
+        if section != "protocol":
+            yield from _leaves(f"{prefix}{'test' if section == 'stages' else section}", content)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(f"{path}/{name}", inner)
+    elif isinstance(value, list) and len(value) == 2:
+        yield from zip((f"{path}/low", f"{path}/high"), value, strict=True)
+    elif isinstance(value, (int, float)):
+        yield path, value
+
+
+def rollout_table(folder: RunFolder) -> tuple[list[str | int], list[list[Any]]]:
+    """Columns and rows of the rollouts that a run kept, one column for each part of the reward; no rows for none."""
+    rollouts = read_rollouts(folder.rollouts_path) if folder.rollouts_path.exists() else []
+    parts = list(dict.fromkeys(name for rollout in rollouts for name in rollout.parts))
+    columns: list[str | int] = ["step", "prompt_id", "completion", "reward", *parts, "advantage"]
+    rows = [
+        [
+            rollout.step,
+            rollout.prompt_id,
+            rollout.completion,
+            rollout.reward,
+            *(rollout.parts.get(name) for name in parts),
+            rollout.advantage,
+        ]
+        for rollout in rollouts
+    ]
+    return columns, rows
+
+
+def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which values that are or hold a secret are blanked out.
+
+    A text is taken for a secret where its key is called one (``api_key``, ``password``), and where it holds the value of
+    an environment variable that is called one.
+    """
+    secrets = [value for _, value in secret_values()]
+
+    def clean(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): clean(str(key), inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(name, inner) for inner in value]
+        hidden = isinstance(value, str) and (
+            _SECRET.search(name) is not None or any(secret in value for secret in secrets)
+        )
+        return REDACTED if hidden else value
+
+    return {str(key): clean(str(key), value) for key, value in settings.items()}

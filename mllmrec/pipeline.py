@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> float:
     with folder.logging_to_file():
         loggers: RunLoggers = instantiate(cfg.logger)
         try:
-            loggers.start(folder, labels(folder))
+            loggers.start(folder, labels(folder), plain)
             objective = _run(cfg, folder, loggers)
         except BaseException as error:
             try:
@@ -80,8 +80,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
     result = job(cfg, prepared, protocols, held_out, folder, loggers)
     if folder.log_path.exists():
         draw_curves(folder.log_path, folder.curves_path)
-    metrics = folder.metrics()
-    loggers.log_results(metrics["stages"])
+    loggers.log_results(folder)
     if folder.rollouts_path.exists():
         print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
     for place in protocols:

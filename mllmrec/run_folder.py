@@ -258,12 +258,19 @@ class RunFolder:
 class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        for name, value in os.environ.items():
-            if len(value) >= 8 and any(
-                word in name.upper() for word in ("API_KEY", "TOKEN", "SECRET", "PASSWORD")
-            ):
-                text = text.replace(value, f"<{name}>")
+        for name, value in secret_values():
+            text = text.replace(value, f"<{name}>")
         return text
+
+
+def secret_values() -> list[tuple[str, str]]:
+    """Names and values of the environment variables that are called secrets."""
+    return [
+        (name, value)
+        for name, value in os.environ.items()
+        if len(value) >= 8
+        and any(word in name.upper() for word in ("API_KEY", "TOKEN", "SECRET", "PASSWORD"))
+    ]
 
 
 @dataclass(frozen=True)

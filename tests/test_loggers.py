@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from mllmrec import csv_log
 from mllmrec.csv_log import CsvLog
 from mllmrec.curves import draw_curves
-from mllmrec.loggers import Labels, RunLoggers, WandbLoggers
-from mllmrec.run_folder import RunFolder
+from mllmrec.loggers import Labels, RunLoggers, WandbLoggers, without_secrets
+from mllmrec.run_folder import Rollout, RolloutWriter, RunFolder
 
 LABELS = Labels("sizes", "G=8", ["method=sft"])
 GROUP = Path(__file__).resolve().parents[1] / "conf" / "logger"
@@ -120,10 +120,10 @@ def test_every_choice_of_the_logger_group_writes_log_csv(tmp_path, monkeypatch, 
     folder = RunFolder(tmp_path)
     root = OmegaConf.create({"run_name": None, "logger": OmegaConf.load(GROUP / f"{name}.yaml")})
     loggers = instantiate(root.logger)
-    loggers.start(folder, LABELS)
+    loggers.start(folder, LABELS, {})
     train(loggers.for_stage(folder, "sft"))
     train(loggers.for_stage(folder, "grpo"))
-    loggers.log_results({"grpo": {"HR@1": 0.5}})
+    loggers.log_results(folder)
     loggers.close()
     assert [row["stage"] for row in rows(folder.log_path)] == ["sft"] * 3 + ["grpo"] * 3
     extra = sorted(path.name for path in tmp_path.iterdir() if path.name != "log.csv")
@@ -139,20 +139,72 @@ def test_tensorboard_holds_the_logged_values(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 32), (1, 8), (2, 2)]
 
 
+def test_tensorboard_has_the_settings_the_final_numbers_the_curves_and_the_rollouts(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = RunFolder(tmp_path)
+    loggers = instantiate(OmegaConf.load(GROUP / "tensorboard.yaml"))
+    loggers.start(folder, LABELS, {"seed": 3, "draft": {"api_key": "kept-out-of-it"}})
+    folder.record_protocol({"users": 4}, {})
+    loggers.log_protocol({"users": 4})
+    train(loggers.for_stage(folder, "sft"))
+    folder.record_stage("sft", {"HR@1": 0.5}, {}, {})
+    draw_curves(folder.log_path, folder.curves_path)
+    with RolloutWriter(folder.rollouts_path) as writer:
+        writer.append([Rollout(1, "u7", "a|b\nc", 1.0, {"hit": 1.0}, 0.5)])
+    loggers.log_results(folder)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "run"))
+    events.Reload()
+
+    def text(name):
+        return events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    assert "seed: 3" in text("settings")
+    assert "kept-out-of-it" not in text("settings")
+    assert "users: 4" in text("protocol")
+    assert "| 1 | u7 | a\\|b<br>c | 1 | 1 | 0.5 |" in text("rollouts")
+    assert events.Images("curves")[0].width > 100
+    assert [event.value for event in events.Scalars("test/sft/HR@1")] == [0.5]
+    assert any(tag.startswith("_hparams_") for tag in events.summary_metadata)
+
+
+def test_secrets_are_blanked_out_and_settings_that_sound_like_one_are_not(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "0123456789abcdef")
+    settings = {
+        "draft": {
+            "api_key": "k",
+            "api_key_env": "OPENAI_API_KEY",
+            "extra_body": {"Authorization": "Bearer k"},
+        },
+        "eval": {"max_new_tokens": 32},
+        "prompt": {"item_tokens": "none", "template": "say 0123456789abcdef"},
+        "servers": [{"password": "p"}],
+        "hf_token": None,
+    }
+    assert without_secrets(settings) == {
+        "draft": {
+            "api_key": "<redacted>",
+            "api_key_env": "OPENAI_API_KEY",
+            "extra_body": {"Authorization": "<redacted>"},
+        },
+        "eval": {"max_new_tokens": 32},
+        "prompt": {"item_tokens": "none", "template": "<redacted>"},
+        "servers": [{"password": "<redacted>"}],
+        "hf_token": None,
+    }
+
+
 def test_wandb_without_a_key_is_one_offline_run_a_job(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for job in ("job0", "job1"):
         folder = RunFolder(tmp_path / job)
         loggers = WandbLoggers(tags=["toy"])
-        loggers.start(folder, LABELS)
+        loggers.start(folder, LABELS, {})
         first = loggers.for_stage(folder, "sft")[1].experiment
         train(loggers.for_stage(folder, "grpo"))
         assert loggers.for_stage(folder, "grpo")[1].experiment is first
         assert first.offline
         assert first.summary["grpo/loss"] == 2
-        loggers.log_results({"grpo": {"HR@1": 0.5}})
-        assert first.summary["test/grpo/HR@1"] == 0.5
         loggers.close()
     assert [len(list((tmp_path / job / "wandb").glob("offline-run-*"))) for job in ("job0", "job1")] == [1, 1]
 
@@ -177,7 +229,7 @@ def test_wandb_is_told_that_a_run_failed(tmp_path, monkeypatch):
 def test_runs_of_a_sweep_are_grouped_named_and_tagged(tmp_path, monkeypatch, given, shown):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     loggers = WandbLoggers(tags=["toy"], offline=True, **given)
-    loggers.start(RunFolder(tmp_path), LABELS)
+    loggers.start(RunFolder(tmp_path), LABELS, {})
     run = loggers.for_stage(RunFolder(tmp_path), "sft")[1].experiment
     assert (run.group, run.name) == shown
     assert run.tags == ("toy", "method=sft")

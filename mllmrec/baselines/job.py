@@ -58,6 +58,7 @@ def run_baseline(
     """
     name = str(cfg.method.name)
     protocols.describe(RecommenderRanker.name)
+    loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
     fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
