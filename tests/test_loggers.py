@@ -213,7 +213,7 @@ def test_wandb_is_told_that_a_run_failed(tmp_path, monkeypatch):
     codes = []
     for failed in (True, False):
         loggers = WandbLoggers(offline=True)
-        loggers.start(RunFolder(tmp_path / str(failed)), LABELS)
+        loggers.start(RunFolder(tmp_path / str(failed)), LABELS, {})
         run = loggers.for_stage(RunFolder(tmp_path / str(failed)), "sft")[1].experiment
         finish = run.finish
         monkeypatch.setattr(
