@@ -82,6 +82,7 @@ class Prepared:
             list_candidates=settings.num_negatives != FULL,
             cot=self.cot,
             with_cot=np.ones(len(samples), dtype=bool) if settings.cot else None,
+            split=settings.split,
         )
         chosen = list(range(len(samples)))
         if settings.max_users is not None and settings.max_users < len(samples):

@@ -8,15 +8,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+TRAINING = "train"  # the split whose prompts may carry reasoning that was chosen with the target in view
+
 
 @dataclass(frozen=True)
 class CotKey:
-    """Who a sample belongs to. ``target_id`` is there to find recorded reasoning, never to make any."""
+    """Everything that names a sample: reasoning is joined by the whole key.
+
+    A sample id alone is unique within its split only: a user of a published split may have a sequence in each of its
+    files. ``target_id`` is there to find recorded reasoning, never to make any.
+    """
 
     user_id: str
     history_ids: tuple[str, ...]  # oldest first, as shown in the prompt
     target_id: str
     sample_id: str = ""
+    split: str = TRAINING  # or validation, or test
 
 
 class CotPolicy(ABC):

@@ -24,7 +24,7 @@ from mllmrec.cot.assess import (
     vetoes,
 )
 from mllmrec.cot.assess.reference import TRAINED, UNKNOWN, Reference
-from mllmrec.cot.base import CotKey, CotPolicy
+from mllmrec.cot.base import TRAINING, CotKey, CotPolicy
 from mllmrec.cot.pipeline import DRAFT, LEAKY, REFINED, Advance, CotPipeline
 from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
@@ -75,7 +75,7 @@ class Built(CotPolicy):
                 "cot_policy.leak=target with cot_policy.stage=draft: only refinements are told the target"
             )
         self.pipeline, self.stage, self.leak = pipeline, stage, leak
-        self.records: dict[str, CotRecord] = {}
+        self.records: dict[CotKey, CotRecord] = {}
 
     @property
     def refining(self) -> str:
@@ -96,11 +96,11 @@ class Built(CotPolicy):
         self._write(keys)
 
     def _write(self, keys: Sequence[CotKey]) -> None:
-        new = [key for key in keys if key.sample_id not in self.records]
+        new = [key for key in keys if key not in self.records]
         if not new:
             return
         told = self.told
-        made = {key.sample_id: CotRecord(key, leak=told) for key in new}
+        made = {key: CotRecord(key, leak=told) for key in new}
         with _progress("CoT drafts", len(new)) as progress:
             drafts = self.pipeline.drafts(new, _advancing(progress))
         for sample, written in drafts.items():
@@ -154,7 +154,7 @@ class Built(CotPolicy):
     def _free(self, keys: Sequence[CotKey]) -> bool:
         """Whether looking at these samples cost nothing."""
         stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
-        records = [self.records[key.sample_id] for key in keys]
+        records = [self.records[key] for key in keys]
         asked = any(record.text or record.problem for record in records)
         return not asked or all(self.pipeline.reasoner(stage).free for stage in stages)
 
@@ -165,7 +165,7 @@ class Built(CotPolicy):
 
     def reasoning(self, key: CotKey) -> str | None:
         """The text of this sample, or None."""
-        record = self.records.get(key.sample_id)
+        record = self.records.get(key)
         return None if record is None or record.dropped else record.text
 
     def report(self) -> dict[str, dict[str, int]]:
@@ -177,7 +177,7 @@ class Built(CotPolicy):
         return dict(Counter(self._outcome(key) for key in keys))
 
     def _outcome(self, key: CotKey) -> str:
-        record = self.records.get(key.sample_id)
+        record = self.records.get(key)
         return "not made" if record is None else record.dropped or "matched"
 
 
@@ -239,7 +239,7 @@ class Confident(Built):
         return places
 
     def _write(self, keys: Sequence[CotKey]) -> None:
-        new = [key for key in keys if key.sample_id not in self.records]
+        new = [key for key in keys if key not in self.records]
         if not new:
             return
         barred = self._barred(new)
@@ -249,19 +249,15 @@ class Confident(Built):
                 len(barred),
                 len(new),
             )
-        self.records |= {
-            key.sample_id: CotRecord(key, dropped=barred[key.sample_id])
-            for key in new
-            if key.sample_id in barred
-        }
-        super()._write([key for key in new if key.sample_id not in barred])
-        written = [self.records[key.sample_id] for key in new if self.records[key.sample_id].text]
+        self.records |= {key: CotRecord(key, dropped=reason) for key, reason in barred.items()}
+        super()._write([key for key in new if key not in barred])
+        written = [self.records[key] for key in new if self.records[key].text]
         for record in written:
             record.scores = self._scores(record)
         if self.reference is not None:
             found = self.reference.effects({record.key: record.text for record in written}, "assess")
             for record in written:
-                effect = found[record.key.sample_id]
+                effect = found[record.key]
                 record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
                 record.scores["agreement"] = effect.agreement
         for record in written:
@@ -273,19 +269,19 @@ class Confident(Built):
         barred = self._barred(keys)
         if self.reference is not None and barred and len(barred) == len(keys):
             raise self.reference.judges_none(barred)
-        return super().estimates([key for key in keys if key.sample_id not in barred])
+        return super().estimates([key for key in keys if key not in barred])
 
     def confidences(self, keys: Sequence[CotKey]) -> list[float | None]:
         """Confidences; None for what was vetoed, barred, or never written."""
-        records = [self.records.get(key.sample_id) for key in keys]
+        records = [self.records.get(key) for key in keys]
         return [None if record is None else record.confidence for record in records]
 
     @property
     def _expected_share(self) -> float:
         return 1.0 if self.top_share is None else self.top_share
 
-    def _barred(self, keys: Sequence[CotKey]) -> dict[str, str]:
-        """Sample id → why the reference cannot judge it."""
+    def _barred(self, keys: Sequence[CotKey]) -> dict[CotKey, str]:
+        """The samples that the reference cannot judge, and why."""
         return {} if self.reference is None else self.reference.barred(keys, self.pipeline.items)
 
     def _refuse_to_judge_none(self) -> None:
@@ -293,8 +289,8 @@ class Confident(Built):
         if self.reference is None:
             return
         barred = {
-            sample: record.dropped
-            for sample, record in self.records.items()
+            key: record.dropped
+            for key, record in self.records.items()
             if record.dropped in (TRAINED, UNKNOWN)
         }
         if barred and len(barred) == len(self.records):
@@ -318,7 +314,11 @@ class Confident(Built):
         return {**form, **modality, "lift": None, "agreement": None}
 
     def _keep(self) -> None:
-        written = {sample: record for sample, record in self.records.items() if record.text}
+        written = {
+            key.sample_id: record
+            for key, record in self.records.items()
+            if record.text and key.split == TRAINING
+        }
         kept = keep(
             list(written),
             {sample: record.confidence for sample, record in written.items()},

@@ -52,7 +52,7 @@ def cot_funnel(cot: Built, keys: Sequence[CotKey], captions: Mapping[str, int]) 
         name.removeprefix(_WITHOUT): count for name, count in captions.items() if name.startswith(_WITHOUT)
     }
     stages = [_stage(CAPTION, "items", captions.get("captioned", 0) + sum(lost.values()), Counter(lost))]
-    records = [cot.records[key.sample_id] for key in keys]
+    records = [cot.records[key] for key in keys]
     if isinstance(cot, Confident) and cot.reference is not None:
         barred = Counter(record.dropped for record in records if record.dropped in (TRAINED, UNKNOWN))
         stages.append(_stage("reference", "samples", len(records), barred))

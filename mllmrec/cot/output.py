@@ -54,7 +54,7 @@ def write_outputs(
     dataset = summary["dataset"]
     with atomic_path(folder / RECORDS) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for key in keys:
-            record = asdict(cot.records[key.sample_id])
+            record = asdict(cot.records[key])
             line = {"dataset": dataset, **record.pop("key"), **record}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
     # A user names tables as he likes.
@@ -76,7 +76,7 @@ def write_outputs(
     draw_funnel(stages, folder / PICTURE)
     if shown > 0:
         drawn = numpy_generator(seed, "samples shown").permutation(len(keys))[:shown]
-        records = [cot.records[keys[int(place)].sample_id] for place in drawn]
+        records = [cot.records[keys[int(place)]] for place in drawn]
         counted = f"{len(records):,} of {len(keys):,} samples, drawn with seed {seed}"
         write_samples_page(folder / PAGE, cot, records, dataset, counted)
     return stages
@@ -112,12 +112,12 @@ def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int
 def calibration_rows(cot: Confident, keys: Sequence[CotKey]) -> list[tuple[str, int, str, str, str]]:
     """How often what is kept helps, on other negatives than those of the lift inside the confidence."""
     assert cot.reference is not None
-    records = [cot.records[key.sample_id] for key in keys]
+    records = [cot.records[key] for key in keys]
     effects = cot.reference.effects(
         {record.key: record.text for record in records if record.text}, "calibrate"
     )
     table = calibrate(
-        [cot.records[sample].confidence for sample in effects], [effect.lift for effect in effects.values()]
+        [cot.records[key].confidence for key in effects], [effect.lift for effect in effects.values()]
     )
     return [
         _row("all", table.base),

@@ -67,65 +67,59 @@ class CotPipeline:
         self.items, self.domain, self.cache = items, domain, cache
         self._draft, self._refine = draft, refine
         self.reports: dict[str, StageReport] = {}
-        self.problems: dict[str, dict[str, str]] = {}  # stage -> sample id -> why it has no text
+        self.problems: dict[str, dict[CotKey, str]] = {}  # stage -> sample -> why it has no text
 
     def reasoner(self, stage: str) -> Reasoner:
         """Who writes the texts of a stage."""
         return self._draft[0] if stage == DRAFT else self._refine[0]
 
-    def drafts(self, keys: Iterable[CotKey], advance: Advance | None = None) -> dict[str, Written]:
-        """Sample id → draft, of the samples for which there is one."""
-        return self._run(DRAFT, self._draft[0], self.draft_requests(keys), advance)
+    def drafts(self, keys: Iterable[CotKey], advance: Advance | None = None) -> dict[CotKey, Written]:
+        """Drafts of the samples for which there is one."""
+        return self._run(DRAFT, self._draft[0], ((key, self.draft_request(key)) for key in keys), advance)
 
     def refinements(
         self,
         keys: Iterable[CotKey],
-        drafts: Mapping[str, str],
+        drafts: Mapping[CotKey, str],
         leak: bool = False,
         advance: Advance | None = None,
-    ) -> dict[str, Written]:
-        """Sample id → refinement, of the samples for which there is one; those without a draft are counted.
+    ) -> dict[CotKey, Written]:
+        """Refinements of the samples for which there is one; nothing is asked of those without a draft.
 
         Args:
             keys: the samples.
-            drafts: sample id → draft.
+            drafts: of the samples.
             leak: whether the target is told (the ablation).
             advance: told of progress.
         """
-        requests = self.refine_requests(keys, drafts, leak)
-        return self._run(LEAKY if leak else REFINED, self._refine[0], requests, advance)
+        asked = ((key, self.refine_request(key, drafts[key], leak)) for key in keys if drafts.get(key))
+        return self._run(LEAKY if leak else REFINED, self._refine[0], asked, advance)
 
-    def draft_requests(self, keys: Iterable[CotKey]) -> Iterator[Request]:
-        """The requests for drafts."""
+    def draft_request(self, key: CotKey) -> Request:
+        """The request for a draft."""
         reasoner, wording = self._draft
-        for key in keys:
-            yield ask(
-                wording,
-                self.domain,
-                key.sample_id,
-                key.user_id,
-                self._history(key),
-                with_images=reasoner.sees_images,
-            )
+        return ask(
+            wording,
+            self.domain,
+            key.sample_id,
+            key.user_id,
+            self._history(key),
+            with_images=reasoner.sees_images,
+        )
 
-    def refine_requests(
-        self, keys: Iterable[CotKey], drafts: Mapping[str, str], leak: bool = False
-    ) -> Iterator[Request]:
-        """The requests for refinements of the samples that have a draft."""
+    def refine_request(self, key: CotKey, draft: str, leak: bool = False) -> Request:
+        """The request for a refinement."""
         reasoner, wording = self._refine
-        for key in keys:
-            draft = drafts.get(key.sample_id)
-            if draft:
-                yield ask(
-                    wording,
-                    self.domain,
-                    key.sample_id,
-                    key.user_id,
-                    self._history(key),
-                    draft=draft,
-                    with_images=reasoner.sees_images,
-                    leak=self._told(key) if leak else "",
-                )
+        return ask(
+            wording,
+            self.domain,
+            key.sample_id,
+            key.user_id,
+            self._history(key),
+            draft=draft,
+            with_images=reasoner.sees_images,
+            leak=self._told(key) if leak else "",
+        )
 
     def missing(self, stage: str, requests: Iterable[Request]) -> list[Request]:
         """The requests whose text is not there yet, each asked once."""
@@ -140,28 +134,32 @@ class CotPipeline:
     def estimates(self, keys: list[CotKey], leak: bool = False) -> dict[str, Estimate]:
         """What is still to be asked would cost; drafts that do not exist yet count as long as they may become."""
         stage = LEAKY if leak else REFINED
-        drafting = self.missing(DRAFT, self.draft_requests(keys))
+        drafting = self.missing(DRAFT, map(self.draft_request, keys))
         first = self._draft[0].estimate(drafting) or Estimate(len(drafting), 0, 0)
         store = self._store(DRAFT)
         longest = 4 * first.completion_tokens // max(first.requests, 1)
         drafts = {}
-        for request in self.draft_requests(keys):
-            known = store.find(store.key(request))
-            drafts[request.sample_id] = known.text if known else "x" * max(longest, 1)
-        refining = self.missing(stage, self.refine_requests(keys, drafts, leak))
+        for key in keys:
+            known = store.find(store.key(self.draft_request(key)))
+            drafts[key] = known.text if known else "x" * max(longest, 1)
+        refining = self.missing(stage, (self.refine_request(key, drafts[key], leak) for key in keys))
         second = self._refine[0].estimate(refining) or Estimate(len(refining), 0, 0)
         return {DRAFT: first, stage: second}
 
     def _run(
-        self, stage: str, reasoner: Reasoner, requests: Iterable[Request], advance: Advance | None
-    ) -> dict[str, Written]:
+        self,
+        stage: str,
+        reasoner: Reasoner,
+        asked: Iterable[tuple[CotKey, Request]],
+        advance: Advance | None,
+    ) -> dict[CotKey, Written]:
         report = self.reports.setdefault(stage, StageReport())
         problems = self.problems.setdefault(stage, {})
         store = self._store(stage)
-        texts: dict[str, Written] = {}
-        waiting: dict[str, list[str]] = {}  # key -> samples that asked the same
+        texts: dict[CotKey, Written] = {}
+        waiting: dict[str, list[CotKey]] = {}  # what finds a text -> samples that asked the same
 
-        def settle(samples: list[str], written: Written) -> None:
+        def settle(samples: list[CotKey], written: Written) -> None:
             for sample in samples:
                 if written.text:
                     texts[sample] = written
@@ -172,17 +170,17 @@ class CotPipeline:
                 advance(len(samples), _note(report, reasoner.spent))
 
         def pending() -> Iterator[Request]:
-            for request in requests:
+            for sample, request in asked:
                 report.samples += 1
                 key = store.key(request)
                 known = store.find(key)
                 if known is not None:
                     report.from_cache += 1
-                    settle([request.sample_id], known)
+                    settle([sample], known)
                 elif key in waiting:
-                    waiting[key].append(request.sample_id)
+                    waiting[key].append(sample)
                 else:
-                    waiting[key] = [request.sample_id]
+                    waiting[key] = [sample]
                     yield request
 
         for request, written in reasoner.write(pending()):

@@ -51,7 +51,7 @@ def write_reasoning(path: Path, cot: Built, keys: Sequence[CotKey], lines: Mappi
                 "target_item": item(key.target_id),
                 "reasoning": text,
                 "sample_id": key.sample_id,
-                "leak": cot.records[key.sample_id].leak,
+                "leak": cot.records[key].leak,
             }
             for key in keys
             if (text := cot.reasoning(key))

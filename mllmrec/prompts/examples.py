@@ -48,6 +48,7 @@ class Examples:
         cot: CotPolicy | None = None,
         with_cot: np.ndarray | None = None,
         placement: Literal["prompt", "completion"] = "prompt",
+        split: str = "train",
     ) -> None:
         """Describe the examples.
 
@@ -60,7 +61,9 @@ class Examples:
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
             placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
+            split: which the samples are of: train, validation or test.
         """
+        self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
         self.history_length, self.list_candidates = history_length, list_candidates
         self.cot, self.with_cot, self.placement = cot, with_cot, placement
@@ -69,7 +72,7 @@ class Examples:
         return len(self.samples)
 
     def cot_key(self, index: int) -> CotKey:
-        """Whose reasoning a sample would carry: its user, the history shown, and its target."""
+        """Whose reasoning a sample would carry: its split, its user, the history shown, and its target."""
         samples, ids = self.samples, self.builder.ids
         history = samples.history(index, self.history_length)
         return CotKey(
@@ -77,6 +80,7 @@ class Examples:
             tuple(ids[item] for item in history),
             ids[samples.target(index)],
             samples.sample_id(index),
+            self.split,
         )
 
     def __getitem__(self, index: int) -> Example:

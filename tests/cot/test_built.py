@@ -35,8 +35,8 @@ def test_drafts_and_refinements_are_two_policies(make_pipeline, keys):
     refined.make(keys)
     assert [draft.reasoning(key) for key in keys] == ["draft of 0 1 2", "draft of 1 2 3", "draft of 2 3 4"]
     assert refined.reasoning(keys[0]) == "refinement of 0 1 2"
-    assert refined.records["u0:3"].draft == "draft of 0 1 2"
-    assert refined.records["u0:3"].thoughts == "thought"
+    assert refined.records[keys[0]].draft == "draft of 0 1 2"
+    assert refined.records[keys[0]].thoughts == "thought"
     assert refined.coverage(keys) == {"matched": 3}
 
 
@@ -91,7 +91,7 @@ def test_a_text_as_trusted_as_one_that_is_kept_is_not_called_less_confident(make
         texts = dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1))
         policy = confident(make_pipeline, texts, top_share=1 / 3, seed=seed)
         policy.make(keys)
-        *equals, third = (policy.records[key.sample_id].dropped for key in keys)
+        *equals, third = (policy.records[key].dropped for key in keys)
         assert sorted(equals) == ["", "as confident, but beyond the share"]
         assert third == "less confident"
         kept.add(equals.index(""))
@@ -153,9 +153,7 @@ def test_texts_from_a_file_may_have_been_told_anything(make_pipeline, keys):
 def test_a_record_says_why_a_reasoner_wrote_nothing(make_pipeline, keys):
     policy = Built(make_pipeline(Scribe("d", refuses=("u0",)), Scribe("r", refuses=("u1",))))
     policy.make(keys)
-    assert [
-        (policy.records[key.sample_id].dropped, policy.records[key.sample_id].problem) for key in keys
-    ] == [
+    assert [(policy.records[key].dropped, policy.records[key].problem) for key in keys] == [
         ("no draft", "refused"),
         ("no text", "refused"),
         ("", ""),

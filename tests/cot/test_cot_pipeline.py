@@ -14,24 +14,40 @@ from mllmrec.reasoners.base import Written
 
 
 def both(pipeline, keys, leak=False):
-    drafts = {sample: written.text for sample, written in pipeline.drafts(keys).items()}
+    drafts = {key: written.text for key, written in pipeline.drafts(keys).items()}
     return drafts, pipeline.refinements(keys, drafts, leak)
 
 
 def test_every_sample_gets_the_text_of_its_own_history(make_pipeline, keys):
     drafts, refined = both(make_pipeline(), keys)
-    assert drafts == {"u0:3": "draft of 0 1 2", "u1:3": "draft of 1 2 3", "u2:3": "draft of 2 3 4"}
-    assert {sample: written.text for sample, written in refined.items()} == {
-        "u0:3": "refinement of 0 1 2",
-        "u1:3": "refinement of 1 2 3",
-        "u2:3": "refinement of 2 3 4",
+    said = ("0 1 2", "1 2 3", "2 3 4")
+    assert drafts == {key: f"draft of {history}" for key, history in zip(keys, said, strict=True)}
+    assert {key: written.text for key, written in refined.items()} == {
+        key: f"refinement of {history}" for key, history in zip(keys, said, strict=True)
     }
+
+
+def test_samples_that_differ_in_anything_but_their_id_have_texts_of_their_own(make_pipeline, keys):
+    """A user of a published split has a sequence in each file, and in both the target may have the same place."""
+    first = keys[0]
+    others = [
+        dataclasses.replace(first, split="test"),
+        dataclasses.replace(first, history_ids=("5", "6", "7")),
+        dataclasses.replace(first, target_id="9"),
+        dataclasses.replace(first, user_id="v"),
+    ]
+    assert {key.sample_id for key in others} == {first.sample_id}
+    drafts, refined = both(make_pipeline(), [first, *others])
+    assert set(drafts) == set(refined) == {first, *others}
+    assert refined[others[1]].text == "refinement of 5 6 7"
+    # What is asked does not depend on the others, so they share a text.
+    assert {refined[key].text for key in (first, others[0], others[2], others[3])} == {"refinement of 0 1 2"}
 
 
 def test_a_second_start_asks_only_for_what_is_missing(make_pipeline, keys):
     first = Scribe("draft", refuses=("u1",))
     pipeline = make_pipeline(first)
-    assert set(pipeline.drafts(keys)) == {"u0:3", "u2:3"}
+    assert set(pipeline.drafts(keys)) == {keys[0], keys[2]}
     assert pipeline.reports["draft"].counts() == {
         "samples": 3,
         "written": 2,
@@ -41,7 +57,7 @@ def test_a_second_start_asks_only_for_what_is_missing(make_pipeline, keys):
     }
     again = Scribe("draft")
     pipeline = make_pipeline(again)
-    assert set(pipeline.drafts(keys)) == {"u0:3", "u1:3", "u2:3"}
+    assert set(pipeline.drafts(keys)) == set(keys)
     assert [request.user_id for request in again.asked] == ["u1"]
     assert pipeline.reports["draft"].from_cache == 2
 
@@ -50,7 +66,7 @@ def test_samples_that_ask_the_same_share_one_request(make_pipeline, keys):
     twin = dataclasses.replace(keys[0], sample_id="twin", user_id="v", target_id="9")
     scribe = Scribe("draft")
     drafts = make_pipeline(scribe).drafts([keys[0], twin])
-    assert drafts["twin"].text == drafts["u0:3"].text == "draft of 0 1 2"
+    assert drafts[twin].text == drafts[keys[0]].text == "draft of 0 1 2"
     assert len(scribe.asked) == 1
 
 
@@ -74,7 +90,7 @@ def test_another_reasoner_shares_no_texts(make_pipeline, keys):
 def test_refinements_change_with_their_drafts(make_pipeline, keys):
     both(make_pipeline(), keys)
     scribe = Scribe("refinement")
-    make_pipeline(refine=scribe).refinements(keys, {"u0:3": "another draft", "u1:3": "draft of 1 2 3"})
+    make_pipeline(refine=scribe).refinements(keys, {keys[0]: "another draft", keys[1]: "draft of 1 2 3"})
     assert [request.user_id for request in scribe.asked] == ["u0"]
 
 

@@ -64,9 +64,7 @@ def written(make_pipeline, keys, tmp_path):
         policy = make(make_pipeline(draft, refine, items), **settings)
         policy.make(keys[:2])
         path = tmp_path / "samples.html"
-        write_samples_page(
-            path, policy, [policy.records[key.sample_id] for key in keys[:2]], "lamps", "2 of 3"
-        )
+        write_samples_page(path, policy, [policy.records[key] for key in keys[:2]], "lamps", "2 of 3")
         text = path.read_text("utf-8")
         assert "<script" not in text
         page = Page(text)

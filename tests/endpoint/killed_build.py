@@ -53,7 +53,7 @@ def main() -> None:
             os.dup2(2, 1)  # progress is no answer
             records = Path(settings.pop("records"))
             policy = build(**settings)
-            write_json(records, {sample: asdict(record) for sample, record in policy.records.items()})
+            write_json(records, {key.sample_id: asdict(record) for key, record in policy.records.items()})
             os._exit(0)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

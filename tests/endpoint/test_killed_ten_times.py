@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from faulty_server import FaultyServer
-from killed_build import build, samples
+from killed_build import build
 
 COUNT, KILLS, CONCURRENCY = 100, 10, 4
 SETTINGS = {"count": COUNT, "concurrency": CONCURRENCY, "attempts": 3, "backoff_seconds": 0.01}
@@ -81,11 +81,9 @@ def test_ten_kills_cost_what_was_in_flight_and_change_nothing(server, builder, t
     left_alone = build(server.url, str(tmp_path / "alone"), **SETTINGS)
     expected = {record["key"]: record for record in lines(tmp_path / "alone")}
     assert len(expected) == 2 * COUNT
-    requests = {r.sample_id: r.message for r in left_alone.pipeline.draft_requests(samples(COUNT))}
-    drafts = {sample: record.draft for sample, record in left_alone.records.items()}
-    refining = {r.sample_id: r.message for r in left_alone.pipeline.refine_requests(samples(COUNT), drafts)}
-    by_answer = {left_alone.records[sample].draft: text for sample, text in requests.items()}
-    by_answer |= {left_alone.records[sample].text: text for sample, text in refining.items()}
+    pipeline, made = left_alone.pipeline, left_alone.records.items()
+    by_answer = {record.draft: pipeline.draft_request(key).message for key, record in made}
+    by_answer |= {record.text: pipeline.refine_request(key, record.draft).message for key, record in made}
     server.billed.clear()
 
     cache, records = tmp_path / "killed", tmp_path / "records.json"
@@ -123,7 +121,7 @@ def test_ten_kills_cost_what_was_in_flight_and_change_nothing(server, builder, t
     assert len(final) == len(expected)
     built = json.loads(records.read_text("utf-8"))
     assert {sample: (record["draft"], record["text"]) for sample, record in built.items()} == {
-        sample: (record.draft, record.text) for sample, record in left_alone.records.items()
+        key.sample_id: (record.draft, record.text) for key, record in left_alone.records.items()
     }
     assert server.billed == Counter(by_answer.values()) + lost
     print(f"{lost.total()} of {server.billed.total()} answers were paid for in vain")

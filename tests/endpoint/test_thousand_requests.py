@@ -55,9 +55,9 @@ def test_a_fifth_of_a_thousand_requests_fails_and_nothing_is_lost_or_paid_for_tw
 
     policy, asked = run()
     pipeline, keys = policy.pipeline, samples(COUNT)
-    drafting = {request.sample_id: request.message for request in pipeline.draft_requests(keys)}
-    drafts = {sample: first_outcome(text)[0] for sample, text in drafting.items()}
-    refining = {request.sample_id: request.message for request in pipeline.refine_requests(keys, drafts)}
+    drafting = {key: pipeline.draft_request(key).message for key in keys}
+    drafts = {key: first_outcome(text)[0] for key, text in drafting.items()}
+    refining = {key: pipeline.refine_request(key, draft).message for key, draft in drafts.items() if draft}
     texts = [*drafting.values(), *refining.values()]
     assert asked == set(texts)
     assert len(asked) == len(texts) >= 1000
@@ -91,7 +91,7 @@ def test_a_fifth_of_a_thousand_requests_fails_and_nothing_is_lost_or_paid_for_tw
     failed = {text for text in texts if first_outcome(text)[1]}
     again, asked = run()
     late = {sample: drafts[sample] or again.records[sample].draft for sample in drafts}
-    new = {request.message for request in pipeline.refine_requests(keys, late)} - set(texts)
+    new = {pipeline.refine_request(key, draft).message for key, draft in late.items() if draft} - set(texts)
     assert asked == failed | new
     assert len(new) == sum(not draft for draft in drafts.values()) > 0
     paid = Counter(server.billed.values())

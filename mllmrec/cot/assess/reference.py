@@ -47,8 +47,8 @@ class Reference:
     def __init__(self, run: str) -> None:
         self.run = run
 
-    def barred(self, keys: Sequence[CotKey], items: Mapping[str, HistoryItem]) -> dict[str, str]:
-        """Sample id → why the policy cannot judge it: `TRAINED` or `UNKNOWN`; the others are left out.
+    def barred(self, keys: Sequence[CotKey], items: Mapping[str, HistoryItem]) -> dict[CotKey, str]:
+        """The samples that the policy cannot judge, and why: `TRAINED` or `UNKNOWN`.
 
         Args:
             keys: of the samples.
@@ -60,9 +60,9 @@ class Reference:
         reasons = {}
         for key in keys:
             if key.user_id in self._trained_users:
-                reasons[key.sample_id] = TRAINED
+                reasons[key] = TRAINED
             elif self._place(key) is None:
-                reasons[key.sample_id] = UNKNOWN
+                reasons[key] = UNKNOWN
         shown = {item for key in keys for item in (*key.history_ids, key.target_id)}
         titles = dict(zip(self._prepared.items.ids, self._prepared.items.titles, strict=True))
         for item in sorted(shown):
@@ -73,7 +73,7 @@ class Reference:
                 )
         return reasons
 
-    def judges_none(self, barred: Mapping[str, str]) -> UserError:
+    def judges_none(self, barred: Mapping[CotKey, str]) -> UserError:
         """What to tell a user of whose samples all are barred."""
         trained = sum(reason == TRAINED for reason in barred.values())
         return UserError(
@@ -82,8 +82,8 @@ class Reference:
             "(dataset.max_users=N) and judge the others with it"
         )
 
-    def effects(self, texts: Mapping[CotKey, str], draw: str, batch_size: int = 16) -> dict[str, Effect]:
-        """Sample id → effect of a text as a hint in the prompt, among the candidates alone.
+    def effects(self, texts: Mapping[CotKey, str], draw: str, batch_size: int = 16) -> dict[CotKey, Effect]:
+        """The effect of each sample's text as a hint in the prompt, among the candidates alone.
 
         Args:
             texts: reasoning by sample, none of them barred.
@@ -119,7 +119,7 @@ class Reference:
             lambda index: negatives.candidates_of(samples, index, draw),
             history_length=prepared.history_length,
         )
-        found: dict[str, Effect] = {}
+        found: dict[CotKey, Effect] = {}
         batches = [
             range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)
         ]
@@ -144,7 +144,7 @@ class Reference:
             gains = lift(told, plain, columns).tolist()
             shares = told.softmax(1).amax(1).tolist()
             for index, *both in zip(batch, gains, shares, strict=True):
-                found[keys[index].sample_id] = Effect(*both)
+                found[keys[index]] = Effect(*both)
         return found
 
     @cached_property
