@@ -48,7 +48,7 @@ def ranks_as_it_did(folder, again, stage):
 def test_a_run_from_scratch_ends_and_is_opened_again(job, tmp_path, engine):
     folder = job(tmp_path / "run", *LLARA, f"engine={engine}", "logger=csv")
     metrics = metrics_of(folder)
-    assert list(metrics["stages"]) == ["zero_shot", "sft"]
+    assert list(metrics["stages"]) == ["zero_shot", "warmup", "sft"]
     assert set(metrics["cost"]) == {"item_vectors", "warmup", "sft"}
     with (folder / "log.csv").open(encoding="utf-8") as stream:
         assert {row["stage"] for row in csv.DictReader(stream)} == {"item_vectors", "warmup", "sft"}

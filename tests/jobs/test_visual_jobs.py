@@ -23,7 +23,7 @@ def metrics_of(folder):
 def test_a_policy_that_sees_is_trained_and_reopened(job, tmp_path, engine):
     folder = job(tmp_path / "run", *VISUAL, f"engine={engine}", "mix_ratio=0")
     metrics = metrics_of(folder)
-    assert list(metrics["stages"]) == ["zero_shot", "sft", "grpo"]
+    assert list(metrics["stages"]) == ["zero_shot", "warmup", "sft", "grpo"]
     cost = metrics["cost"]["grpo"]
     assert cost["seconds_per_step"] > 0
     run = open_run(str(folder), None)
