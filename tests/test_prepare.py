@@ -104,3 +104,59 @@ def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
         others_listed += was_listed.sum() - was_listed[column]
     assert abs(hits / len(positions) - 0.1) < 0.035
     assert abs(targets_listed - others_listed / 9) / len(positions) < 0.1
+
+
+def toy_dataset(folder, split):
+    """Overrides for sixty users of twelve out of forty items; the split decides the layout."""
+    generator = np.random.default_rng(0)
+    rows = [generator.choice(40, 12, replace=False).tolist() for _ in range(60)]
+    if split == "given":
+        for name, users in (("train", range(50)), ("test", range(40, 60))):
+            lines = [f"u{user}\t{' '.join(map(str, rows[user]))}" for user in users]
+            (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+        titles = folder / f"{folder.name}_titles.csv"
+        titles.write_text("item,title\n" + "".join(f"{item},Title {item}\n" for item in range(40)))
+        return ["dataset=movielens", f"dataset.root={folder}"]
+    interactions, items = folder / "interactions.csv", folder / "items.csv"
+    lines = [f"u{user},{item},{when}" for user, row in enumerate(rows) for when, item in enumerate(row)]
+    interactions.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    items.write_text("item_id,title\n" + "".join(f"{item},Title {item}\n" for item in range(40)))
+    return ["dataset=tabular", f"dataset.interactions={interactions}", f"dataset.items={items}"]
+
+
+@pytest.mark.parametrize("split", sorted(path.stem for path in (CONFIG_DIR / "split").glob("*.yaml")))
+def test_the_training_seed_decides_nothing_of_what_is_evaluated(tmp_path, split):
+    # By popularity the candidates follow from who trains, so who trains must not follow from the seed either.
+    data = toy_dataset(tmp_path, split)
+    found = []
+    for seed in (0, 1):
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose(
+                "train",
+                overrides=[
+                    *data,
+                    f"cache_dir={tmp_path / f'cache {seed}'}",
+                    f"split={split}",
+                    f"seed={seed}",
+                    "caption=none",
+                    "cot_policy=none",
+                    "dataset.max_users=50",
+                    "eval.max_users=5",
+                ],
+            )
+        prepared = prepare(cfg)
+        evaluated = []
+        for part in ("test", "validation"):
+            for weighting in ("uniform", "popularity"):
+                cfg.eval.split, cfg.eval.weighting = part, weighting
+                examples, positions, candidates_hash = prepared.evaluation(cfg.eval)
+                users = [examples.samples.user_id(position) for position in positions]
+                evaluated.append(
+                    (candidates_hash, users, [examples[position].prompt for position in positions])
+                )
+        found.append(evaluated)
+        training = [prepared.train.candidates_of(index)[0].tolist() for index in range(len(prepared.train))]
+        found[-1].append(training)
+    assert found[0][:-1] == found[1][:-1]
+    assert len({part[0] for part in found[0][:-1]}) == 4  # two splits, two kinds of negatives
+    assert found[0][-1] != found[1][-1]  # while training draws its negatives from the seed

@@ -155,5 +155,5 @@ def test_empty_splits_and_unknown_windows_are_refused():
     ("name", "kind"), [("leave_one_out", LeaveOneOut), ("given", Given), ("time", ByTime)]
 )
 def test_the_shipped_config_instantiates(name, kind):
-    config = OmegaConf.create({"seed": 5, "split": OmegaConf.load(CONF / f"{name}.yaml")})
+    config = OmegaConf.create({"protocol_seed": 5, "split": OmegaConf.load(CONF / f"{name}.yaml")})
     assert isinstance(instantiate(config.split), kind)
