@@ -5,25 +5,63 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mllmrec.errors import UserError
+
+# What is not whole yet is hidden and says who writes it: .<name>.<process>@<machine>.part
+_MACHINE = re.sub(r"[^\w-]", "-", platform.node())
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[\w-]*)\.part")
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which this process writes what is to become ``path``; `remove_abandoned` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{_MACHINE}.part")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path`` to write to; rename it to ``path`` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove what killed processes of this machine were writing below ``folder``.
+
+    What a process writes that is still there, or that runs on another machine, is left alone.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            found = _TEMPORARY.fullmatch(name)
+            if not found or found["machine"] != _MACHINE or psutil.pid_exists(int(found["process"])):
+                continue
+            path = Path(place, name)
+            if name in folders:
+                shutil.rmtree(path, ignore_errors=True)
+                folders.remove(name)
+            else:
+                path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -55,6 +93,14 @@ def files_fingerprint(files: Mapping[str, Path]) -> str:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and reading let other threads run
         contents = list(pool.map(file_fingerprint, (files[name] for name in names)))
     return fingerprint(list(zip(names, contents, strict=True)))
+
+
+def content_fingerprint(path: Path) -> str:
+    """A hash of a file's bytes, or of all files below a folder and what they are called (16 hexadecimal digits)."""
+    if path.is_file():
+        return file_fingerprint(path)
+    files = (file for file in path.rglob("*") if file.is_file())
+    return files_fingerprint({file.relative_to(path).as_posix(): file for file in files})
 
 
 class Digest:

@@ -13,6 +13,7 @@ import numpy as np
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
+from mllmrec.cache import remove_abandoned
 from mllmrec.captions import caption_items
 from mllmrec.cot.base import CotPolicy
 from mllmrec.cot.mixing import Carriers, Mixing, Mixture
@@ -138,6 +139,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         UserError: data or settings do not fit, saying how.
     """
     cache = Path(cfg.cache_dir)
+    remove_abandoned(cache)
     source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
     source: Dataset = instantiate(source_settings)
     raw = source.load()

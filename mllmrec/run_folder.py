@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mllmrec.cache import write_json
+from mllmrec.cache import remove_abandoned, temporary_beside, write_json
 from mllmrec.errors import UserError
 
 SECTIONS = (
@@ -111,6 +111,7 @@ class RunFolder:
 
     def start_afresh(self) -> None:
         """Remove what an earlier run left in this folder, so that none of it is taken for this one's."""
+        remove_abandoned(self.path)
         for path in (
             self.finished_path,
             self.failed_path,
@@ -297,7 +298,7 @@ class RolloutWriter:
         self.from_step = from_step
 
     def __enter__(self) -> RolloutWriter:
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._temporary = temporary_beside(self.path)
         self._writer = pq.ParquetWriter(self._temporary, ROLLOUT_SCHEMA, compression="zstd")
         if self.path.exists() and self.from_step > 0:
             table = pq.read_table(self.path)

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from mllmrec.cache import GrowingFile, atomic_path, file_fingerprint, fingerprint, write_json
+from mllmrec.cache import (
+    GrowingFile,
+    atomic_path,
+    file_fingerprint,
+    fingerprint,
+    remove_abandoned,
+    temporary_beside,
+    write_json,
+)
 from mllmrec.errors import UserError
 
 
@@ -91,3 +101,43 @@ def test_a_growing_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"folder: cannot be read \(Is a directory\)"):
         list(GrowingFile(tmp_path / "folder", {}).records())
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """What a process that was killed while it wrote left behind: a file and a folder."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from mllmrec.cache import atomic_path, temporary_beside\n"
+        "folder = temporary_beside(Path(sys.argv[1]) / 'weights'); folder.mkdir(); (folder / 'x').write_text('half')\n"
+        "with atomic_path(Path(sys.argv[1]) / 'deep' / 'file.json') as temporary:\n"
+        "    temporary.write_text('half'); print('written', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"written\n"
+    left = {path for path in tmp_path.rglob("*") if path.name.endswith(".part")}
+    assert {path.name.split(".")[1] for path in left} == {"weights", "file"}
+    # Nobody takes away what is still being written.
+    assert remove_abandoned(tmp_path) == []
+    process.kill()
+    process.wait()
+    return left
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path, killed):
+    own = temporary_beside(tmp_path / "own")
+    kept = [
+        own,  # of this process
+        tmp_path / ".file.json.1@another-machine.part",
+        tmp_path / "download.zip.part",  # is continued
+        tmp_path / ".notes.part",
+        tmp_path / "file.json",
+    ]
+    for path in kept:
+        path.write_text("x")
+    assert set(remove_abandoned(tmp_path)) == killed
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert (tmp_path / "deep").is_dir()
+
+
+def test_a_folder_that_is_not_there_holds_nothing_abandoned(tmp_path):
+    assert remove_abandoned(tmp_path / "nowhere") == []
