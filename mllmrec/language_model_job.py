@@ -27,6 +27,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure, Selection
+from mllmrec.stages.key import StageKey
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
 from mllmrec.stages.store import SHARED, StageStore
 
@@ -103,7 +104,8 @@ def run_language_model(
 
     store = None
     if cfg.share_stages:
-        store = StageStore(Path(cfg.cache_dir) / "stages", cfg, prepared, policy, answers, stages)
+        key = StageKey(cfg, prepared, policy, answers, held_out)
+        store = StageStore(Path(cfg.cache_dir) / "stages", key)
     result = protocols.record("zero_shot", ranker)
     for count, stage in enumerate(stages, 1):
         if store is not None and stage in SHARED:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.beside import rank_baselines
 from mllmrec.baselines.item_texts import item_texts
+from mllmrec.baselines.key import recommender_parts
 from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
-from mllmrec.cache import Digest, fingerprint
 from mllmrec.cost import CostMeter
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
@@ -29,7 +27,7 @@ from mllmrec.loggers import RunLoggers
 from mllmrec.prepare import Prepared
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import RunFolder
-from mllmrec.trained_once import alone, code_fingerprints, hand_over, keeping
+from mllmrec.trained_once import alone, hand_over, is_whole, keeping, place_of
 from mllmrec.training_callbacks import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -106,33 +104,16 @@ class _Fitting:
         if not (self.cfg.share_stages and isinstance(recommender, NeuralRecommender)):
             self._fit(recommender, name)
             return
-        place = self._place(settings)
+        parts = recommender_parts(settings, self.cfg, self.prepared, self.held_out)
+        place = place_of(Path(self.cfg.cache_dir) / "recommenders", parts)
         with alone(place, name):
-            if place.is_dir():
+            if is_whole(place, parts, name):
                 recommender.load(place, len(self.prepared.items))
                 hand_over(place, self.folder, name)
                 return
             self._fit(recommender, name)
-            with keeping(place, self.folder, [name]) as kept:
+            with keeping(place, parts, self.folder, [name]) as kept:
                 recommender.save(kept)
-
-    def _place(self, settings: DictConfig) -> Path:
-        """Where a trained recommender is kept: found by what it is trained on and stopped by."""
-        data = Digest()
-        for sequence in self.prepared.samples["train"].parts():
-            data.add("sequence", np.ascontiguousarray(sequence).tobytes())
-        data.add("texts", json.dumps(item_texts(self.prepared)).encode())
-        held_out = self.held_out
-        key = {
-            "recommender": OmegaConf.to_container(settings, resolve=True),
-            "trainer": OmegaConf.to_container(self.cfg.trainer, resolve=True),
-            "seed": self.cfg.seed,
-            "data": data.hexdigest(),
-            "held_out": held_out
-            and [held_out.candidates_hash, held_out.positions, held_out.ks, held_out.seed],
-            **code_fingerprints(),
-        }
-        return Path(self.cfg.cache_dir) / "recommenders" / fingerprint(key)
 
     def _fit(self, recommender: Recommender, name: str) -> None:
         held_out = self.held_out

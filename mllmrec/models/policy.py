@@ -290,10 +290,14 @@ class Policy:
         else:
             with self._without_items():
                 self.model.save_pretrained(weights)
-            self.tokenizer.save_pretrained(weights)
+            self.save_reader(weights)
         if self._items is not None:
             write_item_tokens(folder, self._items, self._marks)
         return folder
+
+    def save_reader(self, folder: Path) -> None:
+        """Save what turns prompts into the model's input."""
+        self.tokenizer.save_pretrained(folder)
 
     def folder_of(self, stage: str, adapters: Path, weights: Path) -> Path:
         """Where `save_stage` puts what a stage trained."""

@@ -208,12 +208,10 @@ class VisualPolicy(Policy):
         shown = sum(self.pictures.tokens(item) + 2 for item in self._marked(text))
         return len(ITEM_MARK.sub("", text).encode()) + shown
 
-    def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
-        """Save what a stage trained, beside whole weights the image processor's settings too."""
-        saved = super().save_stage(stage, adapters, weights)
-        if self.lora is None:
-            self.pictures.processor.save_pretrained(weights)
-        return saved
+    def save_reader(self, folder: Path) -> None:
+        """Save the tokenizer and the image processor's settings."""
+        super().save_reader(folder)
+        self.pictures.processor.save_pretrained(folder)
 
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts as `render` gives them, or of parts of them; marks become image tokens."""

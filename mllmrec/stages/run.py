@@ -111,8 +111,7 @@ def _fit_warmup(inputs: StageInputs, loggers: Sequence[Logger]) -> Trained:
 def _fit_sft(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
     settings = inputs.cfg.sft
     examples = inputs.prepared.train
-    mixture = inputs.prepared.mixture
-    batches = mixture.forms(_batches("sft", len(mixture), settings.batch_size, inputs.cfg))
+    batches = sft_batches(inputs.cfg, inputs.prepared)
     stage = Sft(
         inputs.policy,
         inputs.answers,
@@ -249,6 +248,7 @@ _FITS = {
     "expert_iteration": _fit_expert_iteration,
     "pointwise": _fit_pointwise,
 }
+STAGES = ("warmup", *_FITS)
 
 
 def _fit(
@@ -282,6 +282,12 @@ def _fit(
     loader = DataLoader(dataset, batch_sampler=[batch.tolist() for batch in batches], collate_fn=list)
     trainer.fit(stage, loader)
     return None if ranking is None else ranking.selection
+
+
+def sft_batches(cfg: DictConfig, prepared: Prepared) -> list[np.ndarray]:
+    """The codes of the forms (`mllmrec.prompts.examples.Forms`) in each batch of SFT."""
+    mixture = prepared.mixture
+    return mixture.forms(_batches("sft", len(mixture), cfg.sft.batch_size, cfg))
 
 
 def _after_sft(

@@ -5,17 +5,14 @@ import json
 import logging
 import multiprocessing
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
 from mllmrec.baselines.weights_file import read_weights
 from mllmrec.run_folder import RunFolder
-from mllmrec.stages.store import warmup_fingerprint
 
 SHARING = ("share_stages=true",)
 
@@ -77,23 +74,6 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     # The curve of held-out users would be of another protocol.
     job(tmp_path / "h", own_cache, *SHARING, "method=sft", "eval.num_negatives=11")
     assert len(stored(tmp_path)) == 10
-
-
-def test_a_warm_up_is_found_by_its_sequences_and_the_weights_that_it_begins_with():
-    model = torch.nn.Linear(2, 2)
-    policy = SimpleNamespace(model=model)
-    answers = SimpleNamespace(first_tokens=lambda: np.array([4, 5, 6]))
-    sequences = [np.array([0, 1, 2]), np.array([2, 0])]
-    found = {warmup_fingerprint(sequences, policy, answers)}
-    assert warmup_fingerprint([sequence.copy() for sequence in sequences], policy, answers) in found
-    # The same items cut elsewhere.
-    found.add(warmup_fingerprint([np.array([0, 1]), np.array([2, 2, 0])], policy, answers))
-    other = SimpleNamespace(first_tokens=lambda: np.array([4, 5, 7]))
-    found.add(warmup_fingerprint(sequences, policy, other))
-    with torch.no_grad():
-        model.bias[0] += 1
-    found.add(warmup_fingerprint(sequences, policy, answers))
-    assert len(found) == 4
 
 
 def test_an_adapter_is_shared_too(job, tmp_path, own_cache, adapters):

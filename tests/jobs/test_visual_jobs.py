@@ -4,13 +4,11 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from omegaconf import OmegaConf
 
 from mllmrec.errors import ConfigError
 from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.finished_run import open_run
 from mllmrec.run_folder import RunFolder
-from mllmrec.stages.store import data_fingerprint
 
 VISUAL = ("method=visual", "backbone=tiny_vl", "backbone.vision_size=16")
 
@@ -64,19 +62,6 @@ def test_questions_about_single_candidates_show_images_too(job, tmp_path):
         "eval.max_users=4",
     )
     assert list(metrics_of(folder)["stages"]) == ["zero_shot", "pointwise"]
-
-
-def test_a_changed_image_makes_another_shared_stage(job, tmp_path):
-    folder = job(
-        tmp_path / "run", *VISUAL, "method.stages=[]", "mix_ratio=0", "heldout.users=0", "eval.max_users=2"
-    )
-    from mllmrec.prepare import prepare
-
-    prepared = prepare(OmegaConf.load(RunFolder(folder).resolved_config_path))
-    images = prepared.items.images
-    before = data_fingerprint(prepared)
-    images[prepared.builder.ids[0]] = images[prepared.builder.ids[1]]
-    assert data_fingerprint(prepared) != before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""What a trained recommender is found by: everything that made its weights, as named parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.baselines.item_texts import item_texts
+from mllmrec.cache import content_fingerprint
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.fingerprints import (
+    code_fingerprint,
+    measure_fingerprint,
+    sequences_fingerprint,
+    texts_fingerprint,
+)
+from mllmrec.prepare import Prepared
+
+
+def recommender_parts(
+    settings: DictConfig, cfg: DictConfig, prepared: Prepared, held_out: Protocol | None
+) -> dict[str, Any]:
+    """What a recommender is trained on and stopped by, as JSON values by name.
+
+    Args:
+        settings: of the recommender.
+        cfg: of the run.
+        prepared: the data.
+        held_out: of the ranking of validation users that stops the training; None for none.
+    """
+    plain: Any = OmegaConf.to_container(settings, resolve=True)
+    return {
+        "settings": plain,
+        "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
+        "seed": cfg.seed,
+        "code": code_fingerprint(plain),
+        "files": {path: content_fingerprint(Path(path)) for path in sorted(set(_paths_in(plain)))},
+        "sequences": sequences_fingerprint(prepared.samples["train"].parts()),
+        "texts": texts_fingerprint(item_texts(prepared)),
+        "held out": measure_fingerprint(held_out, reads_prompts=False),
+    }
+
+
+def _paths_in(settings: Any) -> Iterator[str]:
+    """The settings that name a file or a folder of this machine, such as that of a sentence encoder."""
+    if isinstance(settings, dict):
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for value in settings:
+            yield from _paths_in(value)
+    elif isinstance(settings, str) and Path(settings).exists():
+        yield settings

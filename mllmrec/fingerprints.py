@@ -1,0 +1,180 @@
+"""Hashes of what trained weights come from: examples, sequences, a policy, a ranking, source files.
+
+They cover content and never a name: whatever was renamed, edited in place or reached by another way is seen.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from mllmrec.cache import Digest, content_fingerprint, file_fingerprint, files_fingerprint
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.examples import Example
+
+_PACKAGE = Path(__file__).parent
+# The files of this package that decide what is trained: code, and wording.
+_SOURCES = ("*.py", "*.yaml")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "lightning",
+    "accelerate",
+    "bitsandbytes",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+)
+# Where a model was loaded from is no part of what it is.
+_ORIGIN = ("_name_or_path", "transformers_version")
+# What a ranking of held-out users does not depend on: its users and candidates are hashed, the others are of reports.
+_NOT_MEASURED = ("split", "max_users", "num_negatives", "weighting", "cot", "keep_top", "resamples")
+# What only a policy that reads prompts is ranked by.
+_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer")
+_OF_PROMPT_READERS = ("ranking", "max_new_tokens")
+
+
+def examples_fingerprint(examples: Iterable[Example], without: Collection[str] = ()) -> str:
+    """A hash of everything that examples say, in their order (16 hexadecimal digits).
+
+    Args:
+        examples: as the model is shown them.
+        without: fields that are not read.
+    """
+    digest = Digest()
+    names = [field.name for field in fields(Example) if field.name not in without]
+    for example in examples:
+        for name in names:
+            digest.add(name, _bytes_of(getattr(example, name)))
+    return digest.hexdigest()
+
+
+def sequences_fingerprint(sequences: Iterable[np.ndarray]) -> str:
+    """A hash of arrays of item codes, in their order (16 hexadecimal digits)."""
+    digest = Digest()
+    for sequence in sequences:
+        digest.add("sequence", _bytes_of(sequence))
+    return digest.hexdigest()
+
+
+def texts_fingerprint(texts: Sequence[str]) -> str:
+    """A hash of texts, in their order (16 hexadecimal digits)."""
+    digest = Digest()
+    for text in texts:
+        digest.add("text", _bytes_of(text))
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Any) -> str:
+    """A hash of a Hugging Face model's configuration and weights as they are now (16 hexadecimal digits)."""
+    digest = Digest()
+    config = json.dumps(_without(model.config.to_dict(), _ORIGIN), sort_keys=True, default=str)
+    digest.add("config", config.encode())
+    for name, weight in model.state_dict().items():
+        digest.add(f"{name} {tuple(weight.shape)} {weight.dtype}", _bytes_of_tensor(weight))
+    return digest.hexdigest()
+
+
+def reader_fingerprint(policy: Policy) -> str:
+    """A hash of what turns prompts into a policy's input: tokenizer, chat template, image processor."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save_reader(Path(folder))
+        return content_fingerprint(Path(folder))
+
+
+def measure_fingerprint(measured: Protocol | None, reads_prompts: bool = True) -> dict[str, Any] | None:
+    """What decides the numbers of a ranking, as JSON values; None for no ranking.
+
+    Args:
+        measured: the ranking.
+        reads_prompts: whether what is ranked reads prompts; others read the histories.
+    """
+    if measured is None:
+        return None
+    left_out = _NOT_MEASURED if reads_prompts else (*_NOT_MEASURED, *_OF_PROMPT_READERS)
+    examples = (measured.examples[position] for position in measured.positions)
+    settings: Any = OmegaConf.to_container(measured.settings, resolve=True)
+    return {
+        "examples": examples_fingerprint(examples, () if reads_prompts else _OF_PROMPTS),
+        "settings": {name: value for name, value in settings.items() if name not in left_out},
+        "seed": measured.seed,
+    }
+
+
+def code_fingerprint(settings: Any) -> dict[str, Any]:
+    """What computes: versions of the libraries, hashes of this package's source and of a user's own, CPU or GPU.
+
+    Args:
+        settings: of what is trained; the classes that their ``_target_`` name may lie outside this package.
+    """
+    return {
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "package": package_fingerprint(),
+        "own": {name: file_fingerprint(path) for name, path in sorted(_own_sources(settings).items())},
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+@cache
+def package_fingerprint(root: Path = _PACKAGE) -> str:
+    """A hash of this package's code and wordings (16 hexadecimal digits)."""
+    found = {path for pattern in _SOURCES for path in root.rglob(pattern)}
+    return files_fingerprint({path.relative_to(root).as_posix(): path for path in found})
+
+
+def _own_sources(settings: Any) -> dict[str, Path]:
+    """``_target_`` → source file, of those outside this package."""
+    if isinstance(settings, Mapping):
+        found = [_own_sources(value) for value in settings.values()]
+        target = settings.get("_target_")
+        if isinstance(target, str) and not target.startswith(f"{_PACKAGE.name}."):
+            found.append({target: Path(inspect.getfile(get_object(target)))})
+    elif isinstance(settings, list | tuple):
+        found = [_own_sources(value) for value in settings]
+    else:
+        return {}
+    return {name: path for part in found for name, path in part.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _without(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without(entry, names) for key, entry in value.items() if key not in names}
+    return [_without(entry, names) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bool | int):
+        return repr(int(value)).encode()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iub":
+        # Codes are codes, however wide they are stored.
+        return np.ascontiguousarray(value, dtype=np.int64).tobytes()
+    raise TypeError(f"{type(value).__name__} is not hashed yet: say here how")
+
+
+def _bytes_of_tensor(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
