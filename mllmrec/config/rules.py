@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from mllmrec.config.data_rules import DATA_RULES
+
 Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
 
@@ -173,50 +175,6 @@ def stage_has_settings(cfg: Settings) -> str | None:
     return None
 
 
-def validation_exists(cfg: Settings) -> str | None:
-    """Validation targets are asked for where the split makes none."""
-    if cfg["split"].get("validation_share") == 0:
-        wanted = [
-            name
-            for name, asked in (
-                ("eval.split=validation", cfg["eval"]["split"] == "validation"),
-                (f"heldout.users={cfg['heldout']['users']}", cfg["heldout"]["users"] > 0),
-            )
-            if asked
-        ]
-        if wanted and cfg["split"].get("validation_from") is None:
-            return (
-                f"{' and '.join(wanted)} with split.validation_share=0: no validation users; raise the share, or set "
-                "heldout.users=0 and eval.split=test"
-            )
-    return None
-
-
-def lengths_agree(cfg: Settings) -> str | None:
-    """A longest sequence below the shortest."""
-    for where, section in (("dataset", cfg["dataset"]), ("dataset.filters", cfg["dataset"].get("filters"))):
-        low, high = (section or {}).get("min_length"), (section or {}).get("max_length")
-        if low is not None and high is not None and low > high:
-            return f"{where}.min_length={low} exceeds {where}.max_length={high}: lower the one or raise the other"
-    return None
-
-
-_NAMED_BY_THE_USER = {
-    "mllmrec.data.tabular.Tabular": ("interactions", "items"),
-    "mllmrec.data.netflix.Netflix": ("root",),
-    "mllmrec.data.microlens.MicroLens": ("root",),
-}
-
-
-def data_is_named(cfg: Settings) -> str | None:
-    """Datasets that cannot be downloaded lie where only the user knows."""
-    required = _NAMED_BY_THE_USER.get(cfg["dataset"]["_target_"], ())
-    absent = [f"dataset.{key}" for key in required if cfg["dataset"].get(key) is None]
-    if absent:
-        return f"{' and '.join(absent)} not set: add {' '.join(f'{key}=PATH' for key in absent)}"
-    return None
-
-
 def heads_divide_width(cfg: Settings) -> str | None:
     """Attention heads of equal width."""
     width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
@@ -327,9 +285,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     item_tokens_have_vectors,
     item_tokens_are_learnt,
     stage_has_settings,
-    validation_exists,
-    lengths_agree,
-    data_is_named,
+    *DATA_RULES,
     heads_divide_width,
     images_are_seen,
     pixels_agree,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+NO_TARGET = -1
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
@@ -32,8 +33,10 @@ class Items:
 class RawInteractions:
     """Interactions as a loader found them, in file order; N rows, U users, coded against ``user_ids`` and the items.
 
-    A given split (``split`` not None) labels each *row* TRAIN or TEST; a loader for such data gives a user who
-    stands in both files one code per file, and names that share a person in ``user_ids`` are equal.
+    A publisher gives a split in one of two ways, or not at all. ``split`` labels whole sequences: all rows of a user
+    code are TRAIN or all are TEST, and a user who stands in both files has one code per file. ``targets`` labels each
+    row: what is to be predicted in which split, NO_TARGET for what only belongs to histories. Either way codes of
+    one person have equal names in ``user_ids``.
     """
 
     user_ids: np.ndarray  # (U,) str
@@ -41,7 +44,13 @@ class RawInteractions:
     items: np.ndarray  # (N,) int32, index into Items
     timestamps: np.ndarray | None = None  # (N,) int64, any unit; None: file order is time order
     ratings: np.ndarray | None = None  # (N,) float32
-    split: np.ndarray | None = None  # (N,) int8: TRAIN or TEST where the publisher gives the split
+    split: np.ndarray | None = None  # (N,) int8: TRAIN or TEST
+    targets: np.ndarray | None = None  # (N,) int8: TRAIN, VALIDATION, TEST or NO_TARGET
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the publisher gives the split."""
+        return self.split is not None or self.targets is not None
 
 
 @dataclass
@@ -86,7 +95,12 @@ class Interactions:
     offsets: np.ndarray  # (U + 1,) int64
     items: np.ndarray  # (N,) int32, index into Items
     timestamps: np.ndarray | None = None  # (N,) int64
-    given_split: np.ndarray | None = None  # (U,) int8: the publisher's split of this sequence
+    given_split: np.ndarray | None = (
+        None  # (U,) int8: the publisher's split of this sequence, of its first target
+    )
+    given_targets: np.ndarray | None = (
+        None  # (N,) int8: where the publisher names each target, see RawInteractions
+    )
 
     @property
     def num_users(self) -> int:

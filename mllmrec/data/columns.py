@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mllmrec.data.printed_lists import printed_list
 from mllmrec.data.text import as_text, collapse_spaces
 from mllmrec.data.times import EXACT, NUMBER, NoTime, all_rounded, exact_times
 from mllmrec.errors import UserError
@@ -59,6 +60,43 @@ class TableFile:
             "is what programs write for a missing value: give an id or remove the row",
         )
         return column
+
+    def id_lists(self, name: str) -> tuple[np.ndarray, pa.ChunkedArray]:
+        """A column of lists of ids, empty where missing; read from text too, as programs print lists.
+
+        Returns:
+            (R + 1,) int64 offsets, and the (M,) ids of all rows: row r has ``ids[offsets[r]:offsets[r + 1]]``.
+
+        Raises:
+            UserError: a value is no list, or an element no id.
+        """
+        self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a list of ids")
+        column = self._decoded(name)
+        kind = column.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            elements = pc.list_flatten(column)
+        else:
+            lists = self._printed_lists(name, column)
+            lengths = np.fromiter((len(row) for row in lists), np.int64, len(lists))
+            elements = pa.chunked_array([pa.array([part for row in lists for part in row], pa.string())])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+        def where(element: int) -> str:
+            return self.where(int(np.searchsorted(offsets, element, side="right")) - 1)
+
+        return offsets, TableFile(self.path, {name: elements}, where).ids(name)
+
+    def _printed_lists(self, name: str, column: pa.ChunkedArray) -> list[list[str]]:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise self._wrong(name, None, f"holds {column.type}: give lists of ids")
+        lists = []
+        for row, text in enumerate(column.to_pylist()):
+            try:
+                lists.append(printed_list(text or ""))
+            except ValueError as error:
+                raise self._wrong(name, row, str(error)) from error
+        return lists
 
     def text(self, name: str) -> np.ndarray:
         """A column as (R,) str on one line each, "" where missing; lists are joined with commas.

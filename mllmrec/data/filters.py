@@ -15,20 +15,24 @@
 ``unused_items="drop"`` removes items without a row in the whole dataset (after step 6). Titles that several items
 share are counted and left as they are. What `min_rating` and `max_length` take out of a remaining user's sequence is
 remembered beside it: the user has interacted with it. Where the publisher gives the split, a user of both files has two sequences,
-filtered separately, and counts as one user.
+filtered separately, and counts as one user. Targets that the publisher names are filtered like other rows, with a warning that counts
+those of validation and test.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from mllmrec.data.base import Interactions, Items, RawData
+from mllmrec.data.base import NO_TARGET, TEST, VALIDATION, Interactions, Items, RawData
 from mllmrec.data.funnel import Funnel
 from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class _Rows:
     items: np.ndarray
     timestamps: np.ndarray | None
     split: np.ndarray | None
+    targets: np.ndarray | None
     people: np.ndarray | None
     num_users: int
     num_items: int
@@ -76,7 +81,7 @@ class _Rows:
 
     def select(self, chosen: np.ndarray) -> None:
         """Keep the rows of a mask, or reorder by an index."""
-        for name in ("users", "items", "timestamps", "split", "ratings", "places"):
+        for name in ("users", "items", "timestamps", "split", "targets", "ratings", "places"):
             column = getattr(self, name)
             if column is not None:
                 setattr(self, name, column[chosen])
@@ -86,6 +91,10 @@ class _Rows:
 
     def per_item(self) -> np.ndarray:
         return np.bincount(self.items, minlength=self.num_items)
+
+    def held_out(self) -> int:
+        """How many targets of validation and test the publisher names."""
+        return 0 if self.targets is None else int(np.isin(self.targets, (VALIDATION, TEST)).sum())
 
     def counts(self) -> dict[str, int]:
         active = np.flatnonzero(self.per_user())
@@ -130,13 +139,15 @@ def build_interactions(
         items=source.items,
         timestamps=source.timestamps,
         split=source.split,
-        people=None if source.split is None else people_of(source.user_ids),
+        targets=source.targets,
+        people=people_of(source.user_ids) if source.is_split else None,
         num_users=len(source.user_ids),
         num_items=len(raw.items),
         ratings=source.ratings,
         places=np.arange(len(source.users)),
     )
     rows.sort_by_time()
+    published = rows.held_out()
     funnel = Funnel(raw.name)
     in_catalogue = np.ones(len(raw.items), dtype=bool)
     _record(funnel, rows, "loaded", "as read")
@@ -176,6 +187,14 @@ def build_interactions(
         _record(funnel, rows, "max_length", f"all but a user's latest {max_length} interactions")
     if unused_items == "drop":
         in_catalogue &= rows.per_item() > 0
+    if rows.held_out() < published:
+        funnel.notes["published_targets_filtered_out"] = published - rows.held_out()
+        log.warning(
+            "filters take %d of %d published validation and test targets out: figures of others on these files do not "
+            "compare; dataset.filters.min_length=1 dataset.filters.repeats=all keeps them",
+            published - rows.held_out(),
+            published,
+        )
     if max_users is not None:
         chosen = _subset_of_users(source.user_ids, rows.per_user() > 0, max_users, seed)
         rows.select(chosen[rows.users])
@@ -272,7 +291,11 @@ def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> Fil
     offsets = np.concatenate([[0], np.cumsum(lengths[active])]).astype(np.int64)
     new_code = np.cumsum(in_catalogue, dtype=np.int32) - np.int32(1)
     given_split = None
-    if rows.split is not None:
+    if rows.targets is not None:
+        # The first in the order of train, validation and test; a sequence that lost all targets is no training data.
+        labels = np.where(rows.targets == NO_TARGET, TEST, rows.targets)
+        given_split = np.minimum.reduceat(labels, offsets[:-1])
+    elif rows.split is not None:
         given_split = rows.split[offsets[:-1]]
         mixed = np.flatnonzero(np.repeat(given_split, np.diff(offsets)) != rows.split)
         if len(mixed):
@@ -287,12 +310,13 @@ def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> Fil
     relevant = active[hidden_users] & in_catalogue[hidden_items]
     new_user = np.cumsum(active, dtype=np.int32) - np.int32(1)
     return FilteredInteractions(
-        user_ids[active],
-        offsets,
-        new_code[rows.items],
-        rows.timestamps,
-        given_split,
-        new_user[hidden_users[relevant]],
-        new_code[hidden_items[relevant]],
-        np.searchsorted(rows.places, hidden_places[relevant]),
+        user_ids=user_ids[active],
+        offsets=offsets,
+        items=new_code[rows.items],
+        timestamps=rows.timestamps,
+        given_split=given_split,
+        given_targets=rows.targets,
+        hidden_users=new_user[hidden_users[relevant]],
+        hidden_items=new_code[hidden_items[relevant]],
+        hidden_positions=np.searchsorted(rows.places, hidden_places[relevant]),
     )

@@ -33,15 +33,16 @@ def bounded(items: Items) -> Items:
                 f"item {shortened(item)}: an id of {len(item)} characters: give one of at most {LONGEST_ID}, or name "
                 "the right column"
             )
-    columns = {name: _cut(items.ids, getattr(items, name), name) for name in ("titles", "details")}
-    changed = {name: column for name, column in columns.items() if column is not None}
-    return replace(items, **changed) if changed else items
+    titles, details = _cut(items.ids, items.titles, "titles"), _cut(items.ids, items.details, "details")
+    if titles is items.titles and details is items.details:
+        return items
+    return replace(items, titles=titles, details=details)
 
 
-def _cut(ids: np.ndarray, texts: np.ndarray, name: str) -> np.ndarray | None:
+def _cut(ids: np.ndarray, texts: np.ndarray, name: str) -> np.ndarray:
     long = [row for row, text in enumerate(texts) if len(text) > LONGEST_TEXT]
     if not long:
-        return None
+        return texts
     shown = ", ".join(f"item {ids[row]} ({len(texts[row])} characters)" for row in long[:3])
     log.warning(
         "%d of %d %s are cut to %d characters: %s%s",

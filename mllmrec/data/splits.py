@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from mllmrec.data.base import TEST, TRAIN, Interactions
+from mllmrec.data.base import TEST, TRAIN, VALIDATION, Interactions
 from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
 
@@ -70,9 +70,26 @@ class Samples:
         return [items[offsets[user] : end + 1] for user, end in last.items()]
 
     def sample_id(self, index: int) -> str:
-        """``<user id>:<place of the target in the user's sequence>``: unique within a split."""
-        user = self.users[index]
-        return f"{self.interactions.user_ids[user]}:{self.positions[index] - self.interactions.offsets[user]}"
+        """``<user id>:<place of the target in the user's sequence>``: unique within a split.
+
+        Where a person has several sequences in the split, places go on from one to the next.
+        """
+        user = int(self.users[index])
+        place = self.positions[index] - self.interactions.offsets[user] + self._begins.get(user, 0)
+        return f"{self.interactions.user_ids[user]}:{place}"
+
+    @cached_property
+    def _begins(self) -> dict[int, int]:
+        """Of the sequences of people who have several in this split: how many items the earlier ones have."""
+        if self.interactions.given_targets is None:
+            return {}
+        lengths: dict[str, int] = {}
+        begins = {}
+        for user in np.unique(self.users).tolist():
+            name = self.interactions.user_ids[user]
+            begins[user] = lengths.get(name, 0)
+            lengths[name] = begins[user] + int(np.diff(self.interactions.offsets[user : user + 2])[0])
+        return begins
 
 
 class LeaveOneOut:
@@ -104,9 +121,13 @@ class LeaveOneOut:
 
 
 class Given:
-    """The publisher's split: the last item of a test sequence is a test target, train sequences are for training.
+    """The publisher's split, given as sequences or as single targets.
 
-    `validation_share` of the train users (rounded, at least one; chosen by a seeded hash of the user id, so
+    Of sequences the last item of a test sequence is a test target, and train sequences are for training. Where the
+    publisher names every target, these and no others are the targets of validation and test; of training, with
+    ``windows="last"``, each sequence's last one.
+
+    Where nothing is named for validation, `validation_share` of the train users (rounded, at least one; chosen by a seeded hash of the user id, so
     independent of their order) are held out: their last item is a validation target and nothing of theirs is trained
     on. A share of 0 leaves validation empty.
 
@@ -128,15 +149,12 @@ class Given:
             raise UserError(
                 "split=given but the dataset has no published split; use split=leave_one_out or split=time"
             )
+        if interactions.given_targets is not None:
+            return self._named(interactions, interactions.given_targets)
         learning = np.flatnonzero(interactions.given_split == TRAIN)
         testing = np.flatnonzero(interactions.given_split == TEST)
-        names = interactions.user_ids[learning]
-        draws = np.fromiter(
-            (derive_seed(self.seed, "validation", name) for name in names), np.int64, len(names)
-        )
-        count = max(1, round(self.validation_share * len(learning))) if self.validation_share > 0 else 0
-        order = np.argsort(draws, kind="stable")
-        validating, learning = np.sort(learning[order[:count]]), np.sort(learning[order[count:]])
+        held_out = self._drawn(interactions.user_ids[learning])
+        validating, learning = learning[held_out], learning[~held_out]
 
         def last_items(users: np.ndarray) -> Samples:
             last = interactions.offsets[users + 1] - 1
@@ -151,7 +169,36 @@ class Given:
             "validation": last_items(validating),
             "test": last_items(testing),
         }
-        return _not_empty(splits, allow_no_validation=count == 0)
+        return _not_empty(splits, allow_no_validation=self.validation_share == 0)
+
+    def _named(self, interactions: Interactions, targets: np.ndarray) -> dict[str, Samples]:
+        """Where the publisher names every target, (N,)."""
+        sequences = np.repeat(np.arange(interactions.num_users), np.diff(interactions.offsets))
+        usable = np.arange(len(targets)) - interactions.offsets[sequences] >= self.min_history
+        train, validation = targets == TRAIN, targets == VALIDATION
+        if not validation.any():
+            names = np.unique(interactions.user_ids[sequences[train]])
+            held_out = np.isin(interactions.user_ids, names[self._drawn(names)])[sequences]
+            validation = _last_of_each(train & held_out, sequences, interactions.num_users)
+            train &= ~held_out
+        if self.windows == "last":
+            train = _last_of_each(train, sequences, interactions.num_users)
+        splits = {}
+        for name, mask in (("train", train), ("validation", validation), ("test", targets == TEST)):
+            positions = np.flatnonzero(mask & usable)
+            left_out = int(np.count_nonzero(mask & ~usable))
+            splits[name] = Samples(interactions, sequences[positions].astype(np.int32), positions, left_out)
+        return _not_empty(splits, allow_no_validation=self.validation_share == 0)
+
+    def _drawn(self, names: np.ndarray) -> np.ndarray:
+        """(P,) mask of the people who are held out for validation."""
+        draws = np.fromiter(
+            (derive_seed(self.seed, "validation", name) for name in names), np.int64, len(names)
+        )
+        count = max(1, round(self.validation_share * len(names))) if self.validation_share > 0 else 0
+        held_out = np.zeros(len(names), dtype=bool)
+        held_out[np.argsort(draws, kind="stable")[:count]] = True
+        return held_out
 
 
 class ByTime:
@@ -256,6 +303,16 @@ def _refuse_two_sequences(interactions: Interactions) -> None:
         raise UserError(
             f"user {name} has a sequence in the train file and one in the test file; use split=given"
         )
+
+
+def _last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.ndarray:
+    """The mask with only the last place left that it has in each of the ``count`` sequences."""
+    last = np.full(count, -1, dtype=np.int64)
+    places = np.flatnonzero(mask)
+    np.maximum.at(last, sequences[places], places)
+    kept = np.zeros(len(mask), dtype=bool)
+    kept[last[last >= 0]] = True
+    return kept
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

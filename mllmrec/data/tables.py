@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,14 @@ from mllmrec.data.text import (
 from mllmrec.errors import UserError, choices
 
 JSON_CHUNK = 100_000
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json"}
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+}
 
 
 def table_kind(path: Path) -> str:
@@ -71,8 +79,22 @@ def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, list[s
         ) from error
 
 
-def read_table(path: Path, columns: Sequence[str], encoding: str = "utf-8") -> TableFile:
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    encoding: str = "utf-8",
+    *,
+    header: bool = True,
+    lists: Collection[str] = (),
+) -> TableFile:
     """Read the named columns of a CSV, TSV, Parquet or JSON Lines file (text files also as ``.gz``).
+
+    Args:
+        path: the file; its suffix says what it is, ``.txt`` is tab separated.
+        columns: their names.
+        encoding: of text files.
+        header: whether a CSV or TSV file begins with the names; without, columns are called ``1``, ``2`` and so on.
+        lists: which of the columns hold lists in each row.
 
     Raises:
         UserError: the file is missing, empty, malformed (naming the line) or lacks a column (naming those it has).
@@ -80,12 +102,14 @@ def read_table(path: Path, columns: Sequence[str], encoding: str = "utf-8") -> T
     require_files([path], "correct the path")
     kind = table_kind(path)
     wanted = list(dict.fromkeys(columns))
+    if not header and kind not in ("csv", "tsv"):
+        raise UserError(f"{path}: its columns have names of their own: set dataset.header=both and name them")
     if kind == "parquet":
         table = _read_parquet(path, wanted)
     elif kind == "json":
-        table = _read_json(path, wanted, encoding)
+        table = _read_json(path, wanted, encoding, lists)
     else:
-        table = _read_text(path, wanted, encoding, kind)
+        table = _read_text(path, wanted, encoding, kind, header)
     if not len(table):
         raise UserError(f"{path} has no rows: give a file with at least one")
     return table
@@ -133,7 +157,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _read_json(path: Path, wanted: Sequence[str], encoding: str) -> TableFile:
+def _read_json(path: Path, wanted: Sequence[str], encoding: str, lists: Collection[str]) -> TableFile:
     chunks: dict[str, list[pa.Array]] = {name: [] for name in wanted}
     cells: dict[str, list[str | None]] = {name: [] for name in wanted}
     strays: dict[str, dict[str, int]] = {name: {} for name in wanted}
@@ -149,6 +173,8 @@ def _read_json(path: Path, wanted: Sequence[str], encoding: str) -> TableFile:
         present.update(dict.fromkeys(record))
         for name in wanted:
             value = record.get(name)
+            if name in lists and isinstance(value, list):
+                value = json.dumps(value, ensure_ascii=False)
             cells[name].append(None if value is None else as_text(value))
             kind = _stray(value)
             if kind is not None:
@@ -184,8 +210,10 @@ def _line_of(path: Path, numbers: Callable[[], Iterable[int]]) -> Callable[[int]
     return lambda row: f"{path}:{next(islice(numbers(), int(row), None))}"
 
 
-def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str) -> TableFile:
+def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_header: bool) -> TableFile:
     header = column_names(path, encoding)
+    if not has_header:
+        header = [str(number) for number in range(1, len(header) + 1)]
     _require_columns(path, wanted, header)
     if len(set(header)) < len(header):
         raise UserError(f"{path}:1: a column name stands twice in {', '.join(header)}: rename one")
@@ -209,11 +237,12 @@ def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str) -> T
         raise UserError(f"{path}: not readable as {kind} ({collapse_spaces(str(error))})") from error
     if kind == "csv" and _odd_quotes(path):
         _find_fault(path, encoding, len(header))
-    columns = {name: table.column(name).slice(1) for name in wanted}
+    skipped = int(has_header)
+    columns = {name: table.column(name).slice(skipped) for name in wanted}
     return TableFile(
         path,
         columns,
-        _line_of(path, lambda: (number for number, _ in islice(read_rows(path, encoding), 1, None))),
+        _line_of(path, lambda: (number for number, _ in islice(read_rows(path, encoding), skipped, None))),
     )
 
 

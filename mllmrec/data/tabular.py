@@ -1,39 +1,58 @@
-"""Your own data: an interaction table, an item table and perhaps a folder of images."""
+"""Your own data: interactions or published splits, an item table, and perhaps a folder of images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
-from mllmrec.data.columns import TableFile, codes_among, first_seen_codes, refuse_duplicate_ids
+from mllmrec.data.base import Dataset, Items, RawData
+from mllmrec.data.columns import TableFile, refuse_duplicate_ids
 from mllmrec.data.images import folder_fingerprint, image_files, usable_images, whole_images
+from mllmrec.data.interaction_tables import InteractionTables, KnownItems
 from mllmrec.data.tables import read_table
 from mllmrec.data.text import input_fingerprint, join_details, require_files
 from mllmrec.errors import UserError
+
+FILES = ("interactions", "train", "validation", "test", "items")
 
 
 class Tabular(Dataset):
     """Tables in CSV, TSV, Parquet or JSON Lines, told by their suffix; text also as ``.gz``.
 
+    Either one table of interactions, or the files of a published split: ``train``, ``test`` and perhaps
+    ``validation``. In these a row is an interaction too, or with ``history_column`` a target with its history.
+
     Args:
         interactions: the file with one row per interaction.
         items: the file with one row per item.
         images: the folder of images; None: no images.
+        train: the train rows of a published split, instead of ``interactions``.
+        validation: its validation rows; None: the split holds out train users.
+        test: its test rows.
+        history_column: the column of histories in these: lists of item ids, oldest first, also as printed text;
+            None: a row is an interaction.
         user_column: the column of user ids in the interactions.
-        item_column: the column of item ids in both files.
-        time_column: the column of times (numbers, later is greater); None: the file is in time order.
-        rating_column: the column of ratings; None: no ratings.
+        item_column: the column of item ids, which with ``history_column`` are the targets.
+        time_column: the column of times (numbers, later is greater); None: the file is in time order. Unread where
+            there is a ``history_column``.
+        rating_column: the column of ratings; None: no ratings. Unread where there is a ``history_column``.
+        items_id_column: the column of item ids in the item file; None: ``item_column``.
         title_column: the column of titles in the item file.
         details_columns: columns of the item file joined into the text shown beside a title.
         image_column: the column of the item file with the image's path inside ``images``; None: the images are
             named ``<item id>.jpg``, ``.jpeg``, ``.png`` or ``.webp``.
+        header: which tables begin with a line of column names: ``both``, ``interactions``, ``items`` or ``none``.
+            Columns of the others are numbers, from 1.
         unknown_items: ``error`` or ``drop`` interactions whose item the item file lacks.
         encoding: of text files.
         domain: the noun in the prompts.
         name: what reports call the dataset.
+
+    Raises:
+        UserError: a table without header has a column that is no number.
     """
 
     def __init__(
@@ -41,14 +60,20 @@ class Tabular(Dataset):
         interactions: str | None,
         items: str | None,
         images: str | None = None,
-        user_column: str = "user_id",
-        item_column: str = "item_id",
-        time_column: str | None = "timestamp",
-        rating_column: str | None = None,
-        title_column: str = "title",
-        details_columns: Sequence[str] = (),
-        image_column: str | None = None,
-        unknown_items: str = "error",
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        history_column: str | int | None = None,
+        user_column: str | int = "user_id",
+        item_column: str | int = "item_id",
+        time_column: str | int | None = "timestamp",
+        rating_column: str | int | None = None,
+        items_id_column: str | int | None = None,
+        title_column: str | int = "title",
+        details_columns: Sequence[str | int] = (),
+        image_column: str | int | None = None,
+        header: Literal["both", "interactions", "items", "none"] = "both",
+        unknown_items: Literal["error", "drop"] = "error",
         encoding: str = "utf-8",
         domain: str = "item",
         name: str = "tabular",
@@ -56,36 +81,53 @@ class Tabular(Dataset):
         self.interactions = interactions
         self.items = items
         self.images = images
-        self.user_column = user_column
-        self.item_column = item_column
-        self.time_column = time_column
-        self.rating_column = rating_column
-        self.title_column = title_column
-        self.details_columns = list(details_columns)
-        self.image_column = image_column
+        self.train = train
+        self.validation = validation
+        self.test = test
+        self.history_column = _name(history_column)
+        self.user_column = str(user_column)
+        self.item_column = str(item_column)
+        self.time_column = _name(time_column)
+        self.rating_column = _name(rating_column)
+        self.items_id_column = _name(items_id_column)
+        self.title_column = str(title_column)
+        self.details_columns = list(map(str, details_columns))
+        self.image_column = _name(image_column)
+        self.header = header
         self.unknown_items = unknown_items
         self.encoding = encoding
         self.domain = domain
         self.name = name
+        self._check_column_numbers()
 
     def load(self) -> RawData:
-        """Read both tables and the images.
+        """Read the tables and the images.
 
         Raises:
             UserError: a file or column is missing, a line is malformed, an item id stands twice or is unknown.
         """
-        interactions_file, items_file = self._files()
+        files = self._files()
         if self.unknown_items not in ("error", "drop"):
             raise UserError(f"unknown dataset.unknown_items {self.unknown_items!r}: use drop or error")
         optional = [name for name in (self.image_column,) if name is not None]
+        id_column = self.items_id_column or self.item_column
         table = read_table(
-            items_file, [self.item_column, self.title_column, *self.details_columns, *optional], self.encoding
+            files["items"],
+            [id_column, self.title_column, *self.details_columns, *optional],
+            self.encoding,
+            header=self.header in ("both", "items"),
         )
-        item_column = table.ids(self.item_column)
+        item_column = table.ids(id_column)
         refuse_duplicate_ids(table, item_column)
         ids = np.array(item_column.to_pylist(), dtype=object)
         details = [table.text(name) for name in self.details_columns]
-        interactions, skipped = self._read_interactions(interactions_file, items_file, ids)
+        known = KnownItems(files["items"], ids, self.unknown_items == "drop")
+        tables = self._interaction_tables()
+        interactions = (
+            tables.read(files["interactions"], known)
+            if "interactions" in files
+            else tables.read_split(files, known)
+        )
         images, unreadable = self._read_images(table, ids)
         items = Items(
             ids=ids,
@@ -95,62 +137,69 @@ class Tabular(Dataset):
             ),
             images=images,
         )
+        skipped = {"interactions with unknown items": known.dropped} if known.dropped else {}
         return RawData(self.name, items, interactions, skipped | unreadable)
 
     def identity(self) -> dict[str, object]:
         """The settings that change the content, and the content of the files."""
-        interactions, items = self._files()
-        settings = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("interactions", "items", "images")
-        }
+        settings = {name: value for name, value in vars(self).items() if name not in (*FILES, "images")}
         return {
             "dataset": "Tabular",
             **settings,
-            "interactions": input_fingerprint(interactions),
-            "items": input_fingerprint(items),
+            **{name: input_fingerprint(path) for name, path in self._files().items()},
             "images": None if self.images is None else folder_fingerprint(Path(self.images).expanduser()),
         }
 
-    def _files(self) -> tuple[Path, Path]:
-        if self.interactions is None or self.items is None:
+    def _files(self) -> dict[str, Path]:
+        given = {name: getattr(self, name) for name in FILES}
+        files = {name: Path(path).expanduser() for name, path in given.items() if path is not None}
+        whole, split = "interactions" in files, {"train", "validation", "test"} & files.keys()
+        if "items" not in files or not (whole or split):
             raise UserError(
-                "dataset.interactions and dataset.items are not both set: name the two table files"
+                "dataset.interactions and dataset.items are not both set: name the two table files, or instead of "
+                "dataset.interactions those of a published split, dataset.train and dataset.test"
             )
-        interactions, items = Path(self.interactions).expanduser(), Path(self.items).expanduser()
-        require_files([interactions, items], "correct dataset.interactions or dataset.items")
-        return interactions, items
+        if split and (whole or not {"train", "test"} <= split):
+            raise UserError(
+                "a published split is dataset.train and dataset.test, perhaps with dataset.validation, and no "
+                "dataset.interactions: name these files"
+            )
+        require_files(files.values(), f"correct {', '.join(f'dataset.{name}' for name in files)}")
+        return files
 
-    def _read_interactions(
-        self, path: Path, items_file: Path, ids: np.ndarray
-    ) -> tuple[RawInteractions, dict[str, int]]:
-        optional = [name for name in (self.time_column, self.rating_column) if name is not None]
-        table = read_table(path, [self.user_column, self.item_column, *optional], self.encoding)
-        item_column = table.ids(self.item_column)
-        items = codes_among(item_column, ids)
-        known = items >= 0
-        skipped = {}
-        if not known.all():
-            unknown = np.flatnonzero(~known)
-            if self.unknown_items == "error":
-                shown = ", ".join(f"{item_column[row]} ({table.where(row)})" for row in unknown[:3])
-                raise UserError(
-                    f"{len(unknown)} interactions with items that {items_file} lacks: {shown}: "
-                    "add the items, or set dataset.unknown_items=drop"
-                )
-            skipped["interactions with unknown items"] = len(unknown)
-        users, user_ids = first_seen_codes(table.ids(self.user_column))
-        interactions = RawInteractions(
-            user_ids=user_ids,
-            users=users[known],
-            items=items[known],
-            timestamps=None if self.time_column is None else table.times(self.time_column)[known],
-            ratings=None
-            if self.rating_column is None
-            else table.floats(self.rating_column)[known].astype(np.float32),
+    def _check_column_numbers(self) -> None:
+        of_interactions = ["user_column", "item_column", "history_column"]
+        if self.history_column is None:
+            of_interactions += ["time_column", "rating_column"]
+        of_items = ["items_id_column", "title_column", "details_columns", "image_column"]
+        if self.items_id_column is None:
+            of_items.append("item_column")
+        headless = (of_interactions if self.header in ("items", "none") else []) + (
+            of_items if self.header in ("interactions", "none") else []
         )
-        return interactions, skipped
+        wrong = {
+            f"dataset.{setting}={column}": None
+            for setting in headless
+            for column in _columns(getattr(self, setting))
+            if not column.isdecimal() or int(column) < 1
+        }
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)} with dataset.header={self.header}: columns of a table without header are numbers, "
+                "from 1"
+            )
+
+    def _interaction_tables(self) -> InteractionTables:
+        samples = self.history_column is not None
+        return InteractionTables(
+            user=self.user_column,
+            item=self.item_column,
+            time=None if samples else self.time_column,
+            rating=None if samples else self.rating_column,
+            history=self.history_column,
+            encoding=self.encoding,
+            header=self.header in ("both", "interactions"),
+        )
 
     def _read_images(self, table: TableFile, ids: np.ndarray) -> tuple[dict[str, Path], dict[str, int]]:
         if self.images is None:
@@ -173,3 +222,11 @@ class Tabular(Dataset):
             if name and path.is_file():
                 files[item] = path
         return whole_images(files)
+
+
+def _columns(setting: str | Sequence[str] | None) -> Sequence[str]:
+    return [] if setting is None else [setting] if isinstance(setting, str) else setting
+
+
+def _name(column: str | int | None) -> str | None:
+    return None if column is None else str(column)

@@ -100,7 +100,7 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_float=_number_text, parse_constant=lambda _: None)
+            record = json.loads(line, parse_float=number_text, parse_constant=lambda _: None)
             if "\\ud" in line.lower():
                 json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -124,7 +124,8 @@ class RoundedNumber(str):
     __slots__ = ()
 
 
-def _number_text(text: str) -> str:
+def number_text(text: str) -> str:
+    """A number with a fraction or an exponent as an id says it: 1.0 is ``1``, and 2.5 stays as it is."""
     number = Decimal(text)
     if abs(number) >= 2**53:
         return RoundedNumber(text)

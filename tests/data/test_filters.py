@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mllmrec.data.base import TEST, TRAIN, Interactions, Items, RawData, RawInteractions
+from mllmrec.data.base import (
+    NO_TARGET,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Interactions,
+    Items,
+    RawData,
+    RawInteractions,
+)
 from mllmrec.data.filters import build_interactions
 from mllmrec.errors import UserError
 
@@ -175,6 +185,21 @@ def test_a_given_split_keeps_two_sequences_of_one_person_apart():
         for s in range(9)
     ]
     assert {tuple(subset.user_ids) for subset in chosen} == {("p", "p"), ("q",)}
+
+
+def test_named_targets_go_with_their_rows_and_their_loss_is_said(caplog):
+    # u's test target was in u's history before; v is short.
+    data = raw_data([("u", "a"), ("u", "b"), ("u", "c"), ("u", "a"), ("v", "b"), ("v", "c")])
+    labels = np.array([NO_TARGET, TRAIN, VALIDATION, TEST, NO_TARGET, TEST], dtype=np.int8)
+    data.interactions = replace(data.interactions, targets=labels)
+    _, interactions, _ = build_interactions(data, repeats="all", min_length=1, seed=0)
+    assert interactions.given_targets.tolist() == labels.tolist()
+    assert interactions.given_split.tolist() == [TRAIN, TEST]
+    assert caplog.messages == []
+    _, interactions, funnel = build_interactions(data, min_length=3, seed=0)
+    assert interactions.given_targets.tolist() == [NO_TARGET, TRAIN, VALIDATION]
+    assert funnel.notes["published_targets_filtered_out"] == 2
+    assert "filters take 2 of 3 published validation and test targets out" in caplog.text
 
 
 def test_a_sequence_with_two_splits_is_refused():

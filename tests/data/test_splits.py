@@ -7,7 +7,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mllmrec.data.base import TEST, TRAIN, Interactions
+from mllmrec.data.base import NO_TARGET, TEST, TRAIN, VALIDATION, Interactions
 from mllmrec.data.splits import ByTime, Given, LeaveOneOut, Samples, training_counts
 from mllmrec.errors import UserError
 
@@ -97,6 +97,70 @@ def test_given_split_without_validation_and_without_a_split():
         Given()(interactions_of(sequences))
     with pytest.raises(UserError, match="train split is empty"):  # the only train user is held out
         Given(validation_share=0.1)(interactions_of(sequences, given_split=split))
+
+
+def named(sequences: list[tuple[str, list[int], list[int]]]) -> Interactions:
+    """Interactions of (user, items, targets) in which the publisher names every target."""
+    return Interactions(
+        np.array([user for user, _, _ in sequences]),
+        np.cumsum([0, *(len(items) for _, items, _ in sequences)]).astype(np.int64),
+        np.array([item for _, items, _ in sequences for item in items], dtype=np.int32),
+        given_split=np.array([min(label for label in labels if label >= 0) for *_, labels in sequences]),
+        given_targets=np.array([label for *_, labels in sequences for label in labels], dtype=np.int8),
+    )
+
+
+def test_named_targets_are_the_targets():
+    none, train, validation, test = NO_TARGET, TRAIN, VALIDATION, TEST
+    interactions = named(
+        [
+            ("u", [1, 2, 3, 4, 5, 6], [none, train, train, validation, test, test]),
+            ("v", [7, 8, 9], [train, train, none]),
+            ("w", [3, 4], [test, test]),
+        ]
+    )
+    splits = Given(windows="sliding")(interactions)
+    assert pairs(splits["train"]) == [("u", [1], 2), ("u", [1, 2], 3), ("v", [7], 8)]
+    assert pairs(splits["validation"]) == [("u", [1, 2, 3], 4)]
+    assert pairs(splits["test"]) == [("u", [1, 2, 3, 4], 5), ("u", [1, 2, 3, 4, 5], 6), ("w", [3], 4)]
+    assert [splits[name].left_out for name in ("train", "validation", "test")] == [
+        1,
+        0,
+        1,
+    ]  # no history: v's 7, w's 3
+    assert pairs(Given()(interactions)["train"]) == [("u", [1, 2], 3), ("v", [7], 8)]
+    # Of u training may count 1 to 3, of v 7 and 8, of w nothing.
+    assert training_counts(splits["train"], 10).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
+
+
+def test_train_users_are_held_out_where_no_validation_is_named():
+    sequences = [(f"u{n}", [n, n + 1, n + 2], [TRAIN, TRAIN, TEST]) for n in range(10)]
+    splits = Given(windows="sliding", validation_share=0.2)(named(sequences))
+    assert len(splits["test"]) == 10
+    held_out = {splits["validation"].user_id(i) for i in range(len(splits["validation"]))}
+    assert len(held_out) == 2
+    assert held_out.isdisjoint(splits["train"].user_id(i) for i in range(len(splits["train"])))
+    # Their last training item, before the test target.
+    assert all(history == [target - 1] for _, history, target in pairs(splits["validation"]))
+    splits = Given(validation_share=0)(named(sequences))
+    assert (len(splits["train"]), len(splits["validation"])) == (10, 0)
+
+
+def test_samples_of_two_sequences_of_one_person_have_different_ids():
+    none, train, validation, test = NO_TARGET, TRAIN, VALIDATION, TEST
+    splits = Given()(
+        named(
+            [
+                ("u", [1, 2, 3], [none, train, validation]),
+                ("u", [4, 5, 6], [none, none, test]),
+                ("u", [7, 8, 9], [none, none, test]),
+                ("u~2", [7, 8, 9], [none, none, test]),
+            ]
+        )
+    )
+    # Two items before each target; the second sequence goes on after the three items of the first.
+    assert [splits["test"].sample_id(i) for i in range(3)] == ["u:2", "u:5", "u~2:2"]
+    assert splits["train"].sample_id(0) == "u:1"
 
 
 def test_one_person_in_two_files_needs_the_given_split():

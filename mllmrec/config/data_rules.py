@@ -1,0 +1,88 @@
+"""Settings of dataset and split that contradict each other; rules as in `mllmrec.config.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+_TABULAR = "mllmrec.data.tabular.Tabular"
+_GIVEN = "mllmrec.data.splits.Given"
+_NAMED_BY_THE_USER = {
+    "mllmrec.data.netflix.Netflix": ("root",),
+    "mllmrec.data.microlens.MicroLens": ("root",),
+}
+
+
+def validation_exists(cfg: Settings) -> str | None:
+    """Validation targets are asked for where the split makes none."""
+    if cfg["split"].get("validation_share") == 0 and cfg["dataset"].get("validation") is None:
+        wanted = [
+            name
+            for name, asked in (
+                ("eval.split=validation", cfg["eval"]["split"] == "validation"),
+                (f"heldout.users={cfg['heldout']['users']}", cfg["heldout"]["users"] > 0),
+            )
+            if asked
+        ]
+        if wanted and cfg["split"].get("validation_from") is None:
+            return (
+                f"{' and '.join(wanted)} with split.validation_share=0: no validation users; raise the share, or set "
+                "heldout.users=0 and eval.split=test"
+            )
+    return None
+
+
+def lengths_agree(cfg: Settings) -> str | None:
+    """A longest sequence below the shortest."""
+    for where, section in (("dataset", cfg["dataset"]), ("dataset.filters", cfg["dataset"].get("filters"))):
+        low, high = (section or {}).get("min_length"), (section or {}).get("max_length")
+        if low is not None and high is not None and low > high:
+            return f"{where}.min_length={low} exceeds {where}.max_length={high}: lower the one or raise the other"
+    return None
+
+
+def data_is_named(cfg: Settings) -> str | None:
+    """Datasets that cannot be downloaded lie where only the user knows."""
+    dataset = cfg["dataset"]
+    required: tuple[str, ...] = _NAMED_BY_THE_USER.get(dataset["_target_"], ())
+    if dataset["_target_"] == _TABULAR:
+        required = ("train", "test", "items") if _is_published(dataset) else ("interactions", "items")
+    absent = [f"dataset.{key}" for key in required if dataset.get(key) is None]
+    if absent:
+        return f"{' and '.join(absent)} not set: add {' '.join(f'{key}=PATH' for key in absent)}"
+    return None
+
+
+def split_is_of_the_data(cfg: Settings) -> str | None:
+    """Published splits that another split would pass over, and the reverse."""
+    dataset, split = cfg["dataset"], cfg["split"]["_target_"]
+    if dataset["_target_"] != _TABULAR:
+        return None
+    if _is_published(dataset):
+        if dataset.get("interactions") is not None:
+            return (
+                "dataset.interactions with files of a published split (dataset.train, validation, test): name the one "
+                "or the others"
+            )
+        if split != _GIVEN:
+            return "dataset.train and dataset.test with another split than theirs: set split=given"
+    elif split == _GIVEN and dataset.get("interactions") is not None:
+        return (
+            "split=given with dataset.interactions, which has no published split: name dataset.train and dataset.test "
+            "instead, or set split=leave_one_out"
+        )
+    elif dataset.get("history_column") is not None:
+        return (
+            f"dataset.history_column={dataset['history_column']} without a published split: name dataset.train and "
+            "dataset.test"
+        )
+    return None
+
+
+def _is_published(dataset: Mapping[str, Any]) -> bool:
+    return any(dataset.get(key) is not None for key in ("train", "validation", "test"))
+
+
+DATA_RULES = (validation_exists, lengths_agree, data_is_named, split_is_of_the_data)
