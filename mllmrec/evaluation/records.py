@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,26 +136,40 @@ def read_stage(path: Path, stage: str) -> StageRecords:
 def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:
     """The ranks of two stages or models, joined by user and target id, in the order of ``a``.
 
+    A user who came back to an item may have it as target several times; these are paired in their order.
+
     Returns:
         Two (U,) float arrays.
 
     Raises:
         UserError: the two were not evaluated on the same users and targets.
     """
-    keys_a = list(zip(map(str, a.user_ids), map(str, a.target_ids), strict=True))
-    row_of_b = {
-        key: row for row, key in enumerate(zip(map(str, b.user_ids), map(str, b.target_ids), strict=True))
-    }
-    if len(set(keys_a)) != len(keys_a) or len(row_of_b) != len(b):
-        raise UserError("a user stands twice with the same target in one stage: results cannot be paired")
-    unmatched = [user for user, target in keys_a if (user, target) not in row_of_b]
+    keys_a, keys_b = (list(zip(map(str, c.user_ids), map(str, c.target_ids), strict=True)) for c in (a, b))
+    often = {key: count for key, count in Counter(keys_a).items() if count > 1}
+    if often != {key: count for key, count in Counter(keys_b).items() if count > 1}:
+        raise UserError(
+            "a user stands twice with the same target in one and not in the other: results cannot be paired"
+        )
+    rows_a = _numbered(keys_a)
+    row_of_b = {key: row for row, key in enumerate(_numbered(keys_b))}
+    unmatched = [key[0] for key in rows_a if key not in row_of_b]
     if unmatched or len(keys_a) != len(b):
         example = f", for example user {unmatched[0]}" if unmatched else ""
         raise UserError(
             f"{len(keys_a)} and {len(b)} users, {len(unmatched)} of the first without a match{example}: "
             "compare runs on the same dataset, split and filters"
         )
-    return a.ranks, b.ranks[[row_of_b[key] for key in keys_a]]
+    return a.ranks, b.ranks[[row_of_b[key] for key in rows_a]]
+
+
+def _numbered(keys: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """Each key with the number of equal ones before it."""
+    seen: Counter[tuple[str, str]] = Counter()
+    numbered = []
+    for key in keys:
+        numbered.append((*key, seen[key]))
+        seen[key] += 1
+    return numbered
 
 
 @dataclass(frozen=True)

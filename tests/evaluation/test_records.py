@@ -120,6 +120,14 @@ def test_results_are_joined_by_user_and_not_by_position():
     assert second.tolist() == [10, 20, 30]
 
 
+def test_a_target_that_a_user_has_twice_is_paired_in_its_order():
+    # Published test files have users who come back to an item.
+    first, second = joined_ranks(
+        records(("u1", "u2", "u1"), (1, 2, 3)), records(("u2", "u1", "u1"), (20, 10, 30))
+    )
+    assert (first.tolist(), second.tolist()) == ([1, 2, 3], [10, 20, 30])
+
+
 def test_other_users_or_repeated_users_cannot_be_paired():
     with pytest.raises(UserError, match="1 of the first without a match, for example user u2"):
         joined_ranks(records(("u1", "u2"), (1, 2)), records(("u1", "u3"), (1, 2)))
