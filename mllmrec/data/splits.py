@@ -7,6 +7,7 @@ users with sliding windows cost two integers per sample.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,6 +17,8 @@ import numpy as np
 from mllmrec.data.base import TEST, TRAIN, VALIDATION, Interactions
 from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
+
+log = logging.getLogger(__name__)
 
 Windows = Literal["last", "sliding"]
 
@@ -174,13 +177,24 @@ class Given:
     def _named(self, interactions: Interactions, targets: np.ndarray) -> dict[str, Samples]:
         """Where the publisher names every target, (N,)."""
         sequences = np.repeat(np.arange(interactions.num_users), np.diff(interactions.offsets))
-        usable = np.arange(len(targets)) - interactions.offsets[sequences] >= self.min_history
+        places = np.arange(len(targets)) - interactions.offsets[sequences]
+        usable = places >= self.min_history
+        held_out = np.isin(targets, (VALIDATION, TEST))
+        lost = int(np.count_nonzero(held_out & ~usable & (places >= 1)))
+        if lost:
+            log.warning(
+                "split.min_history=%d leaves out %d of %d published validation and test targets, whose histories are "
+                "shorter: figures of others on these files do not compare; split.min_history=1 keeps them",
+                self.min_history,
+                lost,
+                int(np.count_nonzero(held_out)),
+            )
         train, validation = targets == TRAIN, targets == VALIDATION
         if not validation.any():
             names = np.unique(interactions.user_ids[sequences[train]])
-            held_out = np.isin(interactions.user_ids, names[self._drawn(names)])[sequences]
-            validation = _last_of_each(train & held_out, sequences, interactions.num_users)
-            train &= ~held_out
+            chosen = np.isin(interactions.user_ids, names[self._drawn(names)])[sequences]
+            validation = _last_of_each(train & chosen, sequences, interactions.num_users)
+            train &= ~chosen
         if self.windows == "last":
             train = _last_of_each(train, sequences, interactions.num_users)
         splits = {}

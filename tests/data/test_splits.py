@@ -133,6 +133,20 @@ def test_named_targets_are_the_targets():
     assert training_counts(splits["train"], 10).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
 
 
+def test_published_targets_that_min_history_takes_are_counted(caplog):
+    interactions = named(
+        [
+            ("u", [1, 2, 3, 4], [NO_TARGET, TEST, TRAIN, TEST]),
+            ("v", [5, 6, 7, 8], [TEST, VALIDATION, VALIDATION, TEST]),
+        ]
+    )
+    Given()(interactions)
+    assert caplog.messages == []  # v's first target has no history, with which nothing can be done
+    Given(min_history=2)(interactions)
+    # Histories of one item: u's 2 and v's 6; six targets in all.
+    assert "split.min_history=2 leaves out 2 of 6 published validation and test targets" in caplog.text
+
+
 def test_train_users_are_held_out_where_no_validation_is_named():
     sequences = [(f"u{n}", [n, n + 1, n + 2], [TRAIN, TRAIN, TEST]) for n in range(10)]
     splits = Given(windows="sliding", validation_share=0.2)(named(sequences))
