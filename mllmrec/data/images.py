@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -16,6 +18,7 @@ from mllmrec.errors import UserError, choices
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FEW_FILES, FEW_ITEMS = 20, 100  # fewer than one in so many files or items with a match looks like a mistake
 
 
 def image_files(folder: Path) -> dict[str, Path]:
@@ -43,6 +46,13 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def is_whole_image(path: Path) -> bool:
     """Whether every pixel of the file decodes (JPEGs at an eighth of their size, which is cheaper)."""
+    status = path.stat()
+    return _decodes(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _decodes(path: Path, size: int, changed: int) -> bool:
+    """Remembered for as long as the file has this size and time of change."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (image.width // 8, image.height // 8))
@@ -52,12 +62,19 @@ def is_whole_image(path: Path) -> bool:
     return True
 
 
+def broken_images(files: Iterable[Path]) -> list[Path]:
+    """Those of the files that do not decode."""
+    files = list(files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        whole = list(pool.map(is_whole_image, files))
+    return [path for path, good in zip(files, whole, strict=True) if not good]
+
+
 def whole_images(files: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, int]]:
     """The entries whose image decodes, and ``{"unreadable images": n}`` when some do not."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        readable = list(pool.map(is_whole_image, files.values()))
-    usable = {item: path for (item, path), good in zip(files.items(), readable, strict=True) if good}
-    broken = sorted(path.name for item, path in files.items() if item not in usable)
+    left_out = set(broken_images(files.values()))
+    usable = {item: path for item, path in files.items() if path not in left_out}
+    broken = sorted(path.name for path in left_out)
     if not broken:
         return usable, {}
     more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -77,10 +94,36 @@ def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path
     """Item id → readable image file in ``folder``, and counts of the files left out by reason.
 
     Raises:
-        UserError: the folder does not exist.
+        UserError: the folder does not exist, or has images of which none belongs to an item.
     """
     files = image_files(folder)
-    return whole_images({item: files[item] for item in item_ids if item in files})
+    ids = list(item_ids)
+    matching = {item: files[item] for item in ids if item in files}
+    _judge(folder, files, ids, len(matching))
+    return whole_images(matching)
+
+
+def _judge(folder: Path, files: Mapping[str, Path], ids: Sequence[str], matching: int) -> None:
+    """Say so where the images in a folder seem to be those of other items."""
+    strangers = ", ".join(path.name for path in list(files.values())[:3])
+    if files and not matching:
+        raise UserError(
+            f"none of the {len(files)} images in {folder} is named after one of the {len(ids)} items: {strangers}; items "
+            f"are {', '.join(ids[:3])}: name each image <item id>.jpg, or name another folder"
+        )
+    if matching * FEW_FILES < len(files):
+        known = set(ids)
+        unknown = (path.name for item, path in files.items() if item not in known)
+        log.warning(
+            "only %d of the %d images in %s match one of the %d items; %s do not",
+            matching,
+            len(files),
+            folder,
+            len(ids),
+            ", ".join(islice(unknown, 3)),
+        )
+    elif matching * FEW_ITEMS < len(ids):
+        log.warning("%s has images for only %d of the %d items", folder, matching, len(ids))
 
 
 def folder_fingerprint(folder: Path | None) -> str | None:

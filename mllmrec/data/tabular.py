@@ -213,15 +213,25 @@ class Tabular(Dataset):
             return usable_images(folder, ids)
         image_files(folder)
         files: dict[str, Path] = {}
+        named: dict[str, None] = {}
         for row, (item, name) in enumerate(zip(ids, table.text(self.image_column), strict=True)):
             path = folder / name
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(
                     f"{table.where(row)}: image {name!r} lies outside {folder}: give paths inside the folder"
                 )
+            named[name] = None
             if name and path.is_file():
                 files[item] = path
-        return whole_images(files)
+        named.pop("", None)
+        missing = [name for name in named if not (folder / name).is_file()]
+        if missing and not files:
+            raise UserError(
+                f"none of the {len(missing)} images that column {self.image_column} names is in {folder}: "
+                f"{', '.join(missing[:3])}: correct dataset.images or dataset.image_column"
+            )
+        usable, unreadable = whole_images(files)
+        return usable, ({"images that are not there": len(missing)} if missing else {}) | unreadable
 
 
 def _columns(setting: str | Sequence[str] | None) -> Sequence[str]:

@@ -55,3 +55,35 @@ def test_fingerprint_tells_images_of_one_name_and_size_apart(tmp_path):
         path.write_bytes(content)
         prints.add(folder_fingerprint(tmp_path))
     assert len(prints) == 2
+
+
+def test_a_folder_that_names_no_item_is_refused_with_examples(tmp_path, picture):
+    for name in ("p1", "p2", "p3"):
+        (tmp_path / f"{name}.png").write_bytes(picture("red"))
+    with pytest.raises(
+        UserError,
+        match=r"none of the 3 images in .* is named after one of the 2 items: p1\.png, p2\.png, .*; items .*1, 2",
+    ):
+        usable_images(tmp_path, ["1", "2"])
+
+
+def test_a_folder_of_which_hardly_anything_matches_is_said(tmp_path, picture, caplog):
+    for number in range(40):
+        (tmp_path / f"p{number}.png").write_bytes(picture("red"))
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    # One of 41 is fewer than one of twenty.
+    images, _ = usable_images(tmp_path, ["1", "2", "3"])
+    assert list(images) == ["1"]
+    assert "only 1 of the 41 images" in caplog.text
+    assert "match one of the 3 items; p0.png, p1.png, p10.png do not" in caplog.text
+    caplog.clear()
+    usable_images(tmp_path, ["1", *(f"p{number}" for number in range(9))])
+    assert caplog.text == ""
+
+
+def test_a_few_images_for_many_items_are_usual_and_none_for_a_hundred_are_not(tmp_path, picture, caplog):
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    usable_images(tmp_path, map(str, range(100)))
+    assert caplog.text == ""
+    usable_images(tmp_path, map(str, range(101)))
+    assert "images for only 1 of the 101 items" in caplog.text

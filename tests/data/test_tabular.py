@@ -120,6 +120,19 @@ def test_images_by_id_or_by_column(files, picture):
         load(files, image_column="photo")
 
 
+def test_a_column_of_images_that_are_not_there(files, picture, caplog):
+    (files / "images").mkdir()
+    (files / "items.csv").write_text(ITEMS.replace("../hat.png", "hat.png"), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"none of the 2 images that column photo names is in .*: pics/one\.png, hat\.png"
+    ):
+        load(files, images=str(files / "images"), image_column="photo")
+    (files / "images" / "hat.png").write_bytes(picture("red"))
+    data = load(files, images=str(files / "images"), image_column="photo")
+    assert list(data.items.images) == ["2"]
+    assert data.skipped == {"images that are not there": 1}
+
+
 def test_identity_follows_settings_and_content(files):
     def identity(**settings):
         return Tabular(str(files / "interactions.csv"), str(files / "items.csv"), **settings).identity()
