@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.download import download_images
-from mllmrec.data.images import folder_fingerprint, usable_images
+from mllmrec.data.images import folder_fingerprint, image_files, whole_images
 from mllmrec.data.reviews import read_reviews
 from mllmrec.data.text import (
     collapse_spaces,
@@ -93,7 +94,7 @@ class Amazon2023(Dataset):
         folder = self._image_folder()
         if self.download_images:
             skipped |= download_images(urls, folder, self.image_workers)
-        images, unreadable = usable_images(folder, item_codes) if folder.is_dir() else ({}, {})
+        images, unreadable = self._cached_images(folder, item_codes)
         items = Items(np.array(list(item_codes), dtype=object), titles, details, images)
         return RawData(self.name, items, interactions, skipped | unreadable)
 
@@ -111,6 +112,11 @@ class Amazon2023(Dataset):
             "files": [input_fingerprint(path) for path in self._files()],
             "images": folder_fingerprint(self._image_folder()),
         }
+
+    def _cached_images(self, folder: Path, items: Iterable[str]) -> tuple[dict[str, Path], dict[str, int]]:
+        # Images of other items in the cache are no mistake: max_items may have been larger.
+        files = image_files(folder) if folder.is_dir() else {}
+        return whole_images({item: files[item] for item in items if item in files})
 
     def _image_folder(self) -> Path:
         return self.cache_dir / "amazon_2023" / self.category / "images"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from urllib3.util import Retry
 
 from mllmrec.cache import atomic_path
-from mllmrec.data.images import image_files
+from mllmrec.data.images import broken_images, image_files
 from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,10 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
     folder.mkdir(parents=True, exist_ok=True)
     failures = folder / "failed.jsonl"
     refused = _read_failures(failures)
+    present = image_files(folder)
+    for path in broken_images(present[item] for item in urls if item in present):
+        log.warning("1 image in %s is broken and fetched again: %s", folder, path.name)
+        path.unlink()
     present = image_files(folder)
     wanted = {item: url for item, url in urls.items() if item not in present and url not in refused}
     unsafe = [item for item in wanted if not re.fullmatch(r"\w[\w.-]*", item)]

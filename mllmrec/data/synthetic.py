@@ -8,17 +8,22 @@ Welling 2019, "Stochastic Beams and Where to Find Them").
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mllmrec.cache import atomic_path, fingerprint, write_json
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.drawing import HUES, PATTERNS, SHAPES, draw_item
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
+
+log = logging.getLogger(__name__)
 
 CATEGORIES = (
     "lamp",
@@ -178,11 +183,23 @@ class Synthetic(Dataset):
         images = {item: folder / "images" / f"{item}.png" for item in ids.tolist()}
         marker = folder / "complete.json"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        # Every file present is whole, since each is renamed into place: an interrupted run draws the rest only.
-        present = set(os.listdir(folder / "images"))
+        # Each image is renamed into place, so an interrupted run draws the rest only. But disks and copies damage files.
+        names = set(os.listdir(folder / "images"))
+        present = [path for path in images.values() if path.name in names]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            whole = list(pool.map(self._is_as_drawn, present))
+        intact = {path for path, good in zip(present, whole, strict=True) if good}
+        if len(intact) < len(present):
+            damaged = len(present) - len(intact)
+            log.warning(
+                "%s: %d cached image%s damaged and drawn again",
+                folder,
+                damaged,
+                " is" if damaged == 1 else "s are",
+            )
         colours = list(HUES)
         for index, path in enumerate(images.values()):
-            if path.name in present:
+            if path in intact:
                 continue
             picture = draw_item(
                 colours[attributes["colour"][index]],
@@ -196,6 +213,17 @@ class Synthetic(Dataset):
         if not marker.exists():
             write_json(marker, identity)
         return images
+
+    def _is_as_drawn(self, path: Path) -> bool:
+        """Whether the file's checksums agree, all its pixels decode, and it has the right size."""
+        try:
+            with Image.open(path) as image:
+                image.verify()
+            with Image.open(path) as image:
+                image.load()
+                return image.size == (self.image_size, self.image_size)
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+            return False
 
     def _interactions(self, attributes: dict[str, np.ndarray]) -> RawInteractions:
         features = self._features(attributes)

@@ -83,6 +83,17 @@ def test_images_good_missing_truncated_and_none(site, tmp_path, picture):
     assert (tmp_path / "5.png").read_bytes() == picture("red")
 
 
+def test_a_broken_image_on_disk_is_fetched_again(site, tmp_path, picture, caplog):
+    site.files |= {"/1": picture("red"), "/2": picture("blue")}
+    urls = {item: f"{site.address}/{item}" for item in ("1", "2")}
+    (tmp_path / "1.png").write_bytes(picture("red")[:60])
+    (tmp_path / "2.png").write_bytes(picture("green"))
+    assert download_images(urls, tmp_path) == {}
+    assert site.requests == [("/1", None)]
+    assert (tmp_path / "1.png").read_bytes() == picture("red")
+    assert "1 image in" in caplog.text
+
+
 def test_line_of_failures_cut_short_costs_one_try(site, tmp_path, picture):
     site.files["/1"] = picture("red")
     (tmp_path / "failed.jsonl").write_text('{"url": "' + site.address, encoding="utf-8")

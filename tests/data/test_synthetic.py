@@ -92,6 +92,26 @@ def test_images_are_drawn_once_and_only_the_missing_ones_again(tmp_path: Path) -
     assert images["2"].read_bytes() == drawn
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "changed", "other"])
+def test_a_damaged_image_is_drawn_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = _small(tmp_path, num_items=20)
+    image = source.load().items.images["2"]
+    whole = image.read_bytes()
+    if damage == "other":
+        Image.new("RGB", (8, 8)).save(image)
+    else:
+        middle = len(whole) // 2
+        changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        image.write_bytes({"cut": whole[:-40], "empty": b"", "changed": changed}[damage])
+    assert source.load().items.images["2"].read_bytes() == whole
+    assert "1 cached image is damaged and drawn again" in caplog.text
+    caplog.clear()
+    source.load()
+    assert caplog.text == ""
+
+
 def _hit_rate_at_3(scores: np.ndarray) -> float:
     """Mean HR@3 of rows whose first column is the target's score; ties share their places evenly."""
     better = (scores[:, 1:] > scores[:, :1]).sum(1)
