@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,13 +30,23 @@ def temporary_beside(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` to write to; rename it to ``path`` only if the block succeeds."""
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary neighbour of ``path`` to write to; rename it to ``path`` only if the block succeeds.
+
+    Args:
+        path: the file's name.
+        durable: whether the content is on the disk before it gets its name, so that a power cut leaves no empty file
+            there. Not worth the wait for many small files that are verified when they are read.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
         yield temporary
+        if durable:
+            to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,6 +73,22 @@ def remove_abandoned(folder: Path) -> list[Path]:
                 path.unlink(missing_ok=True)
             removed.append(path)
     return removed
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders, and what cannot be read was written by someone else
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no such call.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,41 @@ def test_an_earlier_file_survives_a_failure(tmp_path):
         write_half(path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def recorded(monkeypatch):
+    """What reaches the disk in which order: (fsync, name) and (replace, name)."""
+    events = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def rename(source, target):
+        events.append(("replace", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    return events
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors have no names here")
+def test_content_is_on_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+    # Otherwise a power cut leaves an empty file under the final name.
+    events = recorded(monkeypatch)
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        temporary.write_text("whole")
+    assert events == [
+        ("fsync", temporary.name),
+        ("replace", "file.txt"),
+        ("fsync", tmp_path.name),
+    ]
+    events.clear()
+    with atomic_path(tmp_path / "other.txt", durable=False) as temporary:
+        temporary.write_text("whole")
+    assert events == [("replace", "other.txt")]
 
 
 def test_json_is_readable_and_refuses_nan(tmp_path):

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn, track
 from urllib3.util import Retry
 
-from mllmrec.cache import atomic_path
+from mllmrec.cache import atomic_path, to_disk
 from mllmrec.data.images import broken_images, image_files
 from mllmrec.errors import UserError
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 UNREACHABLE_LIMIT = 50
+LARGEST_IMAGE = 100 * 2**20  # bytes
 
 
 def http_session(connections: int = 1) -> requests.Session:
@@ -64,6 +65,7 @@ def download(url: str, target: Path) -> Path:
                 f"cannot download {url} ({type(error).__name__}: {str(error)[:200]}): run again to continue, "
                 f"or fetch the file by hand and put it at {target}"
             ) from error
+        to_disk(part)
         os.replace(part, target)
     return target
 
@@ -180,7 +182,12 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
 def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -> str | None:
     """None when the image is on disk, "" when it may come another time, else why it never will."""
     try:
-        response = session.get(url, timeout=TIMEOUT)
+        with session.get(url, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code in (408, 429) or response.status_code >= 500:
+                return ""
+            if response.status_code != 200:
+                return f"HTTP {response.status_code}"
+            content = _content(response)
     except (
         requests.exceptions.InvalidURL,
         requests.exceptions.InvalidSchema,
@@ -189,21 +196,29 @@ def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -
         return "not a URL"
     except requests.RequestException:
         return ""
-    if response.status_code in (408, 429) or response.status_code >= 500:
-        return ""
-    if response.status_code != 200:
-        return f"HTTP {response.status_code}"
+    if content is None:
+        return f"larger than {LARGEST_IMAGE} bytes"
     try:
-        with Image.open(io.BytesIO(response.content)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             suffix = FORMATS.get(image.format or "")
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         return f"no whole image ({type(error).__name__})"
     if suffix is None:
         return "neither JPEG, PNG nor WebP"
-    with atomic_path(folder / (item + suffix)) as temporary:
-        temporary.write_bytes(response.content)
+    with atomic_path(folder / (item + suffix), durable=False) as temporary:
+        temporary.write_bytes(content)
     return None
+
+
+def _content(response: requests.Response) -> bytes | None:
+    """The body, unpacked; None where it is larger than any image."""
+    content = bytearray()
+    for block in response.iter_content(1 << 18):
+        content += block
+        if len(content) > LARGEST_IMAGE:
+            return None
+    return bytes(content)
 
 
 def _read_failures(path: Path) -> set[str]:

@@ -24,6 +24,7 @@ from mllmrec.errors import UserError, choices
 
 VARIANTS = {"ml-latest-small": ("ratings.csv", "movies.csv"), "ml-1m": ("ratings.dat", "movies.dat")}
 ARCHIVES = "https://files.grouplens.org/datasets/movielens"
+MOST_UNPACKED = 2**30  # bytes of a file in an archive; ml-1m's largest has 25 million
 POSTER_FOLDERS = ("posters", "images")
 NO_GENRES = "(no genres listed)"
 ARTICLES = "The|A|An|Les|Le|La|L'|Los|Las|El|Il|Lo|I|Gli|Der|Die|Das|Den|Det|De|Het|En|Et|Ein|Eine|Un|Una|Une|O|Os|As"
@@ -165,14 +166,21 @@ def _unpack(archive: Path, variant: str, names: tuple[str, str], folder: Path) -
     try:
         with zipfile.ZipFile(archive) as packed:
             for name in names:
+                size = packed.getinfo(f"{variant}/{name}").file_size
+                if size > MOST_UNPACKED:
+                    raise UserError(
+                        f"{archive}: {name} in it unpacks to {size} bytes, and {variant} has at most {MOST_UNPACKED}: delete "
+                        "it and fetch it again"
+                    )
                 if not (folder / name).is_file():
+                    # No more than the size that the archive states comes out of it.
                     with (
                         atomic_path(folder / name) as temporary,
                         packed.open(f"{variant}/{name}") as source,
                         temporary.open("wb") as target,
                     ):
                         shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError) as error:
         raise UserError(
             f"{archive}: not the whole archive of {variant} ({error}): delete it and fetch it again"
         ) from error

@@ -208,7 +208,7 @@ class Synthetic(Dataset):
                 self.image_size,
                 numpy_generator(self.seed, "synthetic-image", index),
             )
-            with atomic_path(path) as temporary:
+            with atomic_path(path, durable=False) as temporary:
                 picture.save(temporary, format="PNG", compress_level=1)
         if not marker.exists():
             write_json(marker, identity)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mllmrec.data.text import (
     RoundedNumber,
     as_text,
     collapse_spaces,
+    open_bytes,
     read_json_lines,
     read_lines,
     require_files,
@@ -27,6 +28,7 @@ from mllmrec.data.text import (
 from mllmrec.errors import UserError, choices
 
 JSON_CHUNK = 100_000
+LONGEST_ROW = 1 << 24  # bytes
 SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -218,21 +220,24 @@ def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_
     if len(set(header)) < len(header):
         raise UserError(f"{path}:1: a column name stands twice in {', '.join(header)}: rename one")
     try:
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(encoding=encoding, column_names=header, skip_rows=0),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter="\t" if kind == "tsv" else ",",
-                quote_char=False if kind == "tsv" else '"',
-                newlines_in_values=kind == "csv",
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(wanted),
-                column_types=dict.fromkeys(wanted, pa.string()),
-                strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        with open_bytes(path) if path.suffix == ".gz" else nullcontext(path) as source:
+            table = pyarrow.csv.read_csv(
+                source,
+                read_options=pyarrow.csv.ReadOptions(
+                    encoding=encoding, column_names=header, block_size=LONGEST_ROW
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter="\t" if kind == "tsv" else ",",
+                    quote_char=False if kind == "tsv" else '"',
+                    newlines_in_values=kind == "csv",
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=list(wanted),
+                    column_types=dict.fromkeys(wanted, pa.string()),
+                    strings_can_be_null=False,
+                ),
+            )
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         _find_fault(path, encoding, len(header))
         raise UserError(f"{path}: not readable as {kind} ({collapse_spaces(str(error))})") from error
     if kind == "csv" and _odd_quotes(path):
@@ -247,8 +252,7 @@ def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_
 
 
 def _odd_quotes(path: Path) -> bool:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
+    with open_bytes(path) as stream:
         blocks = iter(lambda: stream.read(1 << 20), b"")
         return sum(block.count(b'"') for block in blocks) % 2 == 1
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import html
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from mllmrec.cache import file_fingerprint
 from mllmrec.errors import UserError
+
+# Tables pack to a tenth or so of their size. What unpacks to more than this is made to fill a machine's memory.
+MOST_PER_BYTE, UNPACKED_FREELY = 200, 2**30
 
 
 def require_files(paths: Iterable[Path], remedy: str) -> None:
@@ -56,17 +61,50 @@ def as_text(value: object) -> str:
     return str(value)
 
 
+class _Unpacking(io.RawIOBase):
+    """The bytes in a ``.gz`` file, as long as there are not absurdly more of them than in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._most = path, max(UNPACKED_FREELY, MOST_PER_BYTE * path.stat().st_size)
+        self._stream, self._count = gzip.GzipFile(path, "rb"), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        self._count += len(block)
+        if self._count > self._most:
+            raise UserError(
+                f"{self._path}: unpacks to more than {MOST_PER_BYTE} times its size ({self._count} bytes so far): if that "
+                "is as it should be, unpack it yourself and name the unpacked file"
+            )
+        return len(block)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def open_bytes(path: Path) -> io.BufferedReader:
+    """A file for reading, unpacked on the way where its name ends in ``.gz``.
+
+    Reading raises `UserError` where a packed file unpacks without end.
+    """
+    return io.BufferedReader(_Unpacking(path), 1 << 20) if path.suffix == ".gz" else path.open("rb")
+
+
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     """Every line of a text file, blank ones too, line end included; ``.gz`` is unpacked on the way.
 
     Raises:
         UserError: the bytes do not fit ``encoding`` (naming line and byte), or the archive is cut short.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
     offset = 0
     number = 0
     try:
-        with opener(path, "rb") as stream:
+        with open_bytes(path) as stream:
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode(encoding)
                 yield line.removeprefix("\ufeff") if number == 1 else line

@@ -94,6 +94,15 @@ def test_a_broken_image_on_disk_is_fetched_again(site, tmp_path, picture, caplog
     assert "1 image in" in caplog.text
 
 
+def test_an_image_without_end_is_refused(site, tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(mllmrec.data.download, "LARGEST_IMAGE", 1000)
+    site.files |= {"/1": picture("red") + bytes(1000), "/2": picture("blue")}
+    counts = download_images({item: f"{site.address}/{item}" for item in ("1", "2")}, tmp_path)
+    assert counts == {"images refused by the server or not an image": 1}
+    assert "larger than 1000 bytes" in (tmp_path / "failed.jsonl").read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("1.*"))
+
+
 def test_line_of_failures_cut_short_costs_one_try(site, tmp_path, picture):
     site.files["/1"] = picture("red")
     (tmp_path / "failed.jsonl").write_text('{"url": "' + site.address, encoding="utf-8")

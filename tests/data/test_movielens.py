@@ -97,3 +97,29 @@ def test_shared_posters(shared):
     assert data.skipped == {}
     assert (data.items.details == "").sum() == 34
     assert data.items.titles[data.items.ids.tolist().index("2571")] == "The Matrix (1999)"
+
+
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(movielens, "MOST_UNPACKED", 1000)
+    with zipfile.ZipFile(tmp_path / "ml-latest-small.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("ml-latest-small/movies.csv", MOVIES)
+        # 69 bytes, and a hundred lines of 13
+        packed.writestr("ml-latest-small/ratings.csv", RATINGS + "1,10,4.0,100\n" * 100)
+    with pytest.raises(UserError, match=r"ml-latest-small\.zip: .*ratings\.csv .*1369 bytes.*1000"):
+        MovieLens(str(tmp_path), str(tmp_path / "cache")).load()
+    assert not list((tmp_path / "cache").rglob("ratings.csv"))
+
+
+def test_an_archive_with_a_password_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ml-latest-small.zip", "w") as packed:
+        packed.writestr("ml-latest-small/ratings.csv", RATINGS)
+        packed.writestr("ml-latest-small/movies.csv", MOVIES)
+    content = bytearray((tmp_path / "ml-latest-small.zip").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of each file, and in the directory
+        place = content.find(mark)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(mark, place + 1)
+    (tmp_path / "ml-latest-small.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"not the whole archive .*encrypted"):
+        MovieLens(str(tmp_path), str(tmp_path / "cache")).load()

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import mllmrec.data.text
 from mllmrec.data.columns import first_seen_codes
 from mllmrec.data.tables import read_table
 from mllmrec.data.text import read_lines
@@ -119,3 +120,19 @@ def test_archive_cut_short(tmp_path):
     file.write_bytes(gzip.compress(b'{"a": 1}\n' * 9)[:-9])
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: broken after line"):
         list(read_lines(file))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.jsonl.gz"])
+def test_text_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(mllmrec.data.text, "UNPACKED_FREELY", 100_000)
+    file = tmp_path / name
+    header = b"" if "json" in name else b"user\n"
+    # One line of ten million letters packs into some ten thousand bytes.
+    file.write_bytes(gzip.compress(header + b"a" * 10_000_000))
+    with pytest.raises(UserError, match=r"a\..*\.gz: unpacks to more than 200 times its size"):
+        read_table(file, ["user"])
+    # Rows that differ pack less well.
+    rows = b"".join(b"%d\n" % number for number in range(100_000))
+    file.write_bytes(gzip.compress(header + rows))
+    if "json" not in name:
+        assert len(read_table(file, ["user"])) == 100_000
