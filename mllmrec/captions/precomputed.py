@@ -68,6 +68,8 @@ def _read_released(path: Path) -> dict[str, str]:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply: expected an object of captions by item id") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}: keep one caption per item") from error
     if not isinstance(records, dict):

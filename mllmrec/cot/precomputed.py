@@ -81,6 +81,8 @@ def read_records(path: Path) -> Iterator[tuple[str, object]]:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply: expected a list of records") from error
     if not isinstance(records, list):
         raise UserError(f"{path}: expected a list of records, found a {type(records).__name__}")
     for number, record in enumerate(records, start=1):

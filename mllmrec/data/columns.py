@@ -19,6 +19,10 @@ from mllmrec.errors import UserError
 log = logging.getLogger(__name__)
 
 LIST, OBJECT, TRUTH, ROUNDED = "a list", "an object", "true or false", "a rounded number"
+LONGEST_ID = 500  # characters; every item's id becomes a token
+UNPRINTABLE = (
+    r"[\p{Cc}\p{Zl}\p{Zp}\x{202A}-\x{202E}\x{2066}-\x{2069}]"  # controls, line ends, directions of text
+)
 MISSING = ("nan", "NaN", "None", "null", "NaT", "<NA>")  # as ids
 
 
@@ -58,6 +62,16 @@ class TableFile:
             pc.is_in(column, value_set=pa.array(MISSING)),
             name,
             "is what programs write for a missing value: give an id or remove the row",
+        )
+        self._refuse(
+            pc.greater(pc.utf8_length(column), LONGEST_ID),
+            name,
+            f"is longer than {LONGEST_ID} characters: name the column of ids, or shorten it",
+        )
+        self._refuse(
+            pc.match_substring_regex(column, UNPRINTABLE),
+            name,
+            "holds a line end or another character that controls terminals: correct it",
         )
         return column
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -36,7 +37,8 @@ def image_files(folder: Path) -> dict[str, Path]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = Path(entry.path)
             suffix = path.suffix.lower()
-            if suffix not in SUFFIXES or not entry.is_file():
+            # A link that leads nowhere stays, to be counted among those that do not open.
+            if suffix not in SUFFIXES or not (entry.is_symlink() or entry.is_file()):
                 continue
             known = files.get(path.stem)
             if known is None or SUFFIXES.index(suffix) < SUFFIXES.index(known.suffix.lower()):
@@ -46,8 +48,11 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def is_whole_image(path: Path) -> bool:
     """Whether every pixel of the file decodes (JPEGs at an eighth of their size, which is cheaper)."""
-    status = path.stat()
-    return _decodes(path, status.st_size, status.st_mtime_ns)
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and _decodes(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,25 @@ class KnownItems:
             shown = ", ".join(f"{column[row]} ({where(row)})" for row in unknown[:3].tolist())
             raise UserError(
                 f"{len(unknown)} interactions with items that {self.path} lacks: {shown}: "
-                "add the items, or set dataset.unknown_items=drop"
+                f"add the items, or set dataset.unknown_items=drop{self._nearly(column, unknown)}"
             )
         self.dropped += len(unknown)
         return codes
+
+    def _nearly(self, column: pa.ChunkedArray, unknown: np.ndarray) -> str:
+        """What is said of unknown ids that would be known if both files wrote ids alike."""
+        known = {_alike(item): item for item in self.ids.tolist()}
+        for row in unknown[:100].tolist():
+            item = known.get(_alike(column[row].as_py()))
+            if item is not None:
+                return f"; {column[row].as_py()!a} may be meant for {item!a}, as which it is written there: write ids alike"
+        return ""
+
+
+def _alike(item: str) -> str:
+    """An id without what programs change in it: Unicode form, case, zeros in front, and ``.0`` behind."""
+    plain = unicodedata.normalize("NFKC", item).casefold()
+    return plain.removesuffix(".0").lstrip("0") or "0"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from mllmrec.data.base import Items
-from mllmrec.data.columns import shortened
+from mllmrec.data.columns import LONGEST_ID, shortened
 from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
 LONGEST_TEXT = 2000  # characters; the longest title of Amazon Beauty has 879
-LONGEST_ID = 200  # characters; every id becomes a token
 
 
 def bounded(items: Items) -> Items:

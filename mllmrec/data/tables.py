@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from mllmrec.data.columns import LIST, OBJECT, ROUNDED, TRUTH, TableFile
+from mllmrec.data.columns import LIST, OBJECT, ROUNDED, TRUTH, TableFile, shortened
 from mllmrec.data.text import (
     RoundedNumber,
     as_text,
@@ -28,6 +28,7 @@ from mllmrec.data.text import (
 from mllmrec.errors import UserError, choices
 
 JSON_CHUNK = 100_000
+SHOWN = 20  # names of columns in a message
 LONGEST_ROW = 1 << 24  # bytes
 SUFFIXES = {
     ".csv": "csv",
@@ -68,6 +69,7 @@ def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, list[s
             if line.strip("\r\n"):
                 yield number, line.rstrip("\r\n").split("\t")
         return
+    csv.field_size_limit(LONGEST_ROW)
     reader = csv.reader(text, strict=True)
     start = 1
     try:
@@ -130,16 +132,33 @@ def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
 
 def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in present]
-    if missing:
-        raise UserError(
-            f"{path}: no column {choices(missing)}: it has {', '.join(present)}: name one of these in the settings"
+    if not missing:
+        return
+    shown = f"it has {_some(present)}: name one of these in the settings"
+    if len(present) == 1 and any(between in present[0] for between in ";\t|,"):
+        shown = (
+            f"it has one column, {shortened(present[0])}: fields are separated by commas in .csv, by tabs in .tsv and .txt: "
+            "rename or convert the file"
         )
+    raise UserError(f"{path}: no column {choices(missing)}: {shown}")
+
+
+def _refuse_repeated(place: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+    twice = [name for name in wanted if present.count(name) > 1]
+    if twice:
+        raise UserError(f"{place}: column {choices(twice)} stands twice: rename one")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _read_parquet(path: Path, wanted: Sequence[str]) -> TableFile:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _require_columns(path, wanted, file.schema_arrow.names)
+            _refuse_repeated(str(path), wanted, file.schema_arrow.names)
             table = file.read(columns=list(wanted))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
@@ -217,8 +236,7 @@ def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_
     if not has_header:
         header = [str(number) for number in range(1, len(header) + 1)]
     _require_columns(path, wanted, header)
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}:1: a column name stands twice in {', '.join(header)}: rename one")
+    _refuse_repeated(f"{path}:1", wanted, header)
     try:
         with open_bytes(path) if path.suffix == ".gz" else nullcontext(path) as source:
             table = pyarrow.csv.read_csv(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import html
 import io
@@ -98,21 +99,36 @@ def open_bytes(path: Path) -> io.BufferedReader:
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     """Every line of a text file, blank ones too, line end included; ``.gz`` is unpacked on the way.
 
+    Lines end with a line feed, or in a file without any with a carriage return.
+
     Raises:
-        UserError: the bytes do not fit ``encoding`` (naming line and byte), or the archive is cut short.
+        UserError: the file cannot be read, its bytes do not fit ``encoding`` (naming line and byte), or the archive is
+            cut short.
     """
-    offset = 0
-    number = 0
+    offset = number = 0
+    wide = False  # several bytes a character, one of which may look like a line end
     try:
+        wide = "\n".encode(encoding) != b"\n"
         with open_bytes(path) as stream:
-            for number, raw in enumerate(stream, start=1):
+            if wide:
+                with io.TextIOWrapper(stream, encoding, newline="\n") as text:
+                    for line in text:
+                        yield line
+                        number += 1
+                return
+            for number, raw in enumerate(_byte_lines(stream), start=1):
                 line = raw.decode(encoding)
                 yield line.removeprefix("\ufeff") if number == 1 else line
                 offset += len(raw)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        place = (
+            f"{path}:{number}: byte {offset + error.start} is"
+            if isinstance(error, UnicodeDecodeError) and not wide
+            else f"{path}:{number + 1}:"
+        )
         raise UserError(
-            f"{path}:{number}: byte {offset + error.start} is not {encoding} text: "
-            "save the file in that encoding or name its own, for example encoding: latin-1"
+            f"{place} not {encoding} text: save the file in that encoding or name its own, for example encoding: "
+            f"{_likely_encoding(path)}"
         ) from error
     except LookupError as error:
         raise UserError(
@@ -122,6 +138,24 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         raise UserError(
             f"{path}: broken after line {number} ({error}): fetch or pack the file again"
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}): correct its permissions or fetch it again"
+        ) from error
+
+
+def _byte_lines(stream: io.BufferedReader) -> Iterator[bytes]:
+    for number, line in enumerate(stream):
+        if number == 0 and b"\r" in line and not line.endswith(b"\n"):
+            yield from line.splitlines(keepends=True)
+        else:
+            yield line
+
+
+def _likely_encoding(path: Path) -> str:
+    with open_bytes(path) as stream:
+        begin = stream.read(2)
+    return "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
 
 
 def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, object]]]:
@@ -132,13 +166,13 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
     files, is a missing value.
 
     Raises:
-        UserError: a line is not a JSON object.
+        UserError: a line is not a JSON object, or names a field twice.
     """
     for number, line in enumerate(read_lines(path, encoding), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_float=number_text, parse_constant=lambda _: None)
+            record = _DECODER.decode(line)
             if "\\ud" in line.lower():
                 json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -168,3 +202,14 @@ def number_text(text: str) -> str:
     if abs(number) >= 2**53:
         return RoundedNumber(text)
     return str(int(number)) if number == number.to_integral_value() else text
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return record
+
+
+_DECODER = json.JSONDecoder(parse_float=number_text, parse_constant=lambda _: None, object_pairs_hook=_once)

@@ -53,7 +53,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
         ("c.json", b'{"7": "\xff"}', "c.json: byte 7 is not UTF-8"),
         ("c.csv", b"item_id,caption\n7,a\n7,b\n", "c.csv:2 and"),
         ("c.csv", b"item_id,text\n7,a\n", "no column caption"),
-        ("c.txt", b"7 a\n", "unknown kind of table"),
+        ("c.dat", b"7 a\n", "unknown kind of table"),
+        ("c.json", b"[" * 100_000, "c.json: nested too deeply"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -77,6 +77,10 @@ def test_columns_that_are_no_ids(parquet, column):
         (pa.array([2.0**53, 1.0]), r"row 1: column x: 9007199254740992\.0 is a rounded number"),
         (pa.array(["a", "nan"]), r"row 2: column x: 'nan' .* missing"),
         (pa.array([None, None]), r"row 1: column x: None is empty"),
+        (pa.array(["a", "b" * 501]), r"row 2: column x: 'bb.*…b+' is longer than 500 characters"),
+        (pa.array(["a", "b\nc"]), r"row 2: column x: 'b\\nc' holds a line end"),
+        (pa.array(["a", "b\x00c"]), r"row 2: column x: 'b\\x00c' holds .* controls terminals"),
+        (pa.array(["a", "b\u202ec"]), r"row 2: column x: 'b\\u202ec' holds .* controls terminals"),
     ],
 )
 def test_rows_that_are_no_ids(parquet, column, message):
@@ -148,8 +152,9 @@ def test_signs_and_points_of_numbers(tmp_path):
         ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"x": ' + "9" * 5000 + "}", "not JSON"),
         (r'{"x": "\ud800"}', "half of a surrogate pair"),
+        ('{"x": 1, "y": 2, "x": 3}', "'x' stands twice"),
     ],
-    ids=["nested", "digits", "surrogate"],
+    ids=["nested", "digits", "surrogate", "twice"],
 )
 def test_json_that_cannot_be_read_names_the_line(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n' + line + "\n", encoding="utf-8")

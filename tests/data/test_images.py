@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -87,3 +89,22 @@ def test_a_few_images_for_many_items_are_usual_and_none_for_a_hundred_are_not(tm
     assert caplog.text == ""
     usable_images(tmp_path, map(str, range(101)))
     assert "images for only 1 of the 101 items" in caplog.text
+
+
+def test_links_that_lead_in_a_circle_are_no_images(tmp_path, picture, caplog):
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "2.png").symlink_to("2.png")
+    (tmp_path / "3.png").symlink_to("gone.png")
+    images, counts = usable_images(tmp_path, ["1", "2", "3"])
+    assert list(images) == ["1"]
+    assert counts == {"unreadable images": 2}
+    assert "2.png, 3.png" in caplog.text
+    assert folder_fingerprint(tmp_path) is not None
+
+
+def test_what_is_called_like_an_image_and_is_no_file(tmp_path, picture):
+    (tmp_path / "1.png").write_bytes(picture("red"))
+    (tmp_path / "2.png").mkdir()
+    os.mkfifo(tmp_path / "3.png")
+    assert list(usable_images(tmp_path, ["1", "2", "3"])[0]) == ["1"]

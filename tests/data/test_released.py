@@ -113,3 +113,10 @@ def test_identity_follows_content_not_place(root, tmp_path):
     assert Netflix(str(moved)).identity() == before
     (moved / "test.tsv").write_text("u3\t30\n", encoding="utf-8")
     assert Netflix(str(moved)).identity() != before
+
+
+def test_a_title_of_any_length_is_read(root):
+    (root / "netflix_titles.csv").write_text(
+        f'item,title\n10,"One, {"x" * 200_000}"\n20,b\n30,c\n', encoding="utf-8"
+    )
+    assert len(read_titles(root / "netflix_titles.csv")["10"]) == 200_005

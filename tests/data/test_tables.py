@@ -136,3 +136,23 @@ def test_text_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
     file.write_bytes(gzip.compress(header + rows))
     if "json" not in name:
         assert len(read_table(file, ["user"])) == 100_000
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_stands_twice(tmp_path, kind):
+    file = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        file.write_text("user,item,user,x,x\na,1,b,2,3\n", encoding="utf-8")
+    else:
+        columns = [pa.array([value]) for value in ("a", "1", "b", "2", "3")]
+        pyarrow.parquet.write_table(pa.table(columns, names=["user", "item", "user", "x", "x"]), file)
+    with pytest.raises(UserError, match=rf"a\.{kind}.*: column user stands twice"):
+        read_table(file, ["user", "item"])
+    assert read_table(file, ["item"]).ids("item").to_pylist() == ["1"]
+
+
+def test_a_parquet_column_with_a_point_in_its_name(tmp_path):
+    nested = pa.array([{"id": "no"}])
+    table = pa.table({"user.id": ["a"], "user": nested})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet", ["user.id"]).ids("user.id").to_pylist() == ["a"]

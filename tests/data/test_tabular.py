@@ -73,6 +73,19 @@ def test_unknown_items(files):
         load(files, unknown_items="ignore")
 
 
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("cafe\u0301", "caf\u00e9"), ("1.0", "1"), ("007", "7"), ("b00x", "B00X"), ("\uff11", "1")],
+)
+def test_ids_that_are_written_in_two_ways(files, here, there):
+    (files / "interactions.csv").write_text(f"user_id,item_id,timestamp\na,{here},1\n", encoding="utf-8")
+    (files / "items.csv").write_text(f"item_id,title\n{there},Hat\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(files)
+    # Escaped, since the two may look the same.
+    assert f"{here!a} may be meant for {there!a}" in str(caught.value)
+
+
 def test_duplicate_item_ids(files):
     (files / "items.csv").write_text("item_id,title\n1,a\n\n2,b\n1,c\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"1 repeated item ids: 1 \(.*items\.csv:2 and .*items\.csv:5\)"):
