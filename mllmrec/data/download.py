@@ -128,10 +128,13 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
     failures = folder / "failed.jsonl"
     refused = _read_failures(failures)
     present = image_files(folder)
-    for path in broken_images(present[item] for item in urls if item in present):
-        log.warning("1 image in %s is broken and fetched again: %s", folder, path.name)
+    broken = broken_images(present[item] for item in urls if item in present)
+    for path in broken:
         path.unlink()
-    present = image_files(folder)
+    if broken:
+        names = ", ".join(path.name for path in broken[:5])
+        log.warning("%d broken images in %s are fetched again, such as %s", len(broken), folder, names)
+        present = image_files(folder)
     wanted = {item: url for item, url in urls.items() if item not in present and url not in refused}
     unsafe = [item for item in wanted if not re.fullmatch(r"\w[\w.-]*", item)]
     for item in unsafe:

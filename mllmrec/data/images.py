@@ -110,10 +110,10 @@ def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path
 
 def _judge(folder: Path, files: Mapping[str, Path], ids: Sequence[str], matching: int) -> None:
     """Say so where the images in a folder seem to be those of other items."""
-    strangers = ", ".join(path.name for path in list(files.values())[:3])
     if files and not matching:
+        names = ", ".join(path.name for path in islice(files.values(), 3))
         raise UserError(
-            f"none of the {len(files)} images in {folder} is named after one of the {len(ids)} items: {strangers}; items "
+            f"none of the {len(files)} images in {folder} is named after one of the {len(ids)} items: {names}; items "
             f"are {', '.join(ids[:3])}: name each image <item id>.jpg, or name another folder"
         )
     if matching * FEW_FILES < len(files):

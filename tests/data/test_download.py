@@ -91,7 +91,8 @@ def test_a_broken_image_on_disk_is_fetched_again(site, tmp_path, picture, caplog
     assert download_images(urls, tmp_path) == {}
     assert site.requests == [("/1", None)]
     assert (tmp_path / "1.png").read_bytes() == picture("red")
-    assert "1 image in" in caplog.text
+    assert "1 broken images in" in caplog.text
+    assert "such as 1.png" in caplog.text
 
 
 def test_an_image_without_end_is_refused(site, tmp_path, picture, monkeypatch):
