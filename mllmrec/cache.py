@@ -9,9 +9,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,25 @@ def content_fingerprint(path: Path) -> str:
         return file_fingerprint(path)
     files = (file for file in path.rglob("*") if file.is_file())
     return files_fingerprint({file.relative_to(path).as_posix(): file for file in files})
+
+
+def source_fingerprint(*files: str, libraries: Sequence[str] = ()) -> str:
+    """A hash of what computes something by rules (16 hexadecimal digits).
+
+    Args:
+        files: source files, as in ``__file__``.
+        libraries: names of packages whose version counts.
+    """
+    sources = [file_fingerprint(Path(file)) for file in files]
+    return fingerprint([sources, {name: library_version(name) for name in libraries}])
+
+
+def library_version(package: str) -> str:
+    """The version of an installed package; "none" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 class Digest:

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,13 @@ import torch
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from mllmrec.cache import Digest, content_fingerprint, file_fingerprint, files_fingerprint
+from mllmrec.cache import (
+    Digest,
+    content_fingerprint,
+    file_fingerprint,
+    files_fingerprint,
+    library_version,
+)
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.examples import Example
@@ -124,7 +129,7 @@ def code_fingerprint(settings: Any) -> dict[str, Any]:
         settings: of what is trained; the classes that their ``_target_`` name may lie outside this package.
     """
     return {
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: library_version(name) for name in _LIBRARIES},
         "package": package_fingerprint(),
         "own": {name: file_fingerprint(path) for name, path in sorted(_own_sources(settings).items())},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -150,13 +155,6 @@ def _own_sources(settings: Any) -> dict[str, Path]:
     else:
         return {}
     return {name: path for part in found for name, path in part.items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from mllmrec.cache import source_fingerprint
+from mllmrec.captions import colours
 from mllmrec.captions.base import Captioner
 from mllmrec.captions.colours import colour_shares, lab_of
 from mllmrec.errors import UserError
@@ -38,8 +40,9 @@ class Palette(Captioner):
         self.max_colours = max_colours
 
     def identity(self) -> dict[str, object]:
-        """The method's version and settings."""
-        return {"captioner": "palette", "version": 1, "max_colours": self.max_colours}
+        """The rules and settings."""
+        rules = source_fingerprint(__file__, colours.__file__, libraries=("pillow", "scipy", "numpy"))
+        return {"captioner": "palette", "rules": rules, "max_colours": self.max_colours}
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
         """Caption each image; None for a file that is missing, truncated or no image."""

@@ -194,7 +194,8 @@ class CotPipeline:
         return texts
 
     def _store(self, stage: str) -> TextStore:
-        return TextStore(self.cache, stage, self.reasoner(stage).identity())
+        reasoner = self.reasoner(stage)
+        return TextStore(self.cache, stage, reasoner.identity(), reads_users=reasoner.reads_users)
 
     def _history(self, key: CotKey) -> list[HistoryItem]:
         return [self.items[item] for item in key.history_ids]

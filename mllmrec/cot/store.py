@@ -14,18 +14,26 @@ class TextStore:
     """The texts of one reasoner for one stage.
 
     The file is named after everything that makes a text besides its request (``identity``, which is also its first
-    line); a text is found by the fingerprint of all that the request says: messages, history, draft, and the bytes of
-    its images. Two samples that ask the same thing share a text.
+    line); a text is found by the fingerprint of all that the request says: messages, history, draft, target where it
+    is told, and the bytes of its images. Two samples that ask the same thing share a text.
     """
 
-    def __init__(self, folder: Path, stage: str, identity: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, stage: str, identity: Mapping[str, object], *, reads_users: bool = False
+    ) -> None:
         """Read what is there; a line that a killed process left unfinished is passed over.
+
+        Args:
+            folder: of all stages.
+            stage: draft, refined or leaky.
+            identity: of the reasoner.
+            reads_users: whether a text depends on whose request it is: then users do not share any.
 
         Raises:
             UserError: the file cannot be read.
         """
         self.path = folder / f"{stage}-{fingerprint({'stage': stage, **identity})}.jsonl"
-        self._file = GrowingFile(self.path, identity)
+        self._file, self._reads_users = GrowingFile(self.path, identity), reads_users
         self._known: dict[str, Written] = {}
         for record in self._file.records():
             try:
@@ -40,14 +48,17 @@ class TextStore:
 
     def key(self, request: Request) -> str:
         """What a request's text is found by."""
-        return fingerprint(
-            {
-                "messages": [request.system, request.message],
-                "history": [[item.item_id, item.title, item.caption] for item in request.history],
-                "draft": request.draft,
-                "images": [_image_fingerprint(path) for path in request.images],
-            }
-        )
+        said: dict[str, object] = {
+            "messages": [request.system, request.message],
+            "history": [[item.item_id, item.title, item.caption] for item in request.history],
+            "draft": request.draft,
+            "images": [_image_fingerprint(path) for path in request.images],
+        }
+        if request.leak:
+            said["leak"] = request.leak
+        if self._reads_users:
+            said["user"] = request.user_id
+        return fingerprint(said)
 
     def find(self, key: str) -> Written | None:
         """The text of an earlier request that said the same."""
@@ -70,9 +81,15 @@ class TextStore:
         self._known[key] = written
 
 
-@lru_cache(maxsize=100_000)
 def _image_fingerprint(path: Path) -> str:
     try:
-        return file_fingerprint(path)
+        status = path.stat()
+        return _fingerprint_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError:
         return "unreadable"
+
+
+@lru_cache(maxsize=100_000)
+def _fingerprint_of(path: Path, *version: int) -> str:
+    """The hash of a file as it is now: one image stands in many histories."""
+    return file_fingerprint(path)

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mllmrec.cache import atomic_path, fingerprint, write_json
+from mllmrec import randomness
+from mllmrec.cache import atomic_path, fingerprint, source_fingerprint, write_json
+from mllmrec.data import drawing
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.drawing import HUES, PATTERNS, SHAPES, draw_item
 from mllmrec.errors import UserError
@@ -125,7 +127,9 @@ class Synthetic(Dataset):
     def _image_identity(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "version": 1,
+            "rules": source_fingerprint(
+                __file__, drawing.__file__, randomness.__file__, libraries=("pillow", "numpy")
+            ),
             "seed": self.seed,
             "num_items": self.num_items,
             "image_size": self.image_size,

@@ -67,6 +67,7 @@ class Reasoner(ABC):
     """Writes reasoning."""
 
     sees_images: bool = False  # whether requests carry the images of the history
+    reads_users: bool = False  # whether a text depends on whose history it is
     free: bool = False  # whether a text costs neither money nor a model's time
 
     @property

@@ -21,6 +21,7 @@ class PrecomputedReasoner(Reasoner):
     """
 
     free = True
+    reads_users = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mllmrec.cache import source_fingerprint
+from mllmrec.cot import template
 from mllmrec.cot.template import content_words, join_words, tags_or_words, template_reasoning
+from mllmrec.prompts import markup
 from mllmrec.prompts.markup import neutral
 from mllmrec.reasoners.base import Reasoner, Request, Written
 
@@ -23,8 +26,9 @@ class TemplateReasoner(Reasoner):
     free = True
 
     def identity(self) -> dict[str, object]:
-        """The rule's version: there are no settings."""
-        return {"reasoner": "template", "version": 3}
+        """The rules: there are no settings."""
+        rules = source_fingerprint(__file__, template.__file__, markup.__file__)
+        return {"reasoner": "template", "rules": rules}
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
         """Answer each request at once; a history without words is the problem ``empty``."""

@@ -88,7 +88,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "settings": {"overrides": ["method.recommender.dropout=0.1"]},
     "trainer": {"overrides": ["trainer.precision=bf16-mixed"]},
     "seed": {"overrides": ["seed=1"]},
-    "code": {"patch": (fingerprints, "version", lambda package: "0.0.0")},
+    "code": {"patch": (fingerprints, "library_version", lambda package: "0.0.0")},
     "files": {"encoder": "two"},
     "sequences": {"before": other_sequence(held_out=False)},
     "texts": {"before": other_caption},

@@ -117,7 +117,7 @@ def test_markup_of_captions_and_drafts_does_not_get_through(caption, draft):
 
 
 def test_the_identity_has_no_settings():
-    assert TemplateReasoner().identity() == {"reasoner": "template", "version": 3}
+    assert set(TemplateReasoner().identity()) == {"reasoner", "rules"}
     assert TemplateReasoner().estimate([request_of(CAPTIONS)]) is None
 
 

@@ -180,7 +180,7 @@ PARTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     # part: (stages, what is changed)
     "stages": (BOTH, {"stages": ("sft", "warmup")}),
     "settings": (BOTH, {"overrides": ["sft.learning_rate=0.1"]}),
-    "code": (BOTH, {"patch": (fingerprints, "version", lambda package: "0.0.0")}),
+    "code": (BOTH, {"patch": (fingerprints, "library_version", lambda package: "0.0.0")}),
     "model": (BOTH, {"before": other_weights}),
     "reader": (BOTH, {"before": other_chat_template}),
     "answers": (BOTH, {"before": other_ends_of_answers}),
@@ -454,5 +454,7 @@ def test_a_class_of_the_user_s_own_is_known_by_its_source(tmp_path, monkeypatch)
 def test_another_version_of_a_library_is_other_code(monkeypatch, library):
     first = code_fingerprint({})
     versions = dict(first["libraries"])
-    monkeypatch.setattr(fingerprints, "version", lambda name: "0" if name == library else versions[name])
+    monkeypatch.setattr(
+        fingerprints, "library_version", lambda name: "0" if name == library else versions[name]
+    )
     assert changed(first, code_fingerprint({})) == {"libraries"}

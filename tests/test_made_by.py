@@ -1,0 +1,169 @@
+"""Captions, reasoning and pictures are found by what made them: every parameter, and the rules where rules make them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mllmrec import cache, randomness
+from mllmrec.cache import source_fingerprint
+from mllmrec.captions import colours, palette
+from mllmrec.captions.openai import OpenAICaptioner
+from mllmrec.captions.palette import Palette
+from mllmrec.captions.vlm import Vlm
+from mllmrec.cot import template as cot_template
+from mllmrec.data import drawing, synthetic
+from mllmrec.data.synthetic import Synthetic
+from mllmrec.prompts import markup
+from mllmrec.reasoners import template
+from mllmrec.reasoners.hf import HfReasoner
+from mllmrec.reasoners.openai import OpenAIReasoner
+from mllmrec.reasoners.template import TemplateReasoner
+
+# What is sent to a server, and how often, changes no text; servers move.
+_SERVER = (
+    "base_url",
+    "api_key_env",
+    "image_tokens",
+    "concurrency",
+    "timeout_seconds",
+    "attempts",
+    "backoff_seconds",
+    "max_requests",
+    "max_tokens_total",
+    "max_money",
+    "price_in",
+    "price_out",
+)
+_ROUNDING = ("device", "attn_implementation", "batch_size")
+_ASKED = {"model": "m", "prompt": "Describe it."}
+_DRAWN = {"path": "org/model", "temperature": 0.5, "sees_images": True}
+
+# class, parameters of one, another value of each that counts, those that do not count
+KINDS: dict[str, tuple[type, dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "palette": (Palette, {}, {"max_colours": 3}, ()),
+    "vlm": (
+        Vlm,
+        {"path": "org/model", "prompt": "Describe it."},
+        {
+            "path": "org/other",
+            "prompt": "Name it.",
+            "revision": "v2",
+            "dtype": "float32",
+            "max_new_tokens": 3,
+            "max_side": 64,
+        },
+        _ROUNDING,
+    ),
+    "openai captioner": (
+        OpenAICaptioner,
+        _ASKED,
+        {
+            "model": "n",
+            "prompt": "Name it.",
+            "temperature": 0.5,
+            "max_tokens": 3,
+            "extra_body": {"seed": 1},
+            "image_side": 64,
+        },
+        _SERVER,
+    ),
+    "hf": (
+        HfReasoner,
+        _DRAWN,
+        {
+            "path": "org/other",
+            "sees_images": False,
+            "revision": "v2",
+            "dtype": "float32",
+            "max_new_tokens": 3,
+            "temperature": 0.6,
+            "top_p": 0.9,
+            "seed": 1,
+            "enable_thinking": True,
+            "max_side": 64,
+        },
+        _ROUNDING,
+    ),
+    "openai reasoner": (
+        OpenAIReasoner,
+        {"model": "m", "sees_images": True},
+        {
+            "model": "n",
+            "temperature": 0.5,
+            "max_tokens": 3,
+            "extra_body": {"seed": 1},
+            "sees_images": False,
+            "image_side": 64,
+        },
+        _SERVER,
+    ),
+    "template": (TemplateReasoner, {}, {}, ()),
+    "synthetic": (
+        Synthetic,
+        {"cache_dir": "a"},
+        {
+            "num_users": 9,
+            "num_items": 20,
+            "min_length": 5,
+            "max_length": 15,
+            "seed": 1,
+            "image_size": 32,
+            "visual_share": 0.5,
+            "temperature": 0.5,
+        },
+        ("cache_dir",),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_is_part_of_the_identity_or_named_as_one_that_plays_no_part(kind):
+    make, given, changes, no_part = KINDS[kind]
+    assert set(inspect.signature(make).parameters) == {*changes, *no_part}
+    base = make(**given).identity()
+    assert make(**given).identity() == base
+    for name, value in changes.items():
+        assert make(**{**given, name: value}).identity() != base, name
+
+
+RULES: dict[str, tuple[Callable[[], Any], tuple[ModuleType, ...]]] = {
+    "palette": (Palette, (palette, colours)),
+    "template": (TemplateReasoner, (template, cot_template, markup)),
+    "synthetic": (lambda: Synthetic("a"), (synthetic, drawing, randomness)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"), [(kind, place) for kind in RULES for place in range(len(RULES[kind][1]))]
+)
+def test_other_rules_are_another_identity(tmp_path, monkeypatch, kind, place):
+    make, modules = RULES[kind]
+    before = make().identity()
+    copied = tmp_path / "rules.py"
+    copied.write_bytes(Path(modules[place].__file__).read_bytes())
+    monkeypatch.setattr(modules[place], "__file__", str(copied))
+    assert make().identity() == before
+    copied.write_bytes(copied.read_bytes() + b"\nTHRESHOLD = 0.5\n")
+    assert make().identity() != before
+
+
+@pytest.mark.parametrize("kind", ["palette", "synthetic"])
+def test_another_version_of_what_reads_and_draws_pictures_is_another_identity(monkeypatch, kind):
+    make, _ = RULES[kind]
+    before = make().identity()
+    monkeypatch.setattr(cache, "library_version", lambda name: "0" if name == "pillow" else "1")
+    assert make().identity() != before
+
+
+def test_the_order_of_sources_counts(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert source_fingerprint(a, b) != source_fingerprint(b, a)
+    assert source_fingerprint(a, libraries=["numpy"]) != source_fingerprint(a, libraries=["scipy"])
