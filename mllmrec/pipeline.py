@@ -130,6 +130,11 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
         if count != summary["whole"].get(name)
     ]
     rows += [(f"{name} samples", part["samples"]) for name, part in summary["samples"].items()]
+    rows += [
+        (f"{name} targets in no training sequence", count)
+        for name, part in summary["samples"].items()
+        if (count := part["targets_unseen_in_training"])
+    ]
     rows += [("items with image", summary["catalogue"]["with_image"])]
     rows += [(f"captions: {name}", count) for name, count in summary["captions"].items()]
     rows += [("training samples chosen for CoT", summary["cot"]["training_samples_chosen"])]

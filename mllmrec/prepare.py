@@ -154,6 +154,9 @@ def prepare(cfg: DictConfig) -> Prepared:
             "no user has enough interactions to train on: lower dataset.filters or split.min_history"
         )
 
+    summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
+    _warn_of_thin_subset(cfg.dataset.max_users, summary["samples"]["test"])
+
     captions, caption_counts = captions_of(cfg, items, cache)
     builder = PromptBuilder(
         items.ids.tolist(),
@@ -189,7 +192,6 @@ def prepare(cfg: DictConfig) -> Prepared:
     with_cot = np.zeros(len(train_samples), dtype=bool)
     with_cot[mixture.chosen] = True
     train = training("train", with_cot)
-    summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     summary["captions"] = caption_counts
     summary["cot"] = cot_summary(cfg.mix_ratio, cot, carriers, train)
     return Prepared(
@@ -208,6 +210,19 @@ def prepare(cfg: DictConfig) -> Prepared:
         history_length=cfg.prompt.history_length,
         _cache=cache,
     )
+
+
+def _warn_of_thin_subset(max_users: int | None, test: dict[str, Any]) -> None:
+    """Say so where a subset of the users is another task than the whole: most targets are unknown to training."""
+    unseen, samples = test["targets_unseen_in_training"], test["samples"]
+    if max_users is not None and unseen > samples / 4:
+        log.warning(
+            "dataset.max_users=%d: %d of %d test targets occur in no training sequence of these users, so little but "
+            "their titles and images can tell them; keep more users before numbers are believed",
+            max_users,
+            unseen,
+            samples,
+        )
 
 
 def marked_items(item_tokens: str, items: Items) -> list[str]:

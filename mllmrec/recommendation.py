@@ -69,7 +69,8 @@ def rank_items(
     """
     if candidates is not None:
         return _ranked(run, history, item_codes(run.prepared, candidates), listed=True)
-    everything = [item for item in range(len(run.prepared.items)) if item not in excluded]
+    offered = np.flatnonzero(run.prepared.items.offered).tolist()
+    everything = [item for item in offered if item not in excluded]
     ranked = _ranked(run, history, everything, listed=False)
     if shortlist < 2:
         return ranked

@@ -106,6 +106,37 @@ def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
     assert abs(targets_listed - others_listed / 9) / len(positions) < 0.1
 
 
+def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplog):
+    # Twelve of 300 users with some 120 interactions hold a part of 300 items; all of them have an owner in the whole.
+    overrides = [
+        f"cache_dir={tmp_path}",
+        "dataset.num_users=300",
+        "dataset.num_items=300",
+        "dataset.max_users=12",
+        "caption=none",
+        "cot_policy=none",
+    ]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    prepared = prepare(cfg)
+    held = np.unique(prepared.interactions.items)
+    assert len(held) < 150
+    for weighting, num_negatives in (("uniform", 9), ("popularity", 9), ("uniform", "full")):
+        cfg.eval.weighting, cfg.eval.num_negatives = weighting, num_negatives
+        examples, positions, _ = prepared.evaluation(cfg.eval)
+        for position in positions:
+            assert np.isin(examples.candidates_of(position)[0], held).all()
+    for index in range(len(prepared.train)):
+        assert np.isin(prepared.train.candidates_of(index)[0], held).all()
+    trained = np.concatenate(prepared.samples["train"].parts())
+    unseen = int((~np.isin(prepared.samples["test"].targets, trained)).sum())
+    assert unseen >= 4
+    assert prepared.summary["samples"]["test"]["targets_unseen_in_training"] == unseen
+    assert prepared.summary["catalogue"]["possible_negatives"] == len(held)
+    assert prepared.summary["whole"]["users"] == 300
+    assert f"dataset.max_users=12: {unseen} of 12 test targets occur in no training sequence" in caplog.text
+
+
 def toy_dataset(folder, split):
     """Overrides for sixty users of twelve out of forty items; the split decides the layout."""
     generator = np.random.default_rng(0)

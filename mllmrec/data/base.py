@@ -17,16 +17,24 @@ SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 class Items:
     """The catalogue: entry ``i`` of every array is one item; I items in all.
 
-    ``images`` is keyed by item id and holds only the items that have an image file.
+    ``images`` is keyed by item id and holds only the items that have an image file. ``kept`` is False for items that
+    a subset of the users leaves without their owners; None: all are kept.
     """
 
     ids: np.ndarray  # (I,) str, unique
     titles: np.ndarray  # (I,) str; "" when unknown
     details: np.ndarray  # (I,) str: brand, category, genres as text; "" when unknown
     images: dict[str, Path] = field(default_factory=dict)
+    kept: np.ndarray | None = None  # (I,) bool
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def offered(self) -> np.ndarray:
+        """(I,) bool: what may be a negative or recommended, which is what has a title and is kept."""
+        titled = self.titles != ""
+        return titled if self.kept is None else titled & self.kept
 
 
 @dataclass(frozen=True)

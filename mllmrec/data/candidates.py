@@ -1,9 +1,10 @@
 """Candidates to rank: the target and negatives that the user did not interact with, or the whole catalogue.
 
-In evaluation a negative is any titled item that its user never interacted with: at any time, in any file, also where
-a filter left the interaction out.
+In evaluation a negative is any item on offer that its user never interacted with: at any time, in any file, also
+where a filter left the interaction out. On offer is what has a title and, in a subset of the users, does not belong
+to the others alone.
 
-In training a negative is any titled item that the user did not interact with up to the user's last training target.
+In training a negative is any item on offer that the user did not interact with up to the user's last training target.
 Held-out items are drawn like any other unseen item. Were they spared, training would give them away: whatever is
 never listed to a user as wrong would be what the user takes later. The user's own later training targets are spared,
 as is usual where negatives are sampled against the training interactions: they are no secret, since training shows
@@ -70,9 +71,9 @@ class CandidateSampler:
             train: the training samples, for the popularity.
         """
         if self.weighting == "uniform":
-            return CandidateSource(self, catalogue, catalogue.titled.astype(np.float64))
+            return CandidateSource(self, catalogue, catalogue.offered.astype(np.float64))
         counts = training_counts(train, len(catalogue.items))[catalogue.code_of_rank]
-        return CandidateSource(self, catalogue, np.where(catalogue.titled, counts, 0).astype(np.float64))
+        return CandidateSource(self, catalogue, np.where(catalogue.offered, counts, 0).astype(np.float64))
 
 
 class Catalogue:
@@ -91,7 +92,7 @@ class Catalogue:
         self.code_of_rank = np.argsort(items.ids, kind="stable").astype(np.int32)  # (I,)
         self.rank_of_code = np.empty(len(items), dtype=np.int64)
         self.rank_of_code[self.code_of_rank] = np.arange(len(items))
-        self.titled = (items.titles != "")[self.code_of_rank]  # (I,) bool
+        self.offered = items.offered[self.code_of_rank]  # (I,) bool
         self.person = (
             np.arange(interactions.num_users, dtype=np.int64)
             if interactions.given_split is None
@@ -124,8 +125,8 @@ class Catalogue:
         return self.seen[start:end] - person * size
 
     def full_candidates(self, samples: Samples, index: int) -> np.ndarray:
-        """All titled items that the user never interacted with, and the target: item codes in catalogue order."""
-        allowed = self.titled.copy()
+        """All items on offer that the user never interacted with, and the target: item codes in catalogue order."""
+        allowed = self.offered.copy()
         allowed[self.seen_ranks(self.person[samples.users[index]])] = False
         allowed[self.rank_of_code[samples.target(index)]] = True
         return np.sort(self.code_of_rank[allowed])
@@ -141,7 +142,7 @@ class Catalogue:
             )
             for index in range(len(samples))
         ]
-        return combine_digests([row_digest("", "full", ids[self.titled].tolist()), *digests])
+        return combine_digests([row_digest("", "full", ids[self.offered].tolist()), *digests])
 
 
 class CandidateSource:
@@ -170,7 +171,7 @@ class CandidateSource:
             raise UserError(
                 f"user {samples.user_id(worst)} has only {sizes[worst]} of {len(self._pool)} {kind} left as negatives, "
                 f"but num_negatives={self.sampler.num_negatives} ({len(short)} of {len(samples)} samples are so): "
-                "lower num_negatives, take the full catalogue, or keep more items (k_core, unused_items)"
+                "lower num_negatives, take the full catalogue, or keep more items (k_core, unused_items) or users (max_users)"
             )
 
     def candidates_of(self, samples: Samples, index: int, split: str) -> tuple[np.ndarray, int]:

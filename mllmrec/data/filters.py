@@ -10,7 +10,10 @@
 5. `min_length`: shorter users are dropped, once: items are not held to `k_core` again.
 6. `max_length`: of longer users the latest rows are kept.
 7. `max_users`: a seeded subset of the users, chosen by a hash of the user id, so that it does not depend on the file
-   order. The catalogue stays that of the whole dataset: a user has the same candidates in a subset as in the whole.
+   order. Items that only the other users interacted with stay in the catalogue, so that codes mean the same with any
+   subset, but are not offered: they are no negatives and are not recommended. They would be negatives that no
+   sequence of the subset can have as a target, and so ones that are easily told from it. `k_core` holds for the
+   whole: of sparse data a subset has no core.
 
 ``unused_items="drop"`` removes items without a row in the whole dataset (after step 6). Titles that several items
 share are counted and left as they are. What `min_rating` and `max_length` take out of a remaining user's sequence is
@@ -195,13 +198,17 @@ def build_interactions(
             published - rows.held_out(),
             published,
         )
+    has_owner = rows.per_item() > 0
+    kept = None
     if max_users is not None:
         chosen = _subset_of_users(source.user_ids, rows.per_user() > 0, max_users, seed)
         rows.select(chosen[rows.users])
         _record(funnel, rows, "max_users", f"all but {max_users} users, chosen by seed {seed}")
+        kept = ~has_owner | (rows.per_item() > 0)
+        funnel.notes["items_of_dropped_users"] = int(np.count_nonzero(~kept))
 
-    items = _restrict(raw.items, in_catalogue, no_title)
-    funnel.notes["unused_items"] = int(len(items) - np.count_nonzero(rows.per_item()))
+    items = _restrict(raw.items, in_catalogue, no_title, kept)
+    funnel.notes["unused_items"] = int(len(items) - np.count_nonzero(has_owner))
     funnel.notes["repeated_titles"] = count_repeated_titles(items)
     funnel.notes["items_without_image"] = len(items) - len(items.images)
     return items, _flatten(rows, source.user_ids, in_catalogue), funnel
@@ -275,14 +282,20 @@ def _subset_of_users(user_ids: np.ndarray, active: np.ndarray, max_users: int, s
     return chosen
 
 
-def _restrict(items: Items, in_catalogue: np.ndarray, no_title: np.ndarray) -> Items:
+def _restrict(items: Items, in_catalogue: np.ndarray, no_title: np.ndarray, kept: np.ndarray | None) -> Items:
     titles = items.titles
     if no_title.any():
         titles = np.where(no_title, np.char.add("Untitled ", items.ids), titles)
     ids = items.ids[in_catalogue]
-    kept = set(ids.tolist())
-    images = {name: path for name, path in items.images.items() if name in kept}
-    return Items(ids, titles[in_catalogue], items.details[in_catalogue], images)
+    names = set(ids.tolist())
+    images = {name: path for name, path in items.images.items() if name in names}
+    return Items(
+        ids,
+        titles[in_catalogue],
+        items.details[in_catalogue],
+        images,
+        None if kept is None else kept[in_catalogue],
+    )
 
 
 def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> FilteredInteractions:

@@ -17,9 +17,8 @@ class Funnel:
 
     @property
     def whole(self) -> dict[str, int]:
-        """Users, items and interactions of the whole dataset: after the filters, before `max_users`."""
-        last = [step for step in self.steps if step["step"] != "max_users"][-1]
-        return {name: int(last[name]) for name in ("users", "items", "interactions")}
+        """Users, items and interactions of the whole dataset, as read: before any filter."""
+        return {name: int(self.steps[0][name]) for name in ("users", "items", "interactions")}
 
     @property
     def dropped(self) -> dict[str, dict[str, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from mllmrec.data.base import Interactions, Items, RawData
 from mllmrec.data.filters import count_repeated_titles
 from mllmrec.data.funnel import Funnel
-from mllmrec.data.splits import Samples
+from mllmrec.data.splits import Samples, training_counts
 
 
 def summarise(
@@ -32,6 +32,7 @@ def summarise(
         num_candidates: C, or ``"full"``.
         weighting: how the negatives are drawn.
     """
+    trained = training_counts(samples["train"], len(items))
     untitled = funnel.notes["untitled_items"]
     kept_untitled = 0 if "untitled" in funnel.dropped else count_placeholders(items)
     return {
@@ -50,6 +51,7 @@ def summarise(
             "with_image": len(items.images),
             "without_image": len(items) - len(items.images),
             "repeated_titles": count_repeated_titles(items),
+            "possible_negatives": int(np.count_nonzero(items.offered)),
         },
         "sequence_length": length_statistics(np.diff(interactions.offsets)),
         "samples": {
@@ -57,6 +59,7 @@ def summarise(
                 "samples": len(part),
                 "users": int(np.count_nonzero(np.bincount(part.users))),
                 "users_left_out": part.left_out,
+                "targets_unseen_in_training": int(np.count_nonzero(trained[part.targets] == 0)),
                 "history_length": length_statistics(part.history_lengths),
             }
             for name, part in samples.items()

@@ -54,7 +54,7 @@ class Protocol:
             "split": self.settings.split,
             "users": len(self.positions),
             "ranking": ranking or self.settings.ranking,
-            "num_candidates": len(self.prepared.items) if full else self.num_candidates,
+            "num_candidates": int(self.prepared.items.offered.sum()) if full else self.num_candidates,
             "negatives": "whole catalogue" if full else self.settings.weighting,
             "candidates_hash": self.candidates_hash,
             "cot": self.settings.cot,

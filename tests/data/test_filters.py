@@ -166,6 +166,29 @@ def test_max_users_does_not_depend_on_file_order_and_leaves_the_whole_counts():
     assert set(other.user_ids.tolist()) != chosen["u0"]
 
 
+@pytest.mark.parametrize("unused_items", ["keep", "drop"])
+def test_items_that_only_dropped_users_interacted_with_are_not_offered(unused_items):
+    # p has a and b, q has b and c, nobody has z. A run on one of the two users offers that user's items, and z if
+    # unused items are kept. Codes are those of the whole dataset.
+    rows = [("p", "a"), ("p", "b"), ("q", "b"), ("q", "c")]
+    raw = raw_data(rows, unused=["z"])
+    items, _, funnel = build_interactions(raw, unused_items=unused_items, seed=0)
+    assert items.offered.all()
+    assert "items_of_dropped_users" not in funnel.notes
+    offered = set()
+    for seed in range(9):
+        items, interactions, funnel = build_interactions(
+            raw, max_users=1, unused_items=unused_items, seed=seed
+        )
+        assert items.ids.tolist() == (list("abc") if unused_items == "drop" else list("abcz"))
+        user = str(interactions.user_ids[0])
+        offered.add((user, "".join(items.ids[items.offered])))
+        assert funnel.notes["items_of_dropped_users"] == 1
+        assert funnel.notes["unused_items"] == len(items) - 3
+    more = "" if unused_items == "drop" else "z"
+    assert offered == {("p", "ab" + more), ("q", "bc" + more)}
+
+
 def given_data(split) -> RawData:
     # Codes 0 and 1 are the same person p, in the train and in the test file.
     items = Items(np.array(list("abc")), np.array(list("ABC")), np.array([""] * 3))

@@ -29,13 +29,13 @@ def test_the_summary_counts_everything():
     )
     items, interactions, funnel = build_interactions(raw, max_users=2, seed=0)
     splits = LeaveOneOut(windows="sliding")(interactions)
-    source = CandidateSampler(3).bind(Catalogue(interactions, items), splits["train"])
+    source = CandidateSampler(2).bind(Catalogue(interactions, items), splits["train"])
     hashes = {name: source.freeze(part, name).hash for name, part in splits.items()}
     summary = json.loads(
-        json.dumps(summarise(raw, items, interactions, funnel, splits, hashes, 4, "uniform"))
+        json.dumps(summarise(raw, items, interactions, funnel, splits, hashes, 3, "uniform"))
     )
 
-    assert summary["whole"] == {"users": 4, "items": 8, "interactions": 20}
+    assert summary["whole"] == {"users": 5, "items": 8, "interactions": 21}  # as read
     assert (summary["used"]["users"], summary["used"]["interactions"]) == (2, 10)
     assert summary["catalogue"] == {
         "items": 9,
@@ -45,7 +45,10 @@ def test_the_summary_counts_everything():
         "with_image": 1,
         "without_image": 8,
         "repeated_titles": 2,
+        "possible_negatives": int(items.offered.sum()),
     }
+    # Of users n and m, n < m: items n to m + 4, and item 8, which nobody has.
+    assert 7 <= items.offered.sum() <= 9
     assert summary["sequence_length"] == {"min": 5, "median": 5.0, "mean": 5.0, "p90": 5.0, "max": 5}
     # Five items: training targets are the second and third.
     assert summary["samples"]["train"]["samples"] == 4
@@ -55,12 +58,13 @@ def test_the_summary_counts_everything():
         "samples": 2,
         "users": 2,
         "users_left_out": 0,
+        "targets_unseen_in_training": 2,
         "history_length": {"min": 4, "median": 4.0, "mean": 4.0, "p90": 4.0, "max": 4},
     }
     assert summary["skipped_at_reading"] == {"unreadable images": 2}
     assert summary["filters"]["dropped"]["min_length"] == {"users": 1, "items": 0, "interactions": 1}
     assert summary["filters"]["dropped"]["max_users"]["users"] == 2
-    assert summary["candidates"] == {"num_candidates": 4, "negatives": "uniform", "hash": hashes}
+    assert summary["candidates"] == {"num_candidates": 3, "negatives": "uniform", "hash": hashes}
 
 
 def test_lengths_of_nothing_are_null():

@@ -111,7 +111,9 @@ class Reference:
             np.concatenate([train.positions, samples.positions]),
         )
         negatives = CandidateSampler(settings.num_negatives, settings.weighting, prepared.seed).bind(
-            Catalogue(prepared.interactions, prepared.items, known), train
+            # Of the run, whose items are coded alike: those that its policy may have met.
+            Catalogue(prepared.interactions, opened.prepared.items, known),
+            train,
         )
         examples = Examples(
             samples,
