@@ -79,7 +79,6 @@ def _run(task: Task, config_name: str) -> None:
     # Hydra names the job after the module of the function: here __main__, and of no use.
     del job.__wrapped__
     job.__module__ = f"mllmrec.{config_name}"
-    register_help(CONFIG_DIR)
     try:
         _check_command_line(config_name)
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
@@ -103,6 +102,7 @@ def _check_command_line(config_name: str) -> None:
         ConfigError: one or more are wrong.
     """
     args = get_args_parser().parse_args()
+    register_help(args.config_name or config_name, args.overrides)
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return
     config_dir = Path(args.config_path).resolve() if args.config_path else CONFIG_DIR

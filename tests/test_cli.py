@@ -203,3 +203,15 @@ def test_help_lists_every_choice(folder: Path) -> None:
     # No group is left out of the page: each begins a line of its own.
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {"recipe", "hydra"}
     assert groups <= {line.split()[0] for line in page.splitlines() if line.strip()}
+
+
+@pytest.mark.parametrize("flags", [["--config-dir", "extra"], ["hydra.searchpath=[extra]"]])
+def test_help_lists_the_choices_of_a_folder_of_ones_own(folder: Path, flags: list[str]) -> None:
+    (folder / "extra" / "reward").mkdir(parents=True)
+    (folder / "extra" / "reward" / "mine.yaml").write_text("_target_: mllmrec.rewards.hit_format.HitFormat\n")
+    done = run(folder, *flags, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = (line for line in done.stdout.splitlines() if line.split()[:1] == ["reward"])
+    assert line.split() == ["reward", "hit_format", "mine", "release"]
+    shown = run(folder, *flags, "reward=mine", "--cfg", "job", "--package", "reward")
+    assert "HitFormat" in shown.stdout

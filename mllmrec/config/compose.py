@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -16,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config.messages import nearest, readable
+from mllmrec.config.places import Groups, further_places
 from mllmrec.errors import choices
 
 VERSION_BASE = "1.3"
@@ -45,14 +45,17 @@ def compose_checked(
     Raises:
         HydraException: the files themselves do not compose.
     """
-    search = [f"hydra.searchpath=[{Path(extra_dir).resolve().as_uri()}]"] if extra_dir else []
+    places = further_places(overrides, extra_dir)
+    search = places.search
     with initialize_config_dir(str(config_dir), job_name=config_name, version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
-        variants, faults = _parse(overrides, loader)
+        groups = Groups(loader, config_name, search)
+        variants, faults = _parse(places.overrides, groups)
+        faults = [*places.faults, *faults]
         roots = {str(key) for key in compose(config_name, search)}
-        variants, strangers = _without_new_roots(variants, roots | set(loader.list_groups("")))
+        variants, strangers = _without_new_roots(variants, roots | set(loader.list_groups("")), groups)
         faults += strangers
-        variants, missing = _without_missing_files(variants, config_name, search, loader)
+        variants, missing = _without_missing_files(variants, groups)
         faults += missing
         accepted = [*search, *(texts[0] for texts in variants)]
         if all(len(texts) == 1 for texts in variants):
@@ -65,13 +68,13 @@ def compose_checked(
         accepted = list(search)
         config = compose(config_name, accepted, return_hydra_config=True)
         # Groups first: they decide which keys exist.
-        for texts in sorted(variants, key=lambda texts: not _group_choices(texts[0], loader)):
+        for texts in sorted(variants, key=lambda texts: not _group_choices(texts[0], groups)):
             applied = False
             for text in texts:
                 try:
                     composed = compose(config_name, [*accepted, text], return_hydra_config=True)
                 except _REFUSED as error:
-                    faults.append(_fault(text, error, config, loader))
+                    faults.append(_fault(text, error, config, groups))
                     continue
                 if not applied:
                     kept, config, applied = text, composed, True
@@ -80,17 +83,7 @@ def compose_checked(
     return Composed(config, faults + _removed(roots, config))
 
 
-def group_choices(group: str, loader: ConfigLoader) -> list[str]:
-    """The files of a config group that are meant to be chosen."""
-    return _offered(loader.get_group_options(group))
-
-
-def _offered(options: Sequence[str]) -> list[str]:
-    """Without private ones, which begin with an underscore."""
-    return [name for name in options if not name.startswith("_")]
-
-
-def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[list[str]], list[str]]:
+def _parse(overrides: Sequence[str], groups: Groups) -> tuple[list[list[str]], list[str]]:
     """Per override, the single values it stands for: one, or those of a sweep; and the malformed ones' faults."""
     parser = OverridesParser.create()
     variants, faults = [], []
@@ -100,26 +93,27 @@ def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[list[st
         except HydraException as error:
             faults.append(f"{text}: {readable(error)}")
             continue
-        values = _sweep_values(override, loader)
+        values = _sweep_values(override, groups)
         variants.append([text] if values is None else [f"{_left_side(text)}={value}" for value in values])
     return [texts for texts in variants if texts], faults
 
 
-def _without_new_roots(variants: list[list[str]], known: set[str]) -> tuple[list[list[str]], list[str]]:
+def _without_new_roots(
+    variants: list[list[str]], known: set[str], groups: Groups
+) -> tuple[list[list[str]], list[str]]:
     """``+name=value`` that adds a root key: nothing would ever read it."""
     kept, faults = [], []
     for texts in variants:
         name = _left_side(texts[0]).lstrip("+").split("@")[0].split("/")[0]
-        if texts[0].startswith("+") and "." not in name and name not in known | {"hydra"}:
+        new = texts[0].startswith("+") and "." not in name and name not in known | {"hydra"}
+        if new and not groups.options(name):
             faults.append(f"{texts[0]}: no such setting{nearest(name, known)}, and nothing reads a new one")
         else:
             kept.append(texts)
     return kept, faults
 
 
-def _without_missing_files(
-    variants: list[list[str]], config_name: str, search: list[str], loader: ConfigLoader
-) -> tuple[list[list[str]], list[str]]:
+def _without_missing_files(variants: list[list[str]], groups: Groups) -> tuple[list[list[str]], list[str]]:
     """Choices that name no file: of a group that may be left out, Hydra would pass over them in silence."""
     parser = OverridesParser.create()
     kept, faults = [], []
@@ -130,9 +124,8 @@ def _without_missing_files(
             chosen = override.value()
             for value in chosen if isinstance(chosen, list) else [chosen]:
                 group, _, name = f"{override.key_or_group}/{value}".rpartition("/")
-                options = loader.get_group_options(group, config_name=config_name, overrides=search)
-                names = _offered(options)
-                if names and value is not None and name.removesuffix(".yaml") not in options:
+                names = groups.choices(group)
+                if names and value is not None and name.removesuffix(".yaml") not in groups.options(group):
                     faults.append(f"{text}: no such {group}{nearest(name, names)}; choose {choices(names)}")
                     break
             else:
@@ -155,26 +148,26 @@ def _left_side(text: str) -> str:
     return text.split("=", 1)[0]
 
 
-def _sweep_values(override: Override, loader: ConfigLoader) -> list[str] | None:
+def _sweep_values(override: Override, groups: Groups) -> list[str] | None:
     if not override.is_sweep_override():
         return None
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         glob: Any = override.value()
-        return glob.filter(loader.get_group_options(override.key_or_group))
+        return glob.filter(groups.options(override.key_or_group))
     if override.value_type is ValueType.INTERVAL_SWEEP:
         interval: Any = override.value()
         return [str(interval.start)]
     return list(override.sweep_string_iterator())
 
 
-def _group_choices(text: str, loader: ConfigLoader) -> list[str]:
-    return group_choices(OverridesParser.create().parse_override(text).key_or_group, loader)
+def _group_choices(text: str, groups: Groups) -> list[str]:
+    return groups.choices(OverridesParser.create().parse_override(text).key_or_group)
 
 
-def _fault(text: str, error: Exception, config: DictConfig, loader: ConfigLoader) -> str:
+def _fault(text: str, error: Exception, config: DictConfig, groups: Groups) -> str:
     override = OverridesParser.create().parse_override(text)
     name = override.key_or_group
-    valid = group_choices(name, loader)
+    valid = groups.choices(name)
     unknown = OmegaConf.select(config, name, throw_on_missing=False) is None
     if not valid and unknown and text[0] not in "+~":
         return f"{text}: no such setting{nearest(name, [*_paths(config, name.startswith('hydra.'))])}"

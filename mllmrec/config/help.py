@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
+
+from mllmrec.config.places import group_choices
 
 WIDTH, INDENT = 78, 14
 
 
-def register_help(config_dir: Path) -> None:
-    """Let ``${choices:GROUP}`` in a YAML file stand for the names in ``config_dir/GROUP``, wrapped and indented."""
+def register_help(config_name: str, overrides: Sequence[str]) -> None:
+    """Let ``${choices:GROUP}`` in a YAML file stand for the names that can be chosen, wrapped and indented.
+
+    Args:
+        config_name: the root file of the Hydra application that shows the help.
+        overrides: of its command line, which may add places to find files in.
+    """
 
     def choices(group: str) -> str:
-        names = sorted(path.stem for path in (config_dir / group).glob("[!_]*.yaml"))
+        names = sorted(group_choices(group, config_name, overrides))
         return textwrap.fill(" ".join(names), WIDTH - INDENT).replace("\n", "\n" + " " * INDENT)
 
     OmegaConf.register_new_resolver("choices", choices, replace=True)

@@ -62,7 +62,8 @@ def run_command(arguments: Sequence[str]) -> int:
     given = list(arguments)
     try:
         if {"-h", "--help"} & set(given):
-            print(USAGE.format(experiments="\n  ".join(experiments())), flush=True)
+            known = experiments(given, _flag(given, "--config-dir"))
+            print(USAGE.format(experiments="\n  ".join(known)), flush=True)
             return 0
         return _sweep(given)
     except UserError as error:
@@ -82,7 +83,9 @@ def _sweep(given: list[str]) -> int:
     asked = _own(given, "jobs") or os.environ.get("JOBS")
     with_report = _own(given, "report") or "true"
     if not given or "=" in given[0] or given[0].startswith("-"):
-        raise UserError(f"no experiment is named: ./sweep.sh NAME with {choices(experiments(config_dir))}")
+        raise UserError(
+            f"no experiment is named: ./sweep.sh NAME with {choices(experiments(given, config_dir))}"
+        )
     if asked is not None and not (asked.isdecimal() and int(asked) > 0):
         raise UserError(f"jobs={asked}: must be a whole number from 1 on")
     if with_report not in ("true", "false"):

@@ -17,6 +17,7 @@ from mllmrec.config import CONFIG_DIR
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.messages import nearest, readable
+from mllmrec.config.places import further_places, group_choices
 from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.sweeping.callback import SweepCallback
 from mllmrec.sweeping.names import PRESETS, job_name
@@ -52,10 +53,10 @@ class Sweep:
     overrides: list[str]
 
 
-def experiments(config_dir: str | None = None) -> list[str]:
-    """The names that can be run, those in a further folder of configuration files among them."""
-    folders = [CONFIG_DIR, *([Path(config_dir)] if config_dir else [])]
-    return sorted(path.stem for folder in folders for path in folder.glob("experiment/[!_]*.yaml"))
+def experiments(overrides: Sequence[str] = (), config_dir: str | None = None) -> list[str]:
+    """The names that can be run, those in further folders of configuration files among them."""
+    with initialize_config_dir(str(CONFIG_DIR), job_name=ROOT, version_base=VERSION_BASE):
+        return sorted(group_choices("experiment", ROOT, overrides, config_dir))
 
 
 def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> Sweep:
@@ -70,15 +71,17 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
         UserError: there is no such experiment.
         ConfigError: the overrides or at least one job's settings are wrong; all faults are named.
     """
-    if name not in experiments(config_dir):
-        known = experiments(config_dir)
+    places = further_places(overrides, config_dir)
+    if places.faults:
+        raise ConfigError(places.faults)
+    known = experiments(overrides, config_dir)
+    if name not in known:
         raise UserError(f"{name}: no such experiment{nearest(name, known)}; choose {choices(known)}")
     given = [f"experiment={name}", "skip_finished=true", "share_stages=true", *overrides]
     # As typed: of a value that replaces the experiment's, what is wrong is said best.
     composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
     if composed.faults:
         raise ConfigError(composed.faults)
-    search = [f"hydra.searchpath=[{Path(config_dir).resolve().as_uri()}]"] if config_dir else []
     axes = [f"{key}={values}" for key, values in (composed.config.hydra.sweeper.params or {}).items()]
     with initialize_config_dir(str(CONFIG_DIR), job_name=ROOT, version_base=VERSION_BASE):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -88,7 +91,7 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
         for of_job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
             where = job_name(of_job)
             try:
-                jobs[where] = Job(compose(ROOT, [*search, *of_job]), of_job)
+                jobs[where] = Job(compose(ROOT, [*places.search, *of_job]), of_job)
             except (HydraException, ValueError) as error:
                 cause = f": {readable(error.__cause__)}" if error.__cause__ else ""
                 faults[f"job {where}: {readable(error)}{cause}"] = None

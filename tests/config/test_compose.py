@@ -106,3 +106,56 @@ def test_files_in_a_folder_of_ones_own_are_found(tmp_path: Path) -> None:
     assert result.config.seed == 5
     (fault,) = compose_checked("train", ["experiment=mien"], CONFIG_DIR, extra_dir=str(tmp_path)).faults
     assert "did you mean mine?" in fault
+
+
+@pytest.fixture
+def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of files of one's own, and an importable package that holds one, in a folder with a space."""
+    folder = tmp_path / "my files"
+    (folder / "extra" / "reward").mkdir(parents=True)
+    (folder / "extra" / "reward" / "mine.yaml").write_text("_target_: mllmrec.rewards.hit_format.HitFormat\n")
+    (folder / "ourlab" / "conf" / "reward").mkdir(parents=True)
+    (folder / "ourlab" / "conf" / "reward" / "ours.yaml").write_text(
+        "_target_: mllmrec.rewards.hit_format.HitFormat\n"
+    )
+    for package in ("ourlab", "ourlab/conf"):
+        (folder / package / "__init__.py").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place", ["extra", "file://{escaped}/extra", "'{folder}/extra'", "extra,pkg://ourlab.conf"]
+)
+def test_the_search_path_of_the_command_line_is_taken(extra: Path, place: str) -> None:
+    given = place.format(folder=extra, escaped=str(extra).replace(" ", "\\ "))
+    search = f"hydra.searchpath=[{given}]"
+    assert faults_of(search, "reward=mine") == []
+    (fault,) = faults_of(search, "reward=miine")
+    assert "did you mean mine?" in fault
+    assert ", mine" in fault
+
+
+def test_packages_and_folders_are_searched_together(extra: Path) -> None:
+    search = "hydra.searchpath=[pkg://ourlab.conf]"
+    result = compose_checked("train", [search, "reward=ours"], CONFIG_DIR, extra_dir="extra")
+    assert result.faults == []
+    (fault,) = compose_checked("train", [search, "reward=theirs"], CONFIG_DIR, extra_dir="extra").faults
+    assert fault.endswith("choose hit_format, mine, ours or release")
+
+
+@pytest.mark.parametrize("place", ["extr", "pkg://nowhere.conf", "file:///nowhere"])
+def test_a_place_that_is_not_there_is_said(extra: Path, place: str) -> None:
+    fault, _ = faults_of(f"hydra.searchpath=[{place}]", "reward=mine")
+    assert fault.startswith(f"hydra.searchpath=[{place}]: {place} is not there: give a folder")
+
+
+def test_a_search_path_is_a_list(extra: Path) -> None:
+    (fault,) = faults_of("hydra.searchpath=extra")
+    assert "hydra.searchpath=[DIR,pkg://PACKAGE]; --config-dir DIR" in fault
+
+
+def test_a_folder_for_config_dir_that_is_not_there_is_said(extra: Path) -> None:
+    (fault,) = compose_checked("train", [], CONFIG_DIR, extra_dir="extr").faults
+    assert fault.startswith("--config-dir extr: no such folder")

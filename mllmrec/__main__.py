@@ -1,0 +1,64 @@
+"""``python -m mllmrec``: which commands there are; ``python -m mllmrec train ...`` runs one of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+# Module of the package -> what it does. Installed, each is a command of its own too: `mllmrec-build-cot`.
+COMMANDS = {
+    "train": "prepare, train, evaluate",
+    "build_cot": "write, refine and assess reasoning",
+    "evaluate": "evaluate a finished run under another protocol",
+    "recommend": "a ranked list for one user",
+    "report": "tables, tests and pictures over many runs",
+    "sweep": "a named experiment as a resumable multirun",
+}
+USAGE = """\
+NAME
+  mllmrec - post-train language models to recommend, and measure it
+
+SYNOPSIS
+  mllmrec COMMAND [key=value ...]
+  (the same: mllmrec-COMMAND, or python -m mllmrec.COMMAND)
+
+COMMANDS
+  {commands}
+  Each answers --help.
+
+TAB COMPLETION
+  eval "$(mllmrec-train -sc install=bash)"   settings and choices of mllmrec-train
+"""
+WRONG_USE = 2
+
+
+def script(command: str) -> str:
+    """What a command is called when it is installed."""
+    return f"mllmrec-{command.replace('_', '-')}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names, or list them all; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        lines = (f"{name.replace('_', '-'):{width}}  {does}" for name, does in COMMANDS.items())
+        print(USAGE.format(commands="\n  ".join(lines)), end="")
+        return 0
+    if given[0] == "--version":
+        print(version("mllmrec"))
+        return 0
+    command = given[0].replace("-", "_")
+    if command not in COMMANDS:
+        names = ", ".join(name.replace("_", "-") for name in COMMANDS)
+        print(f"mllmrec: error: {given[0]}: no such command; there are {names}", file=sys.stderr)
+        return WRONG_USE
+    # The command reads its own arguments, and Hydra its own name.
+    sys.argv = [script(command), *given[1:]]
+    return import_module(f"mllmrec.{command}").main() or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Where configuration files lie beside the package's own: folders and packages that a command line adds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from mllmrec.config.messages import readable
+
+SEARCH_PATH = "hydra.searchpath"
+_MISSING = "is not there: give a folder of configuration files, or pkg:// and an importable package"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places that a command line adds, and the rest of its overrides."""
+
+    search: list[str]  # the places as the one override by which Hydra takes them; empty for none
+    overrides: list[str]  # that add no place
+    faults: list[str]  # of places that are not there
+
+
+def further_places(overrides: Sequence[str], extra_dir: str | None = None) -> Places:
+    """Where files of the configuration are to be found beside the package's own.
+
+    Args:
+        overrides: as typed; ``hydra.searchpath=[...]`` among them takes folders (``DIR``, ``file://DIR``) and packages
+            (``pkg://PACKAGE``).
+        extra_dir: folder given by Hydra's ``--config-dir``.
+    """
+    parser = OverridesParser.create()
+    added, rest, faults = [], [], []
+    for text in overrides:
+        if text.split("=", 1)[0] != SEARCH_PATH:
+            rest.append(text)
+            continue
+        try:
+            value = parser.parse_override(text).value()
+        except HydraException as error:
+            faults.append(f"{text}: {readable(error)}")
+            continue
+        if not isinstance(value, list) or not all(isinstance(place, str) for place in value):
+            faults.append(
+                f"{text}: must be a list, as in {SEARCH_PATH}=[DIR,pkg://PACKAGE]; --config-dir DIR takes one folder"
+            )
+            continue
+        faults += [f"{text}: {place} {_MISSING}" for place in value if not _is_there(place)]
+        added += [place for place in value if _is_there(place)]
+    if extra_dir and not Path(extra_dir).is_dir():
+        faults.append(f"--config-dir {extra_dir}: no such folder")
+    elif extra_dir:
+        # Of files of one name Hydra takes the one of --config-dir first.
+        added.insert(0, f"file://{Path(extra_dir).resolve()}")
+    quoted = ",".join("'" + place.replace("\\", "\\\\").replace("'", "\\'") + "'" for place in added)
+    return Places([f"{SEARCH_PATH}=[{quoted}]"] if added else [], rest, faults)
+
+
+def _is_there(place: str) -> bool:
+    """Whether Hydra would find configuration files at ``place``."""
+    scheme, separator, name = place.rpartition("://")
+    if scheme == "pkg":
+        try:
+            return importlib.util.find_spec(name.replace("/", ".")) is not None
+        except (ImportError, ValueError):
+            return False
+    return Path(name if separator else place).is_dir()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The config groups and their files, those in further places among them."""
+
+    loader: ConfigLoader
+    config_name: str
+    search: list[str]
+
+    def options(self, group: str) -> list[str]:
+        """Every file of a group."""
+        return self.loader.get_group_options(group, config_name=self.config_name, overrides=self.search)
+
+    def choices(self, group: str) -> list[str]:
+        """Those that are meant to be chosen: private ones begin with an underscore."""
+        return [name for name in self.options(group) if not name.startswith("_")]
+
+
+def group_choices(
+    group: str, config_name: str, overrides: Sequence[str], extra_dir: str | None = None
+) -> list[str]:
+    """The choices of a group where Hydra is initialised.
+
+    Args:
+        group: its name.
+        config_name: the root file.
+        overrides: of the command line.
+        extra_dir: folder given by Hydra's ``--config-dir``, where Hydra was initialised without it.
+    """
+    search = further_places(overrides, extra_dir).search
+    return Groups(GlobalHydra.instance().config_loader(), config_name, search).choices(group)
