@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mllmrec.baselines.beside import rank_baselines
 from mllmrec.baselines.job import train_item_vectors
 from mllmrec.config.rules import rolls_out
+from mllmrec.console import stage_title
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
 from mllmrec.engine.base import Engine
@@ -25,6 +26,7 @@ from mllmrec.models.prompt_lengths import check_lengths
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.page import PromptSet, write_prompts
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure, Selection
 from mllmrec.stages.key import StageKey
@@ -71,6 +73,7 @@ def run_language_model(
     ]
     longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
     check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocols), longest)
+    write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, stages, prepared, protocols), cfg.seed)
     if reads_vectors:
         policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -139,3 +142,28 @@ def prompts_used(
         if stage in stages and cfg[stage].new_negatives:
             used[stage] = prepared.redraw(GRPO_DRAW)
     return used
+
+
+def prompt_sets(
+    cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
+) -> list[PromptSet]:
+    """The prompts of every stage and every evaluation, for people to read."""
+    used = prompts_used(cfg, stages, prepared, protocols)
+    everyone = range(len(prepared.train))
+    sets = [
+        PromptSet(
+            stage_title(stage),
+            used.get(stage, prepared.train),
+            everyone,
+            prepared.questions if stage == "pointwise" else None,
+        )
+        for stage in stages
+        if stage != "warmup"
+    ]
+    for place in protocols:
+        protocol = place.protocol
+        described = protocol.describe()
+        title = f"Evaluation ({described['split']}, {described['negatives']} negatives)"
+        questions = prepared.questions if described["ranking"] == "pointwise" else None
+        sets.append(PromptSet(title, protocol.examples, protocol.positions, questions))
+    return sets

@@ -168,6 +168,7 @@ def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, P
             ("rankings per user", folder.per_user_path),
             ("among other negatives", folder.beside_path),
             ("curves", folder.curves_path),
+            ("some prompts", folder.prompts_path),
             ("sampled rollouts", folder.rollouts_path),
             ("the data", folder.data_path),
             ("the log", folder.run_log_path),

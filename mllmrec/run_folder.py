@@ -79,6 +79,7 @@ class RunFolder:
         self.per_user_path = self.path / "per_user.parquet"
         self.log_path = self.path / "log.csv"
         self.rollouts_path = self.path / "rollouts.parquet"
+        self.prompts_path = self.path / "prompts.md"
         self.data_path = self.path / "data.json"
         self.curves_path = self.path / "curves.png"
         self.run_log_path = self.path / "run.log"
@@ -119,6 +120,7 @@ class RunFolder:
             self.per_user_path,
             self.log_path,
             self.rollouts_path,
+            self.prompts_path,
             self.data_path,
             self.curves_path,
         ):

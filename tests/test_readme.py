@@ -126,6 +126,7 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
         "metrics.json",
         "per_user.parquet",
         "log.csv",
+        "prompts.md",
         "rollouts.parquet",
         "curves.png",
         "data.json",

@@ -21,12 +21,13 @@ from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples, Forms
 from mllmrec.randomness import seeded_globals
-from mllmrec.run_folder import Rollout, RolloutWriter, RunFolder
+from mllmrec.run_folder import RolloutWriter, RunFolder
 from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
 from mllmrec.stages.dpo import Dpo
 from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
 from mllmrec.stages.grpo import Grpo, Judged
 from mllmrec.stages.heldout import HeldOutMeasure, Selection, held_out_ranking
+from mllmrec.stages.kept_rollouts import kept_steps, whole_groups
 from mllmrec.stages.pointwise import Pointwise
 from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
@@ -147,11 +148,12 @@ def _fit_grpo(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMe
     cfg, settings = inputs.cfg, inputs.cfg.grpo
     examples, batches = _after_sft("grpo", settings.prompts_per_step, inputs)
     builder = inputs.prepared.builder
+    kept = kept_steps(len(batches), cfg.heldout.every)
     with RolloutWriter(inputs.folder.rollouts_path) as writer:
 
         def keep(step: int, batch: Sequence[Example], judged: Judged) -> None:
-            if settings.rollouts_shown and step % max(cfg.heldout.every, 1) == 0:
-                writer.append(_shown_rollouts(step, batch, judged, settings.rollouts_shown))
+            if settings.rollouts_shown and step in kept:
+                writer.append(whole_groups(step, batch, judged, settings.rollouts_shown))
 
         stage = Grpo(
             inputs.policy,
@@ -329,18 +331,3 @@ def _optimizer(settings: DictConfig) -> OptimizerSettings:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
     )
-
-
-def _shown_rollouts(step: int, batch: Sequence[Example], judged: Judged, count: int) -> list[Rollout]:
-    group = judged.rewards.shape[1]
-    return [
-        Rollout(
-            step=step,
-            prompt_id=batch[row // group].sample_id,
-            completion=judged.texts[row],
-            reward=judged.parts[row]["reward"],
-            parts={name: value for name, value in judged.parts[row].items() if name != "reward"},
-            advantage=float(judged.advantages[row]),
-        )
-        for row in range(0, len(judged.texts), max(1, len(judged.texts) // count))
-    ][:count]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -72,6 +73,17 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     rollouts = read_rollouts(folder / "rollouts.parquet")
     assert rollouts
     assert all(rollout.completion.startswith("[ITEM_") for rollout in rollouts)
+    # Three steps, two prompts of each, and four answers to each of these.
+    groups = Counter((rollout.step, rollout.prompt_id) for rollout in rollouts)
+    assert {step for step, _ in groups} == {0, 1, 2}
+    assert list(groups.values()) == [4] * 6
+    prompts = (folder / "prompts.md").read_text(encoding="utf-8")
+    titles = [line for line in prompts.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## SFT",
+        "## GRPO",
+        "## Evaluation (test, uniform negatives)",
+    ]
     for name in ("curves.png", "run.log", ".hydra/resolved.yaml"):
         assert (folder / name).stat().st_size > 0, name
     model = AutoModelForCausalLM.from_pretrained(folder / "model")

@@ -16,7 +16,7 @@ from mllmrec.rollout.base import Rollouts, Sampler
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
-from mllmrec.stages.run import _shown_rollouts
+from mllmrec.stages.kept_rollouts import whole_groups
 
 ENGINE = SharedPrefix()
 
@@ -182,7 +182,7 @@ def test_special_tokens_cost_the_reward_and_stand_in_the_rollouts(make_grpo, tin
     step = judged(stage, [example])
     assert step.texts == ["[ITEM_0]", "<|pad|>[ITEM_0]"]
     assert step.rewards.tolist() == [[1.0, -1.0]]
-    shown = _shown_rollouts(0, [example], step, 2)
+    shown = whole_groups(0, [example], step, 1)
     assert [(row.completion, row.reward) for row in shown] == [("[ITEM_0]", 1.0), ("<|pad|>[ITEM_0]", -1.0)]
 
 

@@ -1,0 +1,91 @@
+"""``prompts.md``: some prompts of a run, word by word as the policy reads them, with the answers that are wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mllmrec.cache import atomic_path
+from mllmrec.prompts.examples import Example, Examples
+from mllmrec.prompts.questions import Questions
+from mllmrec.randomness import numpy_generator
+
+SHOWN = 2  # prompts of each kind in a section
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """One set of prompts of a run."""
+
+    title: str
+    examples: Examples
+    positions: Sequence[int]  # of the examples that are used
+    questions: Questions | None = None  # where each prompt asks about one candidate
+
+
+def write_prompts(path: Path, render: Callable[[str], str], sets: Sequence[PromptSet], seed: int) -> None:
+    """Write a page with prompts of every set: some that carry reasoning and some that do not, where there are both.
+
+    Args:
+        path: of the page.
+        render: puts a prompt into the chat template.
+        sets: of prompts.
+        seed: of the run, for which prompts are shown.
+    """
+    lines = [
+        "# Some prompts of this run",
+        "",
+        "Word by word as the policy reads them, the chat template included, each with the answer that is wanted.",
+    ]
+    for shown in sets:
+        lines += ["", f"## {shown.title}"]
+        for example in _chosen(shown, seed):
+            lines += ["", f"### {_heading(shown.examples, example)}"]
+            for prompt, answer in _asked(shown, example):
+                lines += ["", *_fenced(render(prompt)), "", "Answer:", "", *_fenced(answer)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _chosen(shown: PromptSet, seed: int) -> Iterator[Example]:
+    """A random few of each kind: without reasoning, and with it."""
+    examples = shown.examples
+    carries = np.zeros(len(examples), dtype=bool) if examples.with_cot is None else examples.with_cot
+    order = numpy_generator(seed, "prompts shown", shown.title).permutation(np.asarray(shown.positions))
+    for kind in (False, True):
+        for position in order[carries[order] == kind][:SHOWN]:
+            yield examples[int(position)]
+
+
+def _heading(examples: Examples, example: Example) -> str:
+    listed = (
+        f"the target is candidate {example.target_column + 1} of {len(example.candidates)}"
+        if examples.list_candidates
+        else f"{len(example.candidates)} candidates, none of them listed"
+    )
+    reasoning = ", with reasoning" if example.has_reasoning else ""
+    return f"Sample `{example.sample_id}`{reasoning}: {listed}"
+
+
+def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
+    """The prompts about an example and their answers."""
+    if shown.questions is None:
+        wanted = example.reasoned_answer or shown.examples.builder.answer(example.target)
+        return [(example.prompt, wanted)]
+    questions = shown.questions
+    other = int(example.candidates[0 if example.target_column else -1])
+    return [
+        (questions.prompt(example.history.tolist(), example.target), questions.positive),
+        (questions.prompt(example.history.tolist(), other), questions.negative),
+    ]
+
+
+def _fenced(text: str) -> list[str]:
+    """A block of code whose fence is longer than any in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", text.rstrip("\n"), fence]
