@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,15 @@ class Prepared:
         if settings.max_users is not None and settings.max_users < len(samples):
             chosen = seeded_subset(samples, settings.max_users, self.seed)
         if settings.cot and self.cot is not None:
-            self.cot.make([examples.cot_key(index) for index in chosen])
+            keys = [examples.cot_key(index) for index in chosen]
+            self.cot.make(keys)
+            coverage = self.cot.coverage(keys)
+            carrying = sum(examples.reasoning(index) is not None for index in chosen)
+            if carrying < len(chosen):
+                log.warning(
+                    "eval.cot=true: %s of %s %s prompts carry reasoning; %s",
+                    *(f"{carrying:,}", f"{len(chosen):,}", settings.split, _counted(coverage)),
+                )
         return examples, chosen, candidates_hash
 
     @cached_property
@@ -261,7 +269,7 @@ def cot_summary(
     )
     share = len(carriers.positions) / len(train)
     if len(carriers.positions) < carriers.wanted or (mix_ratio > 0 and carriers.wanted == 0):
-        found = ", ".join(f"{reason} {count:,}" for reason, count in coverage.items())
+        found = _counted(coverage)
         log.warning(
             "mix_ratio=%g asks for reasoning in %s of %s training samples, and %s carry it (a share of %.4g)%s: results "
             "are those of that share; change mix_ratio, or let cot_policy keep more",
@@ -278,6 +286,10 @@ def cot_summary(
         "coverage": coverage,
         "stages": {} if cot is None else cot.report(),
     }
+
+
+def _counted(coverage: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in coverage.items())
 
 
 def cot_policy(

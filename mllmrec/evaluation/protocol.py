@@ -44,6 +44,8 @@ class Protocol:
         size = settings.batch_size
         self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
+        carrying = sum(self.examples.reasoning(position) is not None for position in self.positions)
+        self.cot_share = carrying / len(self.positions)  # of the prompts, that carry reasoning
 
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
         """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
@@ -58,6 +60,7 @@ class Protocol:
             "negatives": "whole catalogue" if full else self.settings.weighting,
             "candidates_hash": self.candidates_hash,
             "cot": self.settings.cot,
+            **({"cot_share": self.cot_share} if self.settings.cot else {}),
             "seed": self.seed,
             **({} if leak == "none" else {"leak": leak}),
         }

@@ -83,11 +83,14 @@ class Examples:
             self.split,
         )
 
+    def reasoning(self, index: int) -> str | None:
+        """The reasoning that a sample carries; None where it was not chosen or there is none."""
+        if self.cot is None or self.with_cot is None or not self.with_cot[index]:
+            return None
+        return self.cot.reasoning(self.cot_key(index))
+
     def __getitem__(self, index: int) -> Example:
-        reasoning = None
-        if self.cot is not None and self.with_cot is not None and self.with_cot[index]:
-            reasoning = self.cot.reasoning(self.cot_key(index))
-        return self.with_reasoning(index, reasoning)
+        return self.with_reasoning(index, self.reasoning(index))
 
     def with_reasoning(self, index: int, reasoning: str | None) -> Example:
         """The example with this reasoning, whatever was chosen for it; None for none."""
