@@ -41,7 +41,8 @@ class FinishedRun:
     ranking = None  # as its settings say
 
     def ranker(self, protocol: Protocol) -> Ranker:
-        """What ranks under a protocol."""
+        """What ranks under a protocol, whose prompts must fit the backbone."""
+        protocol.check_lengths(self.policy, self.answers, "evaluation")
         return protocol.ranker(self.policy, self.answers, self.engine)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:

@@ -135,7 +135,7 @@ class Sft(Optimised):
 
     batch_size: Count
     micro_batch_size: Count
-    loss_on: Literal["answer", "all"]
+    loss_on: Literal["answer", "candidates", "all"]
     lora: LoraChange | None
 
 
@@ -145,7 +145,7 @@ class SftMore(Optimised):
     prompts_per_step: Count
     new_negatives: bool
     micro_batch_size: Count
-    loss_on: Literal["answer", "all"]
+    loss_on: Literal["answer", "candidates", "all"]
     lora: LoraChange | None
 
 

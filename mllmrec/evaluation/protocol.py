@@ -15,6 +15,7 @@ from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prepare import FULL, Prepared
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -68,6 +69,24 @@ class Protocol:
     def chance(self) -> dict[str, float]:
         """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
         return expected_at_random(self.num_candidates, self.ks)
+
+    def check_lengths(self, policy: Policy, answers: AnswerTokens, name: str) -> None:
+        """Refuse prompts or questions that the policy's backbone cannot hold.
+
+        Args:
+            policy: that is to be ranked by.
+            answers: of the policy.
+            name: what the prompts are for.
+
+        Raises:
+            UserError: saying how many are too long, and the longest.
+        """
+        parts = {name: self.examples}
+        if self.settings.ranking == "pointwise":
+            check_question_lengths(policy, self.prepared.questions, parts)
+        else:
+            generated = self.settings.max_new_tokens if self.settings.ranking == "generate" else 0
+            check_lengths(policy, answers, parts, generated)
 
     def objective(self, means: Mapping[str, float]) -> float:
         """What sweepers maximise: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1)."""

@@ -1,7 +1,8 @@
 """Whether all prompts of a run fit the backbone, found out before anything is trained.
 
 H items of history and C candidates in a prompt. One prompt of nothing but the longest item stands for all prompts that carry
-no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at.
+no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at. The same for questions, which
+show one candidate each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.markup import LABEL_BEGINS
+from mllmrec.prompts.questions import Questions
 
 _ENCODED_AT_ONCE = 1024
 
@@ -60,6 +62,41 @@ def check_lengths(
                 f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
                 "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
                 "candidates.num_negatives, or raise backbone.max_length"
+            )
+
+
+def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str, Examples]) -> None:
+    """Refuse yes-or-no questions that the backbone cannot hold.
+
+    Args:
+        policy: whose tokenizer and limit count.
+        questions: asked of every candidate of the examples.
+        parts: every set of examples that the run will ask about, by what it is for.
+
+    Raises:
+        UserError: saying how many samples have too long a question, and the longest.
+    """
+    words = policy.encode_answers([questions.positive, questions.negative])
+    limit = policy.max_length - max(map(len, words)) - 1  # the end token
+    bounds = _Bounds(policy)
+    if bounds.of_plain(questions.builder, questions.history_length, 1) <= limit:
+        return
+    for name, examples in parts.items():
+        too_long, longest, sample = 0, 0, ""
+        for index in track(range(len(examples)), f"check {name} questions", len(examples), "samples"):
+            history = examples.samples.history(index).tolist()
+            asked = [questions.prompt(history, item) for item in examples.candidates_of(index)[0].tolist()]
+            doubtful = [prompt for prompt in asked if bounds.of_prompt(prompt) > limit]
+            own = max(map(len, policy.encode_prompts(doubtful))) if doubtful else 0
+            too_long += own > limit
+            if own > longest:
+                longest, sample = own, examples.samples.sample_id(index)
+        if too_long:
+            raise UserError(
+                f"{too_long} of {len(examples)} {name} samples have questions that are longer than the backbone holds "
+                f"beside Yes or No ({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): "
+                "lower prompt.history_length, prompt.max_title_words or prompt.max_caption_words, or raise "
+                "backbone.max_length"
             )
 
 

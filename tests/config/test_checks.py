@@ -113,6 +113,10 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft", "eval.cot=true"],
             "reasoning is said, not shown; set eval.cot=false",
         ),
+        (
+            ["cot.placement=completion", "method=sft", "sft.loss_on=candidates"],
+            "whose answers carry no reasoning; set sft.loss_on=answer",
+        ),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
         (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),
     ],
@@ -143,6 +147,7 @@ def test_4bit_weights_need_adapters() -> None:
         ["grpo.beta=0"],
         ["cot_policy=confident", "mixing.select=confidence", "mixing=augment"],
         ["cot.placement=completion", "method=sft"],
+        ["sft.loss_on=candidates"],
     ],
 )
 def test_what_is_allowed(overrides: list[str]) -> None:

@@ -136,6 +136,7 @@ def test_the_global_generators_are_neither_read_nor_changed(job, tmp_path):
             ["method=sft", "split.windows=sliding", "sft.loss_on=all", "mix_ratio=1"],
             ["zero_shot", "warmup", "sft"],
         ),
+        (["method=sft", "sft.loss_on=candidates"], ["zero_shot", "warmup", "sft"]),
     ],
 )
 def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
