@@ -148,11 +148,24 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
 
 
 def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
-    """The ranking of a fixed sample of validation users while something trains, or None where there is none."""
-    if not cfg.heldout.users or len(prepared.samples["validation"]) == 0 or cfg.eval.ranking == "generate":
+    """The ranking of a fixed sample of validation users while something trains, or None where there is none.
+
+    Generated answers are slow, and a policy early in its training names few items; so where the results are ranked by them,
+    held-out users are ranked by the likelihood of every answer.
+    """
+    if not cfg.heldout.users:
         return None
+    if len(prepared.samples["validation"]) == 0:
+        log.warning(
+            "heldout.users=%d, and the split has no validation users: nothing is ranked while stages train, and each "
+            "ends with its last weights",
+            cfg.heldout.users,
+        )
+        return None
+    ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
     settings = OmegaConf.merge(
-        cfg.eval, {"split": "validation", "max_users": cfg.heldout.users, "cot": False}
+        cfg.eval,
+        {"split": "validation", "max_users": cfg.heldout.users, "cot": False, "ranking": ranking},
     )
     assert isinstance(settings, DictConfig)
     return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)

@@ -189,6 +189,16 @@ def stage_has_settings(cfg: Settings) -> str | None:
     return None
 
 
+def patience_has_rankings(cfg: Settings) -> str | None:
+    """A stage is to end early by rankings that are never made."""
+    if cfg["heldout"]["patience"] is not None and cfg["heldout"]["users"] == 0:
+        return (
+            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: nothing is ranked while a stage "
+            "trains, so nothing could end it; set heldout.patience=null, or heldout.users=500"
+        )
+    return None
+
+
 def heads_divide_width(cfg: Settings) -> str | None:
     """Attention heads of equal width."""
     width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
@@ -300,6 +310,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     item_tokens_have_vectors,
     item_tokens_are_learnt,
     stage_has_settings,
+    patience_has_rankings,
     *DATA_RULES,
     heads_divide_width,
     images_are_seen,

@@ -145,6 +145,22 @@ def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
     assert metrics["protocol"]["users"] == 60
 
 
+def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_path):
+    folder = job(
+        tmp_path / "run", "method=sft", "eval.ranking=generate", "eval.max_new_tokens=4", "heldout.every=1"
+    )
+    with (folder / "log.csv").open(encoding="utf-8") as stream:
+        ranked = [row for row in csv.DictReader(stream) if row["stage"] == "sft" and row["val/NDCG@3"]]
+    # At the beginning and after each of four steps; free text of four tokens would name nobody's target.
+    assert [int(row["step"]) for row in ranked] == [0, 1, 2, 3, 4]
+    assert all(float(row["val/HR@10"]) == 1.0 for row in ranked)
+    metrics = metrics_of(folder)
+    assert metrics["protocol"]["ranking"] == "generate"
+    best = max(ranked, key=lambda row: float(row["val/NDCG@3"]))
+    assert metrics["weights"]["sft"]["kept"] == "best"
+    assert metrics["weights"]["sft"]["best"]["step"] == int(best["step"])
+
+
 def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, adapters):
     folder = job(
         tmp_path / "run",
