@@ -32,8 +32,8 @@ from mllmrec.run_folder import RunFolder, read_rollouts
 log = logging.getLogger(__name__)
 
 
-# What a job is called, shows and shares does not change what it computes.
-_NOT_COMPUTED = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages")
+# What a job is called, shows, shares and warns of does not change what it computes.
+_NOT_COMPUTED = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "warnings")
 
 
 def run(cfg: DictConfig) -> float:

@@ -101,6 +101,14 @@ class Heldout(Section):
     patience: Count | None
 
 
+class Warnings(Section):
+    """``warnings``."""
+
+    steps: Count
+    kl: Positive
+    invalid: Annotated[float, Field(gt=0, le=1)]
+
+
 class Optimised(Section):
     """What every stage says about its optimiser."""
 
@@ -313,6 +321,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "candidates": Candidates,
     "eval": Eval,
     "heldout": Heldout,
+    "warnings": Warnings,
     "warmup": Warmup,
     "sft": Sft,
     "sft_more": SftMore,

@@ -161,6 +161,15 @@ def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_pat
     assert metrics["weights"]["sft"]["best"]["step"] == int(best["step"])
 
 
+def test_rollouts_that_teach_nothing_are_warned_of_in_the_log(job, tmp_path):
+    folder = job(tmp_path / "run", "method=grpo_only", "rollout=free", "rollout.max_new_tokens=3")
+    logged = (folder / "run.log").read_text(encoding="utf-8")
+    assert (
+        logged.count("grpo: for 3 steps in a row no prompt has had two answers with different rewards") == 1
+    )
+    assert logged.count("grpo: for 3 steps in a row hardly any answer has been valid") == 1
+
+
 def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, adapters):
     folder = job(
         tmp_path / "run",
