@@ -22,6 +22,7 @@ from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Interactions, Items
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.filters import build_interactions
+from mllmrec.data.loaded import load_checked
 from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
@@ -150,7 +151,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     remove_abandoned(cache)
     source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
     source: Dataset = instantiate(source_settings)
-    raw = source.load()
+    raw = load_checked(source)
     raw = replace(raw, items=bounded(raw.items))
     filters = dict(cfg.dataset.filters)
     items, interactions, funnel = build_interactions(
