@@ -224,7 +224,7 @@ def prepare(cfg: DictConfig) -> Prepared:
 def _warn_of_thin_subset(max_users: int | None, test: dict[str, Any]) -> None:
     """Say so where a subset of the users is another task than the whole: most targets are unknown to training."""
     unseen, samples = test["targets_unseen_in_training"], test["samples"]
-    if max_users is not None and unseen > samples / 4:
+    if max_users is not None and unseen >= samples / 2:
         log.warning(
             "dataset.max_users=%d: %d of %d test targets occur in no training sequence of these users, so little but "
             "their titles and images can tell them; keep more users before numbers are believed",

@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from mllmrec.config import CONFIG_DIR
+from mllmrec.data.candidates import Catalogue
 from mllmrec.prepare import Prepared, prepare
 
 
@@ -130,11 +132,30 @@ def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplo
         assert np.isin(prepared.train.candidates_of(index)[0], held).all()
     trained = np.concatenate(prepared.samples["train"].parts())
     unseen = int((~np.isin(prepared.samples["test"].targets, trained)).sum())
-    assert unseen >= 4
+    assert unseen >= 6
     assert prepared.summary["samples"]["test"]["targets_unseen_in_training"] == unseen
     assert prepared.summary["catalogue"]["possible_negatives"] == len(held)
     assert prepared.summary["whole"]["users"] == 300
     assert f"dataset.max_users=12: {unseen} of 12 test targets occur in no training sequence" in caplog.text
+
+
+def test_kinds_of_negatives_share_what_they_do_not_change(prepared, monkeypatch):
+    built = []
+    monkeypatch.setattr("mllmrec.prepare.Catalogue", lambda *given: built.append(given) or Catalogue(*given))
+    hashes = set()
+    for weighting, num_negatives in (("uniform", 9), ("popularity", 9), ("uniform", 5), ("uniform", "full")):
+        settings = OmegaConf.create(
+            {
+                "split": "test",
+                "num_negatives": num_negatives,
+                "weighting": weighting,
+                "max_users": None,
+                "cot": False,
+            }
+        )
+        hashes |= {prepared.evaluation(settings)[2] for _ in range(2)}
+    assert len(hashes) == 4
+    assert len(built) == 1
 
 
 def toy_dataset(folder, split):
