@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -494,8 +495,10 @@ def test_the_key_of_a_stored_set_holds_nothing_but_these_parts_and_the_code_that
     source, *of_source = DIFFERING["seed"][0]
     before = source.key(*of_source)
     assert set(before) == {*DIFFERING, "code"}
-    monkeypatch.setattr("mllmrec.data.candidates.file_fingerprint", lambda path: f"{path.name} edited")
-    assert source.key(*of_source) == {**before, "code": ["candidates.py edited", "randomness.py edited"]}
+    monkeypatch.setattr("mllmrec.data.candidates.source_fingerprint", lambda *given, **more: (given, more))
+    (candidates, randomness), more = source.key(*of_source)["code"]
+    assert (Path(candidates).name, Path(randomness).name) == ("candidates.py", "randomness.py")
+    assert more == {"libraries": ("numpy",)}
 
 
 def test_popularity_is_told_apart_by_its_weights():
