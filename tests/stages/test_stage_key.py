@@ -379,7 +379,7 @@ def test_every_setting_of_a_section_that_is_read_makes_another_key(world, sectio
     assert len(places) == 1 + len(list(leaves(key.settings[section])))
 
 
-@pytest.mark.parametrize("section", [*OF_THE_JOB, *OF_LATER, *set(STAGES).difference(BOTH)])
+@pytest.mark.parametrize("section", [*OF_THE_JOB, *OF_LATER, *sorted(set(STAGES).difference(BOTH))])
 def test_a_setting_that_plays_no_part_is_shared(world, section):
     key = world.key()
     other = copy.copy(key)
