@@ -14,12 +14,11 @@ from mllmrec.config.components import component_faults
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.rules import CONTRADICTIONS, accelerator_exists, broken_rules
 from mllmrec.config.schema import SECTIONS, STAGES, Root
-from mllmrec.config.trials import trial_faults
 from mllmrec.errors import ConfigError
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check types, bounds, contradictions, what every ``_target_`` takes, and what it gives on a toy batch.
+    """Check types, bounds, contradictions, and what every ``_target_`` takes.
 
     Raises:
         ConfigError: one or more settings are wrong; all are named.
@@ -29,9 +28,7 @@ def check_config(cfg: DictConfig) -> None:
     faults += broken_rules(settings, (*CONTRADICTIONS, accelerator_exists))
     faults += broken_algorithms(cfg, settings)
     faulty = {fault.split(".", 1)[0] for fault in faults}
-    found = component_faults(settings, faulty)
-    faults += found
-    faults += trial_faults(settings, faulty | {fault.split(".", 1)[0].split(":")[0] for fault in found})
+    faults += component_faults(settings, faulty)
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
