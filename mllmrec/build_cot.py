@@ -20,7 +20,8 @@ def build_cot(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from mllmrec.console import make_console, rows_table
-    from mllmrec.cot.built import Built, Confident
+    from mllmrec.cot.built import Built
+    from mllmrec.cot.confident import Confident
     from mllmrec.cot.funnel import funnel_rows
     from mllmrec.cot.mixing import select_cot
     from mllmrec.cot.output import asked_now, calibration_rows, estimate_rows, write_outputs

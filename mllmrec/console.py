@@ -24,6 +24,7 @@ STAGE_TITLES = {
     "dpo": "DPO",
     "expert_iteration": "expert iteration",
 }
+_MOSTLY = 0.5  # share of invalid answers above which the table needs an explanation
 MIN_PLAIN_WIDTH = 150  # rich assumes 80 columns in a pipe, where the main table would be cut
 
 
@@ -47,17 +48,11 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     parts = [str(protocol["dataset"]), f"{protocol['split']} split", f"n = {protocol['users']:,} users"]
     if candidates is not None:
         parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
-    parts += [*listing_words(protocol), f"{protocol['ranking']} ranking"]
+    parts.append(f"{protocol['ranking']} ranking")
     parts.append(f"protocol seed {protocol['seed']}")
     if "leak" in protocol:
         parts.append(f"ABLATION: reasoning was written knowing the {protocol['leak']}")
     return ", ".join(parts)
-
-
-def listing_words(protocol: Mapping[str, Any]) -> list[str]:
-    """How prompts list the candidates, where that is not the plain way."""
-    listing = protocol.get("listing")
-    return [] if listing is None else ["not listed" if listing == "none" else f"listed in {listing}"]
 
 
 def _cell(value: float | None, interval: Sequence[float] | None, between: str = " ") -> str:
@@ -170,6 +165,36 @@ def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def validity_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What is to be said of answers where every candidate was scored, or where hardly any generated one counts."""
+    validity = {stage: rates for stage, rates in metrics.get("validity", {}).items() if rates}
+    ranking = metrics["protocol"]["ranking"]
+    if not validity:
+        return []
+    if ranking != "generate":
+        chance = metrics["protocol"].get("num_candidates")
+        first = _rates_line(validity, "first_position")
+        known = f"; {1 / chance:.3f} by chance" if chance else ""
+        shown = f"; the candidate shown first is ranked first for {first} of users{known}" if first else ""
+        return [f"{ranking} ranking: no answer can be invalid{shown}"]
+    lost = {stage: rates for stage, rates in validity.items() if rates.get("invalid", 0.0) > _MOSTLY}
+    if not lost:
+        return []
+    return [
+        f"Most generated answers name no listed candidate (invalid: {_rates_line(lost, 'invalid')}; they name an item that "
+        f"the prompt does not list: {_rates_line(lost, 'off_candidate')}), and such users count as missed. The numbers say "
+        "how often the policy keeps to the form and the list, not how well it orders candidates: for that set "
+        "eval.ranking=constrained (it can say candidates alone) or likelihood (all of them are scored). SFT teaches which "
+        "item follows, out of all there are; GRPO with rollout=free pays answers from the list alone."
+    ]
+
+
+def _rates_line(validity: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return ", ".join(
+        f"{stage_title(stage)} {rates[name]:.3f}" for stage, rates in validity.items() if name in rates
+    )
+
+
 def validity_table(metrics: Mapping[str, Any]) -> Table:
     """Share of answers that were no proper ranking, and of users for whom the first candidate shown came first."""
     validity = {stage: rates for stage, rates in metrics.get("validity", {}).items() if rates}
@@ -205,8 +230,10 @@ def print_results(metrics: Mapping[str, Any], console: Console | None = None) ->
         console.print(weights_table(metrics))
     for line in untrained_lines(metrics):
         console.print(Text(line, style="yellow"))
-    if any(metrics.get("validity", {}).values()):
+    if metrics["protocol"]["ranking"] == "generate" and any(metrics.get("validity", {}).values()):
         console.print(validity_table(metrics))
+    for line in validity_lines(metrics):
+        console.print(Text(line, style="yellow" if metrics["protocol"]["ranking"] == "generate" else ""))
 
 
 def rows_table(

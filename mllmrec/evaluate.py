@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SAME = "same"
-WAY_OUT = "lower eval.num_negatives, or set eval.listing=auto"
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -24,8 +23,7 @@ def evaluate(cfg: DictConfig) -> float:
     from mllmrec.console import make_console, print_results
     from mllmrec.cost import CostMeter
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
-    from mllmrec.finished_run import FinishedRun, open_run
-    from mllmrec.models.prompt_lengths import check_lengths
+    from mllmrec.finished_run import open_run
     from mllmrec.run_folder import RunFolder
 
     run = open_run(cfg.run, cfg.stage)
@@ -42,10 +40,6 @@ def evaluate(cfg: DictConfig) -> float:
         judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
         protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
         protocols.describe(run.ranking)
-        if isinstance(run, FinishedRun):
-            protocols.warn_of_listing()
-            generated = settings.eval.max_new_tokens if settings.eval.ranking == "generate" else 0
-            check_lengths(run.policy, run.answers, protocols.examples(), generated, WAY_OUT)
         rank_baselines(settings, run.prepared, protocols)
         with CostMeter() as meter:
             result = protocols.record(run.stage, run.ranker)

@@ -28,7 +28,7 @@ from mllmrec.cache import (
 )
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
-from mllmrec.prompts.examples import Example, ListedPrompt
+from mllmrec.prompts.examples import Example
 
 _PACKAGE = Path(__file__).parent
 # The files of this package that decide what is trained: code, and wording.
@@ -48,19 +48,10 @@ _LIBRARIES = (
 )
 # Where a model was loaded from is no part of what it is.
 _ORIGIN = ("_name_or_path", "transformers_version")
-# What a ranking of held-out users does not depend on: its users, candidates and prompts are hashed, the others are of reports.
-_NOT_MEASURED = (
-    "split",
-    "max_users",
-    "num_negatives",
-    "weighting",
-    "listing",
-    "cot",
-    "keep_top",
-    "resamples",
-)
+# What a ranking of held-out users does not depend on: its users and candidates are hashed, the others are of reports.
+_NOT_MEASURED = ("split", "max_users", "num_negatives", "weighting", "cot", "keep_top", "resamples")
 # What only a policy that reads prompts is ranked by.
-_OF_PROMPTS = ("prompt", "lists", "has_reasoning", "reasoned_answer")
+_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer")
 _OF_PROMPT_READERS = ("ranking", "max_new_tokens")
 
 
@@ -180,12 +171,6 @@ def _bytes_of(value: Any) -> bytes:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iub":
         # Codes are codes, however wide they are stored.
         return np.ascontiguousarray(value, dtype=np.int64).tobytes()
-    if isinstance(value, tuple):
-        # Each with its length, so that no two tuples are the same bytes.
-        parts = list(map(_bytes_of, value))
-        return b"".join(str(len(part)).encode() + b":" + part for part in parts)
-    if isinstance(value, ListedPrompt):
-        return _bytes_of((value.prompt, value.items))
     raise TypeError(f"{type(value).__name__} is not hashed yet: say here how")
 
 

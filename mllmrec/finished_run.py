@@ -14,7 +14,6 @@ from mllmrec.baselines.base import Recommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError, choices
-from mllmrec.evaluation.groups import Groups
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
@@ -22,9 +21,7 @@ from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared, prepare
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example, ListedPrompt
-from mllmrec.prompts.lists import draw_lists, listing_of
-from mllmrec.randomness import numpy_generator
+from mllmrec.prompts.examples import Example
 from mllmrec.run_folder import RunFolder
 
 # Evaluated, but not saved as a policy of their own.
@@ -44,7 +41,8 @@ class FinishedRun:
     ranking = None  # as its settings say
 
     def ranker(self, protocol: Protocol) -> Ranker:
-        """What ranks under a protocol."""
+        """What ranks under a protocol, whose prompts must fit the backbone."""
+        protocol.check_lengths(self.policy, self.answers, "evaluation")
         return protocol.ranker(self.policy, self.answers, self.engine)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
@@ -53,42 +51,19 @@ class FinishedRun:
         Args:
             history: item codes, oldest first.
             items: C item codes.
-            listed: whether prompts list them, as many in each as in training.
+            listed: whether the prompt lists them.
         """
-        prepared = self.prepared
-        listing = listing_of("auto", "likelihood", len(items), prepared.list_length) if listed else "none"
+        shown = list(history)[-self.prepared.history_length :]
+        prompt = self.prepared.builder.prompt(shown, items if listed else None)
         example = Example(
-            "recommend",
-            "recommend",
-            self._prompt(history, items if listing == "all" else None),
-            items[0],
-            np.array(items),
-            0,
-            False,
-            history=np.array(history),
-            lists=self._lists(history, np.array(items)) if listing == "groups" else (),
+            "recommend", "recommend", prompt, items[0], np.array(items), 0, False, history=np.array(history)
         )
         with torch.no_grad():
             if self.cfg.eval.ranking == "pointwise":
-                return yes_scores(self.policy, self.engine, prepared.questions, [example])[0]
-            if listing == "groups":
-                return Groups(self.policy, self.answers, self.engine, prepared.seed).scores([example])[0]
+                return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
             return candidate_scores(
                 self.policy, self.answers, [example], constrained=False, engine=self.engine
             )[0]
-
-    def _prompt(self, history: Sequence[int], listed: Sequence[int] | None) -> str:
-        return self.prepared.builder.prompt(list(history)[-self.prepared.history_length :], listed)
-
-    def _lists(self, history: Sequence[int], items: np.ndarray) -> tuple[ListedPrompt, ...]:
-        prepared = self.prepared
-        titled = np.flatnonzero(prepared.items.titles != "")
-        spare = np.setdiff1d(titled, [*history, *items])
-        generator = numpy_generator(prepared.seed, "lists", "recommend")
-        return tuple(
-            ListedPrompt(self._prompt(history, listed.tolist()), listed)
-            for listed in draw_lists(items, prepared.list_length, spare, generator)
-        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from mllmrec.evaluation.protocols import Protocols
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.loggers import RunLoggers
 from mllmrec.models.backbones import Backbone
-from mllmrec.models.prompt_lengths import check_lengths
+from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
@@ -71,8 +72,7 @@ def run_language_model(
     stages = [
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
     ]
-    longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
-    check_lengths(policy, answers, prompts_used(cfg, stages, prepared, protocols), longest)
+    check_prompts(cfg, stages, prepared, policy, answers, protocols, held_out)
     write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, stages, prepared, protocols), cfg.seed)
     if reads_vectors:
         policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
@@ -81,8 +81,6 @@ def run_language_model(
     protocols.describe()
     folder.record_reasoning(prepared.summary["cot"]["mix_ratio"], prepared.summary["cot"]["share"])
     loggers.log_protocol(folder.metrics()["protocol"])
-    if not set(stages) <= {"warmup", "pointwise"}:  # which read no list
-        protocols.warn_of_listing()
     rank_baselines(cfg, prepared, protocols)
 
     measure = None
@@ -133,22 +131,47 @@ def run_language_model(
     return result
 
 
-def prompts_used(
-    cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
-) -> dict[str, Examples]:
-    """Every set of prompts that the run will show to the policy, by what it is for."""
-    used = {"training": prepared.train, **protocols.examples()}
+def training_prompts(cfg: DictConfig, stages: list[str], prepared: Prepared) -> dict[str, Examples]:
+    """Every set of prompts that stages are trained on: those of all, and by stage where it has others."""
+    used: dict[str, Examples] = {}
+    if not {"sft", *AFTER_SFT}.isdisjoint(stages):
+        used["training"] = prepared.train
     for stage in AFTER_SFT:
         if stage in stages and cfg[stage].new_negatives:
             used[stage] = prepared.redraw(GRPO_DRAW)
     return used
 
 
+def check_prompts(
+    cfg: DictConfig,
+    stages: list[str],
+    prepared: Prepared,
+    policy: Policy,
+    answers: AnswerTokens,
+    protocols: Protocols,
+    held_out: Protocol | None,
+) -> None:
+    """Refuse a run that would show the policy a prompt which it cannot hold.
+
+    Raises:
+        UserError: saying how many are too long, and the longest.
+    """
+    longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
+    check_lengths(policy, answers, training_prompts(cfg, stages, prepared), longest)
+    if "pointwise" in stages:
+        check_question_lengths(policy, prepared.questions, {"training": prepared.train})
+    for place in protocols:
+        other = "" if place.protocol is protocols.main else " among other negatives"
+        place.protocol.check_lengths(policy, answers, f"evaluation{other}")
+    if held_out is not None:
+        held_out.check_lengths(policy, answers, "held-out")
+
+
 def prompt_sets(
     cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
 ) -> list[PromptSet]:
     """The prompts of every stage and every evaluation, for people to read."""
-    used = prompts_used(cfg, stages, prepared, protocols)
+    used = training_prompts(cfg, stages, prepared)
     everyone = range(len(prepared.train))
     sets = [
         PromptSet(

@@ -104,7 +104,7 @@ class TensorBoardLoggers(RunLoggers):
             logger.experiment.add_image("curves", imread(folder.curves_path), dataformats="HWC")
         columns, rows = rollout_table(folder)
         if rows:
-            lines = [columns, ["---"] * len(columns), *rows]
+            lines: list[Sequence[Any]] = [columns, ["---"] * len(columns), *rows]
             text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
             logger.experiment.add_text("rollouts", text)
         logger.finalize("success")

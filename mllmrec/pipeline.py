@@ -32,12 +32,8 @@ from mllmrec.run_folder import RunFolder, read_rollouts
 log = logging.getLogger(__name__)
 
 
-# What a job is called, shows and shares does not change what it computes.
-_NOT_COMPUTED = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages")
-
-# What is proposed after a run: negatives, the most first, and users, as each has many prompts then.
-MORE_NEGATIVES = (99, 49, 19)
-ENOUGH_USERS = 1000
+# What a job is called, shows, shares and warns of does not change what it computes.
+_NOT_COMPUTED = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "warnings")
 
 
 def run(cfg: DictConfig) -> float:
@@ -89,7 +85,7 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
         print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
     for place in protocols:
         print_results(place.folder.metrics(), console)
-    print_closing(*next_steps(folder, protocols.main), console)
+    print_closing(*next_steps(folder, prepared), console)
     return protocols.main.objective(result.means(protocols.main.ks))
 
 
@@ -152,24 +148,33 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
 
 
 def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
-    """The ranking of a fixed sample of validation users while something trains, or None where there is none."""
-    if not cfg.heldout.users or len(prepared.samples["validation"]) == 0 or cfg.eval.ranking == "generate":
+    """The ranking of a fixed sample of validation users while something trains, or None where there is none.
+
+    Generated answers are slow, and a policy early in its training names few items; so where the results are ranked by them,
+    held-out users are ranked by the likelihood of every answer.
+    """
+    if not cfg.heldout.users:
         return None
+    if len(prepared.samples["validation"]) == 0:
+        log.warning(
+            "heldout.users=%d, and the split has no validation users: nothing is ranked while stages train, and each "
+            "ends with its last weights",
+            cfg.heldout.users,
+        )
+        return None
+    ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
     settings = OmegaConf.merge(
-        cfg.eval, {"split": "validation", "max_users": cfg.heldout.users, "cot": False}
+        cfg.eval,
+        {"split": "validation", "max_users": cfg.heldout.users, "cot": False, "ranking": ranking},
     )
     assert isinstance(settings, DictConfig)
     return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)
 
 
-def next_steps(folder: RunFolder, protocol: Protocol) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """The files and commands to look at after a run."""
-    user = protocol.prepared.interactions.user_ids[0]
+    user = prepared.interactions.user_ids[0]
     shown = relative(folder.path)
-    commands = [("recommend", f"python -m mllmrec.recommend run={shown} user={user}")]
-    more = more_candidates(protocol)
-    if more is not None:
-        commands.append(("more candidates", f"python -m mllmrec.evaluate run={shown} {more}"))
     return (
         [
             ("all numbers", folder.metrics_path),
@@ -181,23 +186,8 @@ def next_steps(folder: RunFolder, protocol: Protocol) -> tuple[list[tuple[str, P
             ("the data", folder.data_path),
             ("the log", folder.run_log_path),
         ],
-        commands,
+        [
+            ("recommend", f"python -m mllmrec.recommend run={shown} user={user}"),
+            ("another protocol", f"python -m mllmrec.evaluate run={shown} eval.num_negatives=99"),
+        ],
     )
-
-
-def more_candidates(protocol: Protocol) -> str | None:
-    """Settings under which the run can be ranked among more candidates; None where it cannot, or is among them all.
-
-    A generated answer names candidates of one list, which would be longer than in training.
-    """
-    settings = protocol.settings
-    if settings.ranking == "generate" or settings.num_negatives == FULL:
-        return None
-    for negatives in MORE_NEGATIVES:
-        if negatives > settings.num_negatives and protocol.prepared.has_negatives(
-            settings.split, negatives, settings.weighting
-        ):
-            listing = [] if settings.listing in ("auto", "groups") else ["eval.listing=auto"]
-            users = [f"eval.max_users={ENOUGH_USERS}"] if len(protocol.positions) > ENOUGH_USERS else []
-            return " ".join([f"eval.num_negatives={negatives}", *listing, *users])
-    return None

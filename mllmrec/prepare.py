@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from hydra.utils import get_class, instantiate
@@ -22,14 +22,14 @@ from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Interactions, Items
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.filters import build_interactions
+from mllmrec.data.loaded import load_checked
 from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
-from mllmrec.prompts.examples import CandidatesOf, Examples, ListsOf
-from mllmrec.prompts.lists import Listing, draw_lists, listing_of
+from mllmrec.prompts.examples import CandidatesOf, Examples
 from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.randomness import numpy_generator
@@ -59,7 +59,6 @@ class Prepared:
     captions: dict[str, str]  # by item id
     seed: int  # of what runs that are compared must share: candidates, evaluated users, ties, intervals
     history_length: int
-    list_length: int  # candidates that a training prompt lists
     _cache: Path
 
     def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
@@ -77,14 +76,12 @@ class Prepared:
                 f"eval.split={settings.split} has no samples: choose another split, or another eval.split"
             )
         candidates_of, candidates_hash = self._candidates(samples, settings)
-        listing = self.listing(settings)
         examples = Examples(
             samples,
             self.builder,
             candidates_of,
             history_length=self.history_length,
-            list_candidates=listing == "all",
-            lists_of=self._lists(samples, candidates_of) if listing == "groups" else None,
+            list_candidates=settings.num_negatives != FULL,
             cot=self.cot,
             with_cot=np.ones(len(samples), dtype=bool) if settings.cot else None,
             split=settings.split,
@@ -93,24 +90,16 @@ class Prepared:
         if settings.max_users is not None and settings.max_users < len(samples):
             chosen = seeded_subset(samples, settings.max_users, self.seed)
         if settings.cot and self.cot is not None:
-            self.cot.make([examples.cot_key(index) for index in chosen])
+            keys = [examples.cot_key(index) for index in chosen]
+            self.cot.make(keys)
+            coverage = self.cot.coverage(keys)
+            carrying = sum(examples.reasoning(index) is not None for index in chosen)
+            if carrying < len(chosen):
+                log.warning(
+                    "eval.cot=true: %s of %s %s prompts carry reasoning; %s",
+                    *(f"{carrying:,}", f"{len(chosen):,}", settings.split, _counted(coverage)),
+                )
         return examples, chosen, candidates_hash
-
-    def listing(self, settings: DictConfig) -> Listing:
-        """How evaluation prompts list candidates; runs of earlier versions do not say."""
-        count = None if settings.num_negatives == FULL else settings.num_negatives + 1
-        return listing_of(settings.get("listing", "auto"), settings.ranking, count, self.list_length)
-
-    def _lists(self, samples: Samples, candidates_of: CandidatesOf) -> ListsOf:
-        def lists(index: int) -> list[np.ndarray]:
-            candidates, _ = candidates_of(index)
-            spare = np.empty(0, dtype=candidates.dtype)
-            if len(candidates) < self.list_length:
-                spare = np.setdiff1d(self._catalogue.full_candidates(samples, index), candidates)
-            generator = numpy_generator(self.seed, "lists", samples.sample_id(index))
-            return draw_lists(candidates, self.list_length, spare, generator)
-
-        return lists
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -137,15 +126,6 @@ class Prepared:
 
         return look_up, stored.hash
 
-    def has_negatives(self, split: str, number: int, weighting: Literal["uniform", "popularity"]) -> bool:
-        """Whether every user of a split has so many negatives to be ranked among."""
-        source = CandidateSampler(number, weighting, self.seed).bind(self._catalogue, self.samples["train"])
-        try:
-            source.check(self.samples[split])
-        except UserError:
-            return False
-        return True
-
     def corpus(self) -> Iterator[str]:
         """Texts as they stand in prompts, without marks: one line per item, and some whole prompts for the wording."""
         for item in range(len(self.items)):
@@ -171,7 +151,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     remove_abandoned(cache)
     source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
     source: Dataset = instantiate(source_settings)
-    raw = source.load()
+    raw = load_checked(source)
     raw = replace(raw, items=bounded(raw.items))
     filters = dict(cfg.dataset.filters)
     items, interactions, funnel = build_interactions(
@@ -237,7 +217,6 @@ def prepare(cfg: DictConfig) -> Prepared:
         captions=captions,
         seed=cfg.protocol_seed,
         history_length=cfg.prompt.history_length,
-        list_length=cfg.candidates.num_negatives + 1,
         _cache=cache,
     )
 
@@ -245,7 +224,7 @@ def prepare(cfg: DictConfig) -> Prepared:
 def _warn_of_thin_subset(max_users: int | None, test: dict[str, Any]) -> None:
     """Say so where a subset of the users is another task than the whole: most targets are unknown to training."""
     unseen, samples = test["targets_unseen_in_training"], test["samples"]
-    if max_users is not None and unseen > samples / 4:
+    if max_users is not None and unseen >= samples / 2:
         log.warning(
             "dataset.max_users=%d: %d of %d test targets occur in no training sequence of these users, so little but "
             "their titles and images can tell them; keep more users before numbers are believed",
@@ -291,7 +270,7 @@ def cot_summary(
     )
     share = len(carriers.positions) / len(train)
     if len(carriers.positions) < carriers.wanted or (mix_ratio > 0 and carriers.wanted == 0):
-        found = ", ".join(f"{reason} {count:,}" for reason, count in coverage.items())
+        found = _counted(coverage)
         log.warning(
             "mix_ratio=%g asks for reasoning in %s of %s training samples, and %s carry it (a share of %.4g)%s: results "
             "are those of that share; change mix_ratio, or let cot_policy keep more",
@@ -308,6 +287,10 @@ def cot_summary(
         "coverage": coverage,
         "stages": {} if cot is None else cot.report(),
     }
+
+
+def _counted(coverage: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in coverage.items())
 
 
 def cot_policy(

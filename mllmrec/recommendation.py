@@ -64,8 +64,8 @@ def rank_items(
 ) -> list[tuple[int, float]]:
     """Items with their scores, best first: log-probabilities where a language model ranks.
 
-    With ``candidates`` prompts list them. Otherwise the whole catalogue but ``excluded`` competes without being
-    listed, and the ``shortlist`` best of it are listed and ranked anew. A prompt lists as many as in training.
+    With ``candidates`` the prompt lists them. Otherwise the whole catalogue but ``excluded`` competes without
+    being listed, and the ``shortlist`` best of it are listed in a second prompt, as in training, and ranked anew.
     """
     if candidates is not None:
         return _ranked(run, history, item_codes(run.prepared, candidates), listed=True)

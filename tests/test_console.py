@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
@@ -74,14 +73,6 @@ def test_the_protocol_travels_with_the_table():
     assert line in " ".join(console.file.getvalue().split())
 
 
-@pytest.mark.parametrize(
-    ("listing", "words"), [("groups of 10", "listed in groups of 10"), ("none", "not listed")]
-)
-def test_candidates_that_one_prompt_does_not_list_say_so(listing, words):
-    line = protocol_line({**METRICS["protocol"], "listing": listing})
-    assert f"10 candidates (uniform negatives), {words}, likelihood ranking" in line
-
-
 def test_numbers_of_leaking_reasoning_say_so():
     line = protocol_line({**METRICS["protocol"], "leak": "target"})
     assert line.endswith("protocol seed 0, ABLATION: reasoning was written knowing the target")
@@ -92,6 +83,43 @@ def test_differences_are_shown_whatever_their_sign():
         "GRPO − SFT HR@3 -0.002 [-0.009, +0.005] p=0.5500 (paired, n = 22,363)",
         "GRPO − SFT NDCG@3 +0.017 [+0.010, +0.024] p=0.0002 (paired, n = 22,363)",
     ]
+
+
+def shown(metrics):
+    console = plain_console(200)
+    print_results(metrics, console)
+    return " ".join(console.file.getvalue().split())
+
+
+def test_no_table_of_validity_where_every_candidate_is_scored():
+    text = shown(METRICS)
+    assert "Validity of answers" not in text
+    assert (
+        "likelihood ranking: no answer can be invalid; the candidate shown first is ranked first for GRPO 0.125 "
+        in text
+    )
+    assert "of users; 0.100 by chance" in text
+
+
+def generated(**rates):
+    kept = {"invalid": 0.0, "duplicate": 0.0, "off_candidate": 0.0, "short": 1.0, "first_position": 0.1}
+    return {
+        **METRICS,
+        "protocol": {**METRICS["protocol"], "ranking": "generate"},
+        "validity": {"zero_shot": {**kept, **rates}, "sft": kept},
+    }
+
+
+def test_generated_answers_that_hardly_ever_count_are_explained():
+    text = shown(generated(invalid=0.953, off_candidate=0.906))
+    assert "Validity of answers" in text
+    assert "Most generated answers name no listed candidate (invalid: zero-shot 0.953; " in text
+    assert "does not list: zero-shot 0.906)" in text
+    assert "eval.ranking=constrained" in text
+    # Half of them is no reason yet.
+    calm = shown(generated(invalid=0.5, off_candidate=0.5))
+    assert "Validity of answers" in calm
+    assert "Most generated answers" not in calm
 
 
 def test_a_stage_without_intervals_or_with_other_metrics_still_prints():

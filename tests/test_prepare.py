@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from mllmrec.config import CONFIG_DIR
+from mllmrec.data.candidates import Catalogue
 from mllmrec.prepare import Prepared, prepare
 
 
@@ -47,10 +49,8 @@ def test_no_draw_has_an_item_that_training_shows_of_the_user(prepared):
         assert set(example.candidates.tolist()) & trained == {example.target}
 
 
-def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path, monkeypatch):
-    # A data set that does not say what changed its content: of 40 users, 40 must be ranked with their own targets.
-    identity = {"dataset": "always the same"}
-    monkeypatch.setattr("mllmrec.data.synthetic.Synthetic.identity", lambda self: identity)
+def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path):
+    # Sample ids and settings of candidates are the same: of 40 users, 40 must be ranked with their own targets.
     for seed in (0, 1):
         overrides = [
             f"cache_dir={tmp_path}",
@@ -130,11 +130,30 @@ def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplo
         assert np.isin(prepared.train.candidates_of(index)[0], held).all()
     trained = np.concatenate(prepared.samples["train"].parts())
     unseen = int((~np.isin(prepared.samples["test"].targets, trained)).sum())
-    assert unseen >= 4
+    assert unseen >= 6
     assert prepared.summary["samples"]["test"]["targets_unseen_in_training"] == unseen
     assert prepared.summary["catalogue"]["possible_negatives"] == len(held)
     assert prepared.summary["whole"]["users"] == 300
     assert f"dataset.max_users=12: {unseen} of 12 test targets occur in no training sequence" in caplog.text
+
+
+def test_kinds_of_negatives_share_what_they_do_not_change(prepared, monkeypatch):
+    built = []
+    monkeypatch.setattr("mllmrec.prepare.Catalogue", lambda *given: built.append(given) or Catalogue(*given))
+    hashes = set()
+    for weighting, num_negatives in (("uniform", 9), ("popularity", 9), ("uniform", 5), ("uniform", "full")):
+        settings = OmegaConf.create(
+            {
+                "split": "test",
+                "num_negatives": num_negatives,
+                "weighting": weighting,
+                "max_users": None,
+                "cot": False,
+            }
+        )
+        hashes |= {prepared.evaluation(settings)[2] for _ in range(2)}
+    assert len(hashes) == 4
+    assert len(built) == 1
 
 
 def toy_dataset(folder, split):

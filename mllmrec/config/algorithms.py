@@ -32,7 +32,7 @@ def broken_algorithms(cfg: DictConfig, settings: Mapping[str, Any]) -> list[str]
         or "grpo" not in method.get("stages", ())
     ):
         return []
-    hydra = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    hydra: Any = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     if hydra is None:
         return []
     # As typed: what refers to a value that is not there is reported elsewhere.

@@ -14,11 +14,12 @@ from mllmrec.config.components import component_faults
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.rules import CONTRADICTIONS, accelerator_exists, broken_rules
 from mllmrec.config.schema import SECTIONS, STAGES, Root
+from mllmrec.config.trials import trial_faults
 from mllmrec.errors import ConfigError
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check types, bounds, contradictions, and what every ``_target_`` takes.
+    """Check types, bounds, contradictions, what every ``_target_`` takes, and what it gives on a toy batch.
 
     Raises:
         ConfigError: one or more settings are wrong; all are named.
@@ -28,7 +29,9 @@ def check_config(cfg: DictConfig) -> None:
     faults += broken_rules(settings, (*CONTRADICTIONS, accelerator_exists))
     faults += broken_algorithms(cfg, settings)
     faulty = {fault.split(".", 1)[0] for fault in faults}
-    faults += component_faults(settings, faulty)
+    found = component_faults(settings, faulty)
+    faults += found
+    faults += trial_faults(settings, faulty | {fault.split(".", 1)[0].split(":")[0] for fault in found})
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 

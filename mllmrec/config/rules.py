@@ -21,6 +21,15 @@ def rolls_out(stages: Collection[str]) -> bool:
     return not {"grpo", "expert_iteration"}.isdisjoint(stages)
 
 
+def supervised(cfg: Settings, loss_on: str) -> list[str]:
+    """The stages of supervised fine-tuning that run with this ``loss_on``."""
+    return [
+        stage
+        for stage in ("sft", "sft_more")
+        if stage in cfg["method"]["stages"] and cfg[stage]["loss_on"] == loss_on
+    ]
+
+
 def cot_needs_policy(cfg: Settings) -> str | None:
     """CoT is to be mixed in, but nothing writes it."""
     if cfg["cot_policy"]["_target_"] is None and cfg["mix_ratio"] > 0:
@@ -51,6 +60,11 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """Reasoning before the answer is learnt, and then cannot be said, or stands in evaluation prompts instead."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
+    for stage in supervised(cfg, "candidates"):
+        return (
+            f"cot.placement=completion with {stage}.loss_on=candidates, whose answers carry no reasoning; set "
+            f"{stage}.loss_on=answer, or cot.placement=prompt"
+        )
     if rolls_out(cfg["method"]["stages"]) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
         return (
             "cot.placement=completion with rollouts of the candidates' answers alone: they cannot reason; choose "
@@ -110,25 +124,6 @@ def listed_candidates_end(cfg: Settings) -> str | None:
     return None
 
 
-def listing_fits_ranking(cfg: Settings) -> str | None:
-    """Candidates are to be listed in a way that the ranking has no use for, or that no prompt can hold."""
-    ranking, negatives = cfg["eval"]["ranking"], cfg["eval"]["num_negatives"]
-    listing = cfg["eval"].get("listing", "auto")
-    if ranking == "pointwise" and listing != "auto":
-        return f"eval.listing={listing} with eval.ranking=pointwise, whose questions list nothing: set eval.listing=auto"
-    if ranking == "generate" and listing in ("groups", "none"):
-        return (
-            f"eval.listing={listing} with eval.ranking=generate: an answer is chosen from one list; choose "
-            "eval.ranking=likelihood or constrained, or eval.listing=auto"
-        )
-    if listing == "all" and negatives == "full":
-        return (
-            "eval.listing=all with eval.num_negatives=full: the prompt cannot list the whole catalogue; choose "
-            "eval.listing=none or groups, or a number of negatives"
-        )
-    return None
-
-
 def reward_needs_title(cfg: Settings) -> str | None:
     """A reward that pays only answers with a title, and answers without one."""
     if not rolls_out(cfg["method"]["stages"]) or cfg["prompt"]["answer"] != "id":
@@ -176,10 +171,10 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
         return None
     if "sft" not in cfg["method"]["stages"]:
         return "prompt.item_tokens=vector without stage sft, which learns to read them"
-    if cfg["sft"]["loss_on"] == "all":
+    for stage in supervised(cfg, "all"):
         return (
-            "sft.loss_on=all with prompt.item_tokens=vector: item tokens are read and never said; "
-            "set sft.loss_on=answer"
+            f"{stage}.loss_on=all with prompt.item_tokens=vector: item tokens are read and never said; "
+            f"set {stage}.loss_on=answer"
         )
     return None
 
@@ -190,6 +185,16 @@ def stage_has_settings(cfg: Settings) -> str | None:
     if empty:
         return (
             f"method.stages names {', '.join(empty)}, which has no settings: choose another recipe or method"
+        )
+    return None
+
+
+def patience_has_rankings(cfg: Settings) -> str | None:
+    """A stage is to end early by rankings that are never made."""
+    if cfg["heldout"]["patience"] is not None and cfg["heldout"]["users"] == 0:
+        return (
+            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: nothing is ranked while a stage "
+            "trains, so nothing could end it; set heldout.patience=null, or heldout.users=500"
         )
     return None
 
@@ -215,9 +220,10 @@ def images_are_seen(cfg: Settings) -> str | None:
             "prompt.item_tokens=image with a backbone that reads text alone: choose backbone=tiny_vl or qwen3_vl, or "
             "prompt.item_tokens=none"
         )
-    if "sft" in stages and cfg["sft"]["loss_on"] == "all":
+    for stage in supervised(cfg, "all"):
         return (
-            "prompt.item_tokens=image with sft.loss_on=all: nobody can say an image; set sft.loss_on=answer"
+            f"prompt.item_tokens=image with {stage}.loss_on=all: nobody can say an image; set "
+            f"{stage}.loss_on=answer"
         )
     asks = "pointwise" in stages or cfg["eval"]["ranking"] == "pointwise"
     if asks and str(cfg["engine"]["_target_"]).endswith(".SharedPrefix"):
@@ -300,11 +306,11 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     negatives_are_listed,
     yes_or_no_is_ranked,
     listed_candidates_end,
-    listing_fits_ranking,
     reward_needs_title,
     item_tokens_have_vectors,
     item_tokens_are_learnt,
     stage_has_settings,
+    patience_has_rankings,
     *DATA_RULES,
     heads_divide_width,
     images_are_seen,

@@ -82,7 +82,6 @@ class Eval(Section):
     ranking: Literal["likelihood", "constrained", "generate", "pointwise"]
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
     weighting: Literal["uniform", "popularity", "both"]
-    listing: Literal["auto", "all", "groups", "none"] = "auto"  # runs of earlier versions have no such key
     ks: Annotated[list[Count], AfterValidator(_cutoffs)]
     split: Literal["test", "validation"]
     max_users: Count | None
@@ -100,6 +99,14 @@ class Heldout(Section):
     every: Count
     keep: Literal["best", "last"]
     patience: Count | None
+
+
+class Warnings(Section):
+    """``warnings``."""
+
+    steps: Count
+    kl: Positive
+    invalid: Annotated[float, Field(gt=0, le=1)]
 
 
 class Optimised(Section):
@@ -136,7 +143,7 @@ class Sft(Optimised):
 
     batch_size: Count
     micro_batch_size: Count
-    loss_on: Literal["answer", "all"]
+    loss_on: Literal["answer", "candidates", "all"]
     lora: LoraChange | None
 
 
@@ -146,7 +153,7 @@ class SftMore(Optimised):
     prompts_per_step: Count
     new_negatives: bool
     micro_batch_size: Count
-    loss_on: Literal["answer", "all"]
+    loss_on: Literal["answer", "candidates", "all"]
     lora: LoraChange | None
 
 
@@ -314,6 +321,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "candidates": Candidates,
     "eval": Eval,
     "heldout": Heldout,
+    "warnings": Warnings,
     "warmup": Warmup,
     "sft": Sft,
     "sft_more": SftMore,

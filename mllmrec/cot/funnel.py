@@ -11,7 +11,8 @@ from typing import Any
 from mllmrec.cache import atomic_path
 from mllmrec.cot.assess.reference import TRAINED, UNKNOWN
 from mllmrec.cot.base import CotKey
-from mllmrec.cot.built import Built, Confident
+from mllmrec.cot.built import Built
+from mllmrec.cot.confident import Confident
 from mllmrec.cot.pipeline import DRAFT, REFINED
 
 CAPTION, ASSESS = "caption", "assess"

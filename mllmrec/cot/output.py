@@ -12,7 +12,8 @@ from typing import Any
 from mllmrec.cache import atomic_path, write_json
 from mllmrec.cot.assess import Helping, calibrate
 from mllmrec.cot.base import CotKey
-from mllmrec.cot.built import Built, Confident
+from mllmrec.cot.built import Built
+from mllmrec.cot.confident import Confident
 from mllmrec.cot.funnel import FunnelStage, cot_funnel, draw_funnel, funnel_json
 from mllmrec.cot.released import write_captions, write_reasoning
 from mllmrec.cot.samples_page import write_samples_page

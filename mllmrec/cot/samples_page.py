@@ -7,7 +7,8 @@ from html import escape
 from pathlib import Path
 
 from mllmrec.cache import atomic_path
-from mllmrec.cot.built import Built, Confident, CotRecord
+from mllmrec.cot.built import Built, CotRecord
+from mllmrec.cot.confident import Confident
 from mllmrec.endpoint.images import data_url
 from mllmrec.reasoners.base import HistoryItem
 

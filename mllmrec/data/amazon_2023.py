@@ -9,11 +9,10 @@ import numpy as np
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.download import download_images
-from mllmrec.data.images import folder_fingerprint, image_files, whole_images
+from mllmrec.data.images import image_files, whole_images
 from mllmrec.data.reviews import read_reviews
 from mllmrec.data.text import (
     collapse_spaces,
-    input_fingerprint,
     join_details,
     plain_text,
     read_json_lines,
@@ -97,21 +96,6 @@ class Amazon2023(Dataset):
         images, unreadable = self._cached_images(folder, item_codes)
         items = Items(np.array(list(item_codes), dtype=object), titles, details, images)
         return RawData(self.name, items, interactions, skipped | unreadable)
-
-    def identity(self) -> dict[str, object]:
-        """The category, the settings that change the content, and the content of the files.
-
-        Item images count as they lie in the cache, so ask after `load` has fetched them.
-        """
-        return {
-            "dataset": "Amazon2023",
-            "category": self.category,
-            "max_items": self.max_items,
-            "download_images": self.download_images,
-            "image_min_reviews": self.image_min_reviews,
-            "files": [input_fingerprint(path) for path in self._files()],
-            "images": folder_fingerprint(self._image_folder()),
-        }
 
     def _cached_images(self, folder: Path, items: Iterable[str]) -> tuple[dict[str, Path], dict[str, int]]:
         # Images of other items in the cache are no mistake: max_items may have been larger.

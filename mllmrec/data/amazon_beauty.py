@@ -15,7 +15,7 @@ from mllmrec.data.download import download
 from mllmrec.data.reviews import read_reviews
 from mllmrec.data.sequences import read_sequences
 from mllmrec.data.tables import read_table
-from mllmrec.data.text import input_fingerprint, join_details, plain_text, read_lines, require_files
+from mllmrec.data.text import join_details, plain_text, read_lines, require_files
 from mllmrec.errors import UserError
 
 REVIEWS, META = "reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"
@@ -55,13 +55,6 @@ class AmazonBeauty(Dataset):
         if first.name == REVIEWS:
             return _load_public(self.name, first, second)
         return _load_sequences(self.name, first, second)
-
-    def identity(self) -> dict[str, object]:
-        """The dataset and the content of its files."""
-        return {
-            "dataset": "AmazonBeauty",
-            "files": {path.name: input_fingerprint(path) for path in self._files()},
-        }
 
     def _files(self) -> tuple[Path, Path]:
         if self.root is not None and (self.root / SEQUENCES).is_file():

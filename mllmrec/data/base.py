@@ -87,10 +87,6 @@ class Dataset(ABC):
             UserError: a file is missing or malformed (naming file, line, id and what to do).
         """
 
-    @abstractmethod
-    def identity(self) -> dict[str, object]:
-        """What determines the content of `load`, as JSON values: the key of every cache built from it."""
-
 
 @dataclass(frozen=True)
 class Interactions:

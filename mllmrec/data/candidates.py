@@ -23,20 +23,19 @@ training counts, but not on which other users are there nor on any file order.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mllmrec.cache import Digest, file_fingerprint, fingerprint
+from mllmrec import randomness
+from mllmrec.cache import Digest, fingerprint, source_fingerprint
 from mllmrec.data.base import Interactions, Items
 from mllmrec.data.candidate_sets import CandidateSet, combine_digests, frozen, row_digest
 from mllmrec.data.filters import FilteredInteractions, people_of
 from mllmrec.data.splits import Samples, latest_targets, training_counts
 from mllmrec.errors import UserError
-from mllmrec.randomness import numpy_generator
 
 BLOCK = 4096  # samples drawn at a time: bounds the memory at BLOCK x (2.5 N) doubles
 
@@ -222,7 +221,7 @@ class CandidateSource:
             "split": split,
             "num_negatives": sampler.num_negatives,
             "seed": sampler.seed,
-            "code": [file_fingerprint(Path(file)) for file in (__file__, inspect.getfile(numpy_generator))],
+            "code": source_fingerprint(__file__, randomness.__file__, libraries=("numpy",)),
         }
 
     def stored(self, cache_dir: Path, samples: Samples, split: str) -> CandidateSet:
@@ -280,7 +279,7 @@ class CandidateSource:
         return np.concatenate([drawn, left[np.argsort(finish)[:missing]]])
 
     def _generator(self, samples: Samples, index: int, split: str) -> np.random.Generator:
-        return numpy_generator(self.sampler.seed, "candidates", split, samples.sample_id(index))
+        return randomness.numpy_generator(self.sampler.seed, "candidates", split, samples.sample_id(index))
 
 
 def _array_fingerprint(values: np.ndarray) -> str:

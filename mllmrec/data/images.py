@@ -13,7 +13,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from mllmrec.cache import files_fingerprint
 from mllmrec.errors import UserError, choices
 
 log = logging.getLogger(__name__)
@@ -129,14 +128,6 @@ def _judge(folder: Path, files: Mapping[str, Path], ids: Sequence[str], matching
         )
     elif matching * FEW_ITEMS < len(ids):
         log.warning("%s has images for only %d of the %d items", folder, matching, len(ids))
-
-
-def folder_fingerprint(folder: Path | None) -> str | None:
-    """A hash of the images under ``folder`` by name and content; None when there is no such folder."""
-    if folder is None or not folder.is_dir():
-        return None
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return files_fingerprint({path.relative_to(folder).as_posix(): path for path in files})
 
 
 def images_folder(root: Path, given: str | None, usual: Iterable[str]) -> Path | None:

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.columns import codes_among, first_seen_codes
-from mllmrec.data.images import folder_fingerprint, images_folder, usable_images
-from mllmrec.data.released import is_released, load_released, read_titles, released_identity
+from mllmrec.data.images import images_folder, usable_images
+from mllmrec.data.released import is_released, load_released, read_titles
 from mllmrec.data.sequences import read_sequences
 from mllmrec.data.tables import column_names, read_table
-from mllmrec.data.text import input_fingerprint, read_lines
+from mllmrec.data.text import read_lines
 from mllmrec.errors import UserError
 
 COVER_FOLDERS = ("covers", "images", "MicroLens-100k_covers", "MicroLens-50k_covers")
@@ -62,19 +62,6 @@ class MicroLens(Dataset):
             images=images,
         )
         return RawData(self.name, items, interactions, skipped)
-
-    def identity(self) -> dict[str, object]:
-        """The dataset and the content of its files."""
-        root = self._folder()
-        if is_released(root):
-            return {"dataset": "MicroLens", **released_identity(root, self.covers)}
-        pairs, titles = self._files(root)
-        return {
-            "dataset": "MicroLens",
-            "pairs": input_fingerprint(pairs),
-            "titles": input_fingerprint(titles),
-            "images": folder_fingerprint(images_folder(root, self.covers, COVER_FOLDERS)),
-        }
 
     def _folder(self) -> Path:
         if self.root is None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mllmrec.cache import atomic_path
+from mllmrec.cache import atomic_path, file_fingerprint
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.columns import TableFile, codes_among, first_seen_codes, refuse_duplicate_ids
 from mllmrec.data.download import download
-from mllmrec.data.images import folder_fingerprint, images_folder, usable_images
-from mllmrec.data.released import is_released, load_released, released_identity
+from mllmrec.data.images import images_folder, usable_images
+from mllmrec.data.released import is_released, load_released
 from mllmrec.data.tables import read_table
-from mllmrec.data.text import input_fingerprint, read_lines
+from mllmrec.data.text import read_lines
 from mllmrec.errors import UserError, choices
 
 VARIANTS = {"ml-latest-small": ("ratings.csv", "movies.csv"), "ml-1m": ("ratings.dat", "movies.dat")}
@@ -109,21 +109,6 @@ class MovieLens(Dataset):
             skipped=skipped,
         )
 
-    def identity(self) -> dict[str, object]:
-        """The dataset, its variant and the content of its files."""
-        if self.root is not None and is_released(self.root):
-            return {"dataset": "MovieLens", **released_identity(self.root, self.posters)}
-        ratings, movies = self._files()
-        return {
-            "dataset": "MovieLens",
-            "variant": self.variant,
-            "ratings": input_fingerprint(ratings),
-            "movies": input_fingerprint(movies),
-            "images": folder_fingerprint(
-                images_folder(self.root or ratings.parent, self.posters, POSTER_FOLDERS)
-            ),
-        }
-
     def _files(self) -> tuple[Path, Path]:
         """Ratings and movies, unpacked and downloaded first where that is needed and allowed."""
         if self.variant not in VARIANTS:
@@ -146,7 +131,7 @@ class MovieLens(Dataset):
                 f"fetch {url} and put it there, or correct dataset.root"
             )
         if self.root is not None:
-            unpacked = unpacked.with_name(f"{self.variant}-{input_fingerprint(archive)}")
+            unpacked = unpacked.with_name(f"{self.variant}-{file_fingerprint(archive)}")
         _unpack(archive, self.variant, names, unpacked)
         return unpacked / names[0], unpacked / names[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllmrec.data.base import Dataset, RawData
-from mllmrec.data.released import load_released, released_identity
+from mllmrec.data.released import load_released
 from mllmrec.errors import UserError
 
 
@@ -27,10 +27,6 @@ class Netflix(Dataset):
     def load(self) -> RawData:
         """See `mllmrec.data.released.load_released`."""
         return load_released(self._folder(), self.name, self.images)
-
-    def identity(self) -> dict[str, object]:
-        """The dataset and the content of its files."""
-        return {"dataset": "Netflix", **released_identity(self._folder(), self.images)}
 
     def _folder(self) -> Path:
         if self.root is None:

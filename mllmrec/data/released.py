@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.data.base import TEST, TRAIN, Items, RawData, RawInteractions
-from mllmrec.data.images import folder_fingerprint, images_folder, usable_images
+from mllmrec.data.images import images_folder, usable_images
 from mllmrec.data.sequences import read_sequences
 from mllmrec.data.tables import read_rows
-from mllmrec.data.text import collapse_spaces, input_fingerprint, read_lines, require_files
+from mllmrec.data.text import collapse_spaces, read_lines, require_files
 from mllmrec.errors import UserError
 
 IMAGE_FOLDERS = ("images",)
@@ -54,12 +54,6 @@ def load_released(root: Path, name: str, images: str | None = None) -> RawData:
         ),
         skipped=skipped,
     )
-
-
-def released_identity(root: Path, images: str | None = None) -> dict[str, object]:
-    """Fingerprints of the files that `load_released` reads."""
-    prints: dict[str, object] = {name: input_fingerprint(path) for name, path in _files(root).items()}
-    return prints | {"images": folder_fingerprint(images_folder(root, images, IMAGE_FOLDERS))}
 
 
 def read_titles(path: Path) -> dict[str, str]:

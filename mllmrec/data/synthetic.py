@@ -113,17 +113,6 @@ class Synthetic(Dataset):
         self.visual_share = visual_share
         self.temperature = temperature
 
-    def identity(self) -> dict[str, object]:
-        """Every setting that changes the content."""
-        return {
-            **self._image_identity(),
-            "num_users": self.num_users,
-            "min_length": self.min_length,
-            "max_length": self.max_length,
-            "visual_share": self.visual_share,
-            "temperature": self.temperature,
-        }
-
     def _image_identity(self) -> dict[str, object]:
         return {
             "name": self.name,

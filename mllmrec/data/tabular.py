@@ -10,10 +10,10 @@ import numpy as np
 
 from mllmrec.data.base import Dataset, Items, RawData
 from mllmrec.data.columns import TableFile, refuse_duplicate_ids
-from mllmrec.data.images import folder_fingerprint, image_files, usable_images, whole_images
+from mllmrec.data.images import image_files, usable_images, whole_images
 from mllmrec.data.interaction_tables import InteractionTables, KnownItems
 from mllmrec.data.tables import read_table
-from mllmrec.data.text import input_fingerprint, join_details, require_files
+from mllmrec.data.text import join_details, require_files
 from mllmrec.errors import UserError
 
 FILES = ("interactions", "train", "validation", "test", "items")
@@ -139,16 +139,6 @@ class Tabular(Dataset):
         )
         skipped = {"interactions with unknown items": known.dropped} if known.dropped else {}
         return RawData(self.name, items, interactions, skipped | unreadable)
-
-    def identity(self) -> dict[str, object]:
-        """The settings that change the content, and the content of the files."""
-        settings = {name: value for name, value in vars(self).items() if name not in (*FILES, "images")}
-        return {
-            "dataset": "Tabular",
-            **settings,
-            **{name: input_fingerprint(path) for name, path in self._files().items()},
-            "images": None if self.images is None else folder_fingerprint(Path(self.images).expanduser()),
-        }
 
     def _files(self) -> dict[str, Path]:
         given = {name: getattr(self, name) for name in FILES}

@@ -13,7 +13,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mllmrec.cache import file_fingerprint
 from mllmrec.errors import UserError
 
 # Tables pack to a tenth or so of their size. What unpacks to more than this is made to fill a machine's memory.
@@ -29,11 +28,6 @@ def require_files(paths: Iterable[Path], remedy: str) -> None:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"missing file{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {remedy}")
-
-
-def input_fingerprint(path: Path) -> str:
-    """Hash of a file's bytes, whatever its size: 500 MB take about a second, which reading them as a table exceeds."""
-    return file_fingerprint(path)
 
 
 def collapse_spaces(text: str) -> str:

@@ -9,17 +9,16 @@ from omegaconf import DictConfig
 
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
-from mllmrec.evaluation.groups import Groups
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random
 from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prepare import FULL, Prepared
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.lists import SCORED, num_lists
 from mllmrec.run_folder import RunFolder
 
 
@@ -46,16 +45,12 @@ class Protocol:
         size = settings.batch_size
         self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
-        self.listing = prepared.listing(settings)
+        carrying = sum(self.examples.reasoning(position) is not None for position in self.positions)
+        self.cot_share = carrying / len(self.positions)  # of the prompts, that carry reasoning
 
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
-        """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings.
-
-        ``listing`` is there only where it is not the plain one: all candidates in one prompt, or none of a whole
-        catalogue.
-        """
+        """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
         full = self.settings.num_negatives == FULL
-        plain = ranking is not None or self.listing == ("none" if full else "all")
         leak = getattr(self.prepared.cot, "leak", "none")
         return {
             "dataset": self.prepared.summary["dataset"],
@@ -66,37 +61,32 @@ class Protocol:
             "negatives": "whole catalogue" if full else self.settings.weighting,
             "candidates_hash": self.candidates_hash,
             "cot": self.settings.cot,
+            **({"cot_share": self.cot_share} if self.settings.cot else {}),
             "seed": self.seed,
-            **({} if plain else {"listing": self._listing_words()}),
             **({} if leak == "none" else {"leak": leak}),
         }
-
-    def _listing_words(self) -> str:
-        return f"groups of {self.prepared.list_length}" if self.listing == "groups" else self.listing
-
-    def unseen_listing(self) -> str | None:
-        """What is to be said of prompts that list another number of candidates than in training; None where they do not."""
-        listed, ranking = self.prepared.list_length, self.settings.ranking
-        full = self.settings.num_negatives == FULL
-        if ranking == "pointwise" or self.listing == "groups":
-            return None
-        if self.listing == "all" and self.num_candidates == listed:
-            return None
-        if self.listing == "all":
-            shown = (
-                f"eval.num_negatives={self.num_candidates - 1}: prompts list {self.num_candidates} candidates"
-            )
-        else:
-            shown = f"eval.{'num_negatives=full' if full else 'listing=none'}: prompts list no candidates"
-        way_out = f"set eval.num_negatives={listed - 1}"
-        if ranking in SCORED:
-            prompts = num_lists(self.num_candidates, listed)
-            way_out = f"eval.listing=groups ranks them in lists of {listed}, in {prompts} prompts a user"
-        return f"{shown}, those of training {listed}: the policy may rank far worse than it could; {way_out}"
 
     def chance(self) -> dict[str, float]:
         """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
         return expected_at_random(self.num_candidates, self.ks)
+
+    def check_lengths(self, policy: Policy, answers: AnswerTokens, name: str) -> None:
+        """Refuse prompts or questions that the policy's backbone cannot hold.
+
+        Args:
+            policy: that is to be ranked by.
+            answers: of the policy.
+            name: what the prompts are for.
+
+        Raises:
+            UserError: saying how many are too long, and the longest.
+        """
+        parts = {name: self.examples}
+        if self.settings.ranking == "pointwise":
+            check_question_lengths(policy, self.prepared.questions, parts)
+        else:
+            generated = self.settings.max_new_tokens if self.settings.ranking == "generate" else 0
+            check_lengths(policy, answers, parts, generated)
 
     def objective(self, means: Mapping[str, float]) -> float:
         """What sweepers maximise: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1)."""
@@ -110,9 +100,6 @@ class Protocol:
         if self.settings.ranking == "pointwise":
             return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
         constrained = self.settings.ranking == "constrained"
-        if self.listing == "groups":
-            size = self.settings.batch_size
-            return Groups(policy, answers, engine, self.seed, constrained=constrained, batch_size=size)
         return Likelihood(policy, answers, engine, self.seed, constrained=constrained)
 
     def measure(self, ranker: Ranker) -> dict[str, float]:

@@ -14,7 +14,6 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.prepare import FULL, Prepared
-from mllmrec.prompts.examples import Examples
 from mllmrec.run_folder import RunFolder
 from mllmrec.stages.heldout import Selection
 
@@ -58,17 +57,6 @@ class Protocols:
         """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
         for place in self.places:
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
-
-    def examples(self) -> dict[str, Examples]:
-        """What is ranked, by its name in messages."""
-        names = ("evaluation", "evaluation among other negatives")
-        return {name: place.protocol.examples for name, place in zip(names, self.places, strict=False)}
-
-    def warn_of_listing(self) -> None:
-        """Say where prompts list another number of candidates than in training; the same for all protocols of a run."""
-        unseen = self.main.unseen_listing()
-        if unseen is not None:
-            log.warning("%s", unseen)
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
         """Rank every user, and compare with the stage before; returns what came of the main protocol."""

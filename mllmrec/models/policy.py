@@ -341,8 +341,16 @@ class Policy:
                     self.model.add_adapter(name, config)
                 else:
                     self.model = get_peft_model(self.model, config, adapter_name=name)
+                bypassed = (
+                    self._items is not None and self.model.get_input_embeddings() is not self._items.base
+                )
         except ValueError as error:
             raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
+        if bypassed:
+            raise UserError(
+                "prompt.item_tokens=vector with an adapter on the input embedding, which item tokens go past: leave "
+                "the embedding out of backbone.lora.target_modules"
+            )
 
     def _silence_dropout(self, names: Sequence[str]) -> None:
         # A frozen adapter that still dropped out would tell the policy from its reference before any update.
@@ -357,6 +365,7 @@ class Policy:
         adapted: Any = self.model.base_model
         adapted.set_adapter(list(names))
         for name, weight in self.model.named_parameters():
-            of_adapter = f".{trainable}." in name and "lora_" in name
+            # Adapters on embeddings are bare weights, whose names end with the adapter's.
+            of_adapter = f".{trainable}." in f"{name}." and "lora_" in name
             of_projector = self._projector_trains and f".{PROJECTOR}." in name
             weight.requires_grad_(trainable is not None and (of_adapter or of_projector))

@@ -1,7 +1,8 @@
 """Whether all prompts of a run fit the backbone, found out before anything is trained.
 
 H items of history and C candidates in a prompt. One prompt of nothing but the longest item stands for all prompts that carry
-no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at.
+no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at. The same for questions, which
+show one candidate each.
 """
 
 from __future__ import annotations
@@ -18,20 +19,13 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.markup import LABEL_BEGINS
+from mllmrec.prompts.questions import Questions
 
 _ENCODED_AT_ONCE = 1024
-BEFORE_TRAINING = (
-    "lower prompt.history_length, prompt.max_title_words, prompt.max_caption_words or candidates.num_negatives, or raise "
-    "backbone.max_length"
-)
 
 
 def check_lengths(
-    policy: Policy,
-    answers: AnswerTokens,
-    parts: dict[str, Examples],
-    longest_completion: int,
-    way_out: str = BEFORE_TRAINING,
+    policy: Policy, answers: AnswerTokens, parts: dict[str, Examples], longest_completion: int
 ) -> None:
     """Refuse prompts that the backbone cannot hold.
 
@@ -40,7 +34,6 @@ def check_lengths(
         answers: of the policy.
         parts: every set of prompts that the run will show, by what it is for.
         longest_completion: most tokens of a rollout.
-        way_out: what the user can do.
 
     Raises:
         UserError: saying how many prompts are too long, and the longest.
@@ -55,14 +48,9 @@ def check_lengths(
             # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items
             # are counted one by one: the same ones stand in many prompts.
             room = limit - len(example.reasoned_answer.encode())
-            doubted = [
-                prompt
-                for prompt in example.prompts
-                if policy.most_tokens(prompt) > room and bounds.of_prompt(prompt) > room
-            ]
-            if not doubted:
+            if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
                 continue
-            length = max(map(len, policy.encode_prompts(doubted)))
+            length = len(policy.encode_prompts([example.prompt])[0])
             if example.reasoned_answer:
                 length += len(policy.encode_answers([example.reasoned_answer])[0])
             too_long += length > limit
@@ -71,7 +59,44 @@ def check_lengths(
         if too_long:
             raise UserError(
                 f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
-                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): {way_out}"
+                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
+                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
+                "candidates.num_negatives, or raise backbone.max_length"
+            )
+
+
+def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str, Examples]) -> None:
+    """Refuse yes-or-no questions that the backbone cannot hold.
+
+    Args:
+        policy: whose tokenizer and limit count.
+        questions: asked of every candidate of the examples.
+        parts: every set of examples that the run will ask about, by what it is for.
+
+    Raises:
+        UserError: saying how many samples have too long a question, and the longest.
+    """
+    words = policy.encode_answers([questions.positive, questions.negative])
+    limit = policy.max_length - max(map(len, words)) - 1  # the end token
+    bounds = _Bounds(policy)
+    if bounds.of_plain(questions.builder, questions.history_length, 1) <= limit:
+        return
+    for name, examples in parts.items():
+        too_long, longest, sample = 0, 0, ""
+        for index in track(range(len(examples)), f"check {name} questions", len(examples), "samples"):
+            history = examples.samples.history(index).tolist()
+            asked = [questions.prompt(history, item) for item in examples.candidates_of(index)[0].tolist()]
+            doubtful = [prompt for prompt in asked if bounds.of_prompt(prompt) > limit]
+            own = max(map(len, policy.encode_prompts(doubtful))) if doubtful else 0
+            too_long += own > limit
+            if own > longest:
+                longest, sample = own, examples.samples.sample_id(index)
+        if too_long:
+            raise UserError(
+                f"{too_long} of {len(examples)} {name} samples have questions that are longer than the backbone holds "
+                f"beside Yes or No ({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): "
+                "lower prompt.history_length, prompt.max_title_words or prompt.max_caption_words, or raise "
+                "backbone.max_length"
             )
 
 
@@ -79,7 +104,9 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
     """Positions of the samples whose prompts may be too long."""
     if len(examples) == 0:
         return []
-    if bounds.of_plain(examples.builder, examples.history_length, examples.list_length()) > limit:
+    candidates, _ = examples.candidates_of(0)  # C is the same for all samples where prompts list them
+    count = len(candidates) if examples.list_candidates else None
+    if bounds.of_plain(examples.builder, examples.history_length, count) > limit:
         return range(len(examples))
     if examples.cot is None or examples.with_cot is None:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,19 +13,10 @@ from mllmrec.data.splits import Samples
 from mllmrec.prompts.builder import PromptBuilder
 
 CandidatesOf = Callable[[int], tuple[np.ndarray, int]]  # sample index -> (C,) item codes, the target's column
-ListsOf = Callable[[int], Sequence[np.ndarray]]  # sample index -> item codes of each list
 
 
 def _empty() -> np.ndarray:
     return np.empty(0, dtype=np.int32)
-
-
-@dataclass(frozen=True)
-class ListedPrompt:
-    """A prompt that lists some of an example's candidates."""
-
-    prompt: str
-    items: np.ndarray  # (L,) item codes in the order shown, among them others than the candidates where C < L
 
 
 @dataclass(frozen=True)
@@ -41,14 +32,6 @@ class Example:
     has_reasoning: bool  # in the prompt, or to be learnt
     reasoned_answer: str = ""  # the answer with the reasoning before it, where it is to be learnt
     history: np.ndarray = field(default_factory=_empty)  # item codes before the target, whole, oldest first
-    lists: tuple[
-        ListedPrompt, ...
-    ] = ()  # where the candidates are listed in groups; ``prompt`` is the first's
-
-    @property
-    def prompts(self) -> list[str]:
-        """Every prompt of the example."""
-        return [listed.prompt for listed in self.lists] or [self.prompt]
 
 
 class Examples:
@@ -62,7 +45,6 @@ class Examples:
         *,
         history_length: int,
         list_candidates: bool = True,
-        lists_of: ListsOf | None = None,
         cot: CotPolicy | None = None,
         with_cot: np.ndarray | None = None,
         placement: Literal["prompt", "completion"] = "prompt",
@@ -75,8 +57,7 @@ class Examples:
             builder: writes the prompts.
             candidates_of: draws or looks up the candidates of a sample.
             history_length: items of history shown.
-            list_candidates: whether the prompt lists them.
-            lists_of: the lists of a sample, each shown in a prompt of its own; None: one prompt lists all candidates.
+            list_candidates: whether the prompt lists them (not when the whole catalogue competes).
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
             placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
@@ -84,17 +65,11 @@ class Examples:
         """
         self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
-        self.history_length, self.list_candidates, self.lists_of = history_length, list_candidates, lists_of
+        self.history_length, self.list_candidates = history_length, list_candidates
         self.cot, self.with_cot, self.placement = cot, with_cot, placement
 
     def __len__(self) -> int:
         return len(self.samples)
-
-    def list_length(self) -> int | None:
-        """How many items a prompt lists, the same for all samples; None where it lists none."""
-        if self.lists_of is not None:
-            return len(self.lists_of(0)[0])
-        return len(self.candidates_of(0)[0]) if self.list_candidates else None
 
     def cot_key(self, index: int) -> CotKey:
         """Whose reasoning a sample would carry: its split, its user, the history shown, and its target."""
@@ -108,11 +83,14 @@ class Examples:
             self.split,
         )
 
+    def reasoning(self, index: int) -> str | None:
+        """The reasoning that a sample carries; None where it was not chosen or there is none."""
+        if self.cot is None or self.with_cot is None or not self.with_cot[index]:
+            return None
+        return self.cot.reasoning(self.cot_key(index))
+
     def __getitem__(self, index: int) -> Example:
-        reasoning = None
-        if self.cot is not None and self.with_cot is not None and self.with_cot[index]:
-            reasoning = self.cot.reasoning(self.cot_key(index))
-        return self.with_reasoning(index, reasoning)
+        return self.with_reasoning(index, self.reasoning(index))
 
     def with_reasoning(self, index: int, reasoning: str | None) -> Example:
         """The example with this reasoning, whatever was chosen for it; None for none."""
@@ -120,22 +98,16 @@ class Examples:
         history = samples.history(index, self.history_length)
         candidates, column = self.candidates_of(index)
         learnt = bool(reasoning) and self.placement == "completion"
-
-        def prompt(listed: np.ndarray | None) -> str:
-            return self.builder.prompt(
-                history.tolist(),
-                None if listed is None else listed.tolist(),
-                None if learnt else reasoning,
-                think=learnt,
-            )
-
-        lists: tuple[ListedPrompt, ...] = ()
-        if self.lists_of is not None:
-            lists = tuple(ListedPrompt(prompt(items), items) for items in self.lists_of(index))
+        prompt = self.builder.prompt(
+            history.tolist(),
+            candidates.tolist() if self.list_candidates else None,
+            None if learnt else reasoning,
+            think=learnt,
+        )
         return Example(
             sample_id=samples.sample_id(index),
             user_id=samples.user_id(index),
-            prompt=lists[0].prompt if lists else prompt(candidates if self.list_candidates else None),
+            prompt=prompt,
             target=samples.target(index),
             candidates=candidates,
             target_column=column,
@@ -144,7 +116,6 @@ class Examples:
             if learnt and reasoning
             else "",
             history=samples.history(index),
-            lists=lists,
         )
 
 

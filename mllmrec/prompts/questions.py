@@ -38,15 +38,15 @@ class Questions:
     """Asks of histories whether an item comes next."""
 
     def __init__(self, builder: PromptBuilder, wording: QuestionWording, history_length: int) -> None:
-        """Take the wording.
+        """Take the wording; ``builder`` then is one of questions.
 
         Args:
             builder: of the prompts that list candidates; items are shown as there.
             wording: of the question.
             history_length: items of history shown, the latest.
         """
-        self._builder = copy.copy(builder)
-        self._builder.template = replace(
+        self.builder = copy.copy(builder)
+        self.builder.template = replace(
             builder.template, candidates=wording.candidate, closing=wording.question
         )
         self.positive, self.negative = wording.positive, wording.negative
@@ -59,4 +59,4 @@ class Questions:
             history: item codes, oldest first; it may be longer than what is shown.
             item: the code of the item in question.
         """
-        return self._builder.prompt(list(history)[-self.history_length :], [item])
+        return self.builder.prompt(list(history)[-self.history_length :], [item])

@@ -22,7 +22,7 @@ COSTS = ("tokens_per_prompt", "seconds_per_step", "peak_memory_mb")
 # the dataset, the split or the negatives do, and those say more.
 _PROTOCOL = ("dataset", "split", "ranking", "num_candidates", "negatives", "cot", "users", "candidates_hash")
 # Ways of ranking that belong to a method, which has no other: they stand beside any.
-METHODS_OWN = {"score", "pointwise"}
+_METHODS_OWN = {"score", "pointwise"}
 _REMEDY = {
     "candidates_hash": "train both with the same protocol_seed, dataset, filters, split and eval settings",
     "users": "give both the same eval.max_users and dataset.max_users",
@@ -74,31 +74,13 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         for key in _PROTOCOL:
             ours, theirs = first.protocol.get(key), run.protocol.get(key)
-            if key == "ranking" and not METHODS_OWN.isdisjoint((ours, theirs)):
+            if key == "ranking" and not _METHODS_OWN.isdisjoint((ours, theirs)):
                 continue
             if ours != theirs:
                 raise UserError(
                     f"{first.path} and {run.path} cannot be compared: {key} is {ours} in the one and {theirs} in the "
                     f"other; {_REMEDY.get(key, 'evaluate both alike')}, or report them apart as runs=DIR,DIR"
                 )
-        own = {first.protocol.get("ranking"), run.protocol.get("ranking")}
-        if METHODS_OWN.isdisjoint(own) and _listing(first) != _listing(run):
-            raise UserError(
-                f"{first.path} and {run.path} cannot be compared: prompts list candidates {_listing(first)} in the one "
-                f"and {_listing(run)} in the other; give both the same eval.listing, or report them apart as runs=DIR,DIR"
-            )
-
-
-def _listing(run: Run) -> str:
-    """How prompts list the candidates. Groups are as long as in training, whatever that length is."""
-    protocol = run.protocol
-    listing = protocol.get("listing")
-    if listing == "none" or (listing is None and protocol.get("negatives") == "whole catalogue"):
-        return "not at all"
-    trained = (run.config.get("candidates") or {}).get("num_negatives")
-    if listing is None and trained is not None and protocol.get("num_candidates") != trained + 1:
-        return "all at once"
-    return "as in training"
 
 
 def score_rows(

@@ -10,7 +10,6 @@ from typing import Any
 from mllmrec.reporting.comparison import (
     BEST,
     LAST,
-    METHODS_OWN,
     Comparison,
     Scores,
     check_comparable,
@@ -66,13 +65,7 @@ class Experiment:
         """How every row was evaluated."""
         protocols = [run.protocol for row in self.rows for run in row.runs]
         rankings = dict.fromkeys(str(protocol["ranking"]) for protocol in protocols)
-        listings = dict.fromkeys(
-            str(protocol.get("listing", "one list"))
-            for protocol in protocols
-            if protocol["ranking"] not in METHODS_OWN
-        )
-        listing = {} if set(listings) <= {"one list"} else {"listing": " or ".join(listings)}
-        return {**protocols[0], "ranking": " or ".join(rankings), **listing}
+        return {**protocols[0], "ranking": " or ".join(rankings)}
 
     @property
     def chance(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mllmrec.console import listing_words, stage_title
+from mllmrec.console import stage_title
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.runs import KEPT
@@ -150,7 +150,7 @@ def protocol_words(experiment: Experiment) -> str:
         words.append(
             f"{protocol['num_candidates']:,} candidates ({protocol.get('negatives', '?')} negatives)"
         )
-    words += [*listing_words(protocol), f"{protocol['ranking']} ranking"]
+    words.append(f"{protocol['ranking']} ranking")
     if protocol.get("cot"):
         words.append("evaluation prompts with reasoning")
     return ", ".join(words)

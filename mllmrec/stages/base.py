@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from transformers import get_scheduler
 
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Stage(lightning.LightningModule):
         # dropout and no gradient checkpointing.
         self.model: Any = model.train()
         self.settings, self.updates = optimizer, updates
+        self._moved = False  # whether an update has changed a weight
 
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable weights."""
@@ -100,7 +104,8 @@ class Stage(lightning.LightningModule):
         """One optimiser step from the micro-batches' shares of the loss, which are added up.
 
         Raises:
-            UserError: the loss or the gradient is not finite; the weights are left as they were.
+            UserError: the loss or the gradient is not finite, and the weights are left as they were; or the first
+                update that has a gradient and a learning rate changes no weight.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
@@ -119,12 +124,54 @@ class Stage(lightning.LightningModule):
                 f"stage {self.name} diverged at step {self.global_step}: loss {loss}, gradient norm {norm}; "
                 f"lower {self.name}.learning_rate (now {self.settings.learning_rate})"
             )
-        optimizer.step()
         schedule: Any = self.lr_schedulers()
         rate = schedule.get_last_lr()[0]
+        if self._moved or rate == 0 or norm == 0:
+            optimizer.step()
+        else:
+            self._first_movement(optimizer, weights, norm, rate)
         schedule.step()
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+
+    def _first_movement(self, optimizer: Any, weights: list[Tensor], norm: float, rate: float) -> None:
+        """The first step that must change something: see that it does, and which adapters have no part in it."""
+        before = _sums(weights)
+        optimizer.step()
+        if torch.equal(before, _sums(weights)):
+            raise UserError(
+                f"stage {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
+                f"weight, since so small a step is lost in {weights[0].dtype} numbers: raise {self.name}.learning_rate, "
+                "or set trainer.precision=32-true and backbone.dtype=float32"
+            )
+        self._moved = True
+        idle = [
+            name
+            for name, weight in self.named_parameters()
+            if weight.requires_grad and "lora_" in name and weight.grad is None
+        ]
+        if idle:
+            log.warning(
+                "%s: %d adapter weights had no part in the loss of the first update, and will not train where that "
+                "stays so: %s%s",
+                self.name,
+                len(idle),
+                ", ".join(idle[:3]),
+                ", ..." if len(idle) > 3 else "",
+            )
+
+    def on_train_end(self) -> None:
+        """Say where nothing was learnt."""
+        if not self._moved:
+            log.warning(
+                "%s: no update had both a gradient and a learning rate: the weights are as they were before",
+                self.name,
+            )
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
         """Log numbers of this step."""
         self.log_dict({key: float(value) for key, value in metrics.items()}, on_step=True, on_epoch=False)
+
+
+def _sums(weights: Iterable[Tensor]) -> Tensor:
+    """(W,) float64 sum of each weight: an update of any of them shows, and no copy of them is kept."""
+    return torch.stack([weight.detach().sum(dtype=torch.float64) for weight in weights])

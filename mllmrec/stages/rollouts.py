@@ -13,6 +13,7 @@ from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.examples import Example
 from mllmrec.randomness import torch_generator
 from mllmrec.rewards.base import Question, Reward
@@ -146,8 +147,28 @@ class RolloutStage(Stage):
         for name in self.reward.parts:
             values = torch.tensor([part[name] for part in parts]).view(rewards.shape)
             metrics[f"rewards/{name}/mean"] = weighted_mean(values, weights).mean()
+        if not self.sampler.constrained:
+            metrics |= self._invalid(batch, pieces)
         with_cot = torch.tensor([example.has_reasoning for example in batch])
         for name, rows in (("reward_with_cot", with_cot), ("reward_without_cot", ~with_cot)):
             if rows.any():
                 metrics[name] = weighted_mean(rewards, weights)[rows].mean()
         return {name: float(value) for name, value in metrics.items()}
+
+    def _invalid(self, batch: Sequence[Example], pieces: Sequence[Rewarded]) -> dict[str, float]:
+        """The shares of answers that are not in the right form, and of those that name an item which was not listed."""
+        listed = [{self.item_ids[item] for item in example.candidates.tolist()} for example in batch]
+        malformed = unlisted = rows = first = 0
+        for piece in pieces:
+            for text, source in zip(piece.texts, piece.rollouts.prompt_of.tolist(), strict=True):
+                parsed = parse_answer(text)
+                if not parsed.well_formed:
+                    malformed += 1
+                elif parsed.items[0][0] not in listed[first + source]:
+                    unlisted += 1
+            rows += len(piece.texts)
+            first += len(piece.rewards)
+        return {
+            "completions/malformed_ratio": malformed / rows,
+            "completions/unlisted_ratio": unlisted / rows,
+        }

@@ -29,6 +29,8 @@ from mllmrec.stages.grpo import Grpo, Judged
 from mllmrec.stages.heldout import HeldOutMeasure, Selection, held_out_ranking
 from mllmrec.stages.kept_rollouts import kept_steps, whole_groups
 from mllmrec.stages.pointwise import Pointwise
+from mllmrec.stages.rollout_warnings import RolloutWarnings
+from mllmrec.stages.rollouts import RolloutStage
 from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
 from mllmrec.training_callbacks import StepTimer, TrainingProgress
@@ -263,6 +265,8 @@ def _fit(
 ) -> Selection | None:
     cfg = inputs.cfg
     callbacks: list[lightning.Callback] = [inputs.timer, TrainingProgress(stage.name, _SHOWN[stage.name])]
+    if isinstance(stage, RolloutStage):
+        callbacks.append(RolloutWarnings(**cfg.warnings))
     ranking = None
     if measure is not None and cfg.heldout.users:
         heldout = cfg.heldout

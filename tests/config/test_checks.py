@@ -84,14 +84,6 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         # 9 negatives and the target are 10 candidates.
         (["eval.ks=[1,11]"], "11 exceeds the 10 candidates"),
         (["eval.num_negatives=full", "eval.ranking=generate"], "cannot list the whole catalogue"),
-        (
-            ["eval.num_negatives=full", "eval.listing=all"],
-            "eval.listing=all with eval.num_negatives=full: the prompt cannot list the whole catalogue; choose eval.listing=none",
-        ),
-        (["eval.ranking=generate", "eval.listing=groups"], "eval.listing=groups with eval.ranking=generate"),
-        (["eval.ranking=generate", "eval.listing=none"], "eval.listing=none with eval.ranking=generate"),
-        (["eval.ranking=pointwise", "eval.listing=all"], "eval.listing=all with eval.ranking=pointwise"),
-        (["eval.listing=some"], "eval.listing=some: must be 'auto', 'all', 'groups' or 'none'"),
         (["reward=release"], "reward=release with prompt.answer=id"),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
         (["backbone=qwen3_0.6b", "sft=null"], "method.stages names sft"),
@@ -121,6 +113,11 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft", "eval.cot=true"],
             "reasoning is said, not shown; set eval.cot=false",
         ),
+        (
+            ["cot.placement=completion", "method=sft", "sft.loss_on=candidates"],
+            "whose answers carry no reasoning; set sft.loss_on=answer",
+        ),
+        (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
         (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),
     ],
@@ -140,9 +137,6 @@ def test_4bit_weights_need_adapters() -> None:
     [
         ["eval.ks=[10]"],  # as many as candidates: trivial, yet no contradiction
         ["eval.num_negatives=full", "eval.ks=[100]"],
-        ["eval.num_negatives=full", "eval.listing=groups"],
-        ["eval.num_negatives=99", "eval.listing=all"],  # warned of
-        ["eval.ranking=generate", "eval.listing=all"],
         ["cot_policy=none"],
         ["reward=release", "prompt.answer=id_title"],
         ["reward=release", "method=sft"],  # no stage reads the reward
@@ -154,6 +148,7 @@ def test_4bit_weights_need_adapters() -> None:
         ["grpo.beta=0"],
         ["cot_policy=confident", "mixing.select=confidence", "mixing=augment"],
         ["cot.placement=completion", "method=sft"],
+        ["sft.loss_on=candidates"],
     ],
 )
 def test_what_is_allowed(overrides: list[str]) -> None:

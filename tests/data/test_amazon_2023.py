@@ -104,7 +104,7 @@ def test_files_come_through_datasets(site, tmp_path):
 def test_missing_and_malformed(site, tmp_path):
     dataset = Amazon2023("Test", str(tmp_path), str(tmp_path), download_images=False)
     with pytest.raises(UserError, match=r"Test\.jsonl, .*meta_Test\.jsonl"):
-        dataset.identity()
+        dataset.load()
     write(tmp_path, site)
     (tmp_path / "Test.jsonl").write_text(
         '{"user_id": "u", "parent_asin": "A", "rating": 5, "timestamp": "x"}\n'

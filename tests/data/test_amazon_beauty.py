@@ -45,10 +45,7 @@ def test_public_files_are_downloaded(site, tmp_path, monkeypatch):
     write_public(tmp_path)
     site.files |= {f"/{name}": (tmp_path / name).read_bytes() for name in (REVIEWS, META)}
     monkeypatch.setattr(amazon_beauty, "ADDRESS", site.address)
-    dataset = AmazonBeauty(None, str(tmp_path / "cache"))
-    identity = dataset.identity()
-    check_public(dataset.load())
-    assert identity == AmazonBeauty(str(tmp_path), "unused").identity()
+    check_public(AmazonBeauty(None, str(tmp_path / "cache")).load())
     assert len(site.requests) == 2
 
 
@@ -71,7 +68,7 @@ def test_missing_files_are_named_with_the_other_layout(tmp_path):
     ):
         AmazonBeauty(str(tmp_path), "unused").load()
     with pytest.raises(UserError, match=r"cache.*reviews_Beauty_5\.json\.gz"):
-        AmazonBeauty(None, str(tmp_path / "cache"), download=False).identity()
+        AmazonBeauty(None, str(tmp_path / "cache"), download=False).load()
 
 
 def test_sequences_with_an_item_outside_the_table(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -119,6 +120,15 @@ def test_a_pool_smaller_than_the_negatives_is_an_error_not_a_loop(weighting):
     source = CandidateSampler(3, weighting).bind(Catalogue(interactions, items), splits["train"])
     with pytest.raises(UserError, match="user w"):
         source.candidates_of(splits["test"], 1, "test")
+    with pytest.raises(UserError, match=r"user w has only 1 of .*num_negatives=2 "):
+        freeze(sequences, items, 2, weighting)
+    freeze(sequences, items, 1, weighting)
+
+
+def test_the_user_with_the_smallest_pool_is_named():
+    sequences = {"v": list(range(7)), "w": list(range(9)), "x": list(range(8))}
+    with pytest.raises(UserError, match=r"user w has only 1 of 10 items .*\(3 of 3 samples"):
+        freeze(sequences, catalogue(10), 5)
 
 
 def test_only_titled_items_are_negatives():
@@ -128,6 +138,10 @@ def test_only_titled_items_are_negatives():
     _, samples, candidates = freeze({"u": [0, 1, 2, 15]}, Items(items.ids, titles, items.details), 7)
     assert sorted(candidates.items[0].tolist()) == [3, 4, 5, 6, 7, 8, 9, 15]
     assert samples.target(0) == 15
+    # By popularity as well: v trains on 10 and 11, which have no title, and on 12 to 19 nobody does.
+    sequences = {"u": [0, 1, 2, 15], "v": [10, 11, 3, 4], "w": [5, 6, 7, 8]}
+    _, samples, candidates = freeze(sequences, Items(items.ids, titles, items.details), 2, "popularity")
+    assert sorted(candidates.items[0].tolist()) == [5, 6, 15]
 
 
 def test_the_other_file_of_a_given_split_is_avoided_too():
@@ -481,8 +495,10 @@ def test_the_key_of_a_stored_set_holds_nothing_but_these_parts_and_the_code_that
     source, *of_source = DIFFERING["seed"][0]
     before = source.key(*of_source)
     assert set(before) == {*DIFFERING, "code"}
-    monkeypatch.setattr("mllmrec.data.candidates.file_fingerprint", lambda path: f"{path.name} edited")
-    assert source.key(*of_source) == {**before, "code": ["candidates.py edited", "randomness.py edited"]}
+    monkeypatch.setattr("mllmrec.data.candidates.source_fingerprint", lambda *given, **more: (given, more))
+    (candidates, randomness), more = source.key(*of_source)["code"]
+    assert (Path(candidates).name, Path(randomness).name) == ("candidates.py", "randomness.py")
+    assert more == {"libraries": ("numpy",)}
 
 
 def test_popularity_is_told_apart_by_its_weights():

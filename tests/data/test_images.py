@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from mllmrec.data.images import folder_fingerprint, image_files, usable_images
+from mllmrec.data.images import image_files, usable_images
 from mllmrec.errors import UserError
 
 
@@ -41,22 +41,6 @@ def test_jpeg_goes_before_png_and_missing_folder_is_an_error(tmp_path, picture):
     assert image_files(tmp_path)["1"].name == "1.jpg"
     with pytest.raises(UserError, match="no image folder"):
         image_files(tmp_path / "none")
-
-
-def test_fingerprint_follows_the_files(tmp_path, picture):
-    before = folder_fingerprint(tmp_path)
-    (tmp_path / "1.png").write_bytes(picture("red"))
-    assert folder_fingerprint(tmp_path) != before
-    assert folder_fingerprint(None) is None
-
-
-def test_fingerprint_tells_images_of_one_name_and_size_apart(tmp_path):
-    path = tmp_path / "1.png"
-    prints = set()
-    for content in (b"red", b"tan", b"red"):
-        path.write_bytes(content)
-        prints.add(folder_fingerprint(tmp_path))
-    assert len(prints) == 2
 
 
 def test_a_folder_that_names_no_item_is_refused_with_examples(tmp_path, picture):
@@ -100,7 +84,6 @@ def test_links_that_lead_in_a_circle_are_no_images(tmp_path, picture, caplog):
     assert list(images) == ["1"]
     assert counts == {"unreadable images": 2}
     assert "2.png, 3.png" in caplog.text
-    assert folder_fingerprint(tmp_path) is not None
 
 
 def test_what_is_called_like_an_image_and_is_no_file(tmp_path, picture):

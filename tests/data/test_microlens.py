@@ -40,7 +40,7 @@ def test_csv_name_with_tab_content(root):
 
 def test_missing_files(tmp_path):
     with pytest.raises(UserError, match=r"no \*_pairs\.csv or \*_pairs\.tsv and no \*_titles\.csv"):
-        MicroLens(str(tmp_path)).identity()
+        MicroLens(str(tmp_path)).load()
     with pytest.raises(UserError, match=r"dataset\.root is not set"):
         MicroLens(None).load()
 

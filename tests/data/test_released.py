@@ -107,14 +107,6 @@ def test_bad_titles(tmp_path, content, message):
         read_titles(file)
 
 
-def test_identity_follows_content_not_place(root, tmp_path):
-    before = Netflix(str(root)).identity()
-    moved = root.rename(tmp_path / "moved")
-    assert Netflix(str(moved)).identity() == before
-    (moved / "test.tsv").write_text("u3\t30\n", encoding="utf-8")
-    assert Netflix(str(moved)).identity() != before
-
-
 def test_a_title_of_any_length_is_read(root):
     (root / "netflix_titles.csv").write_text(
         f'item,title\n10,"One, {"x" * 200_000}"\n20,b\n30,c\n', encoding="utf-8"

@@ -144,14 +144,3 @@ def test_a_column_of_images_that_are_not_there(files, picture, caplog):
     data = load(files, images=str(files / "images"), image_column="photo")
     assert list(data.items.images) == ["2"]
     assert data.skipped == {"images that are not there": 1}
-
-
-def test_identity_follows_settings_and_content(files):
-    def identity(**settings):
-        return Tabular(str(files / "interactions.csv"), str(files / "items.csv"), **settings).identity()
-
-    before = identity()
-    assert identity() == before
-    assert identity(details_columns=["brand"]) != before
-    (files / "items.csv").write_text(ITEMS + "3,New,,,\n", encoding="utf-8")
-    assert identity() != before

@@ -169,18 +169,6 @@ def test_files_of_a_split_go_together(published):
         load(published, items="a.parquet")
 
 
-def test_identity_knows_every_file(published):
-    def identity(**settings):
-        files = {name: str(published / f"{name[:5]}.csv") for name in ("train", "validation", "test")}
-        return Tabular(None, str(published / "info.txt"), **files, **settings).identity()
-
-    before = identity()
-    assert identity() == before
-    assert identity(history_column="history_item_id") != before
-    (published / "valid.csv").write_text(f"{HEADER}\n", encoding="utf-8")
-    assert identity() != before
-
-
 def test_a_hundred_thousand_rows_are_stitched_in_seconds():
     # 10,000 users with ten rows each, whose histories hold the latest ten of 1 to 10 items.
     lengths = np.tile(np.arange(1, 11), 10_000)

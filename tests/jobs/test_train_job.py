@@ -136,12 +136,38 @@ def test_the_global_generators_are_neither_read_nor_changed(job, tmp_path):
             ["method=sft", "split.windows=sliding", "sft.loss_on=all", "mix_ratio=1"],
             ["zero_shot", "warmup", "sft"],
         ),
+        (["method=sft", "sft.loss_on=candidates"], ["zero_shot", "warmup", "sft"]),
     ],
 )
 def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
     metrics = metrics_of(job(tmp_path / "run", *overrides))
     assert list(metrics["stages"]) == stages
     assert metrics["protocol"]["users"] == 60
+
+
+def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_path):
+    folder = job(
+        tmp_path / "run", "method=sft", "eval.ranking=generate", "eval.max_new_tokens=4", "heldout.every=1"
+    )
+    with (folder / "log.csv").open(encoding="utf-8") as stream:
+        ranked = [row for row in csv.DictReader(stream) if row["stage"] == "sft" and row["val/NDCG@3"]]
+    # At the beginning and after each of four steps; free text of four tokens would name nobody's target.
+    assert [int(row["step"]) for row in ranked] == [0, 1, 2, 3, 4]
+    assert all(float(row["val/HR@10"]) == 1.0 for row in ranked)
+    metrics = metrics_of(folder)
+    assert metrics["protocol"]["ranking"] == "generate"
+    best = max(ranked, key=lambda row: float(row["val/NDCG@3"]))
+    assert metrics["weights"]["sft"]["kept"] == "best"
+    assert metrics["weights"]["sft"]["best"]["step"] == int(best["step"])
+
+
+def test_rollouts_that_teach_nothing_are_warned_of_in_the_log(job, tmp_path):
+    folder = job(tmp_path / "run", "method=grpo_only", "rollout=free", "rollout.max_new_tokens=3")
+    logged = (folder / "run.log").read_text(encoding="utf-8")
+    assert (
+        logged.count("grpo: for 3 steps in a row no prompt has had two answers with different rewards") == 1
+    )
+    assert logged.count("grpo: for 3 steps in a row hardly any answer has been valid") == 1
 
 
 def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, adapters):

@@ -206,6 +206,44 @@ def test_whole_weights_save_and_load(make_pretrained, checkpoints, tmp_path):
     assert not torch.equal(logits(untrained.model), logits(policy.model))
 
 
+@pytest.mark.parametrize("modules", [["embed_tokens"], ["q_proj", "embed_tokens", "lm_head"]])
+def test_adapters_on_embeddings_train_stack_and_come_back(
+    make_pretrained, checkpoints, lora, shake, tmp_path, modules
+):
+    policy = make_pretrained(lora={**lora, "target_modules": modules})
+    policy.begin_stage("sft")
+    # 4 x (V + 32) numbers on the embedding.
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    if modules == ["embed_tokens"]:
+        assert policy.num_trainable() == 4 * (vocabulary + 32)
+    before = weights(policy, "lora_embedding_A.sft")
+    assert len(before) == 1
+    update(policy)
+    assert not same(before, weights(policy, "lora_embedding_A.sft"))
+    trained = logits(policy.model)
+    policy.begin_stage("grpo")
+    with policy.reference() as reference:
+        assert torch.equal(logits(reference), trained)
+    first, second = weights(policy, ".sft"), weights(policy, "lora_embedding_A.grpo")
+    update(policy)
+    assert same(first, weights(policy, ".sft"))
+    assert not same(second, weights(policy, "lora_embedding_A.grpo"))
+
+    for stage in policy.stages:
+        policy.save_stage(stage, tmp_path, tmp_path / "model")
+    backbone = Pretrained(path=checkpoints("qwen3"), dtype="float32", lora=policy.lora)
+    loaded = backbone.load(tmp_path, policy.stages, tmp_path / "model")
+    assert_close(logits(loaded.model), logits(policy.model))
+
+
+def test_an_adapter_on_the_embedding_is_refused_where_item_vectors_go_past_it(make_pretrained, lora):
+    policy = make_pretrained(lora={**lora, "target_modules": ["q_proj", "embed_tokens"]})
+    policy.add_marks(["<|item:0|>", "<|item:1|>"])
+    policy.read_items(torch.zeros(2, 3), seed=0)
+    with pytest.raises(UserError, match=r"leave the embedding out of backbone\.lora\.target_modules"):
+        policy.begin_stage("sft")
+
+
 def test_one_text_in_every_stage(make_pretrained):
     # Fault 19: the release renders prompts one way in SFT and another in GRPO. Here there is one function.
     policy = make_pretrained()

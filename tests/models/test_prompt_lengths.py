@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mllmrec.errors import UserError
-from mllmrec.models.prompt_lengths import check_lengths
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
+from mllmrec.prompts.questions import Questions, load_question_wording
 
 
 @pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8, 40])
@@ -54,18 +55,20 @@ def test_a_whole_catalogue_is_not_counted_where_prompts_do_not_list_it(tiny, mak
     check_lengths(tiny.policy, tiny.answers, {"training": examples}, 0)
 
 
-def test_every_list_of_a_sample_is_counted(tiny, make_examples):
-    # Lamps and chairs, but the second list of sample 3 has the two longest titles.
-    def lists_of(index):
-        return [np.array([0, 1]), np.array([8, 9]) if index == 3 else np.array([2, 3])]
-
-    examples = make_examples(lists_of=lists_of)
-    prompts = [examples[index].prompts for index in range(len(examples))]
-    lengths = [[len(row) for row in tiny.policy.encode_prompts(pair)] for pair in prompts]
-    longest = lengths[3][1]
-    assert sum(length >= longest for pair in lengths for length in pair) == 1
-    tiny.policy.max_length = longest + tiny.answers.longest
-    check_lengths(tiny.policy, tiny.answers, {"test": examples}, 0)
-    tiny.policy.max_length -= 1
-    with pytest.raises(UserError, match=f"^1 of 6 test prompts .* has {longest} .*: rank fewer$"):
-        check_lengths(tiny.policy, tiny.answers, {"test": examples}, 0, "rank fewer")
+@pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8, 40])
+def test_questions_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare):
+    policy, examples = tiny.policy, make_examples()
+    questions = Questions(tiny.builder, load_question_wording("compact"), 3)
+    lengths = []
+    for index in range(len(examples)):
+        example = examples[index]
+        asked = [questions.prompt(example.history.tolist(), item) for item in example.candidates.tolist()]
+        lengths.append(max(map(len, policy.encode_prompts(asked))))
+    answer = max(map(len, policy.encode_answers(["Yes", "No"]))) + 1
+    policy.max_length = max(lengths) + answer + spare
+    if spare >= 0:
+        check_question_lengths(policy, questions, {"training": examples})
+        return
+    longest = lengths.count(max(lengths))
+    with pytest.raises(UserError, match=f"^{longest} of {len(lengths)} training samples have questions"):
+        check_question_lengths(policy, questions, {"training": examples})

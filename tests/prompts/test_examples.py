@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
@@ -48,28 +46,6 @@ def test_candidates_are_listed_or_not(make_examples, listed):
     example = make_examples(list_candidates=listed)[0]
     assert ("Candidates" in example.prompt) == listed
     assert len(example.candidates) == 4
-
-
-def test_each_list_of_a_sample_stands_in_a_prompt_of_its_own(make_examples, make_builder):
-    lists = [np.array([7, 5]), np.array([6, 8])]
-    examples = make_examples(
-        make_builder("instruct", answer="id"),
-        lists_of=lambda index: lists,
-        cot=Echo(),
-        with_cot=np.ones(6, dtype=bool),
-    )
-    assert examples.list_length() == 2
-    example = examples[2]
-    assert [listed.items.tolist() for listed in example.lists] == [[7, 5], [6, 8]]
-    for listed in example.lists:
-        shown = re.findall(r"\[ITEM_(\d+)\]", listed.prompt)
-        assert shown == ["2", "3", "4", *map(str, listed.items)]
-        assert "u2 2-3-4 to 5" in listed.prompt
-    assert example.prompts == [listed.prompt for listed in example.lists]
-    assert (example.prompt, example.candidates.tolist()) == (example.prompts[0], [6, 7, 5, 8])
-    plain = make_examples(make_builder("instruct", answer="id"))
-    assert (plain.list_length(), plain[2].lists, plain[2].prompts) == (4, (), [plain[2].prompt])
-    assert make_examples(list_candidates=False).list_length() is None
 
 
 def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_builder):

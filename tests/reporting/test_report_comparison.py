@@ -7,7 +7,6 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.intervals import bootstrap_intervals, sign_flip_p_values
 from mllmrec.evaluation.metrics import per_user_metrics
 from mllmrec.reporting.comparison import by_cutoff, cohens_d, holm
-from mllmrec.reporting.tables import protocol_words
 
 
 def test_holm_by_hand():
@@ -118,43 +117,6 @@ def test_a_method_that_has_its_own_way_of_ranking_stands_beside_any(tmp_path, wr
     write_run(tmp_path / "a", [1, 2, 3])
     write_run(tmp_path / "b", [1, 2, 3], seed=1, protocol={"ranking": ranking})
     assert experiment(tmp_path).protocol["ranking"] == f"likelihood or {ranking}"
-
-
-TRAINED_ON = {"candidates.num_negatives": 4}  # so a list of 10 is longer than in training
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "message"),
-    [
-        (
-            {},
-            {"listing": "groups of 5"},
-            "candidates all at once in the one and as in training in the other; .*eval.listing",
-        ),
-        ({}, {"listing": "none"}, "candidates all at once in the one and not at all"),
-        (
-            {"listing": "groups of 5"},
-            {"listing": "none"},
-            "candidates as in training in the one and not at all",
-        ),
-    ],
-)
-def test_runs_whose_prompts_list_candidates_otherwise_are_refused(
-    tmp_path, write_run, experiment, one, other, message
-):
-    write_run(tmp_path / "a", [1, 2, 3], settings=TRAINED_ON, protocol=one)
-    write_run(tmp_path / "b", [1, 2, 3], settings=TRAINED_ON, protocol=other, seed=1)
-    with pytest.raises(UserError, match=f"a and .*b cannot be compared: prompts list {message}"):
-        experiment(tmp_path)
-
-
-def test_policies_that_each_rank_in_lists_of_their_own_length_are_compared(tmp_path, write_run, experiment):
-    write_run(tmp_path / "a", [1, 2, 3], settings=TRAINED_ON, protocol={"listing": "groups of 5"})
-    write_run(tmp_path / "b", [1, 2, 3], settings={"candidates.num_negatives": 9}, seed=1)
-    write_run(tmp_path / "c", [1, 2, 3], protocol={"ranking": "score"}, seed=2)
-    found = experiment(tmp_path)
-    assert found.protocol["listing"] == "groups of 5 or one list"
-    assert "10 candidates (uniform negatives), listed in groups of 5 or one list, " in protocol_words(found)
 
 
 def test_other_users_under_the_same_hash_are_refused_by_name(tmp_path, write_run, experiment):

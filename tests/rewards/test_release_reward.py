@@ -23,6 +23,7 @@ MATRIX = [
     ("[ITEM_7] Red Lamp\nfor it is red", -1.0, -1.0),
     ("I say [ITEM_7] Red Lamp", -1.0, -1.0),
     ("[ITEM_7] Red Lamp\n[ITEM_8] Blue Lamp", -1.0, -1.0),
+    ("  [ITEM_7] Red Lamp\n", 1.0, 1.0),  # space around it
     ("", -1.0, -1.0),
 ]
 
@@ -48,3 +49,7 @@ def test_release_amounts_and_parts():
 
 def test_release_reads_ids_that_are_no_numbers():
     assert Release()("[ITEM_a%20b] x", Question("a b", {}))["hit"] == 1.0
+
+
+def test_the_bounds_hold_whichever_amount_is_the_lowest():
+    assert Release(malformed=0.5, miss=-0.5, hit=0.2).bounds == (-0.5, 0.5)

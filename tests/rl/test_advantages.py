@@ -67,6 +67,28 @@ def test_zero_variance_groups_are_found():
     assert zero_variance(rewards).tolist() == [True, False, True]
 
 
+def test_small_differences_are_signal_and_rounding_is_none():
+    # Rewards may lie close together: a thousandth, and ten millionths, are what a group is to learn from.
+    rewards = torch.tensor([[0.5, 0.501, 0.5], [0.5, 0.50001, 0.5], [0.5, 0.5 + 5e-7, 0.5]])
+    assert zero_variance(rewards).tolist() == [False, False, True]
+    assert (GroupRelative()(rewards) != 0).any(1).tolist() == [True, True, False]
+    assert zero_variance(torch.tensor([[0.5, 0.5]]), tolerance=0.0).tolist() == [True]
+
+
+def test_two_rewards_have_a_deviation():
+    # 1 and 0: mean 0.5, variance (0.25 + 0.25) / 1, deviation 0.707107.
+    assert_close(
+        weighted_std(torch.tensor([[1.0, 0.0]]), None), torch.tensor([[0.707107]]), atol=1e-6, rtol=0
+    )
+    assert weighted_std(torch.tensor([[1.0]]), None).tolist() == [[0.0]]
+
+
+def test_weights_need_not_sum_to_one():
+    weights = torch.tensor([[0.4, 1.0, 0.6]])  # twice those below
+    assert_close(weighted_mean(HIT_OF_THREE, weights), torch.tensor([[0.2]]))
+    assert_close(weighted_std(HIT_OF_THREE, weights), torch.tensor([[0.4]]))
+
+
 # Rewards 1, 0, 0 with these probabilities: mean 0.2, variance 0.2 · 0.8 = 0.16, deviation 0.4.
 CHANCES = torch.tensor([[0.2, 0.5, 0.3]])
 HIT_OF_THREE = torch.tensor([[1.0, 0, 0]])

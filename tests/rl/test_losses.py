@@ -50,6 +50,35 @@ def test_masked_tokens_neither_count_nor_clip(level):
     assert not result.clipped_high[0, 2]
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_masked_tokens_of_a_clipped_sequence_do_not_count_as_clipped(advantage):
+    # The sequence's ratio is exp(0.5 A), beyond the clip on the side that holds; the third token is masked.
+    logprobs = torch.tensor([[0.5, 0.5, 0.0]]) * advantage
+    mask = torch.tensor([[True, True, False]])
+    result = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 3), torch.tensor([advantage]), mask)
+    high, low = (mask, torch.zeros_like(mask))[:: 1 if advantage > 0 else -1]
+    assert torch.equal(result.clipped_high, high)
+    assert torch.equal(result.clipped_low, low)
+
+
+def test_without_an_advantage_nothing_is_clipped():
+    result = loss_of(ClippedRatio(), [0.5, 1.0, 2.0], 0.0)
+    assert not result.clipped_low.any()
+    assert not result.clipped_high.any()
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_row_without_tokens_gives_nothing(level):
+    logprobs = torch.tensor([[-0.1, -0.2], [-0.3, -0.4]])
+    mask = torch.tensor([[True, True], [False, False]])
+    terms = ClippedRatio(level=level)(logprobs, logprobs - 0.1, torch.ones(2), mask).terms
+    assert terms.isfinite().all()
+    for how in AGGREGATIONS:
+        counts: dict[str, Any] = {"tokens": 2, "sequences": 1, "max_length": 2}
+        both = aggregate(terms, mask, how, **counts)
+        assert_close(both, aggregate(terms[:1], mask[:1], how, **counts))
+
+
 @pytest.mark.parametrize("advantage", [2.0, -0.5])
 def test_clipped_tokens_have_no_gradient_and_others_that_of_the_ratio(advantage):
     ratios = torch.tensor([[0.7, 1.1, 1.35]])
@@ -107,6 +136,15 @@ COUNTS: dict[str, Any] = {"tokens": 6, "sequences": 2, "max_length": 8}
 )
 def test_aggregation(how, value):
     assert_close(aggregate(TERMS, MASK, how, **COUNTS), torch.tensor(value))
+
+
+def test_a_sequence_of_one_token_counts_whole():
+    mask = torch.tensor([[True, False]])
+    logprobs = torch.tensor([[0.1, 9.0]])
+    terms = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 2), torch.ones(1), mask).terms
+    assert_close(terms[:, :1], -torch.tensor([[0.1]]).exp())
+    loss = aggregate(terms, mask, "sequence_mean", tokens=1, sequences=1, max_length=2)
+    assert_close(loss, -torch.tensor(0.1).exp())
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mllmrec.rollout.draw import TRIES, draw, uniforms
+from mllmrec.rollout.draw import TRIES, draw, inverse_cdf, uniforms
 
 LOGITS = torch.tensor([0.3, -1.0, 1.2, -math.inf, 0.0])
 DRAWS = 20_000
@@ -62,6 +62,29 @@ def test_temperature_zero_is_the_most_likely_token():
 def test_a_number_at_the_very_end_takes_the_last_token_with_weight():
     # 1 - 2^-53 is the largest number that torch.rand can return.
     assert draw(torch.tensor([[0.0, 0.0, -math.inf]]), torch.full((1, TRIES), 1 - 2**-53)).tolist() == [1]
+
+
+def test_a_number_is_a_share_of_whatever_the_weights_sum_to():
+    # 1 of 4 parts is the first token's: numbers below 0.25.
+    weights = torch.tensor([[1.0, 3.0]]).expand(4, -1)
+    assert inverse_cdf(weights, torch.tensor([0.0, 0.24, 0.26, 0.99]).double()).tolist() == [0, 0, 1, 1]
+    small = weights / 10
+    assert inverse_cdf(small, torch.tensor([0.0, 0.24, 0.26, 0.99]).double()).tolist() == [0, 0, 1, 1]
+
+
+def test_the_lowest_number_does_not_take_a_token_without_weight():
+    assert inverse_cdf(torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1).double()).tolist() == [2]
+
+
+def test_what_is_sorted_in_the_end_has_the_frequencies_of_the_nucleus():
+    # All first tries are just below 1, which is the last and rarest token, outside the nucleus of 0 and 1 (0.5 and 0.3).
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(DRAWS, -1)
+    given = numbers(DRAWS).clone()
+    given[:, :-1] = 0.999
+    drawn = draw(logits, given, top_p=0.8 - 1e-3)
+    found = torch.bincount(drawn, minlength=4).double() / DRAWS
+    expected = torch.tensor([5 / 8, 3 / 8, 0, 0], dtype=torch.float64)
+    assert ((found - expected).abs() <= 3 * (expected * (1 - expected) / DRAWS).sqrt() + 1e-12).all()
 
 
 def test_each_prompt_has_numbers_of_its_own():

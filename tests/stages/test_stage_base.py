@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 
 import numpy as np
 import pytest
@@ -130,6 +131,62 @@ def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(fit):
     stage = Loaded()
     fit(stage, [[1.0]])
     assert stage.seen == [[True, True, True]]
+
+
+class Coarse(Stage):
+    """A weight of 1 in bfloat16, whose next number below 1 is 1 - 1/256."""
+
+    name = "sft"
+
+    def __init__(self, learning_rate):
+        super().__init__(torch.nn.Linear(1, 1, bias=False), OptimizerSettings(learning_rate), 4)
+        self.model.to(torch.bfloat16)
+        torch.nn.init.constant_(self.model.weight, 1.0)
+
+    def training_step(self, batch, batch_idx):
+        self.update([self.model(torch.ones(1, dtype=torch.bfloat16)).sum()])
+
+
+def test_a_step_that_is_lost_in_rounding_is_refused(fit):
+    fit(Coarse(0.01), [[1.0]] * 2)
+    with pytest.raises(UserError, match=r"changed no weight.*bfloat16.*raise sft\.learning_rate"):
+        fit(Coarse(1e-4), [[1.0]] * 2)
+
+
+def test_the_first_step_that_can_move_something_is_looked_at(fit, caplog):
+    # The first update of a rising learning rate has rate 0, and the loss of the second has no gradient.
+    stage = Line(OptimizerSettings(0.01, schedule="constant", warmup_ratio=0.25), updates=4)
+    with caplog.at_level(logging.WARNING):
+        fit(stage, [[1.0], [0.0], [1.0], [1.0]])
+    assert [seen["learning_rate"] * seen["grad_norm"] > 0 for seen in stage.seen] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert caplog.messages == []
+    still = Line(OptimizerSettings(0.01), updates=2)
+    with caplog.at_level(logging.WARNING):
+        fit(still, [[0.0], [0.0]])
+    (message,) = caplog.messages
+    assert "no update had both a gradient and a learning rate" in message
+
+
+def test_adapters_without_a_part_in_the_loss_are_named(fit, caplog):
+    class Adapted(Line):
+        def __init__(self):
+            super().__init__(OptimizerSettings(0.1), 1)
+            self.model.lora_A = torch.nn.ParameterDict({"sft": torch.nn.Parameter(torch.zeros(1))})
+            self.model.lora_B = torch.nn.ParameterDict({"sft": torch.nn.Parameter(torch.zeros(1))})
+
+        def training_step(self, batch, batch_idx):
+            self.update([self.model(torch.ones(1)).sum() + self.model.lora_A["sft"].sum()])
+
+    with caplog.at_level(logging.WARNING):
+        fit(Adapted(), [[1.0]])
+    (message,) = caplog.messages
+    assert message.startswith("sft: 1 adapter weights had no part in the loss of the first update")
+    assert message.endswith(": model.lora_B.sft")
 
 
 def test_nothing_to_train_is_refused(fit):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from mllmrec import fingerprints
@@ -21,13 +21,14 @@ from mllmrec.config import CONFIG_DIR
 from mllmrec.fingerprints import (
     code_fingerprint,
     examples_fingerprint,
+    measure_fingerprint,
     model_fingerprint,
     package_fingerprint,
 )
 from mllmrec.pipeline import held_out_protocol
 from mllmrec.prepare import prepare
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example, ListedPrompt
+from mllmrec.prompts.examples import Example
 from mllmrec.stages import key as key_module
 from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_LATER, OF_THE_JOB, StageKey
 from mllmrec.stages.run import STAGES
@@ -192,8 +193,7 @@ PARTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         BOTH,
         {"patch": (key_module, "sft_batches", lambda cfg, prepared: [np.array([3, 1, 4]), np.array([5])])},
     ),
-    # Held-out prompts would else list as many as those of training.
-    "sft: examples": (BOTH, {"overrides": ["candidates.num_negatives=4", "eval.listing=all"]}),
+    "sft: examples": (BOTH, {"overrides": ["candidates.num_negatives=4"]}),
 }
 
 
@@ -216,6 +216,56 @@ def test_each_part_alone_makes_another_key(world, monkeypatch, part):
         change["world"](world)
     after = world.key(*change.get("overrides", ()), before=change.get("before"))
     assert changed(first, after.parts(change.get("stages", stages))) == {part}
+
+
+@pytest.mark.parametrize("place", [1, 3, 4, 5])
+def test_every_example_that_is_trained_on_counts(world, monkeypatch, place):
+    monkeypatch.setattr(key_module, "sft_batches", lambda cfg, prepared: [np.array([1, 3]), np.array([4, 5])])
+
+    def reverse_one(made: dict[str, Any]) -> None:
+        train = made["prepared"].train
+        candidates_of = train.candidates_of
+
+        def changed_candidates(index: int) -> tuple[np.ndarray, int]:
+            candidates, column = candidates_of(index)
+            return (
+                (candidates[::-1], len(candidates) - 1 - column) if index == place else (candidates, column)
+            )
+
+        train.candidates_of = changed_candidates
+
+    first = world.key().parts(BOTH)
+    assert changed(first, world.key(before=reverse_one).parts(BOTH)) == {"sft: examples"}
+
+
+def test_a_backbone_of_the_user_s_own_is_known_by_its_source(world, monkeypatch):
+    source = world.folder / "own_backbone_for_keys.py"
+    source.write_text("class Own:\n    pass\n")
+    monkeypatch.syspath_prepend(str(world.folder))
+    key = world.key()
+    key.settings["backbone"] = {"_target_": "own_backbone_for_keys.Own"}
+    for stages in (["warmup"], BOTH):
+        first = key.parts(stages)
+        source.write_text(source.read_text() + "    pass\n")
+        assert changed(first, key.parts(stages)) == {"code"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prompt.history_length=2",
+        "prompt.template=compact",
+        "engine=plain",
+        "heldout.every=7",
+        "method=dpo",
+        "candidates.num_negatives=4",
+        "mix_ratio=0",
+        "eval.ks=[1]",
+        "sft.learning_rate=0.1",
+    ],
+)
+def test_a_warm_up_is_shared_by_jobs_that_differ_in_what_it_does_not_read(world, override):
+    assert changed(world.key().parts(["warmup"]), world.key(override).parts(["warmup"])) == set()
 
 
 def pseudo(world: World, stage: str) -> list[str]:
@@ -329,7 +379,7 @@ def test_every_setting_of_a_section_that_is_read_makes_another_key(world, sectio
     assert len(places) == 1 + len(list(leaves(key.settings[section])))
 
 
-@pytest.mark.parametrize("section", [*OF_THE_JOB, *OF_LATER, *set(STAGES).difference(BOTH)])
+@pytest.mark.parametrize("section", [*OF_THE_JOB, *OF_LATER, *sorted(set(STAGES).difference(BOTH))])
 def test_a_setting_that_plays_no_part_is_shared(world, section):
     key = world.key()
     other = copy.copy(key)
@@ -364,17 +414,42 @@ def test_a_stage_whose_data_is_unknown_is_refused(world):
         world.key().parts([*BOTH, "grpo"])
 
 
+@pytest.mark.parametrize("reads_prompts", [True, False])
+def test_a_ranking_is_known_by_its_users_its_ties_and_its_metric(world, reads_prompts):
+    measured = world.key("prompt.item_tokens=none").held_out
+    first = measure_fingerprint(measured, reads_prompts)
+    assert measure_fingerprint(measured, reads_prompts) == first
+    for name, value in (
+        ("positions", measured.positions[1:]),
+        ("seed", measured.seed + 1),
+        ("settings", OmegaConf.merge(measured.settings, {"ks": [1]})),
+        ("settings", OmegaConf.merge(measured.settings, {"batch_size": 1})),
+    ):
+        other = copy.copy(measured)
+        setattr(other, name, value)
+        assert measure_fingerprint(other, reads_prompts) != first, name
+    # Who reads no prompt is not ranked by likelihood or otherwise.
+    other = copy.copy(measured)
+    other.settings = OmegaConf.merge(measured.settings, {"ranking": "constrained"})
+    assert (measure_fingerprint(other, reads_prompts) == first) == (not reads_prompts)
+    assert measure_fingerprint(None) is None
+
+
+def test_a_gpu_is_other_code_than_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    first = code_fingerprint({})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert changed(first, code_fingerprint({})) == {"device"}
+
+
+def test_other_source_of_the_package_is_other_code(monkeypatch):
+    first = code_fingerprint({})
+    monkeypatch.setattr(fingerprints, "package_fingerprint", lambda: "another")
+    assert changed(first, code_fingerprint({})) == {"package"}
+
+
 EXAMPLE = Example(
-    "u0:3",
-    "u0",
-    "History A",
-    3,
-    np.array([3, 7]),
-    0,
-    True,
-    "<think>red</think>A",
-    np.array([1]),
-    (ListedPrompt("History A", np.array([3, 7])),),
+    "u0:3", "u0", "History A", 3, np.array([3, 7]), 0, True, "<think>red</think>A", np.array([1])
 )
 OTHER = {
     "sample_id": "u1:3",
@@ -386,7 +461,6 @@ OTHER = {
     "has_reasoning": False,
     "reasoned_answer": "A",
     "history": np.array([1, 2]),
-    "lists": (ListedPrompt("History A", np.array([7, 3])),),
 }
 
 
@@ -397,20 +471,6 @@ def test_everything_that_an_example_says_counts(name):
     assert examples_fingerprint([dataclasses.replace(EXAMPLE, **{name: OTHER[name]})]) != first
     assert examples_fingerprint([EXAMPLE], without=[name]) == examples_fingerprint(
         [dataclasses.replace(EXAMPLE, **{name: OTHER[name]})], without=[name]
-    )
-
-
-@pytest.mark.parametrize(
-    "lists",
-    [
-        (),
-        (ListedPrompt("History B", np.array([3, 7])),),
-        (ListedPrompt("History A", np.array([3])), ListedPrompt("", np.array([7]))),
-    ],
-)
-def test_every_list_of_an_example_counts(lists):
-    assert examples_fingerprint([dataclasses.replace(EXAMPLE, lists=lists)]) != examples_fingerprint(
-        [EXAMPLE]
     )
 
 
@@ -434,12 +494,13 @@ def test_a_model_is_known_by_its_weights_and_settings_and_not_by_its_path(make_p
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
     assert len({first, second, model_fingerprint(model)}) == 3
-    half = make_pretrained(lora=None).model
-    zeros = make_pretrained(lora=None).model
+    # The same bits in two formats.
+    models = [make_pretrained(lora=None).model for _ in range(2)]
     with torch.no_grad():
-        for weight in (*half.parameters(), *zeros.parameters()):
+        for weight in (*models[0].parameters(), *models[1].parameters()):
             weight.zero_()
-    assert model_fingerprint(half.bfloat16()) != model_fingerprint(zeros)
+    assert model_fingerprint(models[0]) == model_fingerprint(models[1])
+    assert model_fingerprint(models[0].bfloat16()) != model_fingerprint(models[1].half())
 
 
 @pytest.mark.parametrize("changed", ["part.py", "words/text.yaml", "moved"])

@@ -3,7 +3,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from mllmrec.sweep import main
+from mllmrec.sweeping.jobs import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,3 +39,18 @@ def test_the_script_runs_the_command_from_anywhere(tmp_path) -> None:
         assert f"\n  {name}\n" in done.stdout
     wrong = subprocess.run([*script[:1], "jobs=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
+
+
+@pytest.mark.parametrize("flags", [["hydra.searchpath=[extra]"], ["--config-dir", "extra"]])
+def test_experiments_of_ones_own_are_listed_and_planned(
+    tmp_path, write_experiment, monkeypatch, capsys, flags
+) -> None:
+    write_experiment("light", {"method": "popularity,random", "seed": "0"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["--help", *flags]) == 0
+    assert "\n  light\n" in capsys.readouterr().out
+    # Hydra's own settings go to every job with the others.
+    sweep = plan("light", flags[:1], None) if len(flags) == 1 else plan("light", [], flags[1])
+    assert [job.config.method.name for job in sweep.jobs.values()] == ["popularity", "random"]
+    assert main(["light", "hydra.searchpath=[extr]"]) == 2
+    assert "hydra.searchpath=[extr]: extr is not there" in capsys.readouterr().err

@@ -1,0 +1,211 @@
+"""Reasoning made by the pipeline that can be trusted, as far as it can be told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from mllmrec.cot.assess import (
+    FLOORS,
+    WEIGHTS,
+    Idf,
+    confidence,
+    form_scores,
+    keep,
+    lift_score,
+    modality_scores,
+    vetoes,
+)
+from mllmrec.cot.assess.reference import TRAINED, UNKNOWN, Reference
+from mllmrec.cot.base import TRAINING, CotKey
+from mllmrec.cot.built import Built, CotRecord
+from mllmrec.cot.pipeline import CotPipeline
+from mllmrec.errors import UserError
+from mllmrec.reasoners.base import Estimate
+
+log = logging.getLogger(__name__)
+
+LESS_CONFIDENT = "less confident"
+TIED = "as confident, but beyond the share"  # of equal ones, a draw decides which are kept
+
+
+class Confident(Built):
+    """Refinements that pass the confidence-aware assessment (``mllmrec/cot/assess/README.md``).
+
+    With ``top_share``, that share of all training texts made so far is kept, so twice as many are written as are used
+    where it is a half. Of equally confident ones a draw from ``seed`` decides.
+
+    The scores are those of form, which can only veto, and of the modalities' agreement. Those of prediction need a
+    policy to be measured with and enter where one is given.
+
+    Prompts of test and validation are no training data to be picked from. Their reasoning is used unless its form
+    vetoes it: neither the target, nor the reference, nor the texts of other samples play a part.
+    """
+
+    wants = ("pipeline", "seed")
+
+    def __init__(
+        self,
+        pipeline: CotPipeline,
+        seed: int = 0,
+        threshold: float | None = None,
+        top_share: float | None = 0.5,
+        weights: Mapping[str, float] | None = None,
+        floors: Mapping[str, float] | None = None,
+        min_words: int = 8,
+        max_words: int = 120,
+        reference: str | None = None,
+        lift_scale: float = 1.0,
+    ) -> None:
+        super().__init__(pipeline, "refined")
+        if (threshold is None) == (top_share is None):
+            raise UserError(
+                "cot_policy: give a threshold or a top_share, one of the two; set the other to null"
+            )
+        self.seed, self.threshold, self.top_share = seed, threshold, top_share
+        self.weights = dict(WEIGHTS if weights is None else weights)
+        self.floors = dict(FLOORS if floors is None else floors)
+        self.min_words, self.max_words = min_words, max_words
+        self.reference = None if reference is None else Reference(reference)
+        self.lift_scale = lift_scale
+        self._idf: Idf | None = None
+
+    def make(self, keys: Sequence[CotKey]) -> None:
+        """Write what is missing, assess it, and keep the share that can be trusted of all that was made so far.
+
+        Raises:
+            UserError: the reference was trained on all these samples' users, or on other data.
+        """
+        self._write(keys)
+        self._refuse_to_judge_none()
+
+    def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
+        """Places, ascending, of samples whose text is kept; so many are written that ``wanted`` are.
+
+        Raises:
+            UserError: the reference was trained on all the samples' users, or on other data.
+        """
+        places = super().supply(keys, wanted)
+        self._refuse_to_judge_none()
+        return places
+
+    def _write(self, keys: Sequence[CotKey]) -> None:
+        new = [key for key in keys if key not in self.records]
+        training = [key for key in new if key.split == TRAINING]
+        if training:
+            self._write_to_choose_from(training)
+        others = [key for key in new if key.split != TRAINING]
+        super()._write(others)
+        for record in (self.records[key] for key in others if self.records[key].text):
+            record.scores = self._scores(record, record.key.history_ids)
+            if failed := vetoes(record.scores, self.floors):
+                record.dropped = _of_form(failed)
+
+    def _write_to_choose_from(self, keys: Sequence[CotKey]) -> None:
+        """Write and assess training samples, and decide anew what of all of them is kept."""
+        barred = self._barred(keys)
+        if barred:
+            log.warning(
+                "%d of %d samples cannot be judged by cot_policy.reference and get no reasoning",
+                len(barred),
+                len(keys),
+            )
+        self.records |= {key: CotRecord(key, dropped=reason) for key, reason in barred.items()}
+        super()._write([key for key in keys if key not in barred])
+        written = [self.records[key] for key in keys if self.records[key].text]
+        for record in written:
+            record.scores = self._scores(record, [*record.key.history_ids, record.key.target_id])
+        if self.reference is not None:
+            found = self.reference.effects({record.key: record.text for record in written}, "assess")
+            for record in written:
+                effect = found[record.key]
+                record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
+                record.scores["agreement"] = effect.agreement
+        for record in written:
+            record.confidence = confidence(record.scores, self.weights, self.floors)
+        self._keep()
+
+    def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
+        """By stage, what making these samples would cost at most; nothing is asked for."""
+        barred = self._barred([key for key in keys if key.split == TRAINING])
+        if self.reference is not None and barred and len(barred) == len(keys):
+            raise self.reference.judges_none(barred)
+        return super().estimates([key for key in keys if key not in barred])
+
+    def confidences(self, keys: Sequence[CotKey]) -> list[float | None]:
+        """Confidences; None for what was vetoed, barred, never written, or is no training sample."""
+        records = [self.records.get(key) for key in keys]
+        return [None if record is None else record.confidence for record in records]
+
+    @property
+    def _expected_share(self) -> float:
+        return 1.0 if self.top_share is None else self.top_share
+
+    def _barred(self, keys: Sequence[CotKey]) -> dict[CotKey, str]:
+        """The samples that the reference cannot judge, and why."""
+        return {} if self.reference is None else self.reference.barred(keys, self.pipeline.items)
+
+    def _refuse_to_judge_none(self) -> None:
+        """Refuse to go on where the reference can judge none of the samples seen so far."""
+        if self.reference is None:
+            return
+        barred = {
+            key: record.dropped
+            for key, record in self.records.items()
+            if record.dropped in (TRAINED, UNKNOWN)
+        }
+        if barred and len(barred) == len(self.records):
+            raise self.reference.judges_none(barred)
+
+    def _scores(self, record: CotRecord, ids: Sequence[str]) -> dict[str, float | None]:
+        """What is known of a text without a policy; ``ids`` are those that it should not name."""
+        items = self.pipeline.items
+        if self._idf is None:
+            self._idf = Idf([item.caption or item.title for item in items.values()])
+        history = [items[item] for item in record.key.history_ids]
+        form = form_scores(
+            record.text,
+            [f"{item.title} {item.caption}".strip() for item in history],
+            ids,
+            min_words=self.min_words,
+            max_words=self.max_words,
+        )
+        modality = modality_scores(
+            record.draft, record.text, [item.caption or item.title for item in history], self._idf
+        )
+        return {**form, **modality, "lift": None, "agreement": None}
+
+    def _keep(self) -> None:
+        written = {
+            key.sample_id: record
+            for key, record in self.records.items()
+            if record.text and key.split == TRAINING
+        }
+        kept = keep(
+            list(written),
+            {sample: record.confidence for sample, record in written.items()},
+            self.seed,
+            threshold=self.threshold,
+            top_share=self.top_share,
+        )
+        for record, stays in zip(written.values(), kept.tolist(), strict=True):
+            record.dropped = "" if stays else LESS_CONFIDENT
+        trusted = [record.confidence for record in written.values() if not record.dropped]
+        least = min((value for value in trusted if value is not None), default=None)
+        for record in written.values():
+            if record.dropped:
+                record.dropped = self._why_not(record, least)
+
+    def _why_not(self, record: CotRecord, least: float | None) -> str:
+        """Why a text is not kept where ``least`` is the lowest confidence that is."""
+        if failed := vetoes(record.scores, self.floors):
+            return _of_form(failed)
+        if record.confidence is None:
+            return "nothing to judge by"
+        return TIED if record.confidence == least else LESS_CONFIDENT
+
+
+def _of_form(failed: Sequence[str]) -> str:
+    return f"form: {failed[0]}"

@@ -1,0 +1,278 @@
+"""Parts of one's own that give the wrong thing; each is named by its class before data are read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from mllmrec.captions.palette import Palette
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+from mllmrec.config.trials import trial_faults
+from mllmrec.engine.batches import TokenBatch
+from mllmrec.errors import ConfigError
+from mllmrec.reasoners.base import Estimate
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rl.advantages import GroupRelative
+from mllmrec.rl.losses import ClippedRatio, TokenLoss
+from mllmrec.rollout.constrained import Constrained
+from mllmrec.rollout.enumerated import Enumerated
+
+
+def composed(*overrides: str) -> DictConfig:
+    result = compose_checked("train", overrides, CONFIG_DIR)
+    assert result.faults == []
+    return result.config
+
+
+class NoReward(HitFormat):
+    def __call__(self, completion, question):
+        return {"score": 1.0, "format": 1.0, "hit": 1.0}
+
+
+class NoPart(HitFormat):
+    def __call__(self, completion, question):
+        return {"reward": 1.0, "format": 1.0}
+
+
+class NotANumber(HitFormat):
+    def __call__(self, completion, question):
+        return {"reward": float("nan"), "format": 1.0, "hit": 1.0}
+
+
+class Words(HitFormat):
+    def __call__(self, completion, question):
+        return {"reward": "1.0", "format": 1.0, "hit": 1.0}
+
+
+class Bare(HitFormat):
+    def __call__(self, completion, question):
+        return 1.0
+
+
+class Generous(HitFormat):
+    def __call__(self, completion, question):
+        return {"reward": 7.0 if completion else 0.0, "format": 1.0, "hit": 1.0}
+
+
+class Fragile(HitFormat):
+    """Takes an empty completion for granted never to come."""
+
+    def __call__(self, completion, question):
+        return {"reward": float(completion[0] == "["), "format": 1.0, "hit": 1.0}
+
+
+class Upside(HitFormat):
+    bounds = (1.0, 0.0)
+
+
+class Flat(GroupRelative):
+    def __call__(self, rewards, weights=None):
+        return rewards.flatten()
+
+
+class Divides(GroupRelative):
+    def __call__(self, rewards, weights=None):
+        return (rewards - rewards.mean(1, keepdim=True)) / rewards.std(1, keepdim=True)
+
+
+class Counts(GroupRelative):
+    def __call__(self, rewards, weights=None):
+        return [1.0] * rewards.numel()
+
+
+class Unweighted(GroupRelative):
+    def __call__(self, rewards):
+        return rewards
+
+
+class NoTerms(ClippedRatio):
+    def __call__(self, logprobs, old_logprobs, advantages, mask):
+        return -(logprobs * advantages[:, None])
+
+
+class Summed(ClippedRatio):
+    def __call__(self, logprobs, old_logprobs, advantages, mask):
+        terms = super().__call__(logprobs, old_logprobs, advantages, mask)
+        return terms._replace(terms=terms.terms.sum(1))
+
+
+class Detached(ClippedRatio):
+    def __call__(self, logprobs, old_logprobs, advantages, mask):
+        return super().__call__(logprobs.detach(), old_logprobs, advantages, mask)
+
+
+class Logarithm(ClippedRatio):
+    def __call__(self, logprobs, old_logprobs, advantages, mask):
+        return TokenLoss((logprobs * advantages[:, None]).log(), mask, mask)
+
+
+class HalfARollout(Constrained):
+    def __call__(self, *args):
+        rollouts = super().__call__(*args)
+        return rollouts.__class__(**{**vars(rollouts), "finished": rollouts.finished[:1]})
+
+
+class OtherOrder(Constrained):
+    def __call__(self, *args):
+        rollouts = super().__call__(*args)
+        return rollouts.__class__(**{**vars(rollouts), "prompt_of": rollouts.prompt_of.flip(0)})
+
+
+class Tokens(Constrained):
+    def __call__(self, *args):
+        return super().__call__(*args).completions
+
+
+class LeftPadded(Constrained):
+    def __call__(self, *args):
+        rollouts = super().__call__(*args)
+        mask = rollouts.completions.mask.clone()
+        mask[:, 0] = False
+        completions = TokenBatch(rollouts.completions.ids, mask)
+        return rollouts.__class__(**{**vars(rollouts), "completions": completions})
+
+
+class NoWeights(Enumerated):
+    every_answer = False
+
+
+class OnlyTexts(Palette):
+    def caption_images(self, images):
+        for _ in images:
+            yield "red"
+
+
+class OtherItem(Palette):
+    def caption_images(self, images):
+        for _, _ in images:
+            yield "2", "red"
+
+
+class PathInIdentity(Palette):
+    def identity(self):
+        return {"weights": Path("w")}
+
+
+class Paid(OnlyTexts):
+    """Costs money, so it is not asked for a trial."""
+
+    def estimate(self, images):
+        return Estimate(images, 1, 1, 1.0)
+
+
+def faults_of(group: str, part: type, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed(f"{group}._target_={__name__}.{part.__name__}", *overrides))
+    return raised.value.faults
+
+
+@pytest.mark.parametrize(
+    ("group", "part", "words"),
+    [
+        (
+            "reward",
+            NoReward,
+            "it returns {'score': 1.0, 'format': 1.0, 'hit': 1.0} for '[ITEM_1]', without reward",
+        ),
+        ("reward", NoPart, "without hit"),
+        ("reward", NotANumber, "it returns reward=nan for '[ITEM_1]'"),
+        ("reward", Words, "it returns reward='1.0' for"),
+        ("reward", Bare, "it returns a float (1.0) for"),
+        ("reward", Generous, "it returns reward=7 for '[ITEM_1]', outside its bounds -1 and 1"),
+        (
+            "reward",
+            Fragile,
+            "it fails on a toy batch (IndexError: string index out of range; test_trials.py, line",
+        ),
+        ("reward", Upside, "its bounds are (1.0, 0.0)"),
+        ("advantage", Flat, "it returns of shape (8,), where (2, 4) is needed"),
+        ("advantage", Divides, "it returns [[1.5, -0.5, -0.5, -0.5], [nan, nan, nan, nan]]"),
+        ("advantage", Counts, "it returns a list ([1.0, 1.0"),
+        ("advantage", Unweighted, "it fails on a toy batch (TypeError"),
+        ("loss", NoTerms, "without terms, clipped_low, clipped_high"),
+        ("loss", Summed, "its terms are of shape (3,), where (3, 3) is needed"),
+        ("loss", Detached, "its terms carry no gradient"),
+        ("loss", Logarithm, "its terms are [["),
+        ("rollout", HalfARollout, "its finished is of shape (1,), where (4,) is needed"),
+        ("rollout", OtherOrder, "its prompt_of is [1, 1, 0, 0], and row r of 4 answers prompt r // 2"),
+        ("rollout", Tokens, "it returns a TokenBatch"),
+        ("rollout", LeftPadded, "is not one of completions that are padded on the right"),
+        ("rollout", NoWeights, "its completions are of shape (6, "),
+        ("caption", OnlyTexts, "for item 1 it yields ['red']"),
+        ("caption", OtherItem, "for item 1 it yields [('2', 'red')]"),
+        ("caption", PathInIdentity, "its identity is {'weights': PosixPath('w')}"),
+    ],
+)
+def test_a_part_that_gives_the_wrong_thing_is_named(group: str, part: type, words: str) -> None:
+    (fault,) = faults_of(group, part)
+    assert fault.startswith(f"{group}._target_={__name__}.{part.__name__}: ")
+    assert words in fault
+    article = {"reward": "a reward takes", "advantage": "an advantage takes", "loss": "a loss takes"}
+    assert (
+        article.get(group, {"rollout": "a rollout returns", "caption": "a captioner yields"}.get(group))
+        in fault
+    )
+
+
+def test_every_wrong_part_is_named_at_once() -> None:
+    faults = faults_of(
+        "reward", Bare, f"advantage._target_={__name__}.Counts", f"loss._target_={__name__}.NoTerms"
+    )
+    assert [fault.split("._target_")[0] for fault in faults] == ["reward", "advantage", "loss"]
+
+
+def test_parts_that_no_stage_uses_are_not_tried() -> None:
+    check_config(
+        composed(f"reward._target_={__name__}.Bare", f"loss._target_={__name__}.NoTerms", "method=sft")
+    )
+    # Expert iteration reads rewards, and neither advantages nor losses.
+    check_config(composed(f"loss._target_={__name__}.NoTerms", "method=expert_iteration"))
+    (fault,) = faults_of("reward", Bare, "method=expert_iteration")
+    assert "a float" in fault
+
+
+def test_what_costs_money_is_not_tried() -> None:
+    check_config(composed(f"caption._target_={__name__}.Paid"))
+
+
+@pytest.mark.parametrize("rollout", ["constrained", "free", "enumerate"])
+@pytest.mark.parametrize("engine", ["shared_prefix", "plain"])
+def test_trials_are_quick_and_touch_no_global_generator(rollout: str, engine: str) -> None:
+    cfg = composed(f"rollout={rollout}", f"engine={engine}")
+    settings = {key: cfg[key] for key in cfg if key != "hydra"}
+    trial_faults(settings)  # imports
+    state = torch.get_rng_state()
+    start = time.perf_counter()
+    assert trial_faults(settings) == []
+    assert time.perf_counter() - start < 0.5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_command_ends_with_status_2_before_it_makes_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from mllmrec.rewards.hit_format import HitFormat\n\n\n"
+        "class Mine(HitFormat):\n    def __call__(self, completion, question):\n        return {'score': 1.0}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mllmrec.train",
+        "reward._target_=mine.Mine",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        "reward._target_=mine.Mine: it returns {'score': 1.0} for '[ITEM_1]', without reward" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
