@@ -18,38 +18,49 @@ def evaluate(cfg: DictConfig) -> float:
     from omegaconf import DictConfig, OmegaConf
 
     from mllmrec.baselines.beside import rank_baselines
-    from mllmrec.cache import atomic_path
+    from mllmrec.cache import atomic_path, fingerprint
     from mllmrec.config import check_config
     from mllmrec.console import make_console, print_results
     from mllmrec.cost import CostMeter
+    from mllmrec.errors import UserError
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
     from mllmrec.finished_run import open_run
+    from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
     from mllmrec.run_folder import RunFolder
 
-    run = open_run(cfg.run, cfg.stage)
-    changed = {key: value for key, value in cfg.eval.items() if value != SAME}
-    settings = OmegaConf.merge(run.cfg, {"eval": changed, "trainer": {"accelerator": "auto"}})
-    assert isinstance(settings, DictConfig)
-    check_config(settings)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
-    folder.start_afresh()
-    trained = OmegaConf.load(RunFolder(cfg.run).resolved_config_path)
-    with atomic_path(folder.evaluated_config_path) as temporary:
-        OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)
-    with folder.logging_to_file():
-        judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
-        protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
-        protocols.describe(run.ranking)
-        rank_baselines(settings, run.prepared, protocols)
-        with CostMeter() as meter:
-            result = protocols.record(run.stage, run.ranker)
-            meter.generated_tokens = result.generated_tokens
-        folder.record_cost(run.stage, meter.cost())
+    if folder.path.samefile(RunFolder.of_finished_run(cfg.run).path):
+        raise UserError(
+            f"hydra.run.dir={cfg.run} is the run itself: choose another folder for its evaluation"
+        )
     console = make_console()
+    with alone_in(folder):
+        refuse_finished(folder, cfg.overwrite)
+        job = JobFolder(folder, cfg)
+        with job.working():
+            run = open_run(cfg.run, cfg.stage)
+            changed = {key: value for key, value in cfg.eval.items() if value != SAME}
+            settings = OmegaConf.merge(run.cfg, {"eval": changed, "trainer": {"accelerator": "auto"}})
+            assert isinstance(settings, DictConfig)
+            check_config(settings)
+            judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
+            protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
+            trained = OmegaConf.load(RunFolder(cfg.run).resolved_config_path)
+            job.begin()
+            with atomic_path(folder.evaluated_config_path) as temporary:
+                OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)
+            protocols.describe(run.ranking)
+            rank_baselines(settings, run.prepared, protocols)
+            with CostMeter() as meter:
+                result = protocols.record(run.stage, run.ranker)
+                meter.generated_tokens = result.generated_tokens
+            folder.record_cost(run.stage, meter.cost())
+            objective = protocols.main.objective(result.means(protocols.main.ks))
+        folder.finish(fingerprint(OmegaConf.to_container(settings, resolve=True)), objective)
     for place in protocols:
         print_results(place.folder.metrics(), console)
     console.print(f"written to {folder.path}", highlight=False)
-    return protocols.main.objective(result.means(protocols.main.ks))
+    return objective
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def run_language_model(
     held_out: Protocol | None,
     folder: RunFolder,
     loggers: RunLoggers,
+    begin: Callable[[], None],
 ) -> Evaluation:
     """Train the stages of ``method.stages``; what came of each is written when it is known.
 
@@ -56,6 +58,7 @@ def run_language_model(
         held_out: of the ranking of validation users while a stage trains; None for none.
         folder: of the run.
         loggers: of the run.
+        begin: called when nothing is left that could be refused, before anything is written.
 
     Returns:
         The evaluation after the last stage under the main protocol.
@@ -73,6 +76,7 @@ def run_language_model(
         name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
     ]
     check_prompts(cfg, stages, prepared, policy, answers, protocols, held_out)
+    begin()
     write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, stages, prepared, protocols), cfg.seed)
     if reads_vectors:
         policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mllmrec.errors import UserError
-from mllmrec.run_folder import RunFolder, read_rollouts, secret_values
+from mllmrec.run_folder import RunFolder, read_rollouts
+from mllmrec.secret_values import secret_values
 
 # A configuration is checked without Lightning, whose import takes seconds.
 if TYPE_CHECKING:

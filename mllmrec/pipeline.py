@@ -24,6 +24,7 @@ from mllmrec.console import (
 from mllmrec.curves import draw_curves
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
+from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.language_model_job import run_language_model
 from mllmrec.loggers import Labels, RunLoggers
 from mllmrec.prepare import FULL, Prepared, prepare
@@ -32,38 +33,51 @@ from mllmrec.run_folder import RunFolder, read_rollouts
 log = logging.getLogger(__name__)
 
 
-# What a job is called, shows, shares and warns of does not change what it computes.
-_NOT_COMPUTED = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "warnings")
+# What a job is called, shows, shares, replaces and warns of does not change what it computes.
+_NOT_COMPUTED = (
+    "cache_dir",
+    "logger",
+    "run_name",
+    "skip_finished",
+    "share_stages",
+    "overwrite",
+    "warnings",
+)
 
 
 def run(cfg: DictConfig) -> float:
-    """Run the job in Hydra's output folder; returns the last stage's NDCG at the second cut-off (or the only one)."""
+    """Run the job in Hydra's output folder; returns the last stage's NDCG at the second cut-off (or the only one).
+
+    Raises:
+        UserError: the folder holds a finished run that is not to be replaced, or another job works in it; and whatever
+            is wrong with the data.
+    """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config = fingerprint({name: value for name, value in plain.items() if name not in _NOT_COMPUTED})
-    if cfg.skip_finished and (objective := folder.finished(config)) is not None:
-        make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
-        return objective
-    folder.start_afresh()
-    with folder.logging_to_file():
-        loggers: RunLoggers = instantiate(cfg.logger)
-        try:
-            loggers.start(folder, labels(folder), plain)
-            objective = _run(cfg, folder, loggers)
-        except BaseException as error:
+    # A job that a killed sweep left behind ends first; its result then counts.
+    with alone_in(folder, wait=cfg.skip_finished):
+        if cfg.skip_finished and (objective := folder.finished(config)) is not None:
+            make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
+            return objective
+        refuse_finished(folder, cfg.overwrite)
+        job = JobFolder(folder, cfg)
+        with job.working():
+            loggers: RunLoggers = instantiate(cfg.logger)
             try:
-                folder.fail(error)
-            finally:
+                loggers.start(folder, labels(folder), plain)
+                objective = _run(cfg, job, loggers)
+            except BaseException:
                 loggers.close(failed=True)
-            raise
-        loggers.close()
-    folder.finish(config, objective)
+                raise
+            loggers.close()
+        folder.finish(config, objective)
     return objective
 
 
-def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
-    with atomic_path(folder.resolved_config_path) as temporary:
-        OmegaConf.save(cfg, temporary, resolve=True)
+def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
+    folder = job.folder
+    typed = cfg
     console = make_console()
     classical = cfg.method.recommender is not None
     if classical:
@@ -73,11 +87,17 @@ def _run(cfg: DictConfig, folder: RunFolder, loggers: RunLoggers) -> float:
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
     held_out = held_out_protocol(cfg, prepared)
-    describe_data(folder, prepared, protocols)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
-    job = run_baseline if classical else run_language_model
-    result = job(cfg, prepared, protocols, held_out, folder, loggers)
+
+    def begin() -> None:
+        job.begin()
+        with atomic_path(folder.resolved_config_path) as temporary:
+            OmegaConf.save(typed, temporary, resolve=True)
+        describe_data(folder, prepared, protocols)
+
+    train = run_baseline if classical else run_language_model
+    result = train(cfg, prepared, protocols, held_out, folder, loggers, begin)
     if folder.log_path.exists():
         draw_curves(folder.log_path, folder.curves_path)
     loggers.log_results(folder)

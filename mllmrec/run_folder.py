@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,9 +81,10 @@ class RunFolder:
         self.data_path = self.path / "data.json"
         self.curves_path = self.path / "curves.png"
         self.run_log_path = self.path / "run.log"
-        self.resolved_config_path = self.path / ".hydra" / "resolved.yaml"
+        self.hydra_path = self.path / ".hydra"
+        self.resolved_config_path = self.hydra_path / "resolved.yaml"
         # Of a finished run that was ranked again in this folder, with the protocol and the stage of that ranking.
-        self.evaluated_config_path = self.path / ".hydra" / "evaluated.yaml"
+        self.evaluated_config_path = self.hydra_path / "evaluated.yaml"
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"
@@ -110,6 +109,11 @@ class RunFolder:
         """Seconds since this object was made: since the start of the job."""
         return time.monotonic() - self._started
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether a job came to its end here."""
+        return self.finished_path.is_file()
+
     def start_afresh(self) -> None:
         """Remove what an earlier run left in this folder, so that none of it is taken for this one's."""
         remove_abandoned(self.path)
@@ -123,6 +127,8 @@ class RunFolder:
             self.prompts_path,
             self.data_path,
             self.curves_path,
+            self.resolved_config_path,
+            self.evaluated_config_path,
         ):
             path.unlink(missing_ok=True)
         for trained in (self.model_path, self.adapters_path, self.checkpoints_path, self.beside_path):
@@ -138,7 +144,9 @@ class RunFolder:
         write_json(self.finished_path, {"config": config, "objective": objective})
 
     def fail(self, error: BaseException) -> None:
-        """Say why the job did not come to its end."""
+        """Say why the job did not come to its end; not where an earlier one did, whose results are still there."""
+        if self.is_finished:
+            return
         write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
 
     def finished(self, config: str) -> float | None:
@@ -231,49 +239,6 @@ class RunFolder:
     def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
         """Add what a stage cost: the only section in which two identical runs differ."""
         self._update("cost", {stage: cost})
-
-    @contextmanager
-    def logging_to_file(self, level: int = logging.INFO) -> Iterator[None]:
-        """Append the log of the block to `run.log`, values of secret environment variables blanked out.
-
-        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars.
-        """
-        handler = logging.FileHandler(self.run_log_path, encoding="utf-8")
-        handler.setLevel(level)
-        handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
-        level_before = root.level
-        others = [(other, other.level) for other in root.handlers]
-        for other, shown in others:
-            other.setLevel(max(shown, logging.WARNING))
-        root.setLevel(min(level, level_before))
-        root.addHandler(handler)
-        try:
-            yield
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level_before)
-            for other, shown in others:
-                other.setLevel(shown)
-            handler.close()
-
-
-class _Redacting(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for name, value in secret_values():
-            text = text.replace(value, f"<{name}>")
-        return text
-
-
-def secret_values() -> list[tuple[str, str]]:
-    """Names and values of the environment variables that are called secrets."""
-    return [
-        (name, value)
-        for name, value in os.environ.items()
-        if len(value) >= 8
-        and any(word in name.upper() for word in ("API_KEY", "TOKEN", "SECRET", "PASSWORD"))
-    ]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -117,16 +116,6 @@ def test_damaged_metrics_say_so(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         RunFolder(tmp_path).metrics()
-
-
-def test_run_log_holds_the_log_and_no_secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    folder = RunFolder(tmp_path)
-    with folder.logging_to_file():
-        logging.getLogger("mllmrec").info("logged in with %s", "0123456789abcdef")
-    logging.getLogger("mllmrec").warning("after the run")
-    text = folder.run_log_path.read_text()
-    assert text.endswith("INFO mllmrec: logged in with <WANDB_API_KEY>\n")
 
 
 def rollout(step, reward=1.0):

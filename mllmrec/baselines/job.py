@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def run_baseline(
     held_out: Protocol | None,
     folder: RunFolder,
     loggers: RunLoggers,
+    begin: Callable[[], None],
 ) -> Evaluation:
     """Fit, save and rank the recommender that ``method.recommender`` describes.
 
@@ -50,15 +52,17 @@ def run_baseline(
         held_out: of the ranking of validation users while it trains; None for none.
         folder: of the run.
         loggers: of the run.
+        begin: called when nothing is left that could be refused, before anything is written.
 
     Returns:
         Its evaluation under the main protocol.
     """
     name = str(cfg.method.name)
+    recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
+    begin()
     protocols.describe(RecommenderRanker.name)
     loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
-    recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
     fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
     fitting.learn(recommender, cfg.method.recommender, name)
     recommender.save(folder.model_path)

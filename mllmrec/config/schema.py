@@ -233,6 +233,7 @@ class Root(Section):
     protocol_seed: CountOrZero = 0
     share_stages: bool = False
     skip_finished: bool = False
+    overwrite: bool = False
     mix_ratio: Share = 0.0
     cache_dir: Annotated[str, Field(min_length=1)] = "."
     run_name: str | int | None = None

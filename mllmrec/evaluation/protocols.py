@@ -56,6 +56,8 @@ class Protocols:
     def describe(self, ranking: str | None = None) -> None:
         """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
         for place in self.places:
+            # What an earlier run left, this folder among it, may have been removed since it was made.
+            place.folder.path.mkdir(parents=True, exist_ok=True)
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:

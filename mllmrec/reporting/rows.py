@@ -15,6 +15,7 @@ IMMATERIAL = (
     "run_name",
     "logger",
     "skip_finished",
+    "overwrite",
     "share_stages",
     "baselines",
     "eval.batch_size",

@@ -33,7 +33,7 @@ from mllmrec.stages.run import STAGES, sft_batches
 from mllmrec.stages.warmup import training_sequences
 
 # What a job is called, shows and shares changes no weight.
-OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "warnings")
+OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
 # Read after the stages that are shared, or for reports alone.
 OF_LATER = ("reward", "rollout", "advantage", "loss", "baselines")
 # Read through the rendered prompts and the order of training, or through the ranking of held-out users.

@@ -30,7 +30,7 @@ _watched = threading.Event()
 
 
 class SweepCallback(Callback):
-    """Ties jobs to the sweep that started them, keeps two processes out of one run folder, and tells what ended.
+    """Ties jobs to the sweep that started them, gives each process a device, and tells what ended.
 
     Args:
         devices: what ``CUDA_VISIBLE_DEVICES`` may say, one of them for each process; empty to leave it alone.
@@ -39,7 +39,6 @@ class SweepCallback(Callback):
 
     def __init__(self, devices: Sequence[int | str] = (), slots: int = 1) -> None:
         self.devices, self.slots = [str(device) for device in devices], slots
-        self._folder: BaseFileLock | None = None
         self._started = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -52,9 +51,6 @@ class SweepCallback(Callback):
         (Path(config.hydra.sweep.dir) / ENDED).touch()
         if self.devices and not _CLAIMED:
             claim_device(Path(config.hydra.sweep.dir), self.devices, self.slots)
-        # A job that a killed sweep left behind ends first; its result then counts.
-        self._folder = FileLock(Path(config.hydra.runtime.output_dir) / ".lock")
-        self._folder.acquire()
         self._started = time.monotonic()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -66,13 +62,10 @@ class SweepCallback(Callback):
         value = job_return._return_value
         failed = job_return.status == JobStatus.FAILED
         if failed:
-            folder.finished_path.unlink(missing_ok=True)
+            # Of one that its checks refused nothing is written yet.
             folder.fail(value)
             if not isinstance(value, UserError):
                 traceback.print_exception(value)
-        if self._folder is not None:
-            self._folder.release()
-            self._folder = None
         ended = {
             "folder": str(folder.path),
             "error": str(value) or type(value).__name__ if failed else None,

@@ -11,7 +11,7 @@ from mllmrec.cache import fingerprint
 
 # Said by the sweep's own folder, or of no consequence to what a job computes.
 PRESETS = ("experiment", "scale", "debug")
-_LEFT_OUT = (*PRESETS, "skip_finished", "share_stages", "hydra")
+_LEFT_OUT = (*PRESETS, "skip_finished", "overwrite", "share_stages", "hydra")
 _LONGEST = 120
 
 

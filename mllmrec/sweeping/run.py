@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from joblib import cpu_count
 
 from mllmrec.errors import UserError
+from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.callback import ENDED
 from mllmrec.sweeping.jobs import ROOT, Sweep, launching
 
@@ -144,7 +145,11 @@ def _run(
         finally:
             for process in running:
                 process.terminate()
-                process.wait()
+            for process in running:
+                try:
+                    process.wait(2 * CHILDREN_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

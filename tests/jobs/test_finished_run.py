@@ -68,6 +68,37 @@ def test_rankings_under_another_protocol_are_reported_together(finished, tmp_pat
     assert [run.seconds() for run in jobs.runs] == [None, None]
 
 
+def test_an_evaluation_never_takes_the_place_of_its_run_or_of_another_one(finished, tmp_path):
+    files = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    command = [
+        sys.executable,
+        "-m",
+        "mllmrec.evaluate",
+        f"run={finished}",
+        "eval.max_users=15",
+        "overwrite=true",
+    ]
+    own = subprocess.run(
+        [*command, f"hydra.run.dir={finished}"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (own.returncode, own.stderr.count("\n")) == (2, 1)
+    assert "is the run itself" in own.stderr
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    elsewhere = [*command, f"hydra.run.dir={tmp_path / 'evaluation'}"]
+    subprocess.run(elsewhere, check=True, capture_output=True, timeout=300)
+    kept = (tmp_path / "evaluation" / "metrics.json").read_bytes()
+    again = subprocess.run(
+        [*elsewhere, "overwrite=false", "eval.num_negatives=20"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert "holds a finished run" in again.stderr
+    assert (tmp_path / "evaluation" / "metrics.json").read_bytes() == kept
+
+
 def test_recommendations_exclude_what_the_user_has_and_are_ordered(finished):
     run = open_run(str(finished), None)
     user = str(run.prepared.interactions.user_ids[3])

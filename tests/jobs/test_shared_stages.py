@@ -125,10 +125,11 @@ def test_a_finished_job_is_left_alone_and_any_other_is_run(job, tmp_path):
     # Other settings are another job; what it is called is not.
     job(folder, "method=sft", "skip_finished=true", "run_name=other")
     assert (folder / "metrics.json").stat().st_mtime_ns == before
-    job(folder, "method=sft", "skip_finished=true", "sft.learning_rate=1e-3")
+    other = ("method=sft", "overwrite=true", "sft.learning_rate=1e-3")
+    job(folder, *other, "skip_finished=true")
     again = (folder / "metrics.json").stat().st_mtime_ns
     assert again != before
-    job(folder, "method=sft", "sft.learning_rate=1e-3")
+    job(folder, *other)
     assert (folder / "metrics.json").stat().st_mtime_ns != again
 
 

@@ -190,10 +190,3 @@ def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
     with pytest.raises(UserError, match=r"(\d+) of \1 training prompts are longer.*history_length"):
         job(tmp_path / "run", "backbone.max_length=20")
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_a_failed_run_leaves_no_numbers_of_the_run_before_it(job, tmp_path):
-    job(tmp_path / "run", "method=zero_shot")
-    with pytest.raises(UserError, match="items left as negatives"):
-        job(tmp_path / "run", "method=zero_shot", "eval.num_negatives=39")
-    assert not (tmp_path / "run" / "metrics.json").exists()

@@ -78,14 +78,3 @@ def finish(start: Command) -> Callable[..., tuple[int, str, str]]:
         return process.returncode, output, errors
 
     return run
-
-
-@pytest.fixture
-def times_run() -> Callable[[Path], int]:
-    """How often a job came as far as its data: `run.log` grows, and a job that is skipped adds nothing."""
-
-    def count(folder: Path) -> int:
-        text = (folder / "run.log").read_text(encoding="utf-8") if (folder / "run.log").exists() else ""
-        return text.count("mllmrec.pipeline: data:")
-
-    return count

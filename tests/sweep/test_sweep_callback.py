@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
@@ -81,29 +80,29 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )
 
 
-def test_a_run_folder_belongs_to_one_process_until_the_job_ends(tmp_path: Path, config) -> None:
+def test_what_ended_is_told_with_its_value(tmp_path: Path, config) -> None:
     around = SweepCallback()
     around.on_job_start(config)
-    with pytest.raises(Timeout):
-        FileLock(tmp_path / "job" / ".lock").acquire(timeout=0)
     around.on_job_end(config, JobReturn(status=JobStatus.COMPLETED, _return_value=0.25))
-    FileLock(tmp_path / "job" / ".lock").acquire(timeout=0)
     entry = json.loads((tmp_path / "ended.jsonl").read_text(encoding="utf-8"))
     assert (entry["objective"], entry["error"]) == (0.25, None)
     assert not (tmp_path / "job" / "failed.json").exists()
 
 
-def test_a_job_that_its_checks_refuse_is_no_longer_finished(tmp_path: Path, config) -> None:
-    # It never came to the job's own book-keeping, which an earlier run of it did.
-    (tmp_path / "job" / "finished.json").write_text('{"config": "a", "objective": 1.0}', encoding="utf-8")
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_a_job_that_its_checks_refuse_failed_and_takes_nothing_with_it(
+    tmp_path: Path, config, finished_before: bool
+) -> None:
+    if finished_before:
+        (tmp_path / "job" / "finished.json").write_text('{"config": "a", "objective": 1.0}', encoding="utf-8")
     around = SweepCallback()
     around.on_job_start(config)
     around.on_job_end(
         config, JobReturn(status=JobStatus.FAILED, _return_value=ConfigError(["a=1: too small"]))
     )
-    assert not (tmp_path / "job" / "finished.json").exists()
-    failed = json.loads((tmp_path / "job" / "failed.json").read_text(encoding="utf-8"))
-    assert "a=1: too small" in failed["error"]
+    # What finished had other settings: those of the refused job are not in its folder.
+    assert (tmp_path / "job" / "finished.json").exists() == finished_before
+    assert (tmp_path / "job" / "failed.json").exists() == (not finished_before)
     entry = json.loads((tmp_path / "ended.jsonl").read_text(encoding="utf-8"))
     assert (entry["objective"], entry["error"]) == (None, "the configuration has a fault: a=1: too small")
 

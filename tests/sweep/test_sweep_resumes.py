@@ -13,9 +13,7 @@ def finished(sweep: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("*/finished.json")}
 
 
-def test_a_killed_sweep_of_twelve_goes_on_where_it_stopped(
-    tmp_path, write_experiment, start, finish, times_run
-) -> None:
+def test_a_killed_sweep_of_twelve_goes_on_where_it_stopped(tmp_path, write_experiment, start, finish) -> None:
     # 40 items are too few for 5,000 negatives, which shows only when the data is there.
     write_experiment("twelve", {"candidates.num_negatives": "4,5,5000,6,7,8", "seed": "0,1"})
     sweep = tmp_path / "sweeps" / "twelve"
@@ -38,7 +36,6 @@ def test_a_killed_sweep_of_twelve_goes_on_where_it_stopped(
     good = [f"candidates.num_negatives-{number}+seed-{seed}" for number in range(4, 9) for seed in (0, 1)]
     assert sorted(after) == sorted(good)
     assert {name: after[name] for name in before} == before
-    assert {name: times_run(sweep / name) for name in before} == dict.fromkeys(before, 1)
     assert "10 of 12 jobs finished" in output
     named = [line for line in output.splitlines() if line.startswith("failed: ")]
     assert len(named) == 2

@@ -1,0 +1,105 @@
+"""A job's hold on its run folder: no other job's while it works, and emptied only when it has something to put there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.cache import atomic_path
+from mllmrec.console import relative
+from mllmrec.errors import UserError
+from mllmrec.run_folder import RunFolder
+from mllmrec.run_log import RunLog
+
+log = logging.getLogger(__name__)
+
+
+class JobFolder:
+    """A run folder that this job holds.
+
+    An earlier finished run in it stays whole until `begin`: its files, its configuration and its log.
+
+    Args:
+        folder: held by this job (`alone_in`).
+        cfg: of the job.
+    """
+
+    def __init__(self, folder: RunFolder, cfg: DictConfig) -> None:
+        self.folder, self._cfg = folder, cfg
+        self._log = RunLog(folder.run_log_path)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Log the block to `run.log`; say in `failed.json` why it ended before its end."""
+        with self._log.collecting():
+            if not self.folder.is_finished:
+                self._describe()
+            try:
+                yield
+            except BaseException as error:
+                self.folder.fail(error)
+                raise
+
+    def begin(self) -> None:
+        """Take the folder: remove what an earlier run left in it. Called when nothing is left that may be refused."""
+        self.folder.start_afresh()
+        self._describe()
+
+    def _describe(self) -> None:
+        """Begin the log, and write Hydra's own files, which Hydra would write before anything is known."""
+        self._log.open()
+        hydra = HydraConfig.get()
+        for name, config in (
+            ("config", self._cfg),
+            ("hydra", OmegaConf.create({"hydra": hydra})),
+            ("overrides", hydra.overrides.task),
+        ):
+            with atomic_path(self.folder.hydra_path / f"{name}.yaml") as temporary:
+                OmegaConf.save(config, temporary)
+
+
+@contextmanager
+def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
+    """Keep other jobs out of ``folder`` until the block ends. The lock of a job that was killed is free.
+
+    Args:
+        folder: of the run.
+        wait: for the end of the job that holds it.
+
+    Raises:
+        UserError: another job holds it, and ``wait`` is false.
+    """
+    lock = FileLock(folder.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(
+                f"{relative(folder.path)}: another job is writing in this folder; wait for its end, or choose another "
+                "hydra.run.dir"
+            ) from None
+        log.warning("%s: waiting for another job in this folder", relative(folder.path))
+        lock.acquire()
+    except NotImplementedError:
+        log.warning("%s: its file system has no locks; start no second job in it", relative(folder.path))
+        lock = None
+    with lock or nullcontext():
+        yield
+
+
+def refuse_finished(folder: RunFolder, overwrite: bool) -> None:
+    """Keep a finished run from being replaced by accident.
+
+    Raises:
+        UserError: the folder holds one, and ``overwrite`` is false.
+    """
+    if folder.is_finished and not overwrite:
+        raise UserError(
+            f"{relative(folder.path)} holds a finished run: choose another hydra.run.dir, or let it be replaced by "
+            "overwrite=true"
+        )

@@ -1,0 +1,70 @@
+"""`run.log`: what a job logs, from its first line on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from mllmrec.secret_values import secret_values
+
+_MOST_HELD = 100_000  # lines
+
+
+class RunLog:
+    """Collects what is logged and writes it to a file, which it begins anew.
+
+    Args:
+        path: the file; an earlier one stays as it is until `open`.
+        level: of what is collected.
+    """
+
+    def __init__(self, path: Path, level: int = logging.INFO) -> None:
+        self.path, self.level = path, level
+        self._held = MemoryHandler(_MOST_HELD, flushLevel=logging.CRITICAL + 1)
+        self._held.setLevel(level)
+
+    def open(self) -> None:
+        """Begin the file with what was collected, and write from now on; a second call does nothing."""
+        if self._held.target is not None:
+            return
+        handler = logging.FileHandler(self.path, "w", encoding="utf-8")
+        handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._held.setTarget(handler)
+        self._held.capacity = 1
+        self._held.flush()
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect what is logged in the block, values of secret environment variables blanked out.
+
+        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars.
+        """
+        root = logging.getLogger()
+        level_before = root.level
+        others = [(other, other.level) for other in root.handlers]
+        for other, shown in others:
+            other.setLevel(max(shown, logging.WARNING))
+        root.setLevel(min(self.level, level_before))
+        root.addHandler(self._held)
+        try:
+            yield
+        finally:
+            root.removeHandler(self._held)
+            root.setLevel(level_before)
+            for other, shown in others:
+                other.setLevel(shown)
+            target = self._held.target
+            self._held.close()
+            if target is not None:
+                target.close()
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for name, value in secret_values():
+            text = text.replace(value, f"<{name}>")
+        return text

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import logging
+
+from mllmrec.run_log import RunLog
+
+log = logging.getLogger("mllmrec")
+
+
+def lines(path) -> list[str]:
+    return [line.partition("mllmrec: ")[2] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_it_holds_the_log_and_no_secret(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    run_log = RunLog(tmp_path / "run.log")
+    with run_log.collecting():
+        run_log.open()
+        log.info("logged in with %s", "0123456789abcdef")
+    log.warning("after the run")
+    assert (tmp_path / "run.log").read_text().endswith("INFO mllmrec: logged in with <WANDB_API_KEY>\n")
+
+
+def test_it_takes_the_place_of_an_earlier_one_when_it_is_opened_and_misses_nothing(tmp_path) -> None:
+    path = tmp_path / "run.log"
+    path.write_text("mllmrec: earlier\n", encoding="utf-8")
+    run_log = RunLog(path)
+    with run_log.collecting():
+        log.info("first")
+        log.warning("second")
+        assert lines(path) == ["earlier"]
+        run_log.open()
+        assert lines(path) == ["first", "second"]
+        log.info("third")
+        assert lines(path) == ["first", "second", "third"]
+        run_log.open()
+    assert lines(path) == ["first", "second", "third"]
+
+
+def test_one_that_is_never_opened_leaves_the_earlier_one(tmp_path) -> None:
+    path = tmp_path / "run.log"
+    path.write_text("mllmrec: earlier\n", encoding="utf-8")
+    with RunLog(path).collecting():
+        log.error("refused")
+    assert lines(path) == ["earlier"]
