@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mllmrec.reasoners.told import TARGET, UNKNOWN
 from mllmrec.run_folder import Rollout
 
 STAGE_TITLES = {
@@ -50,8 +51,10 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
     parts.append(f"{protocol['ranking']} ranking")
     parts.append(f"protocol seed {protocol['seed']}")
-    if "leak" in protocol:
-        parts.append(f"ABLATION: reasoning was written knowing the {protocol['leak']}")
+    if protocol.get("leak") == TARGET:
+        parts.append("ABLATION: reasoning was written knowing the target")
+    if protocol.get("leak") == UNKNOWN:
+        parts.append("reasoning is from a file that does not say whether its writer knew the target")
     return ", ".join(parts)
 
 

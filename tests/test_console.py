@@ -76,6 +76,11 @@ def test_the_protocol_travels_with_the_table():
 def test_numbers_of_leaking_reasoning_say_so():
     line = protocol_line({**METRICS["protocol"], "leak": "target"})
     assert line.endswith("protocol seed 0, ABLATION: reasoning was written knowing the target")
+    line = protocol_line({**METRICS["protocol"], "leak": "unknown"})
+    assert line.endswith(
+        "protocol seed 0, reasoning is from a file that does not say whether its writer knew the target"
+    )
+    assert protocol_line({**METRICS["protocol"], "leak": "none"}) == protocol_line(METRICS["protocol"])
 
 
 def test_differences_are_shown_whatever_their_sign():

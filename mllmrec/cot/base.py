@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mllmrec.reasoners.told import NOTHING
+
 TRAINING = "train"  # the split whose prompts may carry reasoning that was chosen with the target in view
 
 
@@ -31,6 +33,11 @@ class CotPolicy(ABC):
 
     # What the constructor takes beside its settings: captions, details, titles (by item id), pipeline, seed.
     wants: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def told(self) -> str:
+        """What the writers of the reasoning knew beside the history: none, unknown or target (`TOLD`)."""
+        return NOTHING
 
     def make(self, keys: Sequence[CotKey]) -> None:
         """Make the reasoning of these samples, if it has to be made, before any of it is asked for."""

@@ -14,6 +14,7 @@ from mllmrec.cot.pipeline import DRAFT, LEAKY, REFINED, Advance, CotPipeline
 from mllmrec.errors import UserError
 from mllmrec.progress import StageProgress
 from mllmrec.reasoners.base import Estimate
+from mllmrec.reasoners.told import NOTHING, most_told
 
 
 @dataclass
@@ -24,7 +25,7 @@ class CotRecord:
     draft: str = ""
     text: str = ""  # the reasoning; "" where there is none
     thoughts: str = ""  # what a reasoning model thought before it wrote the text
-    leak: str = "none"  # what the reasoners were told beside the history: none, target, unknown
+    leak: str = NOTHING  # what the reasoners were told beside the history: none, unknown, target
     scores: dict[str, float | None] = field(default_factory=dict)
     confidence: float | None = None
     dropped: str = ""  # why the reasoning is not used
@@ -64,12 +65,9 @@ class Built(CotPolicy):
 
     @property
     def told(self) -> str:
-        """What the reasoners were told beside the history: none, target, or unknown of texts read from a file."""
-        if self.leak != "none":
-            return self.leak
+        """What the reasoners knew beside the history; of texts read from a file, what the file says of it."""
         stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
-        kinds = {self.pipeline.reasoner(stage).identity()["reasoner"] for stage in stages}
-        return "unknown" if "precomputed" in kinds else "none"
+        return most_told([self.leak, *(self.pipeline.reasoner(stage).told for stage in stages)])
 
     def make(self, keys: Sequence[CotKey]) -> None:
         """Ask for what is missing of these samples."""

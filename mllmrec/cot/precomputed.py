@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.data.text import as_text, read_json_lines, require_files
-from mllmrec.errors import UserError
+from mllmrec.errors import UserError, choices
+from mllmrec.reasoners.told import NOTHING, TOLD, UNKNOWN, most_told
 
 
 class PrecomputedCot(CotPolicy):
@@ -20,6 +22,9 @@ class PrecomputedCot(CotPolicy):
     show; it is used while ``longer_history`` is True. Of several that fit, the longest history wins, then the
     first in the file.
 
+    A file may say in each record's ``leak`` what the writer was told beside the history (none, target or unknown), as
+    those of build_cot do; records that do not say are unknown. See `told`.
+
     Raises:
         UserError: the file is missing or malformed (naming the line or the record).
     """
@@ -28,14 +33,21 @@ class PrecomputedCot(CotPolicy):
         self.path = Path(path)
         self.longer_history = longer_history
         self.empty_records = 0
+        self._told = NOTHING
         self._records: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = defaultdict(list)
         require_files([self.path], "set cot_policy.path to the file of reasoning records")
         for where, record in read_records(self.path):
-            user, target, history, reasoning = parse_record(record, where)
-            if reasoning:
-                self._records[user, target].append((history, reasoning))
+            found = parse_record(record, where)
+            if found.reasoning:
+                self._records[found.user_id, found.target_id].append((found.history_ids, found.reasoning))
+                self._told = most_told((self._told, found.leak))
             else:
                 self.empty_records += 1
+
+    @property
+    def told(self) -> str:
+        """What the writers knew beside the history; a file with one text that knew the target is marked as a whole."""
+        return self._told
 
     def reasoning(self, key: CotKey) -> str | None:
         """The recorded reasoning of this user, this history and this target; None where there is none."""
@@ -89,8 +101,27 @@ def read_records(path: Path) -> Iterator[tuple[str, object]]:
         yield f"{path} record {number}", record
 
 
-def parse_record(record: object, where: str) -> tuple[str, str, tuple[str, ...], str]:
-    """User id, target id, history ids, reasoning of one record."""
+@dataclass(frozen=True)
+class Record:
+    """One text of a file, and whose it is."""
+
+    user_id: str
+    target_id: str
+    history_ids: tuple[str, ...]  # oldest first
+    reasoning: str  # "" for none
+    leak: str  # one of `TOLD`
+
+
+def parse_record(record: object, where: str) -> Record:
+    """Read one record.
+
+    Args:
+        record: of the file, as JSON has it.
+        where: file and line or number, for messages.
+
+    Raises:
+        UserError: it is none.
+    """
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a record, found {as_text(record)[:60]!r}")
     missing = [
@@ -103,9 +134,18 @@ def parse_record(record: object, where: str) -> tuple[str, str, tuple[str, ...],
         raise UserError(f"{where}: history_items is no list: give the item ids, oldest first")
     if not isinstance(reasoning, str | None):
         raise UserError(f"{where}: reasoning is no text: give a text, or null for none")
-    items = tuple(_item_id(item, where) for item in history)
-    user = str(record["user_id"]).strip()
-    return user, _item_id(record["target_item"], where), items, (reasoning or "").strip()
+    leak = record.get("leak")
+    if leak is not None and leak not in TOLD:
+        raise UserError(
+            f"{where}: leak={as_text(leak)[:60]!r}: what the writer was told beside the history is {choices(TOLD)}"
+        )
+    return Record(
+        str(record["user_id"]).strip(),
+        _item_id(record["target_item"], where),
+        tuple(_item_id(item, where) for item in history),
+        (reasoning or "").strip(),
+        leak or UNKNOWN,
+    )
 
 
 def _item_id(item: object, where: str) -> str:

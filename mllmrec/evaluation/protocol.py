@@ -51,7 +51,7 @@ class Protocol:
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
         """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
         full = self.settings.num_negatives == FULL
-        leak = getattr(self.prepared.cot, "leak", "none")
+        cot = self.prepared.cot
         return {
             "dataset": self.prepared.summary["dataset"],
             "split": self.settings.split,
@@ -63,7 +63,7 @@ class Protocol:
             "cot": self.settings.cot,
             **({"cot_share": self.cot_share} if self.settings.cot else {}),
             "seed": self.seed,
-            **({} if leak == "none" else {"leak": leak}),
+            **({} if cot is None else {"leak": cot.told}),
         }
 
     def chance(self) -> dict[str, float]:

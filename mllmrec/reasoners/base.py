@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllmrec.reasoners.told import NOTHING
+
 UNREADABLE_IMAGE = "unreadable image"  # the problem of a request whose images cannot all be read
 
 
@@ -69,6 +71,11 @@ class Reasoner(ABC):
     sees_images: bool = False  # whether requests carry the images of the history
     reads_users: bool = False  # whether a text depends on whose history it is
     free: bool = False  # whether a text costs neither money nor a model's time
+
+    @property
+    def told(self) -> str:
+        """What its texts' writer knew beside the request: one of `TOLD`, above none for texts made elsewhere alone."""
+        return NOTHING
 
     @property
     def spent(self) -> Estimate | None:

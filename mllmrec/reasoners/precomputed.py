@@ -10,6 +10,7 @@ from mllmrec.cache import file_fingerprint
 from mllmrec.cot.precomputed import parse_record, read_records
 from mllmrec.data.text import require_files
 from mllmrec.reasoners.base import Reasoner, Request, Written
+from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 
 
 class PrecomputedReasoner(Reasoner):
@@ -26,6 +27,15 @@ class PrecomputedReasoner(Reasoner):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._records: dict[str, list[tuple[tuple[str, ...], str]]] | None = None
+        self._told = NOTHING
+
+    @property
+    def told(self) -> str:
+        """What the writers knew beside the history, as the file says; unknown of a file that is not there."""
+        if not self.path.is_file():
+            return UNKNOWN
+        self._load()
+        return self._told
 
     def identity(self) -> dict[str, object]:
         """The file's bytes."""
@@ -56,9 +66,10 @@ class PrecomputedReasoner(Reasoner):
             self._require()
             found: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
             for where, record in read_records(self.path):
-                user, _, history, reasoning = parse_record(record, where)
-                if reasoning:
-                    found[user].append((history, reasoning))
+                parsed = parse_record(record, where)
+                if parsed.reasoning:
+                    found[parsed.user_id].append((parsed.history_ids, parsed.reasoning))
+                    self._told = most_told((self._told, parsed.leak))
             self._records = dict(found)
         return self._records
 

@@ -119,7 +119,7 @@ class Experiment:
             "stage": entry.stage,
             "seeds": entry.row.seeds,
             "runs": [str(run.path) for run in entry.row.runs],
-            "leak": entry.row.leaks,
+            "leak": entry.row.leak,
             "seconds": entry.seconds,
             "cost": entry.cost,
             "metrics": {

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mllmrec.reasoners.told import most_told
 from mllmrec.reporting.runs import Run
 
 # Settings that change nothing that is compared. The seed is what a row is averaged over.
@@ -48,9 +49,9 @@ class Row:
         return " ".join(f"{key}={_shown(value)}" for key, value in self.settings.items())
 
     @property
-    def leaks(self) -> bool:
-        """Whether its reasoning was written knowing the target."""
-        return any(run.leaks for run in self.runs)
+    def leak(self) -> str:
+        """What the writers of its runs' reasoning knew beside the history: none, unknown or target."""
+        return most_told(run.leak for run in self.runs)
 
     @property
     def seeds(self) -> list[int]:

@@ -16,9 +16,14 @@ from omegaconf import OmegaConf
 from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import per_user_metrics
 from mllmrec.evaluation.records import StageRecords, read_stage
+from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 from mllmrec.run_folder import RunFolder
 
 KEPT = "kept"  # the weights that a stage ended with
+
+
+# Classes that read texts made elsewhere.
+_FROM_FILES = ("PrecomputedCot", "PrecomputedReasoner")
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,20 @@ class Run:
         return list(self.metrics["stages"])
 
     @cached_property
-    def leaks(self) -> bool:
-        """Whether its reasoning was written by a reasoner that knew the target."""
+    def leak(self) -> str:
+        """What the writers of its reasoning knew beside the history: none, unknown or target; none without reasoning."""
         shown = self.config.get("mix_ratio", 0) > 0 or (self.config.get("eval") or {}).get("cot", False)
-        return shown and (self.config.get("cot_policy") or {}).get("leak") == "target"
+        if not shown:
+            return NOTHING
+        if "leak" in self.protocol:
+            return str(self.protocol["leak"])
+        # Protocols written before they said it: from what the configuration names.
+        policy = self.config.get("cot_policy") or {}
+        parts = [policy, self.config.get("draft"), self.config.get("refine")]
+        if policy.get("stage") == "draft":
+            parts.pop()
+        from_file = any(str((part or {}).get("_target_")).rpartition(".")[2] in _FROM_FILES for part in parts)
+        return most_told([str(policy.get("leak", NOTHING)), UNKNOWN if from_file else NOTHING])
 
     @property
     def among_other_negatives(self) -> Run | None:

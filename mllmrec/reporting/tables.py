@@ -10,13 +10,18 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mllmrec.console import stage_title
+from mllmrec.reasoners.told import TARGET, UNKNOWN
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.runs import KEPT
 
 BEST, SECOND = "best", "second"
-DAGGER = "†"
-LEAK_NOTE = f"{DAGGER} reasoning was written knowing the target"
+DAGGER, DOUBLE_DAGGER = "†", "‡"
+LEAK_MARKS = {TARGET: f" {DAGGER}", UNKNOWN: f" {DOUBLE_DAGGER}"}
+LEAK_NOTES = {
+    TARGET: f"{DAGGER} reasoning was written knowing the target",
+    UNKNOWN: f"{DOUBLE_DAGGER} reasoning from a file that does not say whether its writer knew the target",
+}
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,13 @@ def comparisons(experiment: Experiment) -> Table | None:
     """Every row against the baseline; None where there is a single row."""
     if not experiment.comparisons:
         return None
-    leaking = {row.label for row in experiment.rows if row.leaks}
+    leaks = {row.label: row.leak for row in experiment.rows}
     rows = []
     for entry in experiment.comparisons:
         low, high = entry.interval
         rows.append(
             [
-                Cell(entry.label + (f" {DAGGER}" if entry.label in leaking else "")),
+                Cell(entry.label + LEAK_MARKS.get(leaks[entry.label], "")),
                 Cell(f"{entry.difference:+.3f}", detail=f"[{low:+.3f}, {high:+.3f}]"),
                 Cell(_p(entry.p)),
                 Cell(_p(entry.p_holm)),
@@ -101,8 +106,7 @@ def comparisons(experiment: Experiment) -> Table | None:
     )
     if experiment.chosen_as_best:
         caption += " The baseline is the row that is best on these very users, which favours it."
-    if leaking:
-        caption += f" {LEAK_NOTE}."
+    caption += "".join(f" {note}." for note in _leak_notes(experiment))
     title = f"{experiment.metric} against {label_of(experiment.baseline)}"
     return Table(title, [experiment.axis, "difference", "p", "p (Holm)", "d"], rows, caption)
 
@@ -133,8 +137,13 @@ def costs(experiment: Experiment) -> Table | None:
 
 
 def label_of(entry: Scores) -> str:
-    """A row's label with its dagger."""
-    return entry.row.label + (f" {DAGGER}" if entry.row.leaks else "")
+    """A row's label with the mark of reasoning that knew the target, or may have."""
+    return entry.row.label + LEAK_MARKS.get(entry.row.leak, "")
+
+
+def _leak_notes(experiment: Experiment) -> list[str]:
+    marked = {row.leak for row in experiment.rows}
+    return [note for leak, note in LEAK_NOTES.items() if leak in marked]
 
 
 def stages_shown(stages: str) -> str:
@@ -234,6 +243,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     DAGGER: r"\textsuperscript{\textdagger}",
+    DOUBLE_DAGGER: r"\textsuperscript{\textdaggerdbl}",
     "±": r"$\pm$",
     "–": "--",
     "−": "$-$",
@@ -285,8 +295,7 @@ def _results_caption(experiment: Experiment, stages_differ: bool) -> str:
     if len(experiment.scores) > 1:
         words.append("Best in bold, second underlined.")
     words.append("Intervals and tests are over users for the seeds at hand, not over seeds.")
-    if any(entry.row.leaks for entry in experiment.scores):
-        words.append(f"{LEAK_NOTE}.")
+    words += [f"{note}." for note in _leak_notes(experiment)]
     return " ".join(words)
 
 

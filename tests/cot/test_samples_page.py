@@ -106,8 +106,7 @@ def test_a_target_that_was_told_is_said_to_be(written):
 
 def test_texts_from_a_file_are_not_said_to_be_written_blind(written):
     class FromFile(Scribe):
-        def identity(self):
-            return {"reasoner": "precomputed"}
+        told = "unknown"
 
     assert "may have been written knowing it" in written(Built, refine=FromFile("r")).text
 

@@ -89,17 +89,30 @@ def test_metrics_of_another_run_beside_the_ranks_are_refused(tmp_path, write_run
         run.records("sft")
 
 
+FILE = {"_target_": "mllmrec.cot.PrecomputedCot"}
+READER = {"_target_": "mllmrec.reasoners.precomputed.PrecomputedReasoner"}
+MADE = {"_target_": "mllmrec.cot.Built", "leak": "none"}
+
+
 @pytest.mark.parametrize(
-    ("settings", "leaks"),
+    ("protocol", "settings", "leak"),
     [
-        ({"cot_policy": {"leak": "target"}}, True),
-        ({"cot_policy": {"leak": "none"}}, False),
-        ({}, False),
+        ({"leak": "target"}, {"cot_policy": FILE}, "target"),
+        ({"leak": "unknown"}, {"cot_policy": FILE}, "unknown"),
+        ({"leak": "none"}, {"cot_policy": FILE}, "none"),
         # No prompt carries any reasoning.
-        ({"cot_policy": {"leak": "target"}, "mix_ratio": 0}, False),
-        ({"cot_policy": {"leak": "target"}, "mix_ratio": 0, "eval": {"cot": True}}, True),
+        ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0}, "none"),
+        ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0, "eval": {"cot": True}}, "target"),
+        # Runs whose protocol does not say it.
+        ({}, {"cot_policy": {"leak": "target"}}, "target"),
+        ({}, {"cot_policy": {"leak": "none"}}, "none"),
+        ({}, {}, "none"),
+        ({}, {"cot_policy": FILE}, "unknown"),
+        ({}, {"cot_policy": MADE, "draft": READER}, "unknown"),
+        ({}, {"cot_policy": MADE, "refine": READER}, "unknown"),
+        ({}, {"cot_policy": {**MADE, "stage": "draft"}, "refine": READER}, "none"),
     ],
 )
-def test_a_run_leaks_if_its_reasoning_knew_the_target(tmp_path: Path, write_run, settings, leaks):
-    write_run(tmp_path / "run", [1, 2], settings=settings)
-    assert find_jobs(tmp_path).runs[0].leaks is leaks
+def test_a_run_leaks_if_its_reasoning_knew_the_target(tmp_path: Path, write_run, protocol, settings, leak):
+    write_run(tmp_path / "run", [1, 2], settings=settings, protocol=protocol)
+    assert find_jobs(tmp_path).runs[0].leak == leak

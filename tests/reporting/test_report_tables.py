@@ -105,6 +105,24 @@ def test_a_named_baseline_is_not_called_best_and_leaking_rows_keep_their_dagger(
     assert "† reasoning was written knowing the target" in table.caption
 
 
+def test_reasoning_from_a_file_that_does_not_say_has_a_mark_of_its_own(tmp_path, write_run, experiment):
+    for name, leak, ranks in (
+        ("a", "none", [1, 9, 9]),
+        ("b", "unknown", [1, 1, 9]),
+        ("c", "target", [1, 1, 1]),
+    ):
+        write_run(tmp_path / name, ranks, method=name, typed=[f"method={name}"], protocol={"leak": leak})
+    found = experiment(tmp_path)
+    assert [row[0].text for row in results(found).rows] == ["chance", "a", "b ‡", "c †"]
+    table = comparisons(found)
+    assert [row[0].text for row in table.rows] == ["a", "b ‡"]
+    for caption in (results(found).caption, table.caption):
+        assert "‡ reasoning from a file that does not say whether its writer knew the target" in caption
+    assert "† reasoning was written knowing the target" in results(found).caption
+    assert [row["leak"] for row in found.as_json()["rows"]] == ["none", "unknown", "target"]
+    assert tex("‡") == r"\textsuperscript{\textdaggerdbl}"
+
+
 def test_a_single_row_is_compared_with_nothing_and_marked_nowhere(tmp_path, write_run, experiment):
     write_run(tmp_path / "a", [1, 2], seed=5)
     single = experiment(tmp_path)
