@@ -111,7 +111,11 @@ def test_temperature_zero_takes_the_most_likely_answer(model):
         answers[int(part.argmax())]
         for answers, part in zip(ANSWERS, scored.logprobs.split([4, 2]), strict=True)
     ]
-    assert texts(roll_out(model, 2, temperature=0.0)) == [best[0]] * 2 + [best[1]] * 2
+    rollouts = roll_out(model, 2, temperature=0.0)
+    assert texts(rollouts) == [best[0]] * 2 + [best[1]] * 2
+    # What is known of its scores is that of the policy itself.
+    highest = torch.stack([part.max() for part in scored.logprobs.split([4, 2])])
+    torch.testing.assert_close(rollouts.scores.logprobs.sum(1), highest.repeat_interleave(2))
 
 
 def test_both_engines_roll_out_alike_and_know_the_scores(model):
@@ -129,6 +133,31 @@ def test_both_engines_roll_out_alike_and_know_the_scores(model):
             choices=shared.choices,
         )
     torch.testing.assert_close(shared.scores.logprobs, again.logprobs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 1 << 16])
+def test_many_answers_are_scored_in_pieces(model, monkeypatch, tokens):
+    # Six answers of four tokens: one by one, two by two, all at once.
+    passes = []
+
+    class Counting(SharedPrefix):
+        def score(self, model, encoded, completions, *others, **settings):
+            passes.append(len(completions.ids))
+            return super().score(model, encoded, completions, *others, **settings)
+
+    engine = Counting()
+    with torch.no_grad():
+        encoded = engine.encode(model, PROMPTS)
+        whole = score_answers(SharedPrefix(), model, encoded, ANSWERS, END, torch.device("cpu"))
+        monkeypatch.setattr("mllmrec.rollout.answer_scores._TOKENS", tokens)
+        found = score_answers(engine, model, encoded, ANSWERS, END, torch.device("cpu"))
+    assert passes == {1: [1] * 6, 9: [2] * 3, 1 << 16: [6]}[tokens]
+    torch.testing.assert_close(found.scores.logprobs, whole.scores.logprobs)
+    torch.testing.assert_close(found.scores.entropy, whole.scores.entropy)
+    # With gradients one graph joins them.
+    passes.clear()
+    score_answers(engine, model, engine.encode(model, PROMPTS), ANSWERS, END, torch.device("cpu"))
+    assert passes == [6]
 
 
 def test_same_seed_same_rollouts_whatever_the_global_generator(model):
