@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -40,3 +42,12 @@ def choices(names: Sequence[str]) -> str:
     if len(ordered) < 2:
         return "".join(ordered)
     return ", ".join(ordered[:-1]) + " or " + ordered[-1]
+
+
+def failure(error: BaseException) -> str:
+    """What failed, and where: ``KeyError: 'x'; mine.py, line 3``, the last place outside installed libraries."""
+    message = " ".join(str(error).split())
+    places = traceback.extract_tb(error.__traceback__)
+    own = [place for place in places if "site-packages" not in place.filename] or places
+    where = f"; {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}{f': {message}' if message else ''}{where}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mllmrec.cache import GrowingFile, file_fingerprint, fingerprint
 from mllmrec.captions.base import Captioner
 from mllmrec.data.base import Items
+from mllmrec.errors import UserError
 
 Progress = Callable[[int, str], None]  # items just settled, and a note for the progress bar
 
@@ -43,7 +44,7 @@ def caption_items(
         results = _through_cache(captioner, items, Path(cache_dir), counts)
     else:
         missing = "no_caption"
-        results = captioner.caption_images((item, items.images.get(item)) for item in items.ids.tolist())
+        results = _pairs(captioner, [(item, items.images.get(item)) for item in items.ids.tolist()])
     for item, caption in results:
         if caption is None:
             counts[missing] = counts.get(missing, 0) + 1
@@ -111,7 +112,28 @@ def _through_cache(
             todo.append((item, path))
     if not todo:
         return
-    for item, caption in captioner.caption_images(todo):
+    for item, caption in _pairs(captioner, todo):
         if caption is not None:
             store.add(prints[item], caption)
         yield item, caption
+
+
+def _pairs(
+    captioner: Captioner, images: Sequence[tuple[str, Path | None]]
+) -> Iterator[tuple[str, str | None]]:
+    """What a captioner yields, held to its promise.
+
+    Raises:
+        UserError: it yields something else, an item twice, or one that it was not given.
+    """
+    open_items = {item for item, _ in images}
+    for result in captioner.caption_images(images):
+        pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str | None)
+        if not pair or result[0] not in open_items:
+            name = f"{type(captioner).__module__}.{type(captioner).__name__}"
+            raise UserError(
+                f"caption {name}: it yields {result!r:.100}; a captioner yields (item id, caption or None) once for each "
+                "item that it is given"
+            )
+        open_items.remove(result[0])
+        yield result

@@ -11,7 +11,6 @@ import json
 import math
 import pydoc
 import tempfile
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from pathlib import Path
@@ -20,9 +19,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from mllmrec.config.messages import readable
 from mllmrec.config.rules import rolls_out
-from mllmrec.errors import UserError
+from mllmrec.errors import UserError, failure
 
 Settings = Mapping[str, Any]
 
@@ -94,9 +92,7 @@ def _tried(group: str, section: Settings, settings: Settings) -> str | None:
         # It says itself what it needs, and says it again when the job asks it.
         return None
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        return f"it fails on a toy batch ({type(error).__name__}: {readable(error)}; {where})"
+        return f"it fails on a toy batch ({failure(error)})"
     return None
 
 

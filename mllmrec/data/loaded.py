@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mllmrec.data.base import TEST, TRAIN, Dataset, Items, RawData, RawInteractions
-from mllmrec.errors import UserError
+from mllmrec.errors import UserError, failure
 
 _CONTRACT = "load() returns RawData as mllmrec.data.base describes it"
 
@@ -14,12 +14,21 @@ def load_checked(source: Dataset) -> RawData:
     """Load, and hold what was loaded to what `RawData` says.
 
     Raises:
-        UserError: it is something else, saying what, for which class.
+        UserError: it is something else, saying what, for which class; or loading fails in a class that is not ours,
+            whose defects keep their traceback.
     """
-    raw = source.load()
+    name = f"{type(source).__module__}.{type(source).__name__}"
+    try:
+        raw = source.load()
+    except UserError:
+        raise
+    except Exception as error:
+        if name.startswith("mllmrec."):
+            raise
+        raise UserError(f"dataset {name}: load() fails ({failure(error)})") from error
     fault = _fault(raw)
     if fault is not None:
-        raise UserError(f"dataset {type(source).__module__}.{type(source).__name__}: {fault}; {_CONTRACT}")
+        raise UserError(f"dataset {name}: {fault}; {_CONTRACT}")
     return raw
 
 

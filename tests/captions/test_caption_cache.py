@@ -10,6 +10,7 @@ from PIL import Image
 
 from mllmrec.captions import Captioner, Palette, Precomputed, caption_items
 from mllmrec.data.base import Items
+from mllmrec.errors import UserError
 
 
 class Counting(Captioner):
@@ -113,3 +114,26 @@ def test_captions_from_a_file_need_no_image_and_write_no_cache(tmp_path: Path) -
     # Items 1, 2, 3 are not in the file; item 9 of the file is not in the catalogue.
     assert counts == {"captioned": 1, "no_caption": 3, "unknown_item": 1}
     assert not (tmp_path / "cache").exists()
+
+
+class Yields(Counting):
+    def __init__(self, *results: object, reads_images: bool = True) -> None:
+        super().__init__()
+        self.results, self.reads_images = results, reads_images
+
+    def caption_images(self, images):
+        yield from self.results
+
+
+@pytest.mark.parametrize("reads_images", [True, False])
+@pytest.mark.parametrize(
+    "results", [["red"], [("1", 5)], [("9", "red")], [("1", "red"), ("1", "blue")], [("1",)]]
+)
+def test_a_captioner_that_yields_something_else_is_named(
+    tmp_path: Path, results: list[object], reads_images: bool
+) -> None:
+    captioner = Yields(*results, reads_images=reads_images)
+    with pytest.raises(
+        UserError, match=r"\.Yields: it yields .*; a captioner yields \(item id, caption or None\)"
+    ):
+        caption_items(captioner, _catalogue(tmp_path), tmp_path / "cache")

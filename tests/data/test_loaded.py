@@ -81,3 +81,25 @@ def test_what_does_not_is_named_with_its_class(given, words):
     assert ".Own: " in message
     assert words in message
     assert message.endswith("load() returns RawData as mllmrec.data.base describes it")
+
+
+def test_a_class_of_ones_own_that_fails_is_named_with_the_place():
+    class Fails(Own):
+        def load(self):
+            return {}["rows"]
+
+    with pytest.raises(
+        UserError, match=r"Fails: load\(\) fails \(KeyError: 'rows'; test_loaded\.py, line \d+\)"
+    ):
+        load_checked(Fails(None))
+
+    class Says(Own):
+        def load(self):
+            raise UserError("ratings.csv, line 3: no user")
+
+    with pytest.raises(UserError, match=r"^ratings\.csv, line 3: no user$"):
+        load_checked(Says(None))
+    # A defect of ours is no wrong use.
+    Fails.__module__ = "mllmrec.data.fails"
+    with pytest.raises(KeyError):
+        load_checked(Fails(None))
