@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -87,9 +87,10 @@ def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
         lock.acquire()
     except NotImplementedError:
         log.warning("%s: its file system has no locks; start no second job in it", relative(folder.path))
-        lock = None
-    with lock or nullcontext():
+    try:
         yield
+    finally:
+        lock.release()  # nothing happens where it was never held
 
 
 def refuse_finished(folder: RunFolder, overwrite: bool) -> None:
