@@ -58,7 +58,9 @@ def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(make_sweep, 
     assert told["kind-last"]["objective"] == 0.5
     output = (sweep.folder / "output.log").read_text(encoding="utf-8")
     assert "threads 3" in output
-    assert 'raise ValueError("first line' in output
+    # Where a pool of processes ran the job its source is not at hand, so its lines may be missing.
+    assert "Traceback" in output
+    assert "ValueError: first line" in output
     assert (sweep.folder / "kind-first" / ".hydra" / "overrides.yaml").exists()
 
 
