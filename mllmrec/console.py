@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mllmrec.evaluation.metrics import cutoffs_of, objective_name
 from mllmrec.reasoners.told import TARGET, UNKNOWN
 from mllmrec.run_folder import Rollout
 
@@ -123,7 +124,7 @@ def difference_lines(
 def weights_table(metrics: Mapping[str, Any]) -> Table:
     """How each stage's best held-out weights and its last ones rank the same users; those in bold were kept."""
     weights = metrics["weights"]
-    metric = objective_name(next(iter(metrics["stages"].values())))
+    metric = objective_name(cutoffs_of(next(iter(metrics["stages"].values()))))
     table = Table(
         title=f"Best held-out weights and last weights, {metric} [95 % interval]",
         caption="in bold: the weights that the stage ended with (heldout.keep)",
@@ -150,11 +151,6 @@ def weights_table(metrics: Mapping[str, Any]) -> Table:
             cells.append(Text(f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"))
         table.add_row(stage_title(stage), *cells)
     return table
-
-
-def objective_name(names: Iterable[str]) -> str:
-    """The metric that a run is chosen by: NDCG at the second cut-off, which comes first; HR where there is no NDCG."""
-    return next((name for name in names if name.startswith("NDCG")), next(iter(names)))
 
 
 def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ All cut-offs are read off the same ranking, so HR@K never falls as K grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,6 +25,22 @@ def metric_names(ks: Sequence[int]) -> list[str]:
             f"eval.ks={list(ks)} must hold at least one cut-off, all 1 or more; for example [1,3,5,10]"
         )
     return [f"HR@{k}" for k in cutoffs] + [f"NDCG@{k}" for k in cutoffs if k > 1] + ["MRR"]
+
+
+def objective_name(ks: Iterable[int]) -> str:
+    """The metric that runs are chosen by: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1).
+
+    Args:
+        ks: the cut-offs K, in any order.
+    """
+    cutoffs = sorted(set(ks))
+    k = cutoffs[min(1, len(cutoffs) - 1)]
+    return f"NDCG@{k}" if k > 1 else f"HR@{k}"
+
+
+def cutoffs_of(names: Iterable[str]) -> list[int]:
+    """The cut-offs K that metrics' names hold, ascending."""
+    return sorted({int(cutoff) for _, at, cutoff in (name.partition("@") for name in names) if at})
 
 
 def _per_rank(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:

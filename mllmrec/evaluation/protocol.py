@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
-from mllmrec.evaluation.metrics import expected_at_random
+from mllmrec.evaluation.metrics import expected_at_random, objective_name
 from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
@@ -89,9 +89,8 @@ class Protocol:
             check_lengths(policy, answers, parts, generated)
 
     def objective(self, means: Mapping[str, float]) -> float:
-        """What sweepers maximise: NDCG at the second cut-off, or at the only one (NDCG@1 is HR@1)."""
-        k = self.ks[min(1, len(self.ks) - 1)]
-        return means.get(f"NDCG@{k}", means[f"HR@{k}"])
+        """What sweepers maximise (`objective_name`)."""
+        return means[objective_name(self.ks)]
 
     def ranker(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> Ranker:
         """The ranker that ``eval.ranking`` names, with a language model."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from mllmrec.errors import UserError, choices
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
-from mllmrec.evaluation.metrics import metric_names, per_user_metrics
+from mllmrec.evaluation.metrics import cutoffs_of, metric_names, objective_name, per_user_metrics
 from mllmrec.evaluation.records import joined_ranks
 from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import KEPT, Run
@@ -182,8 +182,7 @@ def main_metric(scores: Sequence[Scores], name: str | None) -> str:
     """
     known = list(scores[0].per_user)
     if name is None:
-        ndcg = [metric for metric in known if metric.startswith("NDCG")]
-        return ndcg[0] if ndcg else known[0]
+        return objective_name(cutoffs_of(known))
     if name not in known:
         raise UserError(f"metric={name}: not in these runs; choose {choices(known)}")
     return name

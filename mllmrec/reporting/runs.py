@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.metrics import per_user_metrics
+from mllmrec.evaluation.metrics import cutoffs_of, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, read_stage
 from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 from mllmrec.run_folder import RunFolder
@@ -102,8 +102,7 @@ class Run:
 
     def cutoffs(self, stage: str) -> list[int]:
         """The cut-offs K of the stage's metrics."""
-        names = self.metrics["stages"][stage]
-        return sorted({int(name.partition("@")[2]) for name in names if "@" in name})
+        return cutoffs_of(self.metrics["stages"][stage])
 
     def seconds(self) -> float | None:
         """Seconds of all stages together, or None when they were not measured, or elsewhere."""

@@ -5,9 +5,11 @@ import pytest
 
 from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import (
+    cutoffs_of,
     expected_at_random,
     mean_metrics,
     metric_names,
+    objective_name,
     order_by_score,
     per_user_metrics,
 )
@@ -98,3 +100,12 @@ def test_ties_do_not_depend_on_batching_but_on_seed():
 def test_nan_scores_are_refused_naming_the_user():
     with pytest.raises(ValueError, match="1 of 2 users have a NaN score, first user b"):
         order_by_score(np.array([[0.0, 1.0], [np.nan, 0.0]]), ["a", "b"], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("ks", "name"), [([1, 3, 5], "NDCG@3"), ([10, 5], "NDCG@10"), ([5], "NDCG@5"), ([1], "HR@1")]
+)
+def test_runs_are_chosen_by_the_second_cut_off_or_the_only_one(ks, name):
+    assert objective_name(ks) == name
+    assert name in metric_names(ks)
+    assert cutoffs_of(metric_names(ks)) == sorted(ks)
