@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mllmrec.config.data_rules import DATA_RULES
+from mllmrec.config.schema import STAGES
 
 Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
@@ -134,6 +135,15 @@ def reward_needs_title(cfg: Settings) -> str | None:
             f"{'reward=release' if release else 'reward.require_title=true'} with prompt.answer=id: an answer "
             "without a title is never right; set prompt.answer=id_title or choose another reward"
         )
+    return None
+
+
+def baselines_have_names_of_their_own(cfg: Settings) -> str | None:
+    """A baseline that is called like a stage: the rankings of one would replace those of the other."""
+    taken = {"zero_shot", *STAGES, *(f"{stage}_{which}" for stage in STAGES for which in ("best", "last"))}
+    clash = sorted(taken & set(cfg.get("baselines") or {}))
+    if clash:
+        return f"baselines.{clash[0]}: a stage's rankings have this name; call the baseline something else"
     return None
 
 
@@ -307,6 +317,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     yes_or_no_is_ranked,
     listed_candidates_end,
     reward_needs_title,
+    baselines_have_names_of_their_own,
     item_tokens_have_vectors,
     item_tokens_are_learnt,
     stage_has_settings,

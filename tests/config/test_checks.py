@@ -80,6 +80,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
     ("overrides", "words"),
     [
         (["cot_policy=none", "mix_ratio=0.1"], "mix_ratio=0.1 with cot_policy=none"),
+        (["+baselines.sft_last._target_=mllmrec.baselines.popularity.Popularity"], "baselines.sft_last"),
         (["cot_policy=none", "eval.cot=true"], "eval.cot=true with cot_policy=none"),
         # 9 negatives and the target are 10 candidates.
         (["eval.ks=[1,11]"], "11 exceeds the 10 candidates"),
