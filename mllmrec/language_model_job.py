@@ -25,12 +25,13 @@ from mllmrec.loggers import RunLoggers
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
+from mllmrec.models.selection import Selection
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
 from mllmrec.run_folder import RunFolder
-from mllmrec.stages.heldout import HeldOutMeasure, Selection
+from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.key import StageKey
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
 from mllmrec.stages.store import SHARED, StageStore

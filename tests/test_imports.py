@@ -4,7 +4,15 @@ import subprocess
 import sys
 
 # What evaluating, recommending, building reasoning and checking a configuration import.
-WITHOUT_LIGHTNING = ("finished_run", "evaluation.protocol", "recommendation", "cot", "prepare", "loggers")
+WITHOUT_LIGHTNING = (
+    "finished_run",
+    "evaluation.protocols",
+    "baselines.beside",
+    "recommendation",
+    "cot",
+    "prepare",
+    "loggers",
+)
 
 
 def test_commands_that_train_nothing_do_not_wait_for_lightning() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,9 +14,9 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker
+from mllmrec.models.selection import Selection
 from mllmrec.prepare import FULL, Prepared
 from mllmrec.run_folder import RunFolder
-from mllmrec.stages.heldout import Selection
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,15 @@ WEIGHTINGS = ("uniform", "popularity")
 
 @dataclass(frozen=True)
 class Place:
-    """A protocol and the folder that its numbers go to."""
+    """A protocol and the folder that its numbers go to, which is there once something is written."""
 
     protocol: Protocol
-    folder: RunFolder
+    path: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder."""
+        return RunFolder(self.path)
 
 
 class Protocols:
@@ -47,17 +53,15 @@ class Protocols:
             beside: the same users among other negatives; None for none.
             folder: of the run.
         """
-        self.main, self.folder = main, folder
-        self.places = [Place(main, folder)]
+        self.main = main
+        self.places = [Place(main, folder.path)]
         if beside is not None:
-            self.places.append(Place(beside, RunFolder(folder.beside_path)))
+            self.places.append(Place(beside, folder.beside_path))
         self.results: dict[str, list[Evaluation]] = {}  # by stage, in the order of `places`
 
     def describe(self, ranking: str | None = None) -> None:
         """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
         for place in self.places:
-            # What an earlier run left, this folder among it, may have been removed since it was made.
-            place.folder.path.mkdir(parents=True, exist_ok=True)
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:

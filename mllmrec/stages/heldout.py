@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import lightning
 import torch
 
+from mllmrec.models.selection import Selection
 from mllmrec.rewards.base import Reward
 
 log = logging.getLogger(__name__)
@@ -28,22 +29,6 @@ class HeldOutMeasure:
     def __call__(self) -> dict[str, float]:
         """Metric name → mean."""
         return self.metrics()
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which weights a stage ended with, and those that it did not end with."""
-
-    kept: str  # best (on the held-out users), or last
-    best_step: int  # optimiser steps before the best ranking; 0 is the policy that the stage began with
-    last_step: int  # optimiser steps of the stage
-    # The trainable weights that were not kept, by the model's own names; empty where the best are the last.
-    other: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def not_kept(self) -> str:
-        """What ``other`` is: last, or best."""
-        return "last" if self.kept == "best" else "best"
 
 
 class HeldOutRanking(lightning.Callback):

@@ -15,6 +15,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import files_fingerprint
+from mllmrec.config.schema import STAGES
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.fingerprints import (
     code_fingerprint,
@@ -29,7 +30,7 @@ from mllmrec.prepare import Prepared
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Forms
-from mllmrec.stages.run import STAGES, sft_batches
+from mllmrec.stages.run import sft_batches
 from mllmrec.stages.warmup import training_sequences
 
 # What a job is called, shows and shares changes no weight.

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
+from mllmrec.models.selection import Selection
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples, Forms
@@ -26,7 +27,7 @@ from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
 from mllmrec.stages.dpo import Dpo
 from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
 from mllmrec.stages.grpo import Grpo, Judged
-from mllmrec.stages.heldout import HeldOutMeasure, Selection, held_out_ranking
+from mllmrec.stages.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.stages.kept_rollouts import kept_steps, whole_groups
 from mllmrec.stages.pointwise import Pointwise
 from mllmrec.stages.rollout_warnings import RolloutWarnings
@@ -112,38 +113,32 @@ def _fit_warmup(inputs: StageInputs, loggers: Sequence[Logger]) -> Trained:
 
 
 def _fit_sft(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
-    settings = inputs.cfg.sft
-    examples = inputs.prepared.train
     batches = sft_batches(inputs.cfg, inputs.prepared)
-    stage = Sft(
-        inputs.policy,
-        inputs.answers,
-        _optimizer(settings),
-        updates=len(batches),
-        micro_batch_size=settings.micro_batch_size,
-        engine=inputs.engine,
-        loss_on=settings.loss_on,
-        curriculum=inputs.cfg.prompt.curriculum,
-        seed=inputs.cfg.seed,
-    )
-    return Trained(_fit(stage, Forms(examples), batches, inputs, loggers, measure))
+    stage = _supervised(Sft, len(batches), inputs, curriculum=inputs.cfg.prompt.curriculum)
+    return Trained(_fit(stage, Forms(inputs.prepared.train), batches, inputs, loggers, measure))
 
 
 def _fit_sft_more(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
-    settings = inputs.cfg.sft_more
     # As a control it reads GRPO's prompts, in GRPO's order.
-    examples, batches = _after_sft("sft_more", settings.prompts_per_step, inputs, order="grpo")
-    stage = SftMore(
+    size = inputs.cfg.sft_more.prompts_per_step
+    examples, batches = _after_sft("sft_more", size, inputs, order="grpo")
+    stage = _supervised(SftMore, len(batches), inputs)
+    return Trained(_fit(stage, Forms(examples), batches, inputs, loggers, measure))
+
+
+def _supervised(kind: type[Sft], updates: int, inputs: StageInputs, curriculum: str = "none") -> Sft:
+    settings = inputs.cfg[kind.name]
+    return kind(
         inputs.policy,
         inputs.answers,
         _optimizer(settings),
-        updates=len(batches),
+        updates=updates,
         micro_batch_size=settings.micro_batch_size,
         engine=inputs.engine,
         loss_on=settings.loss_on,
+        curriculum=curriculum,
         seed=inputs.cfg.seed,
     )
-    return Trained(_fit(stage, Forms(examples), batches, inputs, loggers, measure))
 
 
 def _fit_grpo(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
@@ -252,7 +247,6 @@ _FITS = {
     "expert_iteration": _fit_expert_iteration,
     "pointwise": _fit_pointwise,
 }
-STAGES = ("warmup", *_FITS)
 
 
 def _fit(

@@ -190,3 +190,4 @@ def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
     with pytest.raises(UserError, match=r"(\d+) of \1 training prompts are longer.*history_length"):
         job(tmp_path / "run", "backbone.max_length=20")
     assert not (tmp_path / "run" / "metrics.json").exists()
+    assert not (tmp_path / "run" / "other_negatives").exists()

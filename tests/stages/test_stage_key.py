@@ -18,6 +18,7 @@ from PIL import Image
 
 from mllmrec import fingerprints
 from mllmrec.config import CONFIG_DIR
+from mllmrec.config.schema import STAGES
 from mllmrec.fingerprints import (
     code_fingerprint,
     examples_fingerprint,
@@ -31,7 +32,6 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.stages import key as key_module
 from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_LATER, OF_THE_JOB, StageKey
-from mllmrec.stages.run import STAGES
 from mllmrec.trained_once import place_of
 
 USERS, ITEMS, LENGTH = 12, 16, 6

@@ -1,0 +1,23 @@
+"""Which of a stage's weights were kept: the best on held-out users, or the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which weights a stage ended with, and those that it did not end with."""
+
+    kept: str  # best (on the held-out users), or last
+    best_step: int  # optimiser steps before the best ranking; 0 is the policy that the stage began with
+    last_step: int  # optimiser steps of the stage
+    # The trainable weights that were not kept, by the model's own names; empty where the best are the last.
+    other: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def not_kept(self) -> str:
+        """What ``other`` is: last, or best."""
+        return "last" if self.kept == "best" else "best"
