@@ -49,6 +49,8 @@ class Experiment:
     chosen_as_best: bool  # the baseline, on the same users
     comparisons: list[Comparison]
     weights: str = KEPT  # which weights of each stage were ranked
+    # How many runs, of all, were ranked among other negatives too; None where all were, or none.
+    alone: tuple[int, int] | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -153,7 +155,7 @@ def build_experiments(folder: str | Path, name: str, question: Question) -> list
     beside = [run.among_other_negatives for run in jobs.runs]
     others = [run for run in beside if run is not None]
     if len(others) < len(jobs.runs):
-        return [main]
+        return [replace(main, alone=(len(others), len(jobs.runs)) if others else None)]
     negatives = others[0].protocol["negatives"]
     return [main, build_experiment(replace(jobs, runs=others), f"{name}, {negatives} negatives", question)]
 

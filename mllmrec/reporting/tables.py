@@ -176,6 +176,12 @@ def unfinished_lines(experiment: Experiment) -> list[str]:
     if open_jobs:
         named = ", ".join(str(job.path) for job in open_jobs)
         lines.append(f"{_counted(len(open_jobs), 'job')} not finished: {named}")
+    if experiment.alone is not None:
+        some, every = experiment.alone
+        lines.append(
+            f"{some} of {every} runs were ranked among other negatives too; a table of those alone is left out (give all "
+            "the same eval.weighting)"
+        )
     if experiment.repeated:
         named = ", ".join(str(run.path) for run in experiment.repeated)
         lines.append(

@@ -7,7 +7,7 @@ import pytest
 
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, write_stage
-from mllmrec.reporting.tables import results
+from mllmrec.reporting.tables import results, unfinished_lines
 from mllmrec.run_folder import RunFolder
 
 
@@ -37,6 +37,15 @@ def test_a_report_reads_the_weights_that_are_asked_for(write_run, experiment, tm
 def test_a_stage_without_a_choice_stands_with_the_weights_that_it_has(write_run, experiment, tmp_path):
     write_run(tmp_path / "a", [1, 2])
     assert experiment(tmp_path, weights="last").scores[0].mean("HR@1") == 0.5
+
+
+def test_runs_without_other_negatives_leave_a_note_instead_of_a_table(write_run, experiment, tmp_path):
+    for method in ("sft", "dpo"):
+        write_run(tmp_path / method, [1, 2], method=method, typed=["method"])
+    assert unfinished_lines(experiment(tmp_path)) == []
+    write_run(tmp_path / "sft" / "other_negatives", [2, 1])
+    (line,) = unfinished_lines(experiment(tmp_path))
+    assert line.startswith("1 of 2 runs were ranked among other negatives too")
 
 
 def test_what_only_counts_stands_above_the_rows_unless_it_is_a_row(write_run, experiment, tmp_path):
