@@ -7,7 +7,6 @@ and is closed at the end, so that the jobs of a multirun do not share a run.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,13 @@ import yaml
 
 from mllmrec.errors import UserError
 from mllmrec.run_folder import RunFolder, read_rollouts
-from mllmrec.secret_values import secret_values
+from mllmrec.secret_values import is_called_secret, secret_values
 
 # A configuration is checked without Lightning, whose import takes seconds.
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
 
 REDACTED = "<redacted>"
-# Of a key, not of a word in it: max_new_tokens and item_tokens are settings.
-_SECRET = re.compile(
-    r"(^|_)(api_?key|access_?key|token|secret|password|credentials?|authorization)$", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -278,7 +273,7 @@ def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, (list, tuple)):
             return [clean(name, inner) for inner in value]
         hidden = isinstance(value, str) and (
-            _SECRET.search(name) is not None or any(secret in value for secret in secrets)
+            is_called_secret(name) or any(secret in value for secret in secrets)
         )
         return REDACTED if hidden else value
 

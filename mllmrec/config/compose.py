@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config.messages import nearest, readable
 from mllmrec.config.places import Groups, further_places
+from mllmrec.config.secrets import secrets_in_files, without_secrets
 from mllmrec.errors import choices
 
 VERSION_BASE = "1.3"
@@ -45,13 +46,14 @@ def compose_checked(
     Raises:
         HydraException: the files themselves do not compose.
     """
+    overrides, secrets = without_secrets(overrides)
     places = further_places(overrides, extra_dir)
     search = places.search
     with initialize_config_dir(str(config_dir), job_name=config_name, version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         groups = Groups(loader, config_name, search)
         variants, faults = _parse(places.overrides, groups)
-        faults = [*places.faults, *faults]
+        faults = [*secrets, *places.faults, *faults]
         roots = {str(key) for key in compose(config_name, search)}
         variants, strangers = _without_new_roots(variants, roots | set(loader.list_groups("")), groups)
         faults += strangers
@@ -61,7 +63,7 @@ def compose_checked(
         if all(len(texts) == 1 for texts in variants):
             try:
                 config = compose(config_name, accepted, return_hydra_config=True)
-                return Composed(config, faults + _removed(roots, config))
+                return Composed(config, faults + _removed(roots, config) + secrets_in_files(config))
             except _REFUSED:
                 if not variants:
                     raise
@@ -80,7 +82,7 @@ def compose_checked(
                     kept, config, applied = text, composed, True
             if applied:
                 accepted.append(kept)
-    return Composed(config, faults + _removed(roots, config))
+    return Composed(config, faults + _removed(roots, config) + secrets_in_files(config))
 
 
 def _parse(overrides: Sequence[str], groups: Groups) -> tuple[list[list[str]], list[str]]:

@@ -1,0 +1,74 @@
+"""Secrets in a configuration are refused: Hydra saves the overrides as typed and every value in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.secret_values import is_called_secret, secret_values
+
+_WHAT_TO_DO = (
+    "it would be saved in the run folder; export it as an environment variable (draft.api_key_env and the like name the "
+    "variable)"
+)
+
+
+def without_secrets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that hold no secret, and a fault for each of the others, which does not show its value.
+
+    A secret is a value whose key is called one (``api_key``, ``password``), and the value of an environment variable
+    that is called one. A reference to the environment (``${oc.env:NAME}``) is none.
+
+    Args:
+        overrides: as typed.
+    """
+    kept, faults = [], []
+    for text in overrides:
+        name, _, typed = text.partition("=")
+        name = name.lstrip("+~")
+        found = next(_secrets(name, _value(text, typed)), None)
+        # A name of a group's choice or of an axis may be anything; what stands in the text is what is saved.
+        held = next((variable for variable, value in _of_environment() if value in text), None)
+        if found is not None:
+            faults.append(f"{found} is called a secret: {_WHAT_TO_DO}")
+        elif held is not None:
+            faults.append(f"{name} holds the value of the environment variable {held}: {_WHAT_TO_DO}")
+        else:
+            kept.append(text)
+    return kept, faults
+
+
+def secrets_in_files(config: DictConfig) -> list[str]:
+    """A fault for each value of a composed configuration that is called a secret, as one from a file of the user's."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return [f"{name} is called a secret: {_WHAT_TO_DO}" for name in _secrets("", plain)]
+
+
+def _value(text: str, typed: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(text).value()
+    except (HydraException, ValueError):
+        return typed
+
+
+def _of_environment() -> list[tuple[str, str]]:
+    return [(name, value) for name, value in secret_values() if is_called_secret(name)]
+
+
+def _secrets(path: str, value: Any) -> Iterator[str]:
+    """The paths of secrets in a value: of texts and numbers whose key is called one."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            name = str(getattr(key, "text", key))
+            yield from _secrets(f"{path}.{name}" if path else name, inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _secrets(path, inner)
+    elif value is not None and not isinstance(value, bool) and is_called_secret(path.rpartition(".")[2]):
+        words = str(value)
+        if words not in ("", "???") and not words.startswith("${"):
+            yield path
