@@ -141,6 +141,11 @@ def test_the_top_share_counts_all_samples() -> None:
     assert _kept(IDS, top_share=1.0) == {"a", "b", "c", "d"}  # e has no confidence
 
 
+def test_the_top_share_is_rounded_to_the_nearer_number_of_samples() -> None:
+    # 0.75, 1.25 and 3.75 of five: cut, the first would keep nothing.
+    assert [len(_kept(IDS, top_share=share)) for share in (0.15, 0.25, 0.75)] == [1, 1, 4]
+
+
 def test_a_draw_from_the_seed_decides_between_equal_ones_and_not_their_names() -> None:
     # Of a, b and d, which are as confident, one is kept beside c; each of them for some seed.
     seconds = [_kept(IDS, seed, top_share=0.4) - {"c"} for seed in range(60)]

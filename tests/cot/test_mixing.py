@@ -19,6 +19,14 @@ def test_exactly_the_share_asked_for(ratio: float, chosen: int) -> None:
     assert len(set(select_cot(IDS, ratio, seed=0).tolist())) == chosen
 
 
+@pytest.mark.parametrize(("ratio", "chosen"), [(0.3, 2), (0.35, 2), (0.25, 1), (0.5, 2), (0.7, 4)])
+def test_a_share_between_two_numbers_of_samples_takes_the_nearer_one(ratio: float, chosen: int) -> None:
+    # Of five: 1.5, 1.75, 1.25, 2.5 and 3.5. What is cut instead carries too little reasoning in small data.
+    five = IDS[:5]
+    assert len(select_cot(five, ratio, 0)) == chosen
+    assert len(select_confident(five, ratio, 0, dict.fromkeys(five, 0.5))) == chosen
+
+
 def test_the_choice_belongs_to_the_id_and_not_to_the_position() -> None:
     chosen = [IDS[place] for place in select_cot(IDS, 0.2, seed=3)]
     order = np.random.default_rng(0).permutation(len(IDS))
@@ -203,6 +211,11 @@ class TestMixture:
         ]
         # Progress 0, 1/4, 1/2 and on: shares 0, 1/2, 1, 1, 1 of two.
         assert counts == [0, 1, 2, 2, 2]
+
+    def test_the_share_at_a_step_is_that_of_the_nearer_number_of_samples(self):
+        batches = self.codes([4, 1, 2], batches=5, schedule="linear")
+        # 3, 2.25, 1.5, 0.75 and 0 of three: cut, the last sample would leave a step early.
+        assert [sum(code >= 6 for code in batch) for batch in batches] == [3, 2, 2, 1, 0]
 
     def test_nothing_chosen_leaves_the_samples_as_they_are(self):
         assert self.codes([], form="augment") == [[0, 1, 2, 3, 4, 5]]

@@ -397,6 +397,27 @@ def test_changed_and_foreign_and_broken_files_are_refused(tmp_path):
         CandidateSet.load(path, items)
 
 
+def test_a_file_whose_hash_fits_but_whose_lists_do_not_is_refused(tmp_path):
+    items, path = catalogue(60), tmp_path / "candidates.parquet"
+    _, _, whole = freeze(random_sequences(30, 60, 6), items, 9)
+    # Ten candidates of the third sample: its target stands in two places, so nine are ranked.
+    listed = whole.items.copy()
+    listed[2, (whole.target_column[2] + 1) % 10] = whole.targets[2]
+    CandidateSet.build(whole.sample_ids, whole.user_ids, listed, whole.target_column, items).save(path, items)
+    with pytest.raises(UnusableSetError, match=r"candidates\.parquet"):
+        CandidateSet.load(path, items)
+    # The second list lends the third its last candidate: 10, 9, 11, 10, …; all of them in their old order.
+    whole.save(path, items)
+    assert CandidateSet.load(path, items).hash == whole.hash
+    table = pq.read_table(path)
+    rows = table.column("candidates").to_pylist()
+    rows[2].insert(0, rows[1].pop())
+    uneven = table.set_column(3, "candidates", pa.array(rows, pa.list_(pa.string())))
+    pq.write_table(uneven.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(UnusableSetError, match=r"candidates\.parquet"):
+        CandidateSet.load(path, items)
+
+
 def test_a_set_is_drawn_once_and_a_stored_one_that_does_not_fit_again(tmp_path, monkeypatch, caplog):
     sequences, items = random_sequences(30, 60, 6), catalogue(60)
     source, samples, fresh = freeze(sequences, items, 9)
