@@ -28,6 +28,7 @@ class FitInputs:
     measure: Callable[[], float] | None = (
         None  # held-out metric of the recommender as it is now; larger is better
     )
+    section: str = "method.recommender"  # of the configuration, where the recommender's settings stand
 
 
 class Recommender(ABC):

@@ -64,7 +64,7 @@ def run_baseline(
     loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
     fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
-    fitting.learn(recommender, cfg.method.recommender, name)
+    fitting.learn(recommender, "recommender", name)
     recommender.save(folder.model_path)
     return protocols.record(name, lambda protocol: RecommenderRanker(recommender, protocol.seed))
 
@@ -87,7 +87,7 @@ def train_item_vectors(
             f"method.item_vectors: {type(recommender).__name__} has no item vectors; choose SasRec, Gru4Rec or Bert4Rec"
         )
     fitting = _Fitting(cfg, prepared, held_out, folder, loggers)
-    fitting.learn(recommender, cfg.method.item_vectors, "item_vectors")
+    fitting.learn(recommender, "item_vectors", "item_vectors")
     vectors = recommender.item_vectors()
     return vectors / vectors.square().mean().sqrt()
 
@@ -102,24 +102,25 @@ class _Fitting:
     folder: RunFolder
     loggers: RunLoggers
 
-    def learn(self, recommender: Recommender, settings: DictConfig, name: str) -> None:
-        """Fit what ``settings`` describe, or take it from an earlier job where jobs share; ``name`` is the run's for it."""
+    def learn(self, recommender: Recommender, section: str, name: str) -> None:
+        """Fit what a section of ``method`` describes, or take it from an earlier job where jobs share; ``name`` is the
+        run's for it."""
         # Only networks are kept: the others count, which is as quick as reading.
         if not (self.cfg.share_stages and isinstance(recommender, NeuralRecommender)):
-            self._fit(recommender, name)
+            self._fit(recommender, section, name)
             return
-        parts = recommender_parts(settings, self.cfg, self.prepared, self.held_out)
+        parts = recommender_parts(self.cfg.method[section], self.cfg, self.prepared, self.held_out)
         place = place_of(Path(self.cfg.cache_dir) / "recommenders", parts)
         with alone(place, name):
             if is_whole(place, parts, name):
                 recommender.load(place, len(self.prepared.items))
                 hand_over(place, self.folder, name)
                 return
-            self._fit(recommender, name)
+            self._fit(recommender, section, name)
             with keeping(place, parts, self.folder, [name]) as kept:
                 recommender.save(kept)
 
-    def _fit(self, recommender: Recommender, name: str) -> None:
+    def _fit(self, recommender: Recommender, section: str, name: str) -> None:
         held_out = self.held_out
 
         def measure() -> float:
@@ -135,6 +136,7 @@ class _Fitting:
                     seed=self.cfg.seed,
                     make_trainer=lambda **settings: self._trainer(name, settings),
                     measure=None if held_out is None else measure,
+                    section=f"method.{section}",
                 )
             )
         self.folder.record_cost(name, meter.cost())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -132,6 +133,7 @@ class NeuralRecommender(Recommender):
         )
         self.max_length, self.learning_rate, self.batch_size = max_length, learning_rate, batch_size
         self.max_epochs, self.every, self.patience = max_epochs, every, patience
+        self._progress: _Progress | None = None  # None where the weights were read
 
     @abstractmethod
     def build(self, num_items: int, features: np.ndarray | None) -> SequenceNetwork:
@@ -150,7 +152,7 @@ class NeuralRecommender(Recommender):
         """Train; with a held-out measure, until it stops rising.
 
         Raises:
-            UserError: no sequence has two items.
+            UserError: no sequence has two items, or the training diverged.
         """
         sequences = [sequence for sequence in inputs.sequences if len(sequence) > 1]
         if not sequences:
@@ -171,10 +173,15 @@ class NeuralRecommender(Recommender):
                 batch_sampler=LengthBatches(lengths, self.batch_size, inputs.seed),
                 collate_fn=lambda batch: padded(batch, longest),
             )
-            trainer.fit(_Training(self.network, self.learning_rate), loader)
+            self._progress = _Progress(self.kind, f"{inputs.section}.learning_rate", self.learning_rate)
+            trainer.fit(_Training(self.network, self._progress), loader)
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Inner products of the history's query with the candidates' vectors."""
+        """Inner products of the history's query with the candidates' vectors.
+
+        Raises:
+            UserError: some are no finite numbers, since the training diverged.
+        """
         network = self.network
         device = network.items.own.weight.device
         training = network.training
@@ -188,12 +195,28 @@ class NeuralRecommender(Recommender):
                 queries = network.query(items.to(device), lengths.to(device), vectors)
                 scores += _products(queries, vectors, candidates[block])
         network.train(training)
+        if not all(np.isfinite(row).all() for row in scores):
+            raise self._diverged()
         return scores
 
+    def _diverged(self) -> UserError:
+        if self._progress is not None:
+            return self._progress.diverged("its weights give no finite scores")
+        return UserError(
+            f"{self.kind}: its weights give no finite scores, since its training diverged: train it again"
+        )
+
     def item_vectors(self) -> Tensor:
-        """(I, D) float32, on the CPU: what queries are multiplied with, a copy."""
+        """(I, D) float32, on the CPU: what queries are multiplied with, a copy.
+
+        Raises:
+            UserError: some are no finite numbers, since the training diverged.
+        """
         with torch.no_grad():
-            return self.network.items().detach().float().cpu().clone()
+            vectors = self.network.items().detach().float().cpu().clone()
+        if not vectors.square().mean().isfinite():
+            raise self._diverged()
+        return vectors
 
     def save(self, folder: Path) -> None:
         """Write the weights."""
@@ -253,15 +276,36 @@ def require_share(**values: float) -> None:
             raise UserError(f"method.recommender.{name}={value} must be at least 0 and below 1")
 
 
+@dataclass
+class _Progress:
+    """Where a training stands."""
+
+    kind: str
+    setting: str  # of the learning rate
+    learning_rate: float
+    step: int = 0  # the latest that began, from 1
+    epoch: int = 0  # from 1
+
+    def diverged(self, how: str) -> UserError:
+        """What to raise where numbers are no longer finite."""
+        return UserError(
+            f"{self.kind} diverged at step {self.step} (epoch {self.epoch}): {how}; lower {self.setting} (now "
+            f"{self.learning_rate})"
+        )
+
+
 class _Training(lightning.LightningModule):
-    def __init__(self, network: SequenceNetwork, learning_rate: float) -> None:
+    def __init__(self, network: SequenceNetwork, progress: _Progress) -> None:
         super().__init__()
-        self.network, self.learning_rate = network, learning_rate
+        self.network, self.progress = network, progress
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.progress.step, self.progress.epoch = self.global_step + 1, self.current_epoch + 1
         loss = self.network.loss(*batch)
+        if not loss.isfinite():
+            raise self.progress.diverged(f"its loss is {loss.item()}")
         self.log("loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        return torch.optim.Adam(self.parameters(), lr=self.progress.learning_rate, fused=True)

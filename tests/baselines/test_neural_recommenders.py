@@ -141,6 +141,29 @@ def test_padding_takes_no_part_in_the_loss(name, cycle):
     )
 
 
+@pytest.mark.parametrize("measured", [False, True])
+@every_model
+def test_a_training_that_diverges_says_where_and_what_to_lower(name, measured, cycle, cycle_hits):
+    # 60 sequences in batches of 20: after a step or two of this size no weight is a number.
+    recommender = MODELS[name](learning_rate=1e30, max_epochs=3)
+    message = rf"{name} diverged at step [1-4] \(epoch [12]\): .*lower method.item_vectors.learning_rate \(now 1e\+30\)"
+    with pytest.raises(UserError, match=message):
+        recommender.fit(
+            cycle(
+                section="method.item_vectors", measure=(lambda: cycle_hits(recommender)) if measured else None
+            )
+        )
+
+
+@every_model
+def test_weights_that_are_lost_in_the_last_step_are_no_result(name, cycle, items):
+    recommender = MODELS[name](learning_rate=1e30, batch_size=60, max_epochs=1)
+    recommender.fit(cycle())
+    for result in (lambda: recommender.scores(items([3, 1]), items([0, 2])), recommender.item_vectors):
+        with pytest.raises(UserError, match=rf"{name} diverged at step \d \(epoch 1\): its weights give no"):
+            result()
+
+
 def test_sequences_of_one_item_teach_nothing_and_are_refused(make_inputs):
     with pytest.raises(UserError, match="no training sequence has two items"):
         MODELS["sasrec"]().fit(make_inputs([[1], [2]], 3))
