@@ -27,6 +27,7 @@ from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protoc
 from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.language_model_job import run_language_model
 from mllmrec.loggers import Labels, RunLoggers
+from mllmrec.one_process import warn_of_copies
 from mllmrec.prepare import FULL, Prepared, prepare
 from mllmrec.run_folder import RunFolder, read_rollouts
 
@@ -63,6 +64,7 @@ def run(cfg: DictConfig) -> float:
         refuse_finished(folder, cfg.overwrite)
         job = JobFolder(folder, cfg)
         with job.working():
+            warn_of_copies()
             loggers: RunLoggers = instantiate(cfg.logger)
             try:
                 loggers.start(folder, labels(folder), plain)

@@ -25,6 +25,7 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols
 from mllmrec.loggers import RunLoggers
+from mllmrec.one_process import make_trainer
 from mllmrec.prepare import Prepared
 from mllmrec.randomness import seeded_globals
 from mllmrec.run_folder import RunFolder
@@ -143,13 +144,10 @@ class _Fitting:
         log.info("%s: %s", name, meter.cost())
 
     def _trainer(self, name: str, settings: dict[str, Any]) -> lightning.Trainer:
-        return lightning.Trainer(
+        return make_trainer(
             # They are small, and half the bits would cost them more than they gain.
-            **{**self.cfg.trainer, "precision": "32-true"},
+            {**self.cfg.trainer, "precision": "32-true"},
+            self.folder,
             **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
-            devices=1,
             logger=self.loggers.for_stage(self.folder, name),
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            default_root_dir=str(self.folder.path),
         )

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
+from mllmrec.one_process import make_trainer
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples, Forms
@@ -268,15 +269,12 @@ def _fit(
             measure, stage, every=heldout.every, keep=heldout.keep, patience=heldout.patience
         )
         callbacks.append(ranking)
-    trainer = lightning.Trainer(
-        **cfg.trainer,
-        devices=1,
+    trainer = make_trainer(
+        cfg.trainer,
+        inputs.folder,
         max_epochs=1,
         logger=list(loggers),
         callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        default_root_dir=str(inputs.folder.path),
         use_distributed_sampler=False,
     )
     loader = DataLoader(dataset, batch_sampler=[batch.tolist() for batch in batches], collate_fn=list)

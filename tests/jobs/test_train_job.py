@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from peft import PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mllmrec.csv_log import read_log
 from mllmrec.errors import UserError
 from mllmrec.run_folder import read_rollouts
 
@@ -184,6 +186,33 @@ def test_a_pretrained_model_trains_through_stacked_adapters(job, tmp_path, adapt
     with (folder / "log.csv").open(encoding="utf-8") as stream:
         first = next(row for row in csv.DictReader(stream) if row["stage"] == "grpo" and row["kl"])
     assert float(first["kl"]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"SLURM_NTASKS": "2"},  # sbatch --ntasks=2, and the command started once
+        {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},  # started by srun
+        {"TORCHELASTIC_RUN_ID": "0", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},  # by torchrun
+    ],
+    ids=["sbatch", "srun", "torchrun"],
+)
+def test_a_run_on_a_cluster_is_one_process_and_says_where_there_are_copies(
+    job, tmp_path, cluster, monkeypatch
+):
+    for name, value in {
+        "SLURM_JOB_NAME": "night",
+        "SLURM_NNODES": "1",
+        "SLURM_PROCID": "1",
+        **cluster,
+    }.items():
+        monkeypatch.setenv(name, value)
+    # What Lightning makes of them when it is imported: all but the first process log nothing.
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    folder = job(tmp_path / "run", "method=gru4rec", "method.recommender.max_epochs=2")
+    assert {row["stage"] for row in read_log(folder / "log.csv")} == {"gru4rec"}
+    told = "started this command 2 times" in (folder / "run.log").read_text(encoding="utf-8")
+    assert told == (len(cluster) > 1)
 
 
 def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
