@@ -27,6 +27,7 @@ from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
+from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.stopping import check_stopped, end_at_once, stoppable, stopped_by, watching
 
@@ -40,6 +41,7 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     The configuration is checked before Hydra starts, so that a refused one leaves no run folder behind; in a
     multirun also before each job. The value of ``task`` goes to the sweeper of a multirun.
     """
+    write_what_can_be_encoded()
     with stoppable(f"mllmrec.{config_name}"):
         _run(task, config_name)
     sys.exit(0)
@@ -53,6 +55,8 @@ def _run(task: Task, config_name: str) -> None:
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
+        # Once more, for the processes of a multirun's pool.
+        write_what_can_be_encoded()
         of_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         with watching():
             try:

@@ -26,6 +26,7 @@ from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.models.selection import Selection
+from mllmrec.models.transformers_output import warn_through_our_log
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
@@ -64,6 +65,7 @@ def run_language_model(
     Returns:
         The evaluation after the last stage under the main protocol.
     """
+    warn_through_our_log()
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]

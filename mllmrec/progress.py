@@ -52,6 +52,7 @@ class StageProgress:
         self.console = console or make_console()
         self.every_seconds = every_seconds
         self.done = 0
+        self._shown = 0  # of ``done``, in the last plain line
         self._note = ""
         self._clock = clock
         self._bar: Progress | None = None
@@ -92,7 +93,7 @@ class StageProgress:
         return f"{rate:,.1f} {self.unit}/s" if rate >= 1 or rate == 0 else f"{1 / rate:,.1f} s/{self.unit}"
 
     def _print_line(self) -> None:
-        self._line_at = self._clock()
+        self._line_at, self._shown = self._clock(), self.done
         elapsed = self._line_at - self._started
         parts = [f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}", self._rate()]
         if self.total is not None and 0 < self.done < self.total:
@@ -108,7 +109,7 @@ class StageProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.done:
+        elif self.done and self.done != self._shown:
             self._print_line()
 
 

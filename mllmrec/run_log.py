@@ -11,6 +11,7 @@ from pathlib import Path
 from mllmrec.secret_values import secret_values
 
 _MOST_HELD = 100_000  # lines
+_FOR_DEVELOPERS = (": FutureWarning:", ": DeprecationWarning:", ": PendingDeprecationWarning:")
 
 
 class RunLog:
@@ -40,13 +41,16 @@ class RunLog:
     def collecting(self) -> Iterator[None]:
         """Collect what is logged in the block, values of secret environment variables blanked out.
 
-        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars.
+        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars. Python's
+        own warnings are collected too; of those, what a library will change in future stays off the screen.
         """
         root = logging.getLogger()
+        logging.captureWarnings(True)
         level_before = root.level
         others = [(other, other.level) for other in root.handlers]
         for other, shown in others:
             other.setLevel(max(shown, logging.WARNING))
+            other.addFilter(_for_the_user)
         root.setLevel(min(self.level, level_before))
         root.addHandler(self._held)
         try:
@@ -56,10 +60,17 @@ class RunLog:
             root.setLevel(level_before)
             for other, shown in others:
                 other.setLevel(shown)
+                other.removeFilter(_for_the_user)
+            logging.captureWarnings(False)
             target = self._held.target
             self._held.close()
             if target is not None:
                 target.close()
+
+
+def _for_the_user(record: logging.LogRecord) -> bool:
+    """Whether the screen shows it: what libraries will change is for those who develop with them."""
+    return record.name != "py.warnings" or not any(kind in record.getMessage() for kind in _FOR_DEVELOPERS)
 
 
 class _Redacting(logging.Formatter):

@@ -188,6 +188,15 @@ def test_plain_progress_prints_a_line_every_ten_seconds_and_at_the_end():
     ]
 
 
+def test_a_line_at_the_very_end_is_not_said_twice():
+    now = 0.0
+    console = plain_console()
+    with StageProgress("rank", 2, "users", console, clock=lambda: now) as progress:
+        now = 10.0
+        progress.advance(2)
+    assert console.file.getvalue() == "rank: 2/2, 5.0 s/users, 0:00:10 elapsed\n"
+
+
 def test_a_slow_stage_shows_seconds_per_unit_and_a_finished_one_its_time():
     now = 0.0
     console = plain_console()

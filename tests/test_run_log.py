@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 from mllmrec.run_log import RunLog
 
@@ -43,3 +44,21 @@ def test_one_that_is_never_opened_leaves_the_earlier_one(tmp_path) -> None:
     with RunLog(path).collecting():
         log.error("refused")
     assert lines(path) == ["earlier"]
+
+
+def test_what_a_library_will_change_is_kept_off_the_screen_and_in_the_log(tmp_path) -> None:
+    shown: list[str] = []
+    screen = logging.StreamHandler()
+    screen.emit = lambda record: shown.append(record.getMessage())
+    logging.getLogger().addHandler(screen)
+    run_log = RunLog(tmp_path / "run.log")
+    try:
+        with run_log.collecting(), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            run_log.open()
+            warnings.warn("renamed in v6", FutureWarning, stacklevel=1)
+            warnings.warn("rates are odd", UserWarning, stacklevel=1)
+    finally:
+        logging.getLogger().removeHandler(screen)
+    assert ["rates are odd" in line for line in shown] == [True]
+    assert "renamed in v6" in (tmp_path / "run.log").read_text()

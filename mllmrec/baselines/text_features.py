@@ -53,9 +53,12 @@ def sentence_features(texts: Sequence[str], encoder: str, revision: str | None =
     """
     from transformers import AutoModel, AutoTokenizer
 
+    from mllmrec.models.transformers_output import without_bars
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision or "main")
-        model = AutoModel.from_pretrained(encoder, revision=revision or "main", dtype=torch.float32)
+        with without_bars(encoder):
+            model = AutoModel.from_pretrained(encoder, revision=revision or "main", dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
+from mllmrec.models.transformers_output import without_bars
 from mllmrec.randomness import seeded_globals
 
 
@@ -173,13 +174,14 @@ def pretrained(
         raise UserError(f"backbone.quantization={quantization}: only 4bit, or null for none")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
-        model = models.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            revision=revision or "main",
-            **extra,
-        )
+        with without_bars(path):
+            model = models.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                revision=revision or "main",
+                **extra,
+            )
     except ImportError as error:
         raise UserError(f"backbone {path}: {error}") from error
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from mllmrec.models.item_vectors import (
     read_item_tokens,
     write_item_tokens,
 )
+from mllmrec.models.transformers_output import without_bars
 from mllmrec.randomness import seeded_globals
 
 
@@ -285,12 +286,13 @@ class Policy:
     def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
         """Save what a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
         folder = self.folder_of(stage, adapters, weights)
-        if self.lora is not None:
-            self.model.save_pretrained(adapters, selected_adapters=[stage])
-        else:
-            with self._without_items():
-                self.model.save_pretrained(weights)
-            self.save_reader(weights)
+        with without_bars(folder):
+            if self.lora is not None:
+                self.model.save_pretrained(adapters, selected_adapters=[stage])
+            else:
+                with self._without_items():
+                    self.model.save_pretrained(weights)
+                self.save_reader(weights)
         if self._items is not None:
             write_item_tokens(folder, self._items, self._marks)
         return folder

@@ -23,6 +23,7 @@ from transformers import (
 
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
+from mllmrec.models.transformers_output import without_bars
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
 from mllmrec.reasoners.base import UNREADABLE_IMAGE, Request, Written
@@ -297,13 +298,14 @@ def _load(settings: HfSettings) -> tuple[Any, Any]:
     models = AutoModelForImageTextToText if settings.sees_images else AutoModelForCausalLM
     try:
         processor = processors.from_pretrained(path, revision=settings.revision)
-        model = models.from_pretrained(
-            path,
-            revision=settings.revision,
-            dtype=getattr(torch, settings.dtype),
-            attn_implementation=settings.attn_implementation,
-            device_map=device,
-        )
+        with without_bars(path):
+            model = models.from_pretrained(
+                path,
+                revision=settings.revision,
+                dtype=getattr(torch, settings.dtype),
+                attn_implementation=settings.attn_implementation,
+                device_map=device,
+            )
     except ImportError as error:
         raise UserError(
             f"model {settings.path} needs what is not installed: {collapse_spaces(str(error))}"

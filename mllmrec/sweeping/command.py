@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 
 from mllmrec.console import make_console, relative
+from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import UserError, choices
 from mllmrec.sweeping.jobs import experiments, plan, quoted
 from mllmrec.sweeping.run import OUTPUT, Machine, run_sweep
@@ -60,6 +61,7 @@ WRONG_USE = 2
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command on what was typed after its name; returns its exit status."""
     given = list(arguments)
+    write_what_can_be_encoded()
     try:
         if {"-h", "--help"} & set(given):
             known = experiments(given, _flag(given, "--config-dir"))

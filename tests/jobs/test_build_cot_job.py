@@ -338,8 +338,13 @@ def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_p
         *("backbone.hidden_size=32", "backbone.vocabulary=400"),
         *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={reference}"),
     ]
-    done = subprocess.run(train, capture_output=True, text=True)
+    # As where output is redirected on Windows: not UTF-8.
+    done = subprocess.run(
+        train, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
     assert done.returncode == 0, done.stderr
+    assert "GRPO - SFT HR@1" in done.stdout
+    assert "model shards" not in done.stderr  # transformers' own bar
     settings = [f"cot_policy.reference={reference}", "split.windows=sliding", "split.min_history=2"]
     done = run(tmp_path, *settings)
     assert done.returncode == 0, done.stderr
