@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
 
 # What is not whole yet is hidden and says who writes it: .<name>.<process>@<machine>.part
@@ -41,15 +42,16 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
-    try:
-        yield temporary
-        if durable:
-            to_disk(temporary)
-        os.replace(temporary, path)
-        if durable:
-            to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with about(path):
+        try:
+            yield temporary
+            if durable:
+                to_disk(temporary)
+            os.replace(temporary, path)
+            if durable:
+                to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
@@ -200,7 +202,7 @@ class GrowingFile:
         """Write a record down; it is handed to the system when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One unbuffered write a line: lines of two processes at once do not mix.
-        with self.path.open("ab", buffering=0) as stream:
+        with about(self.path), self.path.open("ab", buffering=0) as stream:
             if stream.tell() == 0:
                 stream.write(_json_line({"identity": self._identity}))
             elif not self._checked and not _ends_whole(self.path):

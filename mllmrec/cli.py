@@ -1,7 +1,7 @@
 """What every command shares: Hydra's command line, one check of the configuration, and the exit status.
 
-0: done. 2: wrong use or wrong input, with one message on standard error; ``MLLMREC_TRACEBACK=1`` shows where it
-arose. 130 and 143: ended by Ctrl-C or SIGTERM (`mllmrec.stopping`). 1: anything else, a defect, with its traceback.
+0: done. 2: wrong use, wrong input, or a disk that is full or cannot be written, with one message on standard error;
+``MLLMREC_TRACEBACK=1`` shows where it arose. 130 and 143: ended by Ctrl-C or SIGTERM (`mllmrec.stopping`). 1: anything else, a defect, with its traceback.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
+from mllmrec.disk_faults import user_error_behind
 from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.stopping import check_stopped, end_at_once, stoppable, stopped_by, watching
@@ -73,7 +74,7 @@ def _run(task: Task, config_name: str) -> None:
                 if stopped is not None or not isinstance(error, Exception):
                     raise
                 failed.append(error)
-                if not of_multirun and _for_user(error) is not None:
+                if not of_multirun and user_error_behind(error) is not None:
                     # Not an Exception, so that Hydra adds no line of its own to the message.
                     raise SystemExit(_report(error, config_name)) from error
                 if of_multirun and not _can_be_sent(error):
@@ -88,12 +89,12 @@ def _run(task: Task, config_name: str) -> None:
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
     except BrokenPipeError:
         # Whoever read the output has enough, as with `--help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
     except Exception as error:
-        ours = error in failed and _for_user(error) is None
+        ours = error in failed and user_error_behind(error) is None
         if ours or not isinstance(
-            _for_user(error) or error, (UserError, HydraException, OmegaConfBaseException)
+            user_error_behind(error) or error, (UserError, HydraException, OmegaConfBaseException)
         ):
             raise
         sys.exit(_report(error, config_name))
@@ -118,16 +119,6 @@ def _check_command_line(config_name: str) -> None:
         check_config(composed.config)
 
 
-def _for_user(error: BaseException) -> UserError | None:
-    """The `UserError` behind an exception: Hydra wraps what a constructor raises."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        cause = cause.__cause__
-    return None
-
-
 def _can_be_sent(error: Exception) -> bool:
     """Whether the process that launched the job could read ``error``; if it cannot, it gives up the other jobs too."""
     try:
@@ -142,12 +133,21 @@ def _report(error: BaseException, config_name: str) -> int:
     if os.environ.get("MLLMREC_TRACEBACK") == "1":
         raise error
     command = f"python -m mllmrec.{config_name}"
-    known = _for_user(error)
+    known = user_error_behind(error)
     message = str(known) if known is not None else _hydra_message(error)
     if known is None or isinstance(known, ConfigError):
         message += f"\nSee {command} --help for the settings, {command} --cfg job for their values."
     print(f"mllmrec.{config_name}: error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
     return WRONG_USE
+
+
+def _drop_output() -> None:
+    """Let what standard output could not take go nowhere: Python would try again at its end, and fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hydra_message(error: BaseException) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 class UserError(Exception):
     """Wrong use or wrong input: the message says what, where (file, line, id) and what to do.
 
-    The command line prints it on one line without a traceback and exits with status 2. Everything else that
-    is raised is a defect of ours and keeps its traceback.
+    The command line prints it on one line without a traceback and exits with status 2, and so it does with errors of
+    the disk (`mllmrec.disk_faults`). Everything else that is raised is a defect of ours and keeps its traceback.
     """
 
 

@@ -16,6 +16,7 @@ from mllmrec.config.rules import rolls_out
 from mllmrec.console import stage_title
 from mllmrec.cost import CostMeter
 from mllmrec.curves import draw_curves
+from mllmrec.disk_faults import about
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
@@ -128,7 +129,8 @@ def run_language_model(
             selection = train(stage)
         if stage != "warmup":
             weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
-            policy.save_stage(stage, folder.adapters_path, weights)
+            with about(policy.folder_of(stage, folder.adapters_path, weights)):
+                policy.save_stage(stage, folder.adapters_path, weights)
         result = protocols.record(stage, ranker)
         log.info("%s: %s", stage, folder.metrics()["stages"][stage])
         if selection is not None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mllmrec.cache import remove_abandoned, temporary_beside, write_json
+from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
 
 SECTIONS = (
@@ -147,7 +149,8 @@ class RunFolder:
         """Say why the job did not come to its end; not where an earlier one did, whose results are still there."""
         if self.is_finished:
             return
-        write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
+        with suppress(OSError):  # of a disk that is full, of which the error itself tells
+            write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
 
     def finished(self, config: str) -> float | None:
         """The objective of a job of this configuration that came to its end here; None where there is none."""
@@ -285,13 +288,18 @@ class RolloutWriter:
             }
             for rollout in rollouts
         ]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA))
+        with about(self.path):
+            self._writer.write_table(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        os.replace(self._temporary, self.path)
+        with about(self.path):
+            try:
+                self._writer.close()
+                os.replace(self._temporary, self.path)
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
 
 def read_rollouts(path: Path) -> list[Rollout]:

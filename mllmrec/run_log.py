@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class RunLog:
         """Begin the file with what was collected, and write from now on; a second call does nothing."""
         if self._held.target is not None:
             return
-        handler = logging.FileHandler(self.path, "w", encoding="utf-8")
+        handler = _LogFile(self.path, "w", encoding="utf-8")
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._held.setTarget(handler)
         self._held.capacity = 1
@@ -66,6 +67,29 @@ class RunLog:
             self._held.close()
             if target is not None:
                 target.close()
+            if isinstance(target, _LogFile) and target.fault is not None:
+                root.warning("%s is not whole: %s", self.path, target.fault.strerror)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that ends where the disk takes no more: no reason to end the job, nor for a traceback a line."""
+
+    fault: OSError | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.fault is None:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.fault = error
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def _for_the_user(record: logging.LogRecord) -> bool:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from mllmrec.cache import file_fingerprint, fingerprint, temporary_beside
 from mllmrec.csv_log import read_log, write_log
+from mllmrec.disk_faults import about, disk_fault
 from mllmrec.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def alone(place: Path, what: str) -> Iterator[None]:
 def keeping(place: Path, parts: Mapping[str, Any], run: RunFolder, stages: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to write weights to, which becomes ``place``; log and cost of the run so far go with them.
 
+    Where the disk takes no more, nothing is kept, and a warning says so.
+
     Args:
         place: of ``parts``, and empty.
         parts: what made the weights.
@@ -60,17 +63,26 @@ def keeping(place: Path, parts: Mapping[str, Any], run: RunFolder, stages: Seque
         stages: of the run that they come from.
     """
     temporary = temporary_beside(place)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        if run.log_path.exists():
-            shutil.copyfile(run.log_path, temporary / _LOG)
-        costs = run.metrics()["cost"]
-        known = json.dumps({stage: costs[stage] for stage in stages})
-        (temporary / _COST).write_text(known, encoding="utf-8")
-        made_from = {"parts": parts, "files": _files_of(temporary)}
-        (temporary / _MADE_FROM).write_text(json.dumps(made_from, indent=2, default=str), encoding="utf-8")
-        temporary.rename(place)
+        with about(place):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if run.log_path.exists():
+                shutil.copyfile(run.log_path, temporary / _LOG)
+            costs = run.metrics()["cost"]
+            known = json.dumps({stage: costs[stage] for stage in stages})
+            (temporary / _COST).write_text(known, encoding="utf-8")
+            made_from = {"parts": parts, "files": _files_of(temporary)}
+            (temporary / _MADE_FROM).write_text(
+                json.dumps(made_from, indent=2, default=str), encoding="utf-8"
+            )
+            temporary.rename(place)
+    except OSError as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        # The run has its weights.
+        log.warning("%s: not kept for other jobs: %s", ", ".join(stages), fault)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

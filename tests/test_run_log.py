@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
+
+import pytest
 
 from mllmrec.run_log import RunLog
 
@@ -62,3 +65,16 @@ def test_what_a_library_will_change_is_kept_off_the_screen_and_in_the_log(tmp_pa
         logging.getLogger().removeHandler(screen)
     assert ["rates are odd" in line for line in shown] == [True]
     assert "renamed in v6" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full as on Linux")
+def test_a_full_disk_ends_the_log_and_neither_the_job_nor_in_tracebacks(tmp_path, capsys, caplog) -> None:
+    (tmp_path / "run.log").symlink_to("/dev/full")
+    run_log = RunLog(tmp_path / "run.log")
+    with run_log.collecting():
+        run_log.open()
+        log.info("first")
+        log.info("second")
+    assert capsys.readouterr().err == ""
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == f"{tmp_path / 'run.log'} is not whole: No space left on device"

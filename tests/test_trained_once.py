@@ -52,6 +52,16 @@ def test_a_run_gets_log_and_cost_of_what_it_takes(place, tmp_path):
     assert other.log_path.read_text() == "stage,step,seconds,loss\nsft,0,0.1,3.5\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full as on Linux")
+def test_a_full_disk_keeps_nothing_and_takes_nothing_from_the_run(tmp_path, run, caplog):
+    with keeping(tmp_path / "kept" / "a", PARTS, run, ["sft"]) as folder:
+        (folder / "steps.json").symlink_to("/dev/full")
+        (folder / "steps.json").write_text("{}")
+    assert f"sft: not kept for other jobs: {tmp_path / 'kept' / 'a'}: the disk is full" in caplog.text
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert run.metrics()["cost"] == {"sft": {"seconds": 2.0}}
+
+
 def cut_short(place: Path) -> None:
     path = place / "weights.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

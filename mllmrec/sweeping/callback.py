@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mllmrec.errors import UserError
+from mllmrec.disk_faults import user_error_behind
 from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.names import register_job_name
 
@@ -64,11 +64,11 @@ class SweepCallback(Callback):
         if failed:
             # Of one that its checks refused nothing is written yet.
             folder.fail(value)
-            if not isinstance(value, UserError):
+            if user_error_behind(value) is None:
                 traceback.print_exception(value)
         ended = {
             "folder": str(folder.path),
-            "error": str(value) or type(value).__name__ if failed else None,
+            "error": str(user_error_behind(value) or value) or type(value).__name__ if failed else None,
             "objective": None if failed else value,
             "seconds": round(time.monotonic() - self._started, 1),
         }

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 
 from mllmrec.console import make_console, relative
+from mllmrec.disk_faults import user_error_behind
 from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import UserError, choices
 from mllmrec.sweeping.jobs import experiments, plan, quoted
@@ -52,7 +53,7 @@ FILES
 EXIT STATUS
   0    all jobs finished
   1    some did not, or the report failed
-  2    wrong use: nothing was run
+  2    wrong use, or a folder that cannot be written: nothing was run
   130  interrupted, 143 terminated; start it again to go on
 """
 WRONG_USE = 2
@@ -78,6 +79,12 @@ def run_command(arguments: Sequence[str]) -> int:
         # Whoever read the output has enough, as with `--help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        told = user_error_behind(error)
+        if told is None:
+            raise
+        print(f"mllmrec.sweep: error: {told}", file=sys.stderr)
+        return WRONG_USE
 
 
 def _sweep(given: list[str]) -> int:

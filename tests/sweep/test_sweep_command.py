@@ -31,6 +31,18 @@ def test_wrong_use_is_2_and_runs_nothing(tmp_path, write_experiment, monkeypatch
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_a_file_where_the_folder_of_a_sweep_should_be_is_2(
+    tmp_path, write_experiment, monkeypatch, capsys
+) -> None:
+    write_experiment("light", {"seed": "0"})
+    (tmp_path / "notes").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert main(["light", "--config-dir", "extra", "hydra.sweep.dir=notes/light"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mllmrec.sweep: error: notes is a file, and a folder is needed there")
+    assert error.count("\n") == 1
+
+
 def test_the_script_runs_the_command_from_anywhere(tmp_path) -> None:
     script = [str(ROOT / "sweep.sh"), "--help"]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,0 +1,91 @@
+"""Disks that are full or read-only, and files where folders should be: no defects, so a user is told what to do.
+
+Only the standard library is imported here, so that commands answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mllmrec.errors import UserError
+
+_ELSEWHERE = "choose another folder (hydra.run.dir=DIR, hydra.sweep.dir=DIR or cache_dir=DIR)"
+_WHOLE = "what is on disk is whole; then start the command again"
+_SPACE = {
+    errno.ENOSPC: f"the disk is full: free some space; {_WHOLE}",
+    errno.EDQUOT: f"your quota of disk space is used up: free some space; {_WHOLE}",
+    errno.EFBIG: f"no file may become so large here: raise the limit (ulimit -f); {_WHOLE}",
+    errno.EIO: f"the disk failed: look after it; {_WHOLE}",
+    errno.EROFS: f"the file system is read-only: {_ELSEWHERE}",
+}
+_PERMISSION = f"cannot be opened, permission denied: grant it, or {_ELSEWHERE}"
+# These are of the user only where they are about a path.
+_OF_PATHS = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.ENOTDIR: f"is a file, and a folder is needed there: {_ELSEWHERE}",
+    errno.EISDIR: "is a folder, and a file is needed there: move it away",
+    errno.ENAMETOOLONG: f"is too long for a file's name here: {_ELSEWHERE}",
+}
+# Libraries written in Rust say the number in words alone.
+_IN_WORDS = re.compile(r"\(os error (\d+)\)")
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The `UserError` behind an exception, or what a user is told of a disk's error behind it; None for a defect.
+
+    Hydra wraps what a constructor raises, so causes are looked through.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        told = cause if isinstance(cause, UserError) else disk_fault(cause)
+        if told is not None:
+            return told
+        cause = cause.__cause__
+    return None
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Let an error of the disk in the block name ``path``: that of a write names nothing, or a temporary file.
+
+    Raises:
+        OSError: in place of a library's own exception, where that says an error of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if _number(error) in _SPACE:
+            error.filename, error.filename2 = str(path), None
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number in _SPACE:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+
+
+def disk_fault(error: BaseException) -> UserError | None:
+    """What a user is told of an error of the disk; None for any other exception."""
+    number = _number(error)
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if number in _SPACE:
+        return UserError(f"{path or 'the output of the command, or a file'}: {_SPACE[number]}")
+    if not isinstance(path, str | os.PathLike):
+        return None
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        file = next((part for part in (Path(path), *Path(path).parents) if part.is_file()), None)
+        return None if file is None else UserError(f"{file} {_OF_PATHS[errno.ENOTDIR]}")
+    return UserError(f"{path} {_OF_PATHS[number]}") if number in _OF_PATHS else None
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _IN_WORDS.search(str(error))
+    return int(found[1]) if found else None
