@@ -51,6 +51,8 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if candidates is not None:
         parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
     parts.append(f"{protocol['ranking']} ranking")
+    if protocol.get("listed", "all") != "all":
+        parts.append(f"candidates listed: {protocol['listed']}")
     parts.append(f"protocol seed {protocol['seed']}")
     if protocol.get("leak") == TARGET:
         parts.append("ABLATION: reasoning was written knowing the target")
@@ -171,7 +173,9 @@ def validity_lines(metrics: Mapping[str, Any]) -> list[str]:
     if not validity:
         return []
     if ranking != "generate":
-        chance = metrics["protocol"].get("num_candidates")
+        chance = metrics["protocol"].get("num_listed", metrics["protocol"].get("num_candidates"))
+        if chance == 0:
+            return [f"{ranking} ranking: no answer can be invalid"]
         first = _rates_line(validity, "first_position")
         known = f"; {1 / chance:.3f} by chance" if chance else ""
         shown = f"; the candidate shown first is ranked first for {first} of users{known}" if first else ""

@@ -51,8 +51,8 @@ _ORIGIN = ("_name_or_path", "transformers_version")
 # What a ranking of held-out users does not depend on: its users and candidates are hashed, the others are of reports.
 _NOT_MEASURED = ("split", "max_users", "num_negatives", "weighting", "cot", "keep_top", "resamples")
 # What only a policy that reads prompts is ranked by.
-_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer")
-_OF_PROMPT_READERS = ("ranking", "max_new_tokens")
+_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "hint")
+_OF_PROMPT_READERS = ("ranking", "listing", "max_new_tokens")
 
 
 def examples_fingerprint(examples: Iterable[Example], without: Collection[str] = ()) -> str:

@@ -107,7 +107,7 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
         print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
     for place in protocols:
         print_results(place.folder.metrics(), console)
-    print_closing(*next_steps(folder, prepared), console)
+    print_closing(*next_steps(folder, prepared, cfg.eval.ranking), console)
     return protocols.main.objective(result.means(protocols.main.ks))
 
 
@@ -193,10 +193,14 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
     return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)
 
 
-def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+def next_steps(
+    folder: RunFolder, prepared: Prepared, ranking: str
+) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
     """The files and commands to look at after a run."""
     user = prepared.interactions.user_ids[0]
     shown = relative(folder.path)
+    # An answer is generated from a list of all candidates, which would be longer than any of the training.
+    scored = " eval.ranking=likelihood" if ranking == "generate" else ""
     return (
         [
             ("all numbers", folder.metrics_path),
@@ -210,6 +214,6 @@ def next_steps(folder: RunFolder, prepared: Prepared) -> tuple[list[tuple[str, P
         ],
         [
             ("recommend", f"python -m mllmrec.recommend run={shown} user={user}"),
-            ("another protocol", f"python -m mllmrec.evaluate run={shown} eval.num_negatives=99"),
+            ("another protocol", f"python -m mllmrec.evaluate run={shown} eval.num_negatives=99{scored}"),
         ],
     )

@@ -27,6 +27,7 @@ from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
+from mllmrec.evaluation.listing import Listing
 from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import CandidatesOf, Examples
@@ -59,6 +60,7 @@ class Prepared:
     captions: dict[str, str]  # by item id
     seed: int  # of what runs that are compared must share: candidates, evaluated users, ties, intervals
     history_length: int
+    trained_list: int  # candidates that a training prompt lists
     _cache: Path
 
     def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
@@ -76,12 +78,14 @@ class Prepared:
                 f"eval.split={settings.split} has no samples: choose another split, or another eval.split"
             )
         candidates_of, candidates_hash = self._candidates(samples, settings)
+        listing = Listing.of(settings, self.trained_list)
         examples = Examples(
             samples,
             self.builder,
             candidates_of,
             history_length=self.history_length,
-            list_candidates=settings.num_negatives != FULL,
+            list_candidates=listing.all,
+            list_size=listing.list_size,
             cot=self.cot,
             with_cot=np.ones(len(samples), dtype=bool) if settings.cot else None,
             split=settings.split,
@@ -217,6 +221,7 @@ def prepare(cfg: DictConfig) -> Prepared:
         captions=captions,
         seed=cfg.protocol_seed,
         history_length=cfg.prompt.history_length,
+        trained_list=cfg.candidates.num_negatives + 1,
         _cache=cache,
     )
 

@@ -18,7 +18,9 @@ def recommend(cfg: DictConfig) -> None:
 
     run = open_run(cfg.run, cfg.stage)
     history, excluded, who = history_of(run.prepared, cfg.user, cfg.history)
-    ranked = rank_items(run, history, excluded, candidates=cfg.candidates, shortlist=cfg.shortlist)
+    trained = run.prepared.trained_list
+    shortlist = trained if cfg.shortlist is None else cfg.shortlist
+    ranked = rank_items(run, history, excluded, candidates=cfg.candidates, shortlist=shortlist)
     builder = run.prepared.builder
     shown = history[-run.prepared.history_length :]
     console = make_console()
@@ -31,7 +33,10 @@ def recommend(cfg: DictConfig) -> None:
         (place, builder.ids[item], builder.titles[item], score)
         for place, (item, score) in enumerate(ranked[: cfg.top], 1)
     ]
-    console.print(rows_table("Recommended", ("rank", "item", "title", "log-probability"), rows))
+    two_prompts = 2 <= shortlist < min(cfg.top, len(ranked)) and len(ranked) > trained
+    note = f"ranks 1 to {shortlist}: of a prompt that lists them; the others: of one without a list"
+    columns = ("rank", "item", "title", "log-probability")
+    console.print(rows_table("Recommended", columns, rows, note if two_prompts else None))
 
 
 def main() -> None:

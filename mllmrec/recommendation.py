@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import order_by_score
 from mllmrec.finished_run import FinishedBaseline, FinishedRun
 from mllmrec.prepare import Prepared
+
+log = logging.getLogger(__name__)
 
 
 def history_of(
@@ -64,18 +67,30 @@ def rank_items(
 ) -> list[tuple[int, float]]:
     """Items with their scores, best first: log-probabilities where a language model ranks.
 
-    With ``candidates`` the prompt lists them. Otherwise the whole catalogue but ``excluded`` competes without
-    being listed, and the ``shortlist`` best of it are listed in a second prompt, as in training, and ranked anew.
+    The prompt lists no more ``candidates`` than training prompts do. Where there are more, or the whole catalogue but
+    ``excluded`` competes, none is listed; the ``shortlist`` best are then listed in a second prompt and ranked anew, and the
+    others stand behind them with their first scores.
     """
+    trained = run.prepared.trained_list
+    if shortlist > trained:
+        log.warning(
+            "shortlist=%d: training prompts list %d items, and longer lists are ranked badly",
+            shortlist,
+            trained,
+        )
     if candidates is not None:
-        return _ranked(run, history, item_codes(run.prepared, candidates), listed=True)
-    offered = np.flatnonzero(run.prepared.items.offered).tolist()
-    everything = [item for item in offered if item not in excluded]
-    ranked = _ranked(run, history, everything, listed=False)
+        items = item_codes(run.prepared, candidates)
+        if len(items) <= trained:
+            return _ranked(run, history, items, listed=True)
+    else:
+        offered = np.flatnonzero(run.prepared.items.offered).tolist()
+        items = [item for item in offered if item not in excluded]
+    ranked = _ranked(run, history, items, listed=False)
     if shortlist < 2:
         return ranked
     # In catalogue order: the first pass must not speak through the positions.
-    return _ranked(run, history, sorted(item for item, _ in ranked[:shortlist]), listed=True)
+    best = sorted(item for item, _ in ranked[:shortlist])
+    return _ranked(run, history, best, listed=True) + ranked[shortlist:]
 
 
 def _ranked(

@@ -13,6 +13,7 @@ from mllmrec.console import (
     print_rollouts,
     protocol_line,
     rows_table,
+    validity_lines,
 )
 from mllmrec.progress import StageProgress, track
 from mllmrec.run_folder import Rollout
@@ -81,6 +82,22 @@ def test_numbers_of_leaking_reasoning_say_so():
         "protocol seed 0, reasoning is from a file that does not say whether its writer knew the target"
     )
     assert protocol_line({**METRICS["protocol"], "leak": "none"}) == protocol_line(METRICS["protocol"])
+
+
+def test_the_table_says_what_was_listed_where_that_was_not_every_candidate():
+    assert protocol_line({**METRICS["protocol"], "listed": "all"}) == protocol_line(METRICS["protocol"])
+    line = protocol_line({**METRICS["protocol"], "listed": "all, though training prompts list 4"})
+    assert "likelihood ranking, candidates listed: all, though training prompts list 4, protocol" in line
+
+
+def test_the_chance_of_the_first_place_is_that_of_the_list():
+    def line(**protocol):
+        (found,) = validity_lines({**METRICS, "protocol": {**METRICS["protocol"], **protocol}})
+        return found
+
+    assert "GRPO 0.125 of users; 0.100 by chance" in line()
+    assert "GRPO 0.125 of users; 0.250 by chance" in line(num_listed=4)
+    assert "shown first" not in line(num_listed=0)
 
 
 def test_differences_are_shown_whatever_their_sign():

@@ -52,7 +52,7 @@ def longest_prompt(policy, protocols):
 
 def test_held_out_prompts_are_checked(opened):
     # Validation lists twice as many candidates, so that its prompts alone are too long.
-    parts = opened("method=zero_shot", "eval.num_negatives=9")
+    parts = opened("method=zero_shot", "eval.num_negatives=9", "eval.listing=all")
     cfg, _, prepared, policy, answers, protocols, _ = parts
     changed = {"num_negatives": 19, "split": "validation", "max_users": 5, "weighting": "uniform"}
     held_out = Protocol(OmegaConf.merge(cfg.eval, changed), 0, prepared)

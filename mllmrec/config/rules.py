@@ -116,11 +116,33 @@ def yes_or_no_is_ranked(cfg: Settings) -> str | None:
 
 
 def listed_candidates_end(cfg: Settings) -> str | None:
-    """A generated answer is chosen from a list in the prompt, which the whole catalogue does not fit."""
-    if cfg["eval"]["ranking"] == "generate" and cfg["eval"]["num_negatives"] == "full":
+    """A prompt is to list the whole catalogue, as generated answers need it, which are chosen from the list."""
+    if cfg["eval"]["num_negatives"] != "full" or cfg["eval"]["ranking"] == "pointwise":
+        return None
+    if cfg["eval"]["ranking"] == "generate":
         return (
             "eval.ranking=generate with eval.num_negatives=full: the prompt cannot list the whole catalogue; choose "
             "eval.ranking=likelihood or constrained, or a number of negatives"
+        )
+    if cfg["eval"].get("listing") == "all":
+        return (
+            "eval.listing=all with eval.num_negatives=full: the prompt cannot list the whole catalogue; set "
+            "eval.listing=trained or none, or a number of negatives"
+        )
+    return None
+
+
+def generated_answers_are_listed(cfg: Settings) -> str | None:
+    """A generated answer is chosen from a list of all candidates, and prompts are to list fewer."""
+    asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
+    if cfg["eval"]["ranking"] != "generate" or asked == "full":
+        return None
+    listing = cfg["eval"].get("listing", "trained")
+    if listing == "none" or (listing == "trained" and asked > trained):
+        longer = "" if asked <= trained else f", a longer list than the {trained + 1} of training prompts"
+        return (
+            f"eval.ranking=generate with eval.listing={listing} and eval.num_negatives={asked}: answers are chosen from a "
+            f"list of all candidates; set eval.listing=all{longer}, or eval.ranking=likelihood or constrained"
         )
     return None
 
@@ -316,6 +338,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     negatives_are_listed,
     yes_or_no_is_ranked,
     listed_candidates_end,
+    generated_answers_are_listed,
     reward_needs_title,
     baselines_have_names_of_their_own,
     item_tokens_have_vectors,

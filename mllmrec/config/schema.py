@@ -81,6 +81,7 @@ class Eval(Section):
 
     ranking: Literal["likelihood", "constrained", "generate", "pointwise"]
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
+    listing: Literal["trained", "all", "none"] = "trained"  # runs of earlier versions have no such key
     weighting: Literal["uniform", "popularity", "both"]
     ks: Annotated[list[Count], AfterValidator(_cutoffs)]
     split: Literal["test", "validation"]

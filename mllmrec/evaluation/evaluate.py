@@ -57,7 +57,7 @@ def evaluate(
                 wanted.append(len(example.candidates))
                 duplicates.append(result.duplicates)
                 off_candidate.append(result.off_candidate)
-                top.append(int(result.order[0]) if len(result.order) else -1)
+                top.append(result.place_of_first)
                 tokens += result.generated_tokens
             if writer is not None:
                 writer.append(_records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top))

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
+from mllmrec.evaluation.listing import Listing
 from mllmrec.evaluation.metrics import expected_at_random, objective_name
 from mllmrec.evaluation.pointwise import Pointwise
-from mllmrec.evaluation.ranking import Generate, Likelihood, Ranker
+from mllmrec.evaluation.ranking import Generate, InLists, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
@@ -38,6 +39,7 @@ class Protocol:
         """
         self.settings, self.seed, self.prepared = settings, seed, prepared
         self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
+        self.listing = Listing.of(settings, prepared.trained_list)
         self.ks = list(settings.ks)
         # Batches of similar lengths hold less padding; results are joined by user, so their order is free.
         lengths = self.examples.samples.history_lengths
@@ -51,14 +53,16 @@ class Protocol:
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
         """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
         full = self.settings.num_negatives == FULL
-        cot = self.prepared.cot
+        cot, ranking = self.prepared.cot, ranking or self.settings.ranking
+        lists = ranking in ("likelihood", "constrained", "generate")
         return {
             "dataset": self.prepared.summary["dataset"],
             "split": self.settings.split,
             "users": len(self.positions),
-            "ranking": ranking or self.settings.ranking,
+            "ranking": ranking,
             "num_candidates": int(self.prepared.items.offered.sum()) if full else self.num_candidates,
             "negatives": "whole catalogue" if full else self.settings.weighting,
+            **(self.listing.describe() if lists else {}),
             "candidates_hash": self.candidates_hash,
             "cot": self.settings.cot,
             **({"cot_share": self.cot_share} if self.settings.cot else {}),
@@ -99,7 +103,8 @@ class Protocol:
         if self.settings.ranking == "pointwise":
             return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
         constrained = self.settings.ranking == "constrained"
-        return Likelihood(policy, answers, engine, self.seed, constrained=constrained)
+        ranker = Likelihood(policy, answers, engine, self.seed, constrained=constrained)
+        return InLists(ranker, self.examples) if self.examples.list_size else ranker
 
     def measure(self, ranker: Ranker) -> dict[str, float]:
         """The metrics' means, nothing written."""

@@ -61,6 +61,13 @@ class Protocols:
 
     def describe(self, ranking: str | None = None) -> None:
         """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
+        listing = self.main.listing
+        if listing.untrained and "listed" in self.main.describe(ranking):
+            log.warning(
+                "eval.listing=all: evaluation prompts list %s candidates and training prompts %s; no stage saw a list of "
+                "that length, and long ones are ranked badly: eval.listing=trained lists %s at a time",
+                *(listing.candidates, listing.trained, listing.trained),
+            )
         for place in self.places:
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
 

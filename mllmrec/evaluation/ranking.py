@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from mllmrec.evaluation.records import clean_ranking
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
-from mllmrec.prompts.examples import Example
+from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import torch_generator
 from mllmrec.rollout.answer_scores import score_answers, score_rows
 from mllmrec.rollout.free import Free
@@ -34,11 +34,17 @@ class RankedExample:
     off_candidate: int = 0
     text: str | None = None
     generated_tokens: int = 0
+    first_listed: int = 0  # the first column of the list that the best candidate stands in
 
     def rank_of(self, column: int) -> float:
         """The 1-based rank of a candidate; nan if it was not ranked."""
         places = np.flatnonzero(self.order == column)
         return float(places[0] + 1) if len(places) else float("nan")
+
+    @property
+    def place_of_first(self) -> int:
+        """The place in its list, from 0, of the candidate ranked first; -1 if none was ranked."""
+        return int(self.order[0]) - self.first_listed if len(self.order) else -1
 
 
 class Ranker(ABC):
@@ -88,14 +94,14 @@ class Likelihood(PolicyRanker):
 
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
         """Rank one batch; ties are broken by a permutation of each user's own."""
-        scores = candidate_scores(
+        return ranked_by_score(self.scores(examples), examples, self.seed)
+
+    def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """For each example (C,) log-probabilities, float64."""
+        table = candidate_scores(
             self.policy, self.answers, examples, constrained=self.constrained, engine=self.engine
         )
-        return ranked_by_score(
-            [row[: len(example.candidates)] for row, example in zip(scores, examples, strict=True)],
-            examples,
-            self.seed,
-        )
+        return [row[: len(example.candidates)] for row, example in zip(table, examples, strict=True)]
 
 
 def ranked_by_score(
@@ -146,6 +152,45 @@ def candidate_scores(
     columns = np.concatenate([np.arange(len(candidates)) for candidates in options])
     table[prompt_of.cpu().numpy(), columns] = logprobs.double().sum(1).cpu().numpy()
     return table
+
+
+class InLists(Ranker):
+    """By likelihood, of more candidates than a prompt is to list: each under the prompt that lists it."""
+
+    def __init__(self, ranker: Likelihood, examples: Examples) -> None:
+        """Rank by the scores of several prompts.
+
+        Args:
+            ranker: scores the candidates of each list.
+            examples: that are ranked; they say what is listed together.
+        """
+        self.ranker, self.examples = ranker, examples
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """As the ranker of each list."""
+        with self.ranker.ready():
+            yield
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch; ties are broken by a permutation of each user's own."""
+        parts = [self.examples.in_lists(example) for example in examples]
+        listed = [part for lists in parts for part in lists]
+        size = len(examples)  # of prompts at once, as anywhere
+        blocks = (listed[start : start + size] for start in range(0, len(listed), size))
+        rows = iter([row for block in blocks for row in self.ranker.scores(block)])
+        scores = [np.concatenate([next(rows) for _ in lists]) for lists in parts]
+        ranked = ranked_by_score(scores, examples, self.ranker.seed)
+        return [
+            replace(result, first_listed=_start_of_list(lists, int(result.order[0])))
+            for result, lists in zip(ranked, parts, strict=True)
+        ]
+
+
+def _start_of_list(lists: Sequence[Example], column: int) -> int:
+    """The first column of the list that a column of the candidates stands in."""
+    ends = np.cumsum([len(part.candidates) for part in lists])
+    return int(np.append(0, ends)[np.searchsorted(ends, column, side="right")])
 
 
 class Generate(PolicyRanker):

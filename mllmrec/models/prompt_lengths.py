@@ -17,7 +17,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
-from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.examples import Example, Examples
 from mllmrec.prompts.markup import LABEL_BEGINS
 from mllmrec.prompts.questions import Questions
 
@@ -44,15 +44,7 @@ def check_lengths(
         too_long, longest, sample = 0, 0, ""
         doubtful = _doubtful(examples, bounds, limit)
         for index in track(doubtful, f"check {name} prompts", len(doubtful), "prompts"):
-            example = examples[index]
-            # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items
-            # are counted one by one: the same ones stand in many prompts.
-            room = limit - len(example.reasoned_answer.encode())
-            if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
-                continue
-            length = len(policy.encode_prompts([example.prompt])[0])
-            if example.reasoned_answer:
-                length += len(policy.encode_answers([example.reasoned_answer])[0])
+            length = max(_length(policy, bounds, part, limit) for part in examples.in_lists(examples[index]))
             too_long += length > limit
             if length > longest:
                 longest, sample = length, examples.samples.sample_id(index)
@@ -105,12 +97,25 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
     if len(examples) == 0:
         return []
     candidates, _ = examples.candidates_of(0)  # C is the same for all samples where prompts list them
-    count = len(candidates) if examples.list_candidates else None
+    count = len(candidates) if examples.list_candidates else examples.list_size or None
     if bounds.of_plain(examples.builder, examples.history_length, count) > limit:
         return range(len(examples))
     if examples.cot is None or examples.with_cot is None:
         return []
     return np.flatnonzero(examples.with_cot).tolist()
+
+
+def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> int:
+    """Tokens of a prompt and of the reasoned answer; 0 where bounds tell that they keep to the limit."""
+    # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items are counted
+    # one by one: the same ones stand in many prompts.
+    room = limit - len(example.reasoned_answer.encode())
+    if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
+        return 0
+    length = len(policy.encode_prompts([example.prompt])[0])
+    if example.reasoned_answer:
+        length += len(policy.encode_answers([example.reasoned_answer])[0])
+    return length
 
 
 class _Bounds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class Example:
     has_reasoning: bool  # in the prompt, or to be learnt
     reasoned_answer: str = ""  # the answer with the reasoning before it, where it is to be learnt
     history: np.ndarray = field(default_factory=_empty)  # item codes before the target, whole, oldest first
+    hint: str = ""  # the reasoning that the prompt shows
 
 
 class Examples:
@@ -45,6 +46,7 @@ class Examples:
         *,
         history_length: int,
         list_candidates: bool = True,
+        list_size: int = 0,
         cot: CotPolicy | None = None,
         with_cot: np.ndarray | None = None,
         placement: Literal["prompt", "completion"] = "prompt",
@@ -57,7 +59,8 @@ class Examples:
             builder: writes the prompts.
             candidates_of: draws or looks up the candidates of a sample.
             history_length: items of history shown.
-            list_candidates: whether the prompt lists them (not when the whole catalogue competes).
+            list_candidates: whether the prompt lists them.
+            list_size: where it does not, how many each prompt of several lists at most (`in_lists`); 0 for none.
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
             placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
@@ -66,6 +69,7 @@ class Examples:
         self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
         self.history_length, self.list_candidates = history_length, list_candidates
+        self.list_size = list_size
         self.cot, self.with_cot, self.placement = cot, with_cot, placement
 
     def __len__(self) -> int:
@@ -116,7 +120,31 @@ class Examples:
             if learnt and reasoning
             else "",
             history=samples.history(index),
+            hint="" if learnt or not reasoning else reasoning,
         )
+
+    def in_lists(self, example: Example) -> list[Example]:
+        """An example as it is shown: itself, or by ``list_size`` one example for each list of its candidates.
+
+        There are as few lists as can be, of like lengths. They take the candidates as these lie, in an order that carries
+        no information. Where the target is not among an example's candidates, its column is -1.
+        """
+        if not self.list_size:
+            return [example]
+        shown = example.history[-self.history_length :].tolist()
+        parts, start = [], 0
+        for listed in np.array_split(example.candidates, -(-len(example.candidates) // self.list_size)):
+            column = example.target_column - start
+            parts.append(
+                replace(
+                    example,
+                    prompt=self.builder.prompt(shown, listed.tolist(), example.hint or None),
+                    candidates=listed,
+                    target_column=column if 0 <= column < len(listed) else -1,
+                )
+            )
+            start += len(listed)
+        return parts
 
 
 class Forms:

@@ -62,11 +62,12 @@ def _chosen(shown: PromptSet, seed: int) -> Iterator[Example]:
 
 
 def _heading(examples: Examples, example: Example) -> str:
-    listed = (
-        f"the target is candidate {example.target_column + 1} of {len(example.candidates)}"
-        if examples.list_candidates
-        else f"{len(example.candidates)} candidates, none of them listed"
-    )
+    count = len(example.candidates)
+    listed = f"the target is candidate {example.target_column + 1} of {count}"
+    if examples.list_size:
+        listed += f", listed {examples.list_size} at a time; the prompt that lists it"
+    elif not examples.list_candidates:
+        listed = f"{count} candidates, none of them listed"
     reasoning = ", with reasoning" if example.has_reasoning else ""
     return f"Sample `{example.sample_id}`{reasoning}: {listed}"
 
@@ -75,7 +76,8 @@ def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
     """The prompts about an example and their answers."""
     if shown.questions is None:
         wanted = example.reasoned_answer or shown.examples.builder.answer(example.target)
-        return [(example.prompt, wanted)]
+        (listing,) = (part for part in shown.examples.in_lists(example) if part.target_column >= 0)
+        return [(listing.prompt, wanted)]
     questions = shown.questions
     other = int(example.candidates[0 if example.target_column else -1])
     return [

@@ -66,8 +66,11 @@ class Experiment:
     def protocol(self) -> dict[str, Any]:
         """How every row was evaluated."""
         protocols = [run.protocol for row in self.rows for run in row.runs]
-        rankings = dict.fromkeys(str(protocol["ranking"]) for protocol in protocols)
-        return {**protocols[0], "ranking": " or ".join(rankings)}
+        joined = {
+            key: " or ".join(dict.fromkeys(str(protocol[key]) for protocol in protocols if key in protocol))
+            for key in ("ranking", "listed")
+        }
+        return {**protocols[0], **{key: words for key, words in joined.items() if words}}
 
     @property
     def chance(self) -> dict[str, float]:

@@ -160,6 +160,8 @@ def protocol_words(experiment: Experiment) -> str:
             f"{protocol['num_candidates']:,} candidates ({protocol.get('negatives', '?')} negatives)"
         )
     words.append(f"{protocol['ranking']} ranking")
+    if protocol.get("listed", "all") != "all":
+        words.append(f"candidates listed: {protocol['listed']}")
     if protocol.get("cot"):
         words.append("evaluation prompts with reasoning")
     return ", ".join(words)

@@ -85,6 +85,12 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         # 9 negatives and the target are 10 candidates.
         (["eval.ks=[1,11]"], "11 exceeds the 10 candidates"),
         (["eval.num_negatives=full", "eval.ranking=generate"], "cannot list the whole catalogue"),
+        (["eval.num_negatives=full", "eval.listing=all"], "set eval.listing=trained or none"),
+        (
+            ["eval.num_negatives=10", "eval.ranking=generate"],
+            "eval.listing=all, a longer list than the 10 of",
+        ),
+        (["eval.listing=none", "eval.ranking=generate"], "answers are chosen from a list of all candidates"),
         (["reward=release"], "reward=release with prompt.answer=id"),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
         (["backbone=qwen3_0.6b", "sft=null"], "method.stages names sft"),

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import open_run
+from mllmrec.evaluation.protocols import Protocols, main_protocol
+from mllmrec.finished_run import FinishedRun, open_run
 from mllmrec.recommendation import history_of, rank_items
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
@@ -51,8 +51,43 @@ def test_another_number_of_candidates_is_another_protocol(finished):
     protocol = main_protocol(settings, "uniform", run.cfg.protocol_seed, run.prepared)
     assert protocol.describe()["num_candidates"] == 21
     assert protocol.describe()["split"] == "validation"
+    assert protocol.describe()["listed"] == "10 at a time"
     measured = protocol.measure(run.ranker(protocol))
     assert 0 <= measured["HR@1"] <= measured["HR@10"] <= 1
+
+
+def test_no_prompt_of_another_protocol_lists_more_than_those_of_the_training(finished, monkeypatch):
+    run = open_run(str(finished), None)
+    lists = []
+    read = run.policy.prompt_batch
+
+    def prompt_batch(prompts):
+        lists.extend(prompt.partition("Candidates")[2].count("[ITEM_") for prompt in prompts)
+        return read(prompts)
+
+    monkeypatch.setattr(run.policy, "prompt_batch", prompt_batch)
+    for negatives, expected in ((9, {10}), (20, {7}), ("full", {0})):
+        settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": negatives, "max_users": 10})
+        protocol = main_protocol(settings, "uniform", run.cfg.protocol_seed, run.prepared)
+        protocol.measure(run.ranker(protocol))
+        assert set(lists) == expected
+        lists.clear()
+
+
+def test_lists_longer_than_those_of_the_training_are_warned_of(finished, tmp_path, caplog):
+    run = open_run(str(finished), None)
+    for negatives, warned in ((9, 0), (20, 1)):
+        caplog.clear()
+        settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": negatives, "listing": "all"})
+        protocol = main_protocol(settings, "uniform", run.cfg.protocol_seed, run.prepared)
+        score, likelihood = (Protocols(protocol, None, RunFolder(tmp_path / f"{n}{negatives}")) for n in "ab")
+        score.describe("score")  # of a recommender that reads no prompt
+        assert not caplog.messages
+        assert "listed" not in score.places[0].folder.metrics()["protocol"]
+        likelihood.describe()
+        assert len(caplog.messages) == warned
+        listed = likelihood.places[0].folder.metrics()["protocol"]["listed"]
+        assert (listed == "all, though training prompts list 10") == bool(warned)
 
 
 def test_rankings_under_another_protocol_are_reported_together(finished, tmp_path):
@@ -103,12 +138,29 @@ def test_recommendations_exclude_what_the_user_has_and_are_ordered(finished):
     run = open_run(str(finished), None)
     user = str(run.prepared.interactions.user_ids[3])
     history, excluded, _ = history_of(run.prepared, user, None)
-    for shortlist, expected in ((0, 40 - len(excluded)), (8, 8)):
+    first = [item for item, _ in rank_items(run, history, excluded)]
+    for shortlist in (0, 8):
         ranked = rank_items(run, history, excluded, shortlist=shortlist)
-        assert len(ranked) == expected
-        assert not excluded & {item for item, _ in ranked}
-        scores = [score for _, score in ranked]
-        assert scores == sorted(scores, reverse=True)
+        items = [item for item, _ in ranked]
+        assert sorted(items) == sorted(set(range(40)) - excluded)
+        assert set(items[:shortlist]) == set(first[:shortlist])
+        assert items[shortlist:] == first[shortlist:]
+        for scores in ([score for _, score in part] for part in (ranked[:shortlist], ranked[shortlist:])):
+            assert scores == sorted(scores, reverse=True)
+
+
+def test_more_candidates_than_training_prompts_list_are_recommended_in_two_rounds(finished, monkeypatch):
+    run = open_run(str(finished), None)
+    asked = []
+    scores = FinishedRun.scores
+    monkeypatch.setattr(
+        FinishedRun,
+        "scores",
+        lambda run, *which: asked.append((len(which[1]), which[2])) or scores(run, *which),
+    )
+    for count in (10, 11):  # training prompts list ten
+        rank_items(run, [0, 1], set(), candidates=run.prepared.builder.ids[:count], shortlist=10)
+    assert asked == [(10, True), (11, False), (10, True)]
 
 
 def test_a_history_typed_in_and_chosen_candidates(finished):

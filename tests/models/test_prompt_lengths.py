@@ -55,6 +55,20 @@ def test_a_whole_catalogue_is_not_counted_where_prompts_do_not_list_it(tiny, mak
     check_lengths(tiny.policy, tiny.answers, {"training": examples}, 0)
 
 
+@pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8])
+def test_of_several_prompts_the_longest_counts(tiny, make_examples, spare):
+    whole, examples = make_examples(), make_examples(list_candidates=False, list_size=2)
+    lists = [part.prompt for index in range(6) for part in examples.in_lists(examples[index])]
+    listed = max(map(len, tiny.policy.encode_prompts(lists)))
+    assert listed + 8 < max(len(tiny.policy.encode_prompts([whole[index].prompt])[0]) for index in range(6))
+    tiny.policy.max_length = listed + tiny.answers.longest + spare
+    if spare >= 0:
+        check_lengths(tiny.policy, tiny.answers, {"evaluation": examples}, 0)
+        return
+    with pytest.raises(UserError, match=f"of 6 evaluation prompts are longer .* has {listed} "):
+        check_lengths(tiny.policy, tiny.answers, {"evaluation": examples}, 0)
+
+
 @pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8, 40])
 def test_questions_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare):
     policy, examples = tiny.policy, make_examples()

@@ -61,7 +61,16 @@ def test_only_the_positions_that_are_used_are_shown_and_the_seed_decides_which(t
 
 def test_a_prompt_of_the_whole_catalogue_says_that_it_lists_none(tmp_path, make_examples):
     text = page(tmp_path, PromptSet("Evaluation", make_examples(list_candidates=False), [0]))
-    assert "4 candidates, none of them listed" in text
+    assert "4 candidates, none of them listed\n" in text
+
+
+def test_of_several_prompts_the_one_that_lists_the_target_is_shown(tmp_path, make_examples):
+    examples = make_examples(list_candidates=False, list_size=3)
+    text = page(tmp_path, PromptSet("Evaluation", examples, [3]))
+    # User 3 is to go on with 6, in column 3 of 7 8 9 6: the lists are 7 8 and 9 6.
+    assert "the target is candidate 4 of 4, listed 3 at a time; the prompt that lists it\n" in text
+    assert examples.builder.prompt([3, 4, 5], [9, 6]) in text
+    assert "[ITEM_7]" not in text
 
 
 @pytest.mark.parametrize("sample", [0, 1])

@@ -428,10 +428,11 @@ def test_a_ranking_is_known_by_its_users_its_ties_and_its_metric(world, reads_pr
         other = copy.copy(measured)
         setattr(other, name, value)
         assert measure_fingerprint(other, reads_prompts) != first, name
-    # Who reads no prompt is not ranked by likelihood or otherwise.
-    other = copy.copy(measured)
-    other.settings = OmegaConf.merge(measured.settings, {"ranking": "constrained"})
-    assert (measure_fingerprint(other, reads_prompts) == first) == (not reads_prompts)
+    # Who reads no prompt is not ranked by likelihood or otherwise, and no list is shown.
+    for changed_setting in ({"ranking": "constrained"}, {"listing": "none"}):
+        other = copy.copy(measured)
+        other.settings = OmegaConf.merge(measured.settings, changed_setting)
+        assert (measure_fingerprint(other, reads_prompts) == first) == (not reads_prompts)
     assert measure_fingerprint(None) is None
 
 
@@ -461,6 +462,7 @@ OTHER = {
     "has_reasoning": False,
     "reasoned_answer": "A",
     "history": np.array([1, 2]),
+    "hint": "blue",
 }
 
 
