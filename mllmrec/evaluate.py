@@ -26,7 +26,7 @@ def evaluate(cfg: DictConfig) -> float:
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
     from mllmrec.finished_run import open_run
     from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
-    from mllmrec.run_folder import RunFolder
+    from mllmrec.run_folder import RunFolder, read_settings
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     if folder.path.samefile(RunFolder.of_finished_run(cfg.run).path):
@@ -45,7 +45,7 @@ def evaluate(cfg: DictConfig) -> float:
             check_config(settings)
             judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
             protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
-            trained = OmegaConf.load(RunFolder(cfg.run).resolved_config_path)
+            trained = read_settings(RunFolder(cfg.run).resolved_config_path)
             job.begin()
             with atomic_path(folder.evaluated_config_path) as temporary:
                 OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mllmrec.baselines.base import Recommender
 from mllmrec.baselines.ranking import RecommenderRanker
+from mllmrec.config import check_config
 from mllmrec.engine.base import Engine
-from mllmrec.errors import UserError, choices
+from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
@@ -22,7 +25,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared, prepare
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
-from mllmrec.run_folder import RunFolder
+from mllmrec.run_folder import RunFolder, read_settings
 
 # Evaluated, but not saved as a policy of their own.
 NOT_SAVED = ("zero_shot", "warmup")
@@ -101,8 +104,21 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
         raise UserError(
             f"{path} has no {folder.resolved_config_path.name}: it was not written by mllmrec.train"
         )
-    cfg = OmegaConf.load(folder.resolved_config_path)
-    assert isinstance(cfg, DictConfig)
+    cfg = _settings_of(folder)
+    try:
+        return _opened(path, folder, cfg, stage, training)
+    except (OmegaConfBaseException, InstantiationException) as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder.resolved_config_path} holds settings that this version cannot use: {first}"
+        ) from error
+
+
+def _opened(
+    path: str, folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool
+) -> FinishedRun | FinishedBaseline:
     trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
     if not trained:
         raise UserError(f"{path} holds no trained stage")
@@ -121,6 +137,24 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
+
+
+def _settings_of(folder: RunFolder) -> DictConfig:
+    """The settings of a run, checked as those of a command line are: the folder may be someone else's.
+
+    Raises:
+        UserError: they cannot be read, or this version would refuse them.
+    """
+    path = folder.resolved_config_path
+    cfg = read_settings(path)
+    if not isinstance(cfg, DictConfig) or "method" not in cfg:
+        raise UserError(f"{path} does not hold the settings of a run: put a copy in its place, or run again")
+    try:
+        # It may have been trained on another machine.
+        check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise UserError(f"{path} holds settings that this version refuses: {error}") from error
+    return cfg
 
 
 def open_policy(path: str, stage: str | None, training: bool = False) -> FinishedRun:
@@ -148,6 +182,10 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
     backbone: Backbone = instantiate(cfg.backbone)
     earlier = folder.checkpoints_path / stages[-1]
     weights = earlier if earlier.is_dir() else folder.model_path
+    if not weights.is_dir() and not folder.adapters_path.is_dir():
+        raise UserError(
+            f"{folder.path} has neither {weights.name}/ nor {folder.adapters_path.name}/: it has no weights"
+        )
     policy = backbone.load(folder.adapters_path, stages, weights)
     if cfg.prompt.get("item_tokens", "none") == "vector":
         policy.load_items(policy.folder_of(stages[-1], folder.adapters_path, weights))

@@ -18,10 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mllmrec.cache import remove_abandoned, temporary_beside, write_json
 from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
+from mllmrec.evaluation.records import refusing_damage
+
+# Of a damaged YAML file, and of one that names Python objects.
+_NOT_SETTINGS = (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError)
 
 SECTIONS = (
     "protocol",
@@ -164,17 +171,23 @@ class RunFolder:
         """The content of `metrics.json` so far, with every section present.
 
         Raises:
-            UserError: the file is not JSON.
+            UserError: the file is not JSON, or holds something else.
         """
-        content: dict[str, Any] = {}
+        content: Any = {}
         if self.metrics_path.exists():
             try:
                 content = json.loads(self.metrics_path.read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{self.metrics_path} is not JSON ({error}): remove it and run again"
                 ) from error
-        return {section: content.get(section, {}) for section in SECTIONS}
+        sections = content if isinstance(content, dict) else {"": content}
+        wrong = [name for name, entries in sections.items() if not isinstance(entries, dict)]
+        if wrong:
+            raise UserError(
+                f"{self.metrics_path} does not hold the numbers of a run: remove it and run again"
+            )
+        return {section: sections.get(section, {}) for section in SECTIONS}
 
     def _update(self, section: str, entries: Mapping[str, Any]) -> None:
         content = self.metrics()
@@ -256,6 +269,19 @@ class Rollout:
     advantage: float
 
 
+def read_settings(path: Path) -> Any:
+    """A YAML file of settings, as OmegaConf holds it; nothing in it is run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return OmegaConf.load(path)
+    except _NOT_SETTINGS as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read ({first}): put a copy in its place, or run again") from error
+
+
 class RolloutWriter:
     """Streams sampled rollouts to `rollouts.parquet`.
 
@@ -306,8 +332,10 @@ def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of a finished run, in the order in which they were sampled.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing or damaged.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: the run has no GRPO stage, or none of its rollouts was sampled")
-    return [Rollout(**{**row, "parts": dict(row["parts"])}) for row in pq.read_table(path).to_pylist()]
+    with refusing_damage(path):
+        rows = pq.read_table(path).to_pylist()
+        return [Rollout(**{**row, "parts": dict(row["parts"])}) for row in rows]

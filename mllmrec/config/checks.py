@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pydantic import BaseModel, ValidationError
 
 from mllmrec.config.algorithms import broken_algorithms
-from mllmrec.config.components import component_faults
+from mllmrec.config.components import component_faults, targets_of_python
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.rules import CONTRADICTIONS, accelerator_exists, broken_rules
 from mllmrec.config.schema import SECTIONS, STAGES, Root
@@ -29,6 +29,9 @@ def check_config(cfg: DictConfig) -> None:
     faults += broken_rules(settings, (*CONTRADICTIONS, accelerator_exists))
     faults += broken_algorithms(cfg, settings)
     faulty = {fault.split(".", 1)[0] for fault in faults}
+    foreign = list(targets_of_python(settings))
+    if foreign:
+        raise ConfigError(list(dict.fromkeys(faults + foreign)))
     found = component_faults(settings, faulty)
     faults += found
     faults += trial_faults(settings, faulty | {fault.split(".", 1)[0].split(":")[0] for fault in found})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pydoc
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -44,6 +45,25 @@ def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> li
     return faults
 
 
+def targets_of_python(value: Any, path: str = "") -> Iterator[str]:
+    """A fault for every ``_target_``, wherever it stands, that names something of Python itself, such as ``os.remove``.
+
+    Settings may come from a run folder that someone else made: nothing of them may be built before this is asked.
+    """
+    if isinstance(value, Mapping):
+        target = str(value.get("_target_"))
+        if target.split(".")[0] in sys.stdlib_module_names or target.startswith("builtins."):
+            yield (
+                f"{path}._target_={target}: what Python itself brings is no part of a run; name a class of mllmrec or "
+                "of your own"
+            )
+        for key, inner in value.items():
+            yield from targets_of_python(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from targets_of_python(inner, path)
+
+
 def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]:
     target = section["_target_"]
     try:
@@ -53,10 +73,8 @@ def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]
             # Of the command, not of the module that was being imported at that moment.
             raise error.value from None
         return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
-    if not callable(component):
-        return [
-            f"{group}._target_={target}: no such class or function; give its full path, as in package.module.Class"
-        ]
+    if not inspect.isclass(component):
+        return [f"{group}._target_={target}: no such class; give its full path, as in package.module.Class"]
     parameters = inspect.signature(component).parameters
     ours = _PIPELINE_KEYS.get(group, set())
     given = {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
@@ -108,8 +126,8 @@ def _missing_keys(
     ]
 
 
-def _wrong_types(group: str, given: Mapping[str, Any], component: Callable[..., Any]) -> list[str]:
-    hints = get_type_hints(component.__init__ if inspect.isclass(component) else component)
+def _wrong_types(group: str, given: Mapping[str, Any], component: Any) -> list[str]:
+    hints = get_type_hints(component.__init__)
     faults = []
     for key, value in given.items():
         if key not in hints or value is None or value == "???" or isinstance(value, Mapping):

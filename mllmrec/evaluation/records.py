@@ -96,6 +96,20 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
         yield StageWriter(writer, stage, keep_top)
 
 
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Read ``path`` in the block.
+
+    Raises:
+        UserError: it is no Parquet file, or not one of ours.
+    """
+    try:
+        yield
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is damaged ({first}): put a copy in its place, or run again") from error
+
+
 def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -105,8 +119,9 @@ def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
 def stages_in(path: Path) -> list[str]:
     """The stages of a ``per_user.parquet``, in the order in which they were written."""
     found: dict[str, None] = {}
-    for table in _row_groups(path, ["stage"]):
-        found.update(dict.fromkeys(table["stage"].unique().to_pylist()))
+    with refusing_damage(path):
+        for table in _row_groups(path, ["stage"]):
+            found.update(dict.fromkeys(table["stage"].unique().to_pylist()))
     return list(found)
 
 
@@ -114,11 +129,12 @@ def read_stage(path: Path, stage: str) -> StageRecords:
     """One stage of a ``per_user.parquet``.
 
     Raises:
-        UserError: the file is missing or does not hold the stage.
+        UserError: the file is missing or damaged, or does not hold the stage.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one stage")
-    table = pq.read_table(path, filters=[("stage", "=", stage)])
+    with refusing_damage(path):
+        table = pq.read_table(path, filters=[("stage", "=", stage)]).select(SCHEMA.names)
     if table.num_rows == 0:
         raise UserError(f"{path} has no stage {stage!r}; it has {choices(stages_in(path)) or 'none'}")
     return StageRecords(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from mllmrec.errors import UserError
@@ -184,7 +185,7 @@ def pretrained(
             )
     except ImportError as error:
         raise UserError(f"backbone {path}: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"backbone.path={path} cannot be loaded: {first} (give a hub name that this machine can reach, or a "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mllmrec.data.base import Items
@@ -309,16 +310,22 @@ class Policy:
         """Stack the saved adapters of ``stages`` in their order, for evaluation.
 
         Raises:
-            UserError: an adapter is missing.
+            UserError: an adapter is missing or damaged.
         """
         for stage in stages:
             path = folder / stage
             if not (path / "adapter_config.json").is_file():
                 raise UserError(f"no adapter at {path}: the run has no finished stage {stage!r}")
-            if isinstance(self.model, PeftModel):
-                self.model.load_adapter(str(path), adapter_name=stage)
-            else:
-                self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=stage)
+            try:
+                if isinstance(self.model, PeftModel):
+                    self.model.load_adapter(str(path), adapter_name=stage)
+                else:
+                    self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=stage)
+            except (SafetensorError, ValueError) as error:
+                first = str(error).strip().partition("\n")[0]
+                raise UserError(
+                    f"the adapter at {path} is damaged ({first}): put a copy in its place, or run again"
+                ) from error
             self.stages.append(stage)
         if self.stages:
             self._activate(self.stages, trainable=None)

@@ -17,7 +17,7 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import cutoffs_of, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, read_stage
 from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
-from mllmrec.run_folder import RunFolder
+from mllmrec.run_folder import RunFolder, read_settings
 
 KEPT = "kept"  # the weights that a stage ended with
 
@@ -174,7 +174,7 @@ def _is_training(path: Path) -> bool:
     described = path / ".hydra" / "hydra.yaml"
     if not described.is_file():
         return (path / ".hydra").is_dir()
-    return OmegaConf.select(OmegaConf.load(described), "hydra.job.config_name") in (None, "train")
+    return OmegaConf.select(read_settings(described), "hydra.job.config_name") in (None, "train")
 
 
 def _first_line(path: Path) -> str:
@@ -200,12 +200,12 @@ def _read_run(path: Path) -> Run:
         raise UserError(
             f"{folder.metrics_path} holds no stage or no protocol: remove the folder, or run it again"
         )
-    config: Any = OmegaConf.to_container(OmegaConf.load(described_by[0]))
+    config: Any = OmegaConf.to_container(read_settings(described_by[0]))
     config.setdefault("seed", metrics["protocol"].get("seed", 0))
     hydra_folder = folder.resolved_config_path.parent
     described: Any = OmegaConf.create()
     if (hydra_folder / "hydra.yaml").is_file():
-        described = OmegaConf.load(hydra_folder / "hydra.yaml")
+        described = read_settings(hydra_folder / "hydra.yaml")
     # Outside a multirun the number is missing.
     number = OmegaConf.select(described, "hydra.job.num", throw_on_missing=False) or 0
     return Run(path, metrics, config, _choices(described), _typed(hydra_folder), number)
@@ -221,6 +221,6 @@ def _typed(hydra_folder: Path) -> tuple[str, ...]:
     path = hydra_folder / "overrides.yaml"
     if not path.is_file():
         return ()
-    texts: Any = OmegaConf.to_container(OmegaConf.load(path))
+    texts: Any = OmegaConf.to_container(read_settings(path))
     keys = [str(text).split("=", 1)[0].lstrip("+~").split("@")[0] for text in texts or []]
     return tuple(dict.fromkeys(key for key in keys if key.split(".")[0] != "hydra"))

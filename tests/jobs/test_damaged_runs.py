@@ -1,0 +1,81 @@
+"""A run folder that was damaged, or that someone else made, is refused in one line, and nothing in it is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mllmrec.errors import UserError
+from mllmrec.finished_run import open_run
+from mllmrec.reporting.experiment import Question, build_experiments
+from mllmrec.run_folder import read_rollouts
+
+
+@pytest.fixture
+def copied(job, tmp_path_factory, tmp_path) -> Path:
+    """A finished run that a test may damage."""
+    whole = tmp_path_factory.getbasetemp() / "finished_run"
+    if not whole.is_dir():
+        job(whole)
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def test_weights_that_are_cut_or_gone(copied) -> None:
+    weights = max(copied.rglob("*.safetensors"), key=lambda path: "model" in path.parts)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot be loaded|is damaged"):
+        open_run(str(copied), None)
+    for folder in ("model", "adapters", "checkpoints"):
+        shutil.rmtree(copied / folder, ignore_errors=True)
+    with pytest.raises(UserError, match="it has no weights"):
+        open_run(str(copied), None)
+
+
+def test_settings_that_name_python_objects_or_commands_run_nothing(copied, tmp_path) -> None:
+    settings = copied / ".hydra" / "resolved.yaml"
+    whole, owned = settings.read_text(encoding="utf-8"), tmp_path / "owned"
+    settings.write_text(f'{whole}? !!python/object/apply:os.mkdir ["{owned}"]\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"resolved\.yaml cannot be read"):
+        open_run(str(copied), None)
+    settings.write_text(whole, encoding="utf-8")
+    edit(
+        settings,
+        "  _target_: mllmrec.engine.shared_prefix.SharedPrefix",
+        f"  _target_: os.mkdir\n  path: {owned}",
+    )
+    with pytest.raises(UserError, match=r"engine\._target_=os\.mkdir: what Python itself brings"):
+        open_run(str(copied), None)
+    assert not owned.exists()
+
+
+def test_settings_that_lack_a_section(copied) -> None:
+    edit(copied / ".hydra" / "resolved.yaml", "prompt:\n", "promptt:\n")
+    with pytest.raises(
+        UserError, match=r"resolved\.yaml holds settings that this version cannot use: .*prompt"
+    ):
+        open_run(str(copied), None)
+
+
+@pytest.mark.parametrize("content", ["[]", json.dumps({"stages": []}), "[" * 100_000])
+def test_metrics_that_are_none(copied, content: str) -> None:
+    (copied / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics.json (is not JSON|does not hold the numbers of a run)"):
+        build_experiments(copied, "run", Question())
+
+
+def test_rankings_and_rollouts_that_are_none(copied) -> None:
+    for name in ("per_user.parquet", "rollouts.parquet"):
+        (copied / name).write_text("hello")
+    with pytest.raises(UserError, match=r"per_user.parquet is damaged \("):
+        build_experiments(copied, "run", Question())
+    with pytest.raises(UserError, match=r"rollouts.parquet is damaged \("):
+        read_rollouts(copied / "rollouts.parquet")
