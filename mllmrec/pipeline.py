@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.baselines.job import run_baseline
 from mllmrec.cache import atomic_path, fingerprint, write_json
+from mllmrec.config.typed import typed
 from mllmrec.console import (
     make_console,
     print_closing,
@@ -213,7 +214,10 @@ def next_steps(
             ("the log", folder.run_log_path),
         ],
         [
-            ("recommend", f"python -m mllmrec.recommend run={shown} user={user}"),
-            ("another protocol", f"python -m mllmrec.evaluate run={shown} eval.num_negatives=99{scored}"),
+            ("recommend", f"python -m mllmrec.recommend {typed('run', shown)} {typed('user', user)}"),
+            (
+                "another protocol",
+                f"python -m mllmrec.evaluate {typed('run', shown)} eval.num_negatives=99{scored}",
+            ),
         ],
     )

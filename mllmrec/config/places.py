@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from mllmrec.config.messages import readable
+from mllmrec.config.typed import quoted
 
 SEARCH_PATH = "hydra.searchpath"
 _MISSING = "is not there: give a folder of configuration files, or pkg:// and an importable package"
@@ -58,8 +59,8 @@ def further_places(overrides: Sequence[str], extra_dir: str | None = None) -> Pl
     elif extra_dir:
         # Of files of one name Hydra takes the one of --config-dir first.
         added.insert(0, f"file://{Path(extra_dir).resolve()}")
-    quoted = ",".join("'" + place.replace("\\", "\\\\").replace("'", "\\'") + "'" for place in added)
-    return Places([f"{SEARCH_PATH}=[{quoted}]"] if added else [], rest, faults)
+    folders = ",".join(map(quoted, added))
+    return Places([f"{SEARCH_PATH}=[{folders}]"] if added else [], rest, faults)
 
 
 def _is_there(place: str) -> bool:

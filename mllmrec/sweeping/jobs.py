@@ -18,6 +18,7 @@ from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.messages import nearest, readable
 from mllmrec.config.places import further_places, group_choices
+from mllmrec.config.typed import quoted
 from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.sweeping.callback import SweepCallback
 from mllmrec.sweeping.names import PRESETS, job_name
@@ -133,8 +134,3 @@ def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) ->
         # One by one: short jobs at the start, such as finished ones, must not make packets of the long ones after them.
         added += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}", "hydra.launcher.batch_size=1"]
     return added
-
-
-def quoted(value: str) -> str:
-    """``value`` as Hydra reads it unchanged."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
