@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,12 +21,15 @@ from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
+from mllmrec.job_folder import unfinished
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.prepare import Prepared, prepare
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.run_folder import RunFolder, read_settings
+
+log = logging.getLogger(__name__)
 
 # Evaluated, but not saved as a policy of their own.
 NOT_SAVED = ("zero_shot", "warmup")
@@ -89,7 +93,7 @@ class FinishedBaseline:
 
 
 def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:
-    """Open a run after ``stage``; None for its last one.
+    """Open a run after ``stage``; None for its last one. A warning says where the run did not come to its end.
 
     Args:
         path: folder of the run.
@@ -120,11 +124,21 @@ def _opened(
     path: str, folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool
 ) -> FinishedRun | FinishedBaseline:
     trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
+    state = unfinished(folder)
+    why = "" if state is None else f" ({state})"
     if not trained:
-        raise UserError(f"{path} holds no trained stage")
+        raise UserError(f"{path} holds no trained stage{why}")
+    if stage is not None and stage not in trained:
+        raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}{why}")
     stage = stage or trained[-1]
-    if stage not in trained:
-        raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}")
+    if state is not None:
+        log.warning(
+            "%s did not come to its end (%s): it has weights of %s, and those after %s are used",
+            path,
+            state,
+            ", ".join(trained),
+            stage,
+        )
     if not training:
         cfg.mix_ratio = 0
     if cfg.method.recommender is not None:

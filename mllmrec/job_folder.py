@@ -18,6 +18,8 @@ from mllmrec.run_log import RunLog
 
 log = logging.getLogger(__name__)
 
+_LOCK = ".lock"
+
 
 class JobFolder:
     """A run folder that this job holds.
@@ -74,7 +76,7 @@ def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: another job holds it, and ``wait`` is false.
     """
-    lock = FileLock(folder.path / ".lock")
+    lock = FileLock(folder.path / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -91,6 +93,31 @@ def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()  # nothing happens where it was never held
+
+
+def unfinished(folder: RunFolder) -> str | None:
+    """Why there is no finished run in ``folder``, in words; None where there is one."""
+    if folder.is_finished:
+        return None
+    if _is_held(folder):
+        return "it is still running"
+    failure = folder.failure()
+    return "it was killed" if failure is None else f"it ended early: {failure}"
+
+
+def _is_held(folder: RunFolder) -> bool:
+    path = folder.path / _LOCK
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False  # a folder that cannot be written, or without locks
+    lock.release()
+    return False
 
 
 def refuse_finished(folder: RunFolder, overwrite: bool) -> None:

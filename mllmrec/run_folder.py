@@ -159,6 +159,16 @@ class RunFolder:
         with suppress(OSError):  # of a disk that is full, of which the error itself tells
             write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
 
+    def failure(self) -> str | None:
+        """The first line of why the job did not come to its end; None where it said nothing, as when it was killed."""
+        if not self.failed_path.is_file():
+            return None
+        try:
+            text = str(json.loads(self.failed_path.read_text(encoding="utf-8"))["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{self.failed_path.name} cannot be read"
+        return (text.strip().splitlines() or ["no message"])[0]
+
     def finished(self, config: str) -> float | None:
         """The objective of a job of this configuration that came to its end here; None where there is none."""
         try:

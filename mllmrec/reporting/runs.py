@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -147,7 +146,7 @@ def find_jobs(folder: str | Path) -> Jobs:
         if not evaluated and "failed.json" not in files and not _is_training(path):
             continue
         if "failed.json" in files:
-            unfinished.append(Unfinished(path, _first_line(path / "failed.json")))
+            unfinished.append(Unfinished(path, RunFolder(path).failure()))
         elif not evaluated or (_is_training(path) and "finished.json" not in files):
             unfinished.append(Unfinished(path, None))
         else:
@@ -175,14 +174,6 @@ def _is_training(path: Path) -> bool:
     if not described.is_file():
         return (path / ".hydra").is_dir()
     return OmegaConf.select(read_settings(described), "hydra.job.config_name") in (None, "train")
-
-
-def _first_line(path: Path) -> str:
-    try:
-        text = str(json.loads(path.read_text(encoding="utf-8"))["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"{path.name} cannot be read"
-    return (text.strip().splitlines() or ["no message"])[0]
 
 
 def _read_run(path: Path) -> Run:

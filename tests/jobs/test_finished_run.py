@@ -11,10 +11,12 @@ from omegaconf import OmegaConf
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, main_protocol
 from mllmrec.finished_run import FinishedRun, open_run
+from mllmrec.job_folder import alone_in
 from mllmrec.recommendation import history_of, rank_items
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
 from mllmrec.run_folder import RunFolder
+from mllmrec.stages.run import train_stage
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +196,40 @@ def test_no_such_run_or_stage(finished, tmp_path):
         open_run(str(tmp_path), None)
     with pytest.raises(UserError, match="no stage warmup; it has grpo or sft"):
         open_run(str(finished), "warmup")
+
+
+def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
+    job, tmp_path, caplog, monkeypatch
+):
+    def train_all_but_grpo(stage: str, *given):
+        if stage == "grpo":
+            raise MemoryError("no memory for rollouts")
+        return train_stage(stage, *given)
+
+    monkeypatch.setattr("mllmrec.language_model_job.train_stage", train_all_but_grpo)
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(MemoryError):
+        job(folder.path, "heldout.users=0")
+    used = "it has weights of sft, and those after sft are used"
+
+    def told() -> str:
+        caplog.clear()
+        assert open_run(str(folder.path), None).stage == "sft"
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        return line
+
+    assert told().startswith(f"{folder.path} did not come to its end (it ended early: MemoryError: no memory")
+    with alone_in(folder):
+        assert told() == f"{folder.path} did not come to its end (it is still running): {used}"
+    folder.failed_path.unlink()
+    assert told() == f"{folder.path} did not come to its end (it was killed): {used}"
+    with pytest.raises(UserError, match=r"has no stage grpo; it has sft \(it was killed\)"):
+        open_run(str(folder.path), "grpo")
+    folder.metrics_path.write_text('{"stages": {"zero_shot": {}}}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds no trained stage \(it was killed\)"):
+        open_run(str(folder.path), None)
+
+
+def test_a_finished_run_is_opened_without_a_word(finished, caplog):
+    open_run(str(finished), None)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
