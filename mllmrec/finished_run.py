@@ -61,7 +61,8 @@ class FinishedRun:
             listed: whether the prompt lists them.
         """
         shown = list(history)[-self.prepared.history_length :]
-        prompt = self.prepared.builder.prompt(shown, items if listed else None)
+        asks = self.prepared.asks_under(self.cfg.eval)
+        prompt = self.prepared.builder.prompt(shown, items if listed else None, think=asks)
         example = Example(
             "recommend", "recommend", prompt, items[0], np.array(items), 0, False, history=np.array(history)
         )
@@ -139,15 +140,13 @@ def _opened(
             ", ".join(trained),
             stage,
         )
-    if not training:
-        cfg.mix_ratio = 0
     if cfg.method.recommender is not None:
         recommender: Recommender = instantiate(cfg.method.recommender)
-        prepared = prepare(cfg)
+        prepared = prepare(cfg, training)
         recommender.load(folder.model_path, len(prepared.items))
         return FinishedBaseline(cfg, stage, prepared, recommender)
     policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
-    prepared = prepare(cfg)
+    prepared = prepare(cfg, training)
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))

@@ -22,6 +22,7 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols
 from mllmrec.evaluation.ranking import Ranker
+from mllmrec.learnt_reasoning import check_learnt_reasoning
 from mllmrec.loggers import RunLoggers
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
@@ -160,11 +161,12 @@ def check_prompts(
     protocols: Protocols,
     held_out: Protocol | None,
 ) -> None:
-    """Refuse a run that would show the policy a prompt which it cannot hold.
+    """Refuse a run that would show the policy a prompt which it cannot hold, or cut off the reasoning that it learns.
 
     Raises:
         UserError: saying how many are too long, and the longest.
     """
+    check_learnt_reasoning(cfg, stages, prepared, policy)
     longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
     check_lengths(policy, answers, training_prompts(cfg, stages, prepared), longest)
     if "pointwise" in stages:

@@ -80,13 +80,9 @@ def run(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     folder = job.folder
-    typed = cfg
     console = make_console()
     classical = cfg.method.recommender is not None
-    if classical:
-        cfg = cfg.copy()
-        cfg.mix_ratio = 0  # it reads no prompt
-    prepared = prepare(cfg)
+    prepared = prepare(cfg, training=not classical)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
     held_out = held_out_protocol(cfg, prepared)
@@ -96,7 +92,7 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     def begin() -> None:
         job.begin()
         with atomic_path(folder.resolved_config_path) as temporary:
-            OmegaConf.save(typed, temporary, resolve=True)
+            OmegaConf.save(cfg, temporary, resolve=True)
         describe_data(folder, prepared, protocols)
 
     train = run_baseline if classical else run_language_model
@@ -186,9 +182,11 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
         )
         return None
     ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
+    # No reasoning is written for them; where the results' prompts ask for some, so do these.
+    cot = False if cfg.eval.cot is True else cfg.eval.cot
     settings = OmegaConf.merge(
         cfg.eval,
-        {"split": "validation", "max_users": cfg.heldout.users, "cot": False, "ranking": ranking},
+        {"split": "validation", "max_users": cfg.heldout.users, "cot": cot, "ranking": ranking},
     )
     assert isinstance(settings, DictConfig)
     return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)

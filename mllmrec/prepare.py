@@ -55,6 +55,7 @@ class Prepared:
     cot: CotPolicy | None
     train: Examples
     mixture: Mixture  # which of them are seen with reasoning
+    asks: bool  # whether training prompts of samples with reasoning ask for it, before the answer
     redraw: Callable[[str], Examples]  # the training examples with the negatives of another draw, by its name
     summary: dict[str, Any]
     captions: dict[str, str]  # by item id
@@ -65,6 +66,8 @@ class Prepared:
 
     def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
         """The examples of ``settings.split`` under the settings' candidates.
+
+        Where training prompts ask for reasoning, these ask for it in the same words, unless ``settings.cot`` is false.
 
         Returns:
             The examples, the positions to evaluate, and the hash of the candidates of the whole split.
@@ -79,6 +82,7 @@ class Prepared:
             )
         candidates_of, candidates_hash = self._candidates(samples, settings)
         listing = Listing.of(settings, self.trained_list)
+        shown = settings.cot is True
         examples = Examples(
             samples,
             self.builder,
@@ -87,13 +91,14 @@ class Prepared:
             list_candidates=listing.all,
             list_size=listing.list_size,
             cot=self.cot,
-            with_cot=np.ones(len(samples), dtype=bool) if settings.cot else None,
+            with_cot=np.ones(len(samples), dtype=bool) if shown else None,
+            asks=self.asks_under(settings),
             split=settings.split,
         )
         chosen = list(range(len(samples)))
         if settings.max_users is not None and settings.max_users < len(samples):
             chosen = seeded_subset(samples, settings.max_users, self.seed)
-        if settings.cot and self.cot is not None:
+        if shown and self.cot is not None:
             keys = [examples.cot_key(index) for index in chosen]
             self.cot.make(keys)
             coverage = self.cot.coverage(keys)
@@ -104,6 +109,10 @@ class Prepared:
                     *(f"{carrying:,}", f"{len(chosen):,}", settings.split, _counted(coverage)),
                 )
         return examples, chosen, candidates_hash
+
+    def asks_under(self, settings: DictConfig) -> bool:
+        """Whether prompts ask for reasoning before the answer under these ``eval`` settings."""
+        return self.asks and settings.cot == "auto"
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -145,8 +154,12 @@ def seeded_subset(samples: Samples, size: int, seed: int) -> list[int]:
     return sorted(chosen.tolist())
 
 
-def prepare(cfg: DictConfig) -> Prepared:
+def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
     """Load, filter, caption, split; draw what is frozen; describe everything in ``summary``.
+
+    Args:
+        cfg: of the run.
+        training: whether training samples are to carry reasoning, which is written where it is missing.
 
     Raises:
         UserError: data or settings do not fit, saying how.
@@ -189,7 +202,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     ).bind(Catalogue(interactions, items, known=train_samples), train_samples)
     negatives.check(train_samples)
 
-    def training(draw: str, with_cot: np.ndarray | None = None) -> Examples:
+    def drawn(draw: str, with_cot: np.ndarray | None = None) -> Examples:
         return Examples(
             train_samples,
             builder,
@@ -200,13 +213,13 @@ def prepare(cfg: DictConfig) -> Prepared:
             placement=cfg.cot.placement,
         )
 
-    carriers = carriers_of(cfg, cot, training("train"))
+    carriers = carriers_of(cfg, cot if training else None, drawn("train"))
     mixture = Mixture(instantiate(cfg.mixing), len(train_samples), carriers.positions)
     with_cot = np.zeros(len(train_samples), dtype=bool)
     with_cot[mixture.chosen] = True
-    train = training("train", with_cot)
+    train = drawn("train", with_cot)
     summary["captions"] = caption_counts
-    summary["cot"] = cot_summary(cfg.mix_ratio, cot, carriers, train)
+    summary["cot"] = cot_summary(cfg.mix_ratio if training else 0.0, cot, carriers, train)
     return Prepared(
         items=items,
         interactions=interactions,
@@ -216,7 +229,8 @@ def prepare(cfg: DictConfig) -> Prepared:
         cot=cot,
         train=train,
         mixture=mixture,
-        redraw=lambda draw: training(draw, with_cot),
+        asks=cfg.cot.placement == "completion" and cot is not None and cfg.mix_ratio > 0,
+        redraw=lambda draw: drawn(draw, with_cot),
         summary=summary,
         captions=captions,
         seed=cfg.protocol_seed,

@@ -43,8 +43,8 @@ def cot_needs_policy(cfg: Settings) -> str | None:
 
 def evaluated_cot_needs_policy(cfg: Settings) -> str | None:
     """Evaluation prompts are to carry CoT, but nothing writes it."""
-    if cfg["cot_policy"]["_target_"] is None and cfg["eval"]["cot"]:
-        return "eval.cot=true with cot_policy=none: no reasoning to show; set eval.cot=false or choose a cot_policy"
+    if cfg["cot_policy"]["_target_"] is None and cfg["eval"]["cot"] is True:
+        return "eval.cot=true with cot_policy=none: no reasoning to show; set eval.cot=auto or choose a cot_policy"
     return None
 
 
@@ -58,7 +58,7 @@ def chosen_by_confidence(cfg: Settings) -> str | None:
 
 
 def learnt_reasoning_is_said(cfg: Settings) -> str | None:
-    """Reasoning before the answer is learnt, and then cannot be said, or stands in evaluation prompts instead."""
+    """Reasoning before the answer is learnt, and then cannot be said, or is not what evaluation asks for."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
     for stage in supervised(cfg, "candidates"):
@@ -76,8 +76,13 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
             f"cot.placement=completion with method={cfg['method']['name']}, whose answers carry no reasoning; choose "
             "cot.placement=prompt, or method=sft or mllmrec_r1"
         )
-    if cfg["eval"]["cot"]:
-        return "cot.placement=completion with eval.cot=true: reasoning is said, not shown; set eval.cot=false"
+    if cfg["eval"]["cot"] is True:
+        return "cot.placement=completion with eval.cot=true: reasoning is said, not shown; set eval.cot=auto"
+    if cfg["eval"]["cot"] is False and cfg["eval"]["ranking"] == "generate":
+        return (
+            "cot.placement=completion with eval.cot=false: training prompts ask for the reasoning that generated answers "
+            "are to begin with, and evaluation prompts would not; set eval.cot=auto"
+        )
     return None
 
 

@@ -43,6 +43,12 @@ def _stages(value: list[str]) -> list[str]:
     return value
 
 
+def _auto_or_bool(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError("must be true, false or auto")
+    return value
+
+
 class Section(BaseModel):
     """A section whose keys are all known."""
 
@@ -86,7 +92,7 @@ class Eval(Section):
     ks: Annotated[list[Count], AfterValidator(_cutoffs)]
     split: Literal["test", "validation"]
     max_users: Count | None
-    cot: bool
+    cot: Annotated[Any, AfterValidator(_auto_or_bool)]
     batch_size: Count
     max_new_tokens: Count
     keep_top: Count

@@ -22,6 +22,8 @@ from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
 
+ASKED = "asked"  # how a protocol's ``cot`` says that prompts ask for reasoning; true: they show some
+
 
 class Protocol:
     """The frozen examples of ``eval.*``, and the words that travel with every number."""
@@ -52,7 +54,7 @@ class Protocol:
 
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
         """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
-        full = self.settings.num_negatives == FULL
+        full, shown = self.settings.num_negatives == FULL, self.settings.cot is True
         cot, ranking = self.prepared.cot, ranking or self.settings.ranking
         lists = ranking in ("likelihood", "constrained", "generate")
         return {
@@ -64,8 +66,8 @@ class Protocol:
             "negatives": "whole catalogue" if full else self.settings.weighting,
             **(self.listing.describe() if lists else {}),
             "candidates_hash": self.candidates_hash,
-            "cot": self.settings.cot,
-            **({"cot_share": self.cot_share} if self.settings.cot else {}),
+            "cot": ASKED if self.examples.asks else shown,
+            **({"cot_share": self.cot_share} if shown else {}),
             "seed": self.seed,
             **({} if cot is None else {"leak": cot.told}),
         }

@@ -98,7 +98,7 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
         return []
     candidates, _ = examples.candidates_of(0)  # C is the same for all samples where prompts list them
     count = len(candidates) if examples.list_candidates else examples.list_size or None
-    if bounds.of_plain(examples.builder, examples.history_length, count) > limit:
+    if bounds.of_plain(examples.builder, examples.history_length, count, examples.asks) > limit:
         return range(len(examples))
     if examples.cot is None or examples.with_cot is None:
         return []
@@ -130,7 +130,9 @@ class _Bounds:
         """Of one prompt, counted item by item."""
         return sum(map(self._tokens_of, LABEL_BEGINS.split(self.policy.render(prompt))))
 
-    def of_plain(self, builder: PromptBuilder, history_length: int, candidates: int | None) -> int:
+    def of_plain(
+        self, builder: PromptBuilder, history_length: int, candidates: int | None, asks: bool = False
+    ) -> int:
         """Of all prompts without reasoning, with so many items at most; None for no list of candidates."""
         if builder not in self._longest:
             items = range(len(builder.ids))
@@ -139,7 +141,7 @@ class _Bounds:
             self._longest[builder] = in_history, in_list
         in_history, in_list = self._longest[builder]
         listed = None if candidates is None else [in_list] * candidates
-        return self.of_prompt(builder.prompt([in_history] * history_length, listed))
+        return self.of_prompt(builder.prompt([in_history] * history_length, listed, think=asks))
 
     def _longest_of(self, prompts: Sequence[str]) -> int:
         blocks = range(0, len(prompts), _ENCODED_AT_ONCE)

@@ -50,6 +50,7 @@ class Examples:
         cot: CotPolicy | None = None,
         with_cot: np.ndarray | None = None,
         placement: Literal["prompt", "completion"] = "prompt",
+        asks: bool = False,
         split: str = "train",
     ) -> None:
         """Describe the examples.
@@ -64,13 +65,14 @@ class Examples:
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
             placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
+            asks: whether prompts that carry no reasoning ask for some before the answer.
             split: which the samples are of: train, validation or test.
         """
         self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
         self.history_length, self.list_candidates = history_length, list_candidates
         self.list_size = list_size
-        self.cot, self.with_cot, self.placement = cot, with_cot, placement
+        self.cot, self.with_cot, self.placement, self.asks = cot, with_cot, placement, asks
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -106,7 +108,7 @@ class Examples:
             history.tolist(),
             candidates.tolist() if self.list_candidates else None,
             None if learnt else reasoning,
-            think=learnt,
+            think=learnt or (self.asks and not reasoning),
         )
         return Example(
             sample_id=samples.sample_id(index),
@@ -132,13 +134,14 @@ class Examples:
         if not self.list_size:
             return [example]
         shown = example.history[-self.history_length :].tolist()
+        asks = self.asks and not example.hint
         parts, start = [], 0
         for listed in np.array_split(example.candidates, -(-len(example.candidates) // self.list_size)):
             column = example.target_column - start
             parts.append(
                 replace(
                     example,
-                    prompt=self.builder.prompt(shown, listed.tolist(), example.hint or None),
+                    prompt=self.builder.prompt(shown, listed.tolist(), example.hint or None, asks),
                     candidates=listed,
                     target_column=column if 0 <= column < len(listed) else -1,
                 )

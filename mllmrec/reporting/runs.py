@@ -54,7 +54,7 @@ class Run:
     @cached_property
     def leak(self) -> str:
         """What the writers of its reasoning knew beside the history: none, unknown or target; none without reasoning."""
-        shown = self.config.get("mix_ratio", 0) > 0 or (self.config.get("eval") or {}).get("cot", False)
+        shown = self.config.get("mix_ratio", 0) > 0 or (self.config.get("eval") or {}).get("cot") is True
         if not shown:
             return NOTHING
         if "leak" in self.protocol:

@@ -163,7 +163,8 @@ def protocol_words(experiment: Experiment) -> str:
     if protocol.get("listed", "all") != "all":
         words.append(f"candidates listed: {protocol['listed']}")
     if protocol.get("cot"):
-        words.append("evaluation prompts with reasoning")
+        asked = protocol["cot"] == "asked"
+        words.append(f"evaluation prompts {'that ask for' if asked else 'with'} reasoning")
     return ", ".join(words)
 
 

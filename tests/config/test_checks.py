@@ -41,7 +41,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         ("sft.batch_size=0", "sft.batch_size=0: must be greater than or equal to 1"),
         ("sft.epochs=0", "sft.epochs=0: must be greater than 0"),
         ("sft.epochs=null", "sft.epochs=null: must be a number"),
-        ("eval.cot=1", "eval.cot=1: must be true or false"),
+        ("eval.cot=1", "eval.cot=1: must be true, false or auto"),
         ("eval.ks=[0]", "eval.ks.0=0: must be greater than or equal to 1"),
         ("eval.ks=[]", "eval.ks=[]: must be one or more different cut-offs, such as [1,3,5,10]"),
         ("eval.ks=[3,3]", "eval.ks=[3, 3]: must be one or more different cut-offs, such as [1,3,5,10]"),
@@ -118,7 +118,11 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["cot.placement=completion"], "they cannot reason; choose rollout=free or method=sft"),
         (
             ["cot.placement=completion", "method=sft", "eval.cot=true"],
-            "reasoning is said, not shown; set eval.cot=false",
+            "reasoning is said, not shown; set eval.cot=auto",
+        ),
+        (
+            ["cot.placement=completion", "method=sft", "eval.cot=false", "eval.ranking=generate"],
+            "evaluation prompts would not; set eval.cot=auto",
         ),
         (
             ["cot.placement=completion", "method=sft", "sft.loss_on=candidates"],
@@ -155,6 +159,8 @@ def test_4bit_weights_need_adapters() -> None:
         ["grpo.beta=0"],
         ["cot_policy=confident", "mixing.select=confidence", "mixing=augment"],
         ["cot.placement=completion", "method=sft"],
+        ["cot.placement=completion", "method=sft", "eval.ranking=generate"],
+        ["cot.placement=completion", "method=sft", "eval.cot=false"],  # answers are scored, not generated
         ["sft.loss_on=candidates"],
     ],
 )

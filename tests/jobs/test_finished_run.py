@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,6 +46,19 @@ def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
     }
     after = {r["user_id"]: r["ranking"] for r in pq.read_table(again.per_user_path).to_pylist()}
     assert before == after
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_policy_that_learnt_to_reason_is_asked_to_by_recommendations_too(finished, monkeypatch, asks):
+    run = open_run(str(finished), None)
+    run = replace(run, prepared=replace(run.prepared, asks=asks))
+    prompts = []
+    monkeypatch.setattr(
+        "mllmrec.finished_run.candidate_scores",
+        lambda policy, answers, examples, **how: prompts.append(examples[0].prompt) or np.zeros((1, 2)),
+    )
+    run.scores([0, 1, 2], [3, 4], listed=True)
+    assert (run.prepared.builder.template.think in prompts[0]) == asks
 
 
 def test_another_number_of_candidates_is_another_protocol(finished):

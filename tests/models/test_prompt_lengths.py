@@ -10,9 +10,10 @@ from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prompts.questions import Questions, load_question_wording
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("spare", [-1, 0, 1, 3, 8, 40])
-def test_prompts_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare):
-    policy, examples = tiny.policy, make_examples()
+def test_prompts_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare, asks):
+    policy, examples = tiny.policy, make_examples(asks=asks)
     lengths = [len(policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples))]
     # A prompt of the longest item alone, bytes, the items one by one, and the tokenizer decide for some of these limits each.
     policy.max_length = max(lengths) + tiny.answers.longest + spare

@@ -64,6 +64,22 @@ def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_bui
     assert "First reason" not in plain.prompt
 
 
+def test_prompts_can_ask_for_reasoning_without_showing_any(make_examples, make_builder):
+    builder = make_builder("instruct")
+    asking = make_examples(builder, split="test", cot=Echo(), asks=True)[2]
+    assert (asking.has_reasoning, asking.reasoned_answer) == (False, "")
+    learnt = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), placement="completion")[2]
+    plain = make_examples(builder)[2]
+    (instruction,) = set(learnt.prompt.splitlines()) - set(plain.prompt.splitlines())
+    assert instruction in asking.prompt.splitlines()
+    shown = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), asks=True)[2]
+    assert instruction not in shown.prompt.splitlines()  # what is shown needs no asking for
+    several = make_examples(builder, cot=Echo(), asks=True, list_candidates=False, list_size=2)
+    lists = several.in_lists(several[2])
+    assert len(lists) == 2
+    assert all(instruction in part.prompt.splitlines() for part in lists)
+
+
 def test_forms_are_the_plain_example_and_that_with_reasoning(make_examples, make_builder):
     examples = make_examples(make_builder("instruct"), cot=Echo(), with_cot=np.zeros(6, dtype=bool))
     forms = Forms(examples)

@@ -103,6 +103,7 @@ MADE = {"_target_": "mllmrec.cot.Built", "leak": "none"}
         # No prompt carries any reasoning.
         ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0}, "none"),
         ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0, "eval": {"cot": True}}, "target"),
+        ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0, "eval": {"cot": "auto"}}, "none"),
         # Runs whose protocol does not say it.
         ({}, {"cot_policy": {"leak": "target"}}, "target"),
         ({}, {"cot_policy": {"leak": "none"}}, "none"),

@@ -165,7 +165,7 @@ class Reference:
             return self._opened.prepared
         everybody = cfg.copy()
         everybody.dataset.max_users = None
-        return prepare(everybody)
+        return prepare(everybody, training=False)
 
     @cached_property
     def _trained_users(self) -> frozenset[str]:
