@@ -25,6 +25,7 @@ from mllmrec.console import (
 from mllmrec.curves import draw_curves
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
+from mllmrec.input_files import InputFiles
 from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.language_model_job import run_language_model
 from mllmrec.loggers import Labels, RunLoggers
@@ -59,9 +60,14 @@ def run(cfg: DictConfig) -> float:
     config = fingerprint({name: value for name, value in plain.items() if name not in _NOT_COMPUTED})
     # A job that a killed sweep left behind ends first; its result then counts.
     with alone_in(folder, wait=cfg.skip_finished):
-        if cfg.skip_finished and (objective := folder.finished(config)) is not None:
-            make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
-            return objective
+        files = None
+        if cfg.skip_finished:
+            inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
+            if (objective := folder.finished(config, inputs)) is not None:
+                make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
+                return objective
+            # Before any of them is read: what is edited meanwhile counts as edited.
+            files = inputs.record()
         refuse_finished(folder, cfg.overwrite)
         job = JobFolder(folder, cfg)
         with job.working():
@@ -74,7 +80,7 @@ def run(cfg: DictConfig) -> float:
                 loggers.close(failed=True)
                 raise
             loggers.close()
-        folder.finish(config, objective)
+        folder.finish(config, objective, files)
     return objective
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -26,9 +27,12 @@ from mllmrec.cache import remove_abandoned, temporary_beside, write_json
 from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
 from mllmrec.evaluation.records import refusing_damage
+from mllmrec.input_files import InputFiles, Record
 
 # Of a damaged YAML file, and of one that names Python objects.
 _NOT_SETTINGS = (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError)
+
+log = logging.getLogger(__name__)
 
 SECTIONS = (
     "protocol",
@@ -143,14 +147,16 @@ class RunFolder:
         for trained in (self.model_path, self.adapters_path, self.checkpoints_path, self.beside_path):
             shutil.rmtree(trained, ignore_errors=True)
 
-    def finish(self, config: str, objective: float) -> None:
+    def finish(self, config: str, objective: float, files: Record | None = None) -> None:
         """Say that the job came to its end.
 
         Args:
             config: fingerprint of its configuration.
             objective: what it returned.
+            files: what the files held that its settings name; None where nobody will ask.
         """
-        write_json(self.finished_path, {"config": config, "objective": objective})
+        known = {} if files is None else {"files": files}
+        write_json(self.finished_path, {"config": config, "objective": objective, **known})
 
     def fail(self, error: BaseException) -> None:
         """Say why the job did not come to its end; not where an earlier one did, whose results are still there."""
@@ -169,13 +175,25 @@ class RunFolder:
             return f"{self.failed_path.name} cannot be read"
         return (text.strip().splitlines() or ["no message"])[0]
 
-    def finished(self, config: str) -> float | None:
-        """The objective of a job of this configuration that came to its end here; None where there is none."""
+    def finished(self, config: str, files: InputFiles | None = None) -> float | None:
+        """The objective of a job of this configuration that came to its end here; None where there is none.
+
+        Args:
+            config: fingerprint of the configuration.
+            files: that its settings name; they must hold what they held then. Earlier versions kept no record of them, and
+                such a job counts.
+        """
         try:
             content = json.loads(self.finished_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return float(content["objective"]) if content.get("config") == config else None
+        if content.get("config") != config:
+            return None
+        edited = [] if files is None else files.edited(content.get("files", {}))
+        if edited:
+            log.warning("%s: run again, since %s was edited after it", self.path, " and ".join(edited))
+            return None
+        return float(content["objective"])
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json` so far, with every section present.

@@ -30,7 +30,8 @@ DESCRIPTION
   Runs python -m mllmrec.train --multirun experiment=NAME, K jobs at a time, then
   python -m mllmrec.report on what came out. A job that fails does not stop the
   others; it is named at the end. Started again, the command runs only what is
-  missing or failed, or whose settings have changed since.
+  missing or failed, or whose settings have changed since, or the files that they
+  name.
 
 SETTINGS
   scale=small       the experiment cut to minutes a job, for two cores

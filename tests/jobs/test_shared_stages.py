@@ -133,6 +133,34 @@ def test_a_finished_job_is_left_alone_and_any_other_is_run(job, tmp_path):
     assert (folder / "metrics.json").stat().st_mtime_ns != again
 
 
+def test_a_job_whose_files_were_edited_since_is_not_finished(job, tmp_path, caplog):
+    ratings, items = tmp_path / "ratings.csv", tmp_path / "items.csv"
+    rows = [f"{user},{(user + place) % 12},{place}" for user in range(20) for place in range(5)]
+    ratings.write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    items.write_text("\n".join(["item_id,title", *(f"{item},Title {item}" for item in range(12))]))
+    given = ("dataset=tabular", f"dataset.interactions={ratings}", f"dataset.items={items}", "caption=none")
+    plain = ("method=popularity", "cot_policy=none", "eval.num_negatives=3", "eval.ks=[1,3]")
+
+    def run_again() -> bool:
+        before = metrics.stat().st_mtime_ns if metrics.exists() else None
+        job(tmp_path / "run", *given, *plain, "skip_finished=true", "overwrite=true", small=False)
+        return metrics.stat().st_mtime_ns != before
+
+    metrics, finished = tmp_path / "run" / "metrics.json", tmp_path / "run" / "finished.json"
+    assert run_again()
+    assert not run_again()
+    items.write_text(items.read_text().replace("Title 7", "Tattle 7"))
+    assert run_again()
+    assert "run again, since dataset.items was edited after it" in caplog.text
+    assert not run_again()
+    # A run of an earlier version kept no record.
+    content = json.loads(finished.read_text())
+    del content["files"]
+    finished.write_text(json.dumps(content))
+    ratings.write_text(ratings.read_text().replace("0,1,1", "0,9,1", 1))
+    assert not run_again()
+
+
 def test_a_failed_job_says_why_and_is_not_finished(job, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Exception, match="diverged"):
