@@ -105,11 +105,16 @@ def _check_command_line(config_name: str) -> None:
 
     Raises:
         ConfigError: one or more are wrong.
+        UserError: there is no folder to work in.
     """
     args = get_args_parser().parse_args()
     register_help(args.config_name or config_name, args.overrides)
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder that this command was started in is gone: change to another") from error
     config_dir = Path(args.config_path).resolve() if args.config_path else CONFIG_DIR
     composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
     if composed.faults:

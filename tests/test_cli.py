@@ -87,6 +87,17 @@ def test_wrong_input_found_by_a_constructor_is_2(folder: Path) -> None:
     assert "absent.json" in done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the folder of a process stays")
+def test_a_folder_that_is_gone_is_said(folder: Path) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    flags = ["--config-path", str(folder / "conf"), "--config-name", "small"]
+    command = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, str(folder / "job.py"), *flags]
+    done = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mllmrec.train: error: the folder that this command was started in is gone")
+
+
 def test_a_traceback_is_shown_when_asked_for(folder: Path) -> None:
     done = small(folder, "kind=user", MLLMREC_TRACEBACK="1")
     assert done.returncode != 0
