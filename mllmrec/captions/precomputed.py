@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mllmrec.cache import file_fingerprint
 from mllmrec.captions.base import Captioner
 from mllmrec.data.columns import refuse_duplicate_ids
 from mllmrec.data.tables import read_table
-from mllmrec.data.text import as_text, collapse_spaces, require_files
+from mllmrec.data.text import as_text, collapse_spaces, read_json, require_files
 from mllmrec.errors import UserError
 
 
@@ -60,22 +60,7 @@ class Precomputed(Captioner):
 
 
 def _read_released(path: Path) -> dict[str, str]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_refuse_repeats)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply: expected an object of captions by item id") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}: keep one caption per item") from error
-    if not isinstance(records, dict):
-        raise UserError(
-            f"{path}: expected an object of captions by item id, found a {type(records).__name__}"
-        )
+    records: dict[str, Any] = read_json(path, dict, "an object of captions by item id")
     captions = {}
     for item, record in records.items():
         caption = record.get("caption") if isinstance(record, dict) else record
@@ -85,12 +70,3 @@ def _read_released(path: Path) -> dict[str, str]:
             )
         captions[item.strip()] = collapse_spaces(caption or "")
     return captions
-
-
-def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{repeated!r} stands twice")
-    return record

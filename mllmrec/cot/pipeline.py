@@ -97,29 +97,11 @@ class CotPipeline:
 
     def draft_request(self, key: CotKey) -> Request:
         """The request for a draft."""
-        reasoner, wording = self._draft
-        return ask(
-            wording,
-            self.domain,
-            key.sample_id,
-            key.user_id,
-            self._history(key),
-            with_images=reasoner.sees_images,
-        )
+        return self._request(self._draft, key)
 
     def refine_request(self, key: CotKey, draft: str, leak: bool = False) -> Request:
         """The request for a refinement."""
-        reasoner, wording = self._refine
-        return ask(
-            wording,
-            self.domain,
-            key.sample_id,
-            key.user_id,
-            self._history(key),
-            draft=draft,
-            with_images=reasoner.sees_images,
-            leak=self._told(key) if leak else "",
-        )
+        return self._request(self._refine, key, draft, self._told(key) if leak else "")
 
     def missing(self, stage: str, requests: Iterable[Request]) -> list[Request]:
         """The requests whose text is not there yet, each asked once."""
@@ -197,8 +179,21 @@ class CotPipeline:
         reasoner = self.reasoner(stage)
         return TextStore(self.cache, stage, reasoner.identity(), reads_users=reasoner.reads_users)
 
-    def _history(self, key: CotKey) -> list[HistoryItem]:
-        return [self.items[item] for item in key.history_ids]
+    def _request(
+        self, asked: tuple[Reasoner, CotWording], key: CotKey, draft: str = "", leak: str = ""
+    ) -> Request:
+        reasoner, wording = asked
+        history = [self.items[item] for item in key.history_ids]
+        return ask(
+            wording,
+            self.domain,
+            key.sample_id,
+            key.user_id,
+            history,
+            draft=draft,
+            with_images=reasoner.sees_images,
+            leak=leak,
+        )
 
     def _told(self, key: CotKey) -> str:
         target = self.items[key.target_id]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mllmrec.cot.base import CotKey, CotPolicy
-from mllmrec.data.text import as_text, read_json_lines, require_files
+from mllmrec.data.text import as_text, read_json, read_json_lines, require_files
 from mllmrec.errors import UserError, choices
 from mllmrec.reasoners.told import NOTHING, TOLD, UNKNOWN, most_told
 
@@ -82,21 +81,10 @@ class PrecomputedCot(CotPolicy):
 def read_records(path: Path) -> Iterator[tuple[str, object]]:
     """(where, record) of each record of a JSON list or of a JSON Lines file."""
     if path.suffix in (".jsonl", ".ndjson"):
-        for number, record in read_json_lines(path):
-            yield f"{path}:{number}", record
+        for number, line in read_json_lines(path):
+            yield f"{path}:{number}", line
         return
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply: expected a list of records") from error
-    if not isinstance(records, list):
-        raise UserError(f"{path}: expected a list of records, found a {type(records).__name__}")
+    records: list[object] = read_json(path, list, "a list of records")
     for number, record in enumerate(records, start=1):
         yield f"{path} record {number}", record
 

@@ -11,9 +11,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mllmrec.errors import UserError
+
+T = TypeVar("T")
 
 # Tables pack to a tenth or so of their size. What unpacks to more than this is made to fill a machine's memory.
 MOST_PER_BYTE, UNPACKED_FREELY = 200, 2**30
@@ -182,6 +184,34 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
                 f"{path}:{number}: expected one JSON object per line, found {type(record).__name__}"
             )
         yield number, record
+
+
+def read_json(path: Path, kind: type[T], expected: str) -> T:
+    """The one JSON value that a file holds.
+
+    Args:
+        path: of the file, UTF-8.
+        kind: what the value is to be, list or dict.
+        expected: the same in words, for messages.
+
+    Raises:
+        UserError: the file is no JSON, holds another value, or names a field twice.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply: expected {expected}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: keep one of them") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: expected {expected}, found a {type(value).__name__}")
+    return value
 
 
 class RoundedNumber(str):
