@@ -11,6 +11,10 @@ from torch import Tensor
 TRIES = 4
 
 
+class NoProbabilities(ArithmeticError):
+    """What a model says of the next token is no number."""
+
+
 def uniforms(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """(B, *shape) float64: each prompt's numbers come from its own generator, whatever stands beside it in the batch."""
     return torch.stack([torch.rand(*shape, generator=one, dtype=torch.float64) for one in generators])
@@ -43,9 +47,15 @@ def draw(logits: Tensor, numbers: Tensor, temperature: float = 1.0, top_p: float
 
 
 def inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
-    """The index at which the cumulated weights pass a uniform share of their sum; (R, V), (R,) → (R,)."""
+    """The index at which the cumulated weights pass a uniform share of their sum; (R, V), (R,) → (R,).
+
+    Raises:
+        NoProbabilities: a weight is infinite or no number.
+    """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
+    if not bool(total.isfinite().all()):
+        raise NoProbabilities("the next token has no probabilities")
     # Rounding must not pass the end, where tokens without any weight may stand.
     wanted = torch.minimum(numbers[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
@@ -19,6 +20,7 @@ from mllmrec.randomness import torch_generator
 from mllmrec.rewards.base import Question, Reward
 from mllmrec.rl.advantages import weighted_mean, weighted_std, zero_variance
 from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rollout.draw import NoProbabilities
 from mllmrec.stages.base import OptimizerSettings, Stage
 
 
@@ -81,6 +83,9 @@ class RolloutStage(Stage):
         """Completions of each example, and the encoded prompts, both with their graph if ``gradients``.
 
         The draws of an example depend on the seed, the step and the example alone.
+
+        Raises:
+            UserError: the policy's probabilities are no numbers.
         """
         answers: list[list[list[int]]] = []
         if self.sampler.constrained:
@@ -99,6 +104,11 @@ class RolloutStage(Stage):
                     answers,
                     self.policy.end_token,
                 )
+        except NoProbabilities as error:
+            raise UserError(
+                f"stage {self.name} diverged at step {step}: {error}; lower {self.name}.learning_rate (now "
+                f"{self.settings.learning_rate})"
+            ) from error
         finally:
             self.model.train(training)
         if rollouts.weights is None:

@@ -9,6 +9,7 @@ import torch
 
 from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.errors import UserError
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rl.losses import AGGREGATIONS
@@ -97,6 +98,17 @@ def test_a_group_without_variance_gives_no_gradient(make_grpo, batch, reward):
     stage = make_grpo(skip_zero_variance="never")
     _, gradient = loss_and_gradient(stage, step_rewards(stage, batch, [reward] * 6))
     assert (gradient == 0).all()
+
+
+def test_a_policy_without_probabilities_is_a_message(make_grpo, batch):
+    stage = make_grpo()
+    with torch.no_grad():
+        for weight in stage.model.parameters():
+            weight.fill_(math.nan)
+    with pytest.raises(
+        UserError, match=r"grpo diverged at step 3: .*lower grpo\.learning_rate \(now 0\.001\)"
+    ):
+        roll_out(stage, batch, step=3)
 
 
 def test_divergence_is_exactly_zero_at_the_start(
