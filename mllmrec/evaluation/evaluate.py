@@ -1,4 +1,4 @@
-"""Ranks a whole split and writes what came out, user by user."""
+"""Ranks a whole split and writes the results, user by user."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(
     batches: Iterable[Sequence[int]],
     writer: StageWriter | None = None,
 ) -> Evaluation:
-    """Rank the examples of ``batches`` (lists of positions) and gather the targets' ranks."""
+    """Rank the examples of ``batches`` (lists of positions) and collect the rank of each target."""
     ranks: list[float] = []
     listed: list[int] = []
     wanted: list[int] = []

@@ -1,4 +1,4 @@
-"""How sure a mean over users is, and whether two models differ on the same users; U users, K metrics."""
+"""Confidence intervals of means over users, and tests of two models on the same users; U users, K metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """Percentile bootstrap interval of each metric's mean, resampling users.
 
-    The metrics share their resamples, so intervals of one stage are consistent with each other (the one of HR@3
-    never lies above the one of HR@5), and two stages evaluated on the same users share them too.
+    All metrics use the same resamples, so the intervals of one stage are consistent: the interval of HR@3 never
+    lies above the interval of HR@5. Two stages evaluated on the same users use the same resamples too.
 
     Args:
         per_user: metric name -> (U,).
@@ -37,7 +37,7 @@ def bootstrap_intervals(
     num_users = values.shape[1]
     if num_users < 2:
         raise UserError(
-            f"an interval needs at least 2 users, there are {num_users}: loosen the dataset's filters"
+            f"an interval needs at least 2 users, but there are {num_users}: loosen the dataset's filters"
         )
     interval = stats.bootstrap(
         (values,),
@@ -53,14 +53,14 @@ def bootstrap_intervals(
 
 
 def sign_flip_p_values(differences: np.ndarray, seed: int, flips: int = 4999) -> np.ndarray:
-    """Two-sided p of each row's mean being 0 by the paired randomisation test.
+    """Two-sided p of the paired randomisation test that each row's mean is 0.
 
-    If the two models were exchangeable, each user's difference could as well have had the other sign. With F
-    random sign patterns, shared by the rows, p = (1 + number at least as extreme) / (F + 1): never 0, and at
-    least 1 / (F + 1).
+    If the two models were exchangeable, each user's difference could just as well have the other sign. All rows
+    share F random sign patterns: p = (1 + number of patterns at least as extreme) / (F + 1). So p is at least
+    1 / (F + 1) and never 0.
 
     Args:
-        differences: (K, U), one metric's per-user differences a row.
+        differences: (K, U), the per-user differences of one metric in each row.
         seed: the run's seed.
         flips: F.
 
@@ -73,7 +73,7 @@ def sign_flip_p_values(differences: np.ndarray, seed: int, flips: int = 4999) ->
     if num_changed == 0:
         return np.ones(len(differences))
     observed = np.abs(changed.sum(axis=1))
-    # Sums equal in exact arithmetic differ by rounding, and a tie counts as extreme.
+    # Rounding separates sums that are equal in exact arithmetic; a tie must count as extreme.
     threshold = observed - 1e-9 * np.abs(changed).sum(axis=1)
     extreme = np.zeros(len(differences), dtype=np.int64)
     block = max(1, _BLOCK_ELEMENTS // num_changed)
@@ -91,7 +91,7 @@ def paired_differences(
 
     Args:
         a: metric name -> (U,), users in the same order as in ``b`` (join by id first: `records.joined_ranks`).
-        b: likewise.
+        b: the same metrics of the other model.
         seed: the run's seed.
         resamples: how many bootstrap samples.
 
@@ -99,7 +99,7 @@ def paired_differences(
         Metric name -> {"mean", "interval": [low, high], "p", "users": U}.
 
     Raises:
-        ValueError: the two hold different metrics or numbers of users.
+        ValueError: ``a`` and ``b`` differ in their metrics or in their number of users.
     """
     if list(a) != list(b) or any(a[name].shape != b[name].shape for name in a):
         raise ValueError("a paired comparison needs the same metrics on the same users on both sides")

@@ -1,7 +1,7 @@
-"""Which of the candidates stand in the prompts that a policy is ranked by.
+"""Which candidates the evaluation prompts list.
 
-Training prompts list S candidates. A prompt that lists more has a length that the policy was never trained on, and it ranks
-such a list far worse than lists of S, and than candidates that no prompt lists.
+Training prompts list S candidates. The policy never saw a longer list in training. It ranks a longer list far worse than
+lists of S, and also worse than candidates that no prompt lists.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TRAINED, ALL, NONE = "trained", "all", "none"
 
 @dataclass(frozen=True)
 class Listing:
-    """What one evaluation lists of C candidates."""
+    """How one evaluation lists C candidates."""
 
     all: bool  # one prompt lists them all
-    list_size: int  # where it does not: the most that each of several prompts lists; 0 where none is listed
+    list_size: int  # otherwise: the most candidates that one of several prompts lists; 0 for no list
     trained: int  # S
     candidates: int | None  # C; None for the whole catalogue
 
@@ -27,10 +27,10 @@ class Listing:
     def of(cls, settings: DictConfig, trained: int) -> Listing:
         """What ``eval.listing`` means for these numbers of candidates.
 
-        The whole catalogue would take a prompt for every S of its items, for each user, and is not listed.
+        The whole catalogue is never listed: it would take one prompt for every S items, for each user.
 
         Args:
-            settings: the ``eval`` section; that of an earlier version has no ``listing``.
+            settings: the ``eval`` section; runs of earlier versions have no ``listing`` in it.
             trained: how many candidates a training prompt lists.
         """
         how = settings.get("listing", TRAINED)
@@ -39,7 +39,7 @@ class Listing:
             return cls(False, 0, trained, count)
         whole = (
             how == ALL or count <= trained or settings.ranking == "pointwise"
-        )  # which asks about one at a time
+        )  # pointwise questions show one candidate each
         return cls(whole, 0 if whole else trained, trained, count)
 
     @property
@@ -48,7 +48,7 @@ class Listing:
         return self.all and self.candidates is not None and self.candidates > self.trained
 
     def describe(self) -> dict[str, Any]:
-        """What the ``protocol`` of metrics.json says: ``listed`` in words, and how many each prompt lists at most."""
+        """The part for the ``protocol`` of metrics.json: ``listed`` in words, and the most candidates in a prompt."""
         if self.untrained:
             words = f"all, though training prompts list {self.trained}"
         elif self.all:

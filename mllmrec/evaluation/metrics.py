@@ -1,6 +1,6 @@
-"""HR@K, NDCG@K and MRR for one relevant item per user, as functions of its rank; U users, C candidates, K cut-off.
+"""HR@K, NDCG@K and MRR from the rank of each user's one relevant item; U users, C candidates, K cut-off.
 
-All cut-offs are read off the same ranking, so HR@K never falls as K grows.
+All cut-offs use the same ranking, so HR@K never falls as K grows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mllmrec.randomness import numpy_generator
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
-    """The metrics reported for these cut-offs, in order; NDCG@1 equals HR@1 and is left out.
+    """The metrics reported for these cut-offs, in order, without NDCG@1, which equals HR@1.
 
     Raises:
         UserError: no cut-off, or one below 1.
@@ -39,7 +39,7 @@ def objective_name(ks: Iterable[int]) -> str:
 
 
 def cutoffs_of(names: Iterable[str]) -> list[int]:
-    """The cut-offs K that metrics' names hold, ascending."""
+    """The cut-offs K in the names of metrics, ascending."""
     return sorted({int(cutoff) for _, at, cutoff in (name.partition("@") for name in names) if at})
 
 
@@ -59,7 +59,7 @@ def _per_rank(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
 def per_user_metrics(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
     """Every metric of every user.
 
-    HR@K = [rank ≤ K]; NDCG@K = [rank ≤ K] / log2(rank + 1), the ideal DCG of a single relevant item being 1;
+    HR@K = [rank ≤ K]. NDCG@K = [rank ≤ K] / log2(rank + 1), since the ideal DCG of a single relevant item is 1.
     MRR = 1 / rank. A target that was not ranked scores 0 in all of them.
 
     Args:
@@ -92,7 +92,7 @@ def mean_metrics(per_user: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def expected_at_random(num_candidates: int, ks: Sequence[int]) -> dict[str, float]:
-    """What a uniformly random order of C candidates scores on average: the mean over ranks 1 to C."""
+    """The expected metrics of a uniformly random order of C candidates: the mean over ranks 1 to C."""
     ranks = np.arange(1, num_candidates + 1, dtype=np.float64)
     return {name: float(values.mean()) for name, values in _per_rank(ranks, ks).items()}
 
@@ -100,12 +100,12 @@ def expected_at_random(num_candidates: int, ks: Sequence[int]) -> dict[str, floa
 def order_by_score(scores: np.ndarray, user_ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
     """The candidates of each user, best first.
 
-    Equal scores are ordered by a permutation drawn for that user, so a model that cannot tell candidates apart
-    scores as chance does, wherever the target stands and however users are batched.
+    Each user has a random permutation that orders equal scores. A model that cannot tell candidates apart therefore
+    scores at chance, wherever the target stands and however users are batched.
 
     Args:
         scores: (U, C); -inf puts a candidate last.
-        user_ids: (U,), names the permutation of each user.
+        user_ids: (U,), each user's permutation is drawn from the id.
         seed: the run's seed.
 
     Returns:

@@ -18,7 +18,7 @@ from mllmrec.rollout.answer_scores import score_rows
 
 
 class Pointwise(PolicyRanker):
-    """By log p(Yes) - log p(No), asked of each candidate alone."""
+    """Ranks by log p(Yes) - log p(No), with a separate question about each candidate."""
 
     def __init__(
         self, policy: Policy, answers: AnswerTokens, engine: Engine, questions: Questions, seed: int
@@ -38,7 +38,7 @@ def yes_scores(
 ) -> list[np.ndarray]:
     """For each example (C,) log p(Yes) - log p(No), float64.
 
-    What the questions of an example have in common, its history, is encoded once.
+    The history, which all questions of an example share, is encoded once.
     """
     answers = policy.encode_answers([questions.positive, questions.negative])
     prefixes, rows, asked_before = [], [], []
@@ -71,7 +71,7 @@ def yes_scores(
 
 
 def _shared_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all rows have in common."""
+    """The number of tokens at the start that all rows have in common."""
     length = 0
     for tokens in zip(*rows, strict=False):
         if len(set(tokens)) > 1:

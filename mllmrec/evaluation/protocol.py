@@ -1,4 +1,4 @@
-"""How everything in a run is ranked, and what is written beside the numbers."""
+"""How a run ranks, and the description that it writes beside the numbers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run_folder import RunFolder
 
-ASKED = "asked"  # how a protocol's ``cot`` says that prompts ask for reasoning; true: they show some
+ASKED = "asked"  # value of a protocol's ``cot`` where prompts ask for reasoning; true: they show some
 
 
 class Protocol:
-    """The frozen examples of ``eval.*``, and the words that travel with every number."""
+    """The frozen examples of ``eval.*``, and the description that goes with every number."""
 
     def __init__(self, settings: DictConfig, seed: int, prepared: Prepared) -> None:
-        """Freeze what is ranked.
+        """Freeze the examples to rank.
 
         Args:
             settings: the ``eval`` section.
-            seed: of ties and intervals; runs that are compared share it.
+            seed: for ties and intervals; runs that are compared share it.
             prepared: the data.
 
         Raises:
@@ -43,17 +43,17 @@ class Protocol:
         self.examples, self.positions, self.candidates_hash = prepared.evaluation(settings)
         self.listing = Listing.of(settings, prepared.trained_list)
         self.ks = list(settings.ks)
-        # Batches of similar lengths hold less padding; results are joined by user, so their order is free.
+        # Batches of similar lengths need less padding; results are joined by user, so any order will do.
         lengths = self.examples.samples.history_lengths
         ordered = sorted(self.positions, key=lambda position: min(lengths[position], prepared.history_length))
         size = settings.batch_size
         self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
         carrying = sum(self.examples.reasoning(position) is not None for position in self.positions)
-        self.cot_share = carrying / len(self.positions)  # of the prompts, that carry reasoning
+        self.cot_share = carrying / len(self.positions)  # share of prompts that carry reasoning
 
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
-        """The ``protocol`` of metrics.json; ``ranking`` where it is not that of the settings."""
+        """The ``protocol`` of metrics.json; give ``ranking`` where it differs from the settings."""
         full, shown = self.settings.num_negatives == FULL, self.settings.cot is True
         cot, ranking = self.prepared.cot, ranking or self.settings.ranking
         lists = ranking in ("likelihood", "constrained", "generate")
@@ -73,19 +73,19 @@ class Protocol:
         }
 
     def chance(self) -> dict[str, float]:
-        """What a random order of C candidates scores; with the whole catalogue, of the first user's C."""
+        """The expected metrics of a random order of C candidates; with the whole catalogue, C is the first user's."""
         return expected_at_random(self.num_candidates, self.ks)
 
     def check_lengths(self, policy: Policy, answers: AnswerTokens, name: str) -> None:
         """Refuse prompts or questions that the policy's backbone cannot hold.
 
         Args:
-            policy: that is to be ranked by.
-            answers: of the policy.
+            policy: the policy that will rank.
+            answers: the policy's answer tokens.
             name: what the prompts are for.
 
         Raises:
-            UserError: saying how many are too long, and the longest.
+            UserError: some are too long; it says how many, and how long the longest is.
         """
         parts = {name: self.examples}
         if self.settings.ranking == "pointwise":
@@ -99,7 +99,7 @@ class Protocol:
         return means[objective_name(self.ks)]
 
     def ranker(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> Ranker:
-        """The ranker that ``eval.ranking`` names, with a language model."""
+        """The ranker that ``eval.ranking`` names, for a language model."""
         if self.settings.ranking == "generate":
             return Generate(policy, answers, engine, self.prepared.builder.ids, self.settings.max_new_tokens)
         if self.settings.ranking == "pointwise":
@@ -109,11 +109,11 @@ class Protocol:
         return InLists(ranker, self.examples) if self.examples.list_size else ranker
 
     def measure(self, ranker: Ranker) -> dict[str, float]:
-        """The metrics' means, nothing written."""
+        """The mean of each metric, without writing anything."""
         return evaluate(self.examples, ranker, self.batches).means(self.ks)
 
     def record(self, stage: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
-        """Rank every user and write what came out to per_user.parquet and metrics.json."""
+        """Rank every user and write the results to per_user.parquet and metrics.json."""
         result = self.rank(stage, ranker, folder)
         folder.record_stage(stage, result.means(self.ks), self.intervals(result), result.validity)
         return result
@@ -130,7 +130,7 @@ class Protocol:
         return bootstrap_intervals(result.per_user(self.ks), self.seed, self.settings.resamples)
 
     def difference(self, later: Evaluation, earlier: Evaluation) -> dict[str, Any]:
-        """``later - earlier`` user by user; both ranked the same users in the same order."""
+        """``later - earlier`` user by user; both must have ranked the same users in the same order."""
         return paired_differences(
             later.per_user(self.ks), earlier.per_user(self.ks), self.seed, self.settings.resamples
         )

@@ -1,4 +1,4 @@
-"""The protocols of one run: what is measured is measured under each, on the same users."""
+"""The protocols of one run: every measurement is made under each of them, on the same users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTINGS = ("uniform", "popularity")
 
 @dataclass(frozen=True)
 class Place:
-    """A protocol and the folder that its numbers go to, which is there once something is written."""
+    """A protocol and the folder for its numbers; the first write creates the folder."""
 
     protocol: Protocol
     path: Path
@@ -38,20 +38,20 @@ class Place:
 
 
 class Protocols:
-    """The main protocol and, where ``eval.weighting=both``, the one with the other kind of negatives beside it.
+    """The main protocol and, where ``eval.weighting=both``, a second one with the other kind of negatives.
 
-    Uniform negatives are mostly unpopular items, so popularity alone may answer them; popularity-weighted ones take that
-    answer away. The numbers of the main protocol go to the run's folder, those of the other to a folder of the same form
-    inside it.
+    Uniform negatives are mostly unpopular items, so popularity alone may find the target among them. With
+    popularity-weighted negatives it cannot. The main protocol writes its numbers to the run's folder; the second one writes
+    to a folder of the same form inside it.
     """
 
     def __init__(self, main: Protocol, beside: Protocol | None, folder: RunFolder) -> None:
         """Fix where numbers go.
 
         Args:
-            main: whose numbers the run is chosen and compared by.
-            beside: the same users among other negatives; None for none.
-            folder: of the run.
+            main: its numbers decide how the run is chosen and compared.
+            beside: the same users with the other kind of negatives, if any.
+            folder: the run's folder.
         """
         self.main = main
         self.places = [Place(main, folder.path)]
@@ -60,19 +60,19 @@ class Protocols:
         self.results: dict[str, list[Evaluation]] = {}  # by stage, in the order of `places`
 
     def describe(self, ranking: str | None = None) -> None:
-        """Write how the numbers to come are computed; ``ranking`` where it is not that of the settings."""
+        """Write how the coming numbers are computed; give ``ranking`` where it differs from the settings."""
         listing = self.main.listing
         if listing.untrained and "listed" in self.main.describe(ranking):
             log.warning(
-                "eval.listing=all: evaluation prompts list %s candidates and training prompts %s; no stage saw a list of "
-                "that length, and long ones are ranked badly: eval.listing=trained lists %s at a time",
+                "eval.listing=all: evaluation prompts list %s candidates, training prompts only %s. No stage was trained on "
+                "lists of that length, and policies rank them badly. Set eval.listing=trained to list %s at a time",
                 *(listing.candidates, listing.trained, listing.trained),
             )
         for place in self.places:
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
-        """Rank every user, and compare with the stage before; returns what came of the main protocol."""
+        """Rank every user and compare with the stage before; return the main protocol's result."""
         earlier = next(reversed(self.results), None)
         found = [
             place.protocol.record(stage, ranker_of(place.protocol), place.folder) for place in self.places
@@ -86,12 +86,12 @@ class Protocols:
     def record_selection(
         self, stage: str, selection: Selection, ranker_of: Callable[[Protocol], Ranker] | None
     ) -> None:
-        """Report a stage's best held-out weights and its last ones apart.
+        """Report a stage's best weights on held-out users and its last weights separately.
 
         Args:
-            stage: recorded before, with the weights that it kept.
-            selection: of the stage.
-            ranker_of: ranks with the weights that were not kept; None where best and last are the same.
+            stage: a stage whose kept weights are already recorded.
+            selection: which weights the stage kept.
+            ranker_of: makes a ranker with the weights that were not kept; None where best and last are the same.
         """
         steps = {"best": selection.best_step, "last": selection.last_step}
         for place, kept in zip(self.places, self.results[stage], strict=True):
@@ -115,31 +115,31 @@ class Protocols:
 
 
 def main_protocol(settings: DictConfig, trained: str, seed: int, prepared: Prepared) -> Protocol:
-    """The protocol of ``eval``; of both kinds of negatives, the one with those that training prompts list.
+    """The protocol of ``eval``; where it names both kinds of negatives, the kind that training prompts list.
 
     Args:
         settings: the ``eval`` section.
         trained: how training negatives are weighted.
-        seed: of protocols.
+        seed: the seed of protocols.
         prepared: the data.
     """
     return Protocol(with_weighting(settings, trained), seed, prepared)
 
 
 def beside_protocol(settings: DictConfig, trained: str, seed: int, prepared: Prepared) -> Protocol | None:
-    """The protocol with the other kind of negatives; None where one is enough, or where the data has too few items."""
+    """The protocol with the other kind of negatives; None if ``eval`` names one kind or the data has too few items."""
     if settings.weighting != BOTH or settings.num_negatives == FULL:
         return None
     (other,) = (weighting for weighting in WEIGHTINGS if weighting != trained)
     try:
         return Protocol(with_weighting(settings, other), seed, prepared)
     except UserError as error:
-        log.warning("nothing is ranked among %s negatives: %s", other, error)
+        log.warning("no ranking among %s negatives: %s", other, error)
         return None
 
 
 def with_weighting(settings: DictConfig, weighting: str) -> DictConfig:
-    """``eval`` with one kind of negatives: its own, or ``weighting`` where it names both."""
+    """The ``eval`` section with one kind of negatives: its own, or ``weighting`` where it names both."""
     merged = OmegaConf.merge(settings, {"weighting": weighting} if settings.weighting == BOTH else {})
     assert isinstance(merged, DictConfig)
     return merged

@@ -1,4 +1,4 @@
-"""Ways to rank candidates; each returns the ranking before the target is looked at."""
+"""Ways to rank candidates. None of them looks at the target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mllmrec.rollout.free import Free
 
 @dataclass(frozen=True)
 class RankedExample:
-    """How one example's candidates were ordered, and what was wrong with the answer."""
+    """The order of one example's candidates, and what was wrong with the answer."""
 
     order: (
         np.ndarray
@@ -34,7 +34,7 @@ class RankedExample:
     off_candidate: int = 0
     text: str | None = None
     generated_tokens: int = 0
-    first_listed: int = 0  # the first column of the list that the best candidate stands in
+    first_listed: int = 0  # the first column of the list that holds the best candidate
 
     def rank_of(self, column: int) -> float:
         """The 1-based rank of a candidate; nan if it was not ranked."""
@@ -43,7 +43,7 @@ class RankedExample:
 
     @property
     def place_of_first(self) -> int:
-        """The place in its list, from 0, of the candidate ranked first; -1 if none was ranked."""
+        """Where the top-ranked candidate stands in its list, from 0; -1 if none was ranked."""
         return int(self.order[0]) - self.first_listed if len(self.order) else -1
 
 
@@ -56,20 +56,20 @@ class Ranker(ABC):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """The state in which batches are ranked: no gradients."""
+        """Rank batches inside this block; it turns gradients off."""
         with torch.no_grad():
             yield
 
 
 class PolicyRanker(Ranker):
-    """Ranks by what a language model says."""
+    """Ranks with a language model."""
 
     def __init__(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> None:
         self.policy, self.answers, self.engine = policy, answers, engine
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """No gradients, and the model in evaluation mode; it is left in the mode that it was in."""
+        """No gradients and evaluation mode in this block; afterwards the model has its old mode again."""
         training = self.policy.model.training
         self.policy.model.eval()
         try:
@@ -80,9 +80,9 @@ class PolicyRanker(Ranker):
 
 
 class Likelihood(PolicyRanker):
-    """By the log-probability that the policy's completion begins with a candidate's answer.
+    """Ranks by the log-probability that the policy's completion begins with a candidate's answer.
 
-    ``constrained`` renormalises it over the candidates' answers at every token, which is the exact probability
+    ``constrained`` renormalises over the candidates' answers at every token. That gives the exact probability
     that a constrained rollout ends in that candidate.
     """
 
@@ -93,7 +93,7 @@ class Likelihood(PolicyRanker):
         self.seed, self.constrained = seed, constrained
 
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; ties are broken by a permutation of each user's own."""
+        """Rank one batch; each user's own permutation breaks ties."""
         return ranked_by_score(self.scores(examples), examples, self.seed)
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
@@ -107,14 +107,14 @@ class Likelihood(PolicyRanker):
 def ranked_by_score(
     scores: Sequence[np.ndarray], examples: Sequence[Example], seed: int
 ) -> list[RankedExample]:
-    """Orders by decreasing score; ties are broken by a permutation of each user's own.
+    """Order by decreasing score; each user's own permutation breaks ties.
 
     Args:
-        scores: for each example (C,).
-        examples: as many.
-        seed: of the permutations.
+        scores: (C,) for each example.
+        examples: one for each entry of ``scores``.
+        seed: the seed of the permutations.
     """
-    # One by one: beside longer lists a user's ties would be broken by another permutation.
+    # One by one: padding to longer lists in the batch would change the permutation that breaks a user's ties.
     return [
         RankedExample(order_by_score(row[None], [example.user_id], seed)[0])
         for row, example in zip(scores, examples, strict=True)
@@ -131,8 +131,8 @@ def candidate_scores(
 ) -> np.ndarray:
     """Log-probabilities of all candidates' answers, (S, C) float64; -inf where an example has fewer than C.
 
-    The end token is scored only under ``constrained``: labels are closed by a bracket, so no answer begins
-    another, and what may follow an answer says nothing about the item.
+    The end token is scored only under ``constrained``. Labels end with a bracket, so no answer is the beginning of
+    another, and what follows an answer says nothing about the item.
     """
     model, device = policy.model, policy.device
     encoded = engine.encode(model, policy.prompt_batch([example.prompt for example in examples]))
@@ -155,28 +155,28 @@ def candidate_scores(
 
 
 class InLists(Ranker):
-    """By likelihood, of more candidates than a prompt is to list: each under the prompt that lists it."""
+    """Ranks by likelihood more candidates than one prompt should list: each is scored under the prompt that lists it."""
 
     def __init__(self, ranker: Likelihood, examples: Examples) -> None:
         """Rank by the scores of several prompts.
 
         Args:
             ranker: scores the candidates of each list.
-            examples: that are ranked; they say what is listed together.
+            examples: the examples to rank; they say which candidates are listed together.
         """
         self.ranker, self.examples = ranker, examples
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """As the ranker of each list."""
+        """The block of the ranker that scores each list."""
         with self.ranker.ready():
             yield
 
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; ties are broken by a permutation of each user's own."""
+        """Rank one batch; each user's own permutation breaks ties."""
         parts = [self.examples.in_lists(example) for example in examples]
         listed = [part for lists in parts for part in lists]
-        size = len(examples)  # of prompts at once, as anywhere
+        size = len(examples)  # prompts at once, the same as in every ranker
         blocks = (listed[start : start + size] for start in range(0, len(listed), size))
         rows = iter([row for block in blocks for row in self.ranker.scores(block)])
         scores = [np.concatenate([next(rows) for _ in lists]) for lists in parts]
@@ -188,15 +188,16 @@ class InLists(Ranker):
 
 
 def _start_of_list(lists: Sequence[Example], column: int) -> int:
-    """The first column of the list that a column of the candidates stands in."""
+    """The first column of the list that holds this column of the candidates."""
     ends = np.cumsum([len(part.candidates) for part in lists])
     return int(np.append(0, ends)[np.searchsorted(ends, column, side="right")])
 
 
 class Generate(PolicyRanker):
-    """By greedy free text: the candidates that the answer names, in the order in which it names them.
+    """Ranks by greedy free text: the candidates in the order in which the answer names them.
 
-    Duplicates and ids that are no candidates are counted and take no place; what is not named is not ranked.
+    Duplicates and ids that are not candidates are counted but take no rank. Candidates that the answer does not name are
+    not ranked.
     """
 
     def __init__(

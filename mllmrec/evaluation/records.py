@@ -1,4 +1,4 @@
-"""What one stage did for each test user: `per_user.parquet`, and how often its answers were no proper ranking."""
+"""The results of a stage for each test user (`per_user.parquet`), and how often its answers were no proper ranking."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StageRecords:
-    """Some users of one stage, by column; entry ``u`` of every column is one user, U users in all."""
+    """Records of U users of one stage, by column; entry ``u`` of every column belongs to user ``u``."""
 
     user_ids: Sequence[str] | np.ndarray  # (U,)
     target_ids: Sequence[str] | np.ndarray  # (U,)
@@ -45,7 +45,7 @@ class StageRecords:
 
 
 class StageWriter:
-    """Appends one stage's records, a row group a batch; made by `write_stage`."""
+    """Appends one stage's records, one row group per batch; `write_stage` makes it."""
 
     def __init__(self, writer: pq.ParquetWriter, stage: str, keep_top: int) -> None:
         self._writer = writer
@@ -53,10 +53,10 @@ class StageWriter:
         self.keep_top = keep_top
 
     def append(self, records: StageRecords) -> None:
-        """Write a batch of users; rankings are cut to the best ``keep_top`` ids, ranks are not.
+        """Write a batch of users; rankings are cut to the best ``keep_top`` ids, ranks are kept as they are.
 
         Raises:
-            ValueError: columns of different lengths, or a rank that is not a whole number from 1.
+            ValueError: columns differ in length, or a rank is not a whole number from 1.
         """
         ranks = np.asarray(records.ranks, dtype=np.float64)
         ranked = ~np.isnan(ranks)
@@ -82,9 +82,9 @@ class StageWriter:
 
 @contextmanager
 def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWriter]:
-    """Add a stage to ``per_user.parquet``: on success the file holds it whole, on failure the file is as before.
+    """Add a stage to ``per_user.parquet``: on success the file holds the whole stage, on failure it is unchanged.
 
-    The other stages are copied a row group at a time; rows that an earlier attempt left for this stage are
+    The other stages are copied one row group at a time. Rows that an earlier attempt left for this stage are
     replaced, so a resumed run never counts a user twice.
     """
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
@@ -98,10 +98,10 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
 
 @contextmanager
 def refusing_damage(path: Path) -> Iterator[None]:
-    """Read ``path`` in the block.
+    """Read ``path`` in this block.
 
     Raises:
-        UserError: it is no Parquet file, or not one of ours.
+        UserError: it is not a Parquet file, or not one that `write_stage` wrote.
     """
     try:
         yield
@@ -152,7 +152,7 @@ def read_stage(path: Path, stage: str) -> StageRecords:
 def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:
     """The ranks of two stages or models, joined by user and target id, in the order of ``a``.
 
-    A user who came back to an item may have it as target several times; these are paired in their order.
+    A user who came back to an item may have it as target several times; such rows are paired in order.
 
     Returns:
         Two (U,) float arrays.
@@ -164,7 +164,7 @@ def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarr
     often = {key: count for key, count in Counter(keys_a).items() if count > 1}
     if often != {key: count for key, count in Counter(keys_b).items() if count > 1}:
         raise UserError(
-            "a user stands twice with the same target in one and not in the other: results cannot be paired"
+            "a user has the same target twice in one of the two results but not in the other: they cannot be paired"
         )
     rows_a = _numbered(keys_a)
     row_of_b = {key: row for row, key in enumerate(_numbered(keys_b))}
@@ -179,7 +179,7 @@ def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarr
 
 
 def _numbered(keys: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """Each key with the number of equal ones before it."""
+    """Each key with the number of equal keys before it."""
     seen: Counter[tuple[str, str]] = Counter()
     numbered = []
     for key in keys:
@@ -190,7 +190,7 @@ def _numbered(keys: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
 
 @dataclass(frozen=True)
 class CleanRanking:
-    """A listed answer with what was wrong in it counted and taken out."""
+    """A listed answer without its faults, and the counts of those faults."""
 
     item_ids: list[str]  # candidates only, each once, in the order listed
     duplicates: int
@@ -198,9 +198,9 @@ class CleanRanking:
 
 
 def clean_ranking(listed: Iterable[str], candidates: Iterable[str]) -> CleanRanking:
-    """Keep the first mention of each candidate; a duplicate or an id that is no candidate takes no rank position.
+    """Keep the first mention of each candidate; a duplicate or an id that is not a candidate takes no rank.
 
-    The target plays no part, and nothing is appended to a list that is too short.
+    The target plays no part, and a list that is too short is not filled up.
     """
     allowed = set(candidates)
     kept: dict[str, None] = {}
@@ -225,19 +225,19 @@ def validity_rates(
     """How often answers were no proper ranking, as shares of the U users.
 
     Args:
-        listed: (U,) distinct candidates in the cleaned answer.
+        listed: (U,) number of distinct candidates in the cleaned answer.
         wanted: (U,) or one number: how many were asked for.
-        duplicates: (U,) repeated mentions in the answer.
-        off_candidate: (U,) mentions of ids that are no candidates.
-        top_position: (U,) 0-based place, in the candidate list as shown, of the item ranked first; -1 when none.
+        duplicates: (U,) number of repeated mentions in the answer.
+        off_candidate: (U,) number of mentions of ids that are not candidates.
+        top_position: (U,) 0-based place of the top-ranked item in the candidate list as shown; -1 if none is ranked.
 
     Returns:
         ``invalid`` (nothing in the answer could be read as a candidate), ``duplicate`` and ``off_candidate`` (at
-        least one such mention), ``short`` (fewer candidates than asked for, the invalid ones included),
+        least one such mention), ``short`` (fewer candidates than asked for, including the invalid answers),
         ``first_position`` (the candidate shown first is ranked first: 1 / C by chance).
 
     Raises:
-        UserError: no user.
+        UserError: there is no user.
     """
     if len(listed) == 0:
         raise UserError(

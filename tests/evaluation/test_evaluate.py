@@ -39,7 +39,7 @@ def test_results_do_not_depend_on_how_users_are_batched(tiny, make_examples, con
 
 
 def test_all_cutoffs_are_read_off_one_ranking(tiny, make_examples):
-    # Fault 25: in the release each K is another prompt and generation, so HR@3 may exceed HR@5.
+    # Fault 25: the release makes a new prompt and generation for each K, so HR@3 may exceed HR@5.
     _, result = ranks_by_user(tiny, make_examples(tiny.builder), CUTS["all at once"])
     means = result.means([1, 2, 3, 4])
     assert means["HR@1"] <= means["HR@2"] <= means["HR@3"] <= means["HR@4"] == 1

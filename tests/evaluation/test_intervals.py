@@ -33,7 +33,7 @@ def test_same_seed_same_interval_and_metrics_share_their_resamples():
 
 
 def test_one_user_has_no_interval():
-    with pytest.raises(UserError, match="at least 2 users, there are 1"):
+    with pytest.raises(UserError, match="at least 2 users, but there are 1"):
         bootstrap_intervals({"MRR": np.array([1.0])}, seed=0)
 
 
@@ -61,7 +61,7 @@ def test_paired_difference_is_signed_and_symmetric():
     assert forward["interval"][0] <= forward["mean"] <= forward["interval"][1]
     backward = paired_differences(sft, grpo, seed=0)["HR@3"]
     assert backward["mean"] == pytest.approx(-1 / 6)
-    assert backward["p"] == forward["p"] == 1.0  # one differing user: both signs are as extreme
+    assert backward["p"] == forward["p"] == 1.0  # only one user differs: both signs are equally extreme
 
 
 def test_pairing_makes_a_small_steady_gain_visible():

@@ -1,4 +1,4 @@
-"""Lists no longer than those of the training: what is listed together, and that nothing else is looked at."""
+"""Evaluation lists no longer than training lists: which candidates share a list, and that scores depend on nothing else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_run_from_before_there_was_a_choice_lists_no_more_than_its_training():
 def test_lists_take_every_candidate_once_and_the_reasoning_that_is_shown(make_examples):
     policy = SimpleNamespace(reasoning=lambda key: "warm light")
     examples = make_examples(cot=policy, with_cot=np.ones(6, dtype=bool), list_candidates=False, list_size=3)
-    # User 1 has 1, 2, 3 and is to go on with 4, in column 1 of 5 4 6 7. Two lists are as few as hold four, three at most.
+    # User 1 has 1, 2, 3; the target 4 is column 1 of 5 4 6 7. At three a list, four candidates need two lists.
     first, second = examples.in_lists(examples[1])
     assert first.prompt == examples.builder.prompt([1, 2, 3], [5, 4], "warm light")
     assert second.prompt == examples.builder.prompt([1, 2, 3], [6, 7], "warm light")

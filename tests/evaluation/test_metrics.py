@@ -61,7 +61,7 @@ def test_chance_over_three_and_ten_candidates():
     assert expected_at_random(3, [1, 3, 10]) == pytest.approx(
         {"HR@1": 1 / 3, "HR@3": 1, "HR@10": 1, "NDCG@3": 0.7103099, "NDCG@10": 0.7103099, "MRR": 11 / 18}
     )
-    # Fault 26: nine negatives give HR@3 = 0.30 and HR@5 = 0.50 for nothing; the table says so.
+    # Fault 26: with nine negatives a random order has HR@3 = 0.30 and HR@5 = 0.50; the table says so.
     ten = expected_at_random(10, [3, 5])
     assert (ten["HR@3"], ten["HR@5"]) == pytest.approx((0.3, 0.5))
 
@@ -75,7 +75,7 @@ def test_candidates_stand_by_decreasing_score():
 def test_constant_scores_rank_as_chance_wherever_the_target_stands(column):
     order = order_by_score(np.zeros((2000, 10)), USERS, seed=0)
     ranks = (order == column).argmax(axis=1) + 1
-    # Uniform over 1..10: mean 5.5, standard error 2.87 / sqrt(2000) = 0.064; 4 of them are allowed.
+    # Uniform over 1..10: mean 5.5, standard error 2.87 / sqrt(2000) = 0.064; 4 standard errors are allowed.
     assert abs(ranks.mean() - 5.5) < 0.26
     assert set(ranks) == set(range(1, 11))
 

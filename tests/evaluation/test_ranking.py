@@ -67,7 +67,7 @@ def test_ranking_equals_brute_force(titled, constrained):
     for row, example in enumerate(examples):
         expected = brute_force(policy, answers, example, constrained)
         assert_allclose(table[row], expected, atol=1e-4)
-        assert np.diff(np.sort(expected)).min() > 1e-3  # no ties to be broken
+        assert np.diff(np.sort(expected)).min() > 1e-3  # no ties to break
         assert ranked[row].order.tolist() == np.argsort(-expected).tolist()
         if constrained:
             assert np.exp(expected).sum() == pytest.approx(1)
@@ -103,7 +103,7 @@ def test_the_place_of_the_target_is_not_looked_at(titled):
 
 @pytest.fixture
 def indifferent(tiny):
-    """A policy that gives every token the same probability, and so every label."""
+    """A policy that gives every token, and so every label, the same probability."""
     with torch.no_grad():
         for weight in tiny.policy.model.parameters():
             weight.zero_()
@@ -124,7 +124,7 @@ def test_ties_are_broken_alike_whoever_is_in_the_batch(indifferent, make_example
 
 
 def test_a_policy_that_knows_nothing_ranks_by_chance(indifferent, make_examples):
-    # Wherever the target stands; always ranking the first candidate first would give 1 for column 0.
+    # At every place of the target; a policy that always put the first candidate first would give 1 for column 0.
     example = make_examples(indifferent.builder)[0]
     users = [
         dataclasses.replace(example, user_id=f"u{user}", target_column=column)
@@ -137,7 +137,7 @@ def test_a_policy_that_knows_nothing_ranks_by_chance(indifferent, make_examples)
         -1, 2
     )
     for column in range(2):
-        # Each rank of four: 300 / 4 = 75, deviation sqrt(300 · 3/16) = 7.5.
+        # Expected count of each of four ranks: 300 / 4 = 75, deviation sqrt(300 · 3/16) = 7.5.
         counts = np.bincount(ranks[:, column].astype(int), minlength=5)[1:]
         assert (np.abs(counts - 75) <= 3 * 7.5).all()
 
@@ -149,7 +149,7 @@ def test_what_is_not_ranked_has_no_rank():
 
 
 class Scripted(PromptBuilder):
-    """Answers by a script, for a policy to learn."""
+    """Writes scripted answers for a policy to learn."""
 
     def answer(self, item: int) -> str:
         return {

@@ -138,7 +138,7 @@ def test_other_users_or_repeated_users_cannot_be_paired():
 
 
 def test_duplicates_and_strangers_take_no_rank_and_are_counted():
-    # Fault 24 of the release: for this answer it counts rank 4 for the target t, after a twice and a stranger.
+    # Fault 24 of the release: it gives the target t rank 4 in this answer, behind a twice and a stranger.
     cleaned = clean_ranking(["a", "a", "stranger", "t"], candidates=["t", "a", "b"])
     assert cleaned.item_ids == ["a", "t"]
     assert (cleaned.duplicates, cleaned.off_candidate) == (1, 1)
