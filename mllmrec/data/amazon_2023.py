@@ -26,19 +26,19 @@ SOURCE = "hf://datasets/McAuley-Lab/Amazon-Reviews-2023"
 class Amazon2023(Dataset):
     """Products of one category with title, store, category and image.
 
-    The raw JSON Lines files come through the download cache of `datasets`; loading them by name would need the
+    `datasets` downloads the raw JSON Lines files and caches them. It cannot load them by name: that needs the
     repository's loading script, which `datasets` no longer runs.
 
     Args:
         category: as in the file names: ``All_Beauty``, ``Video_Games``, ``Baby_Products``.
-        root: the folder with ``<category>.jsonl`` and ``meta_<category>.jsonl`` (or ``.gz``, or in their folders
-            ``raw/review_categories`` and ``raw/meta_categories``); None: fetched from ``source``.
+        root: the folder with ``<category>.jsonl`` and ``meta_<category>.jsonl``. Both may end in ``.gz`` or lie in
+            ``raw/review_categories`` and ``raw/meta_categories``. None: they are fetched from ``source``.
         cache_dir: where item images are kept.
-        source: where the files are fetched from: the hub, or the address of a mirror with the same folders.
+        source: where the files are fetched from: the hub, or a mirror with the same folders.
         download_images: fetch item images not yet in ``cache_dir``.
-        image_min_reviews: fetch images only for items with as many reviews; 5 serves every 5-core.
+        image_min_reviews: fetch images only for items with at least this many reviews; 5 is enough for every 5-core.
         image_workers: how many images are fetched at once.
-        max_items: keep the most reviewed items only; None: all.
+        max_items: keep only this many of the most reviewed items; None: all.
         domain: the noun in the prompts.
     """
 
@@ -98,7 +98,7 @@ class Amazon2023(Dataset):
         return RawData(self.name, items, interactions, skipped | unreadable)
 
     def _cached_images(self, folder: Path, items: Iterable[str]) -> tuple[dict[str, Path], dict[str, int]]:
-        # Images of other items in the cache are no mistake: max_items may have been larger.
+        # The cache may hold images of other items: an earlier run may have had a larger max_items.
         files = image_files(folder) if folder.is_dir() else {}
         return whole_images({item: files[item] for item in items if item in files})
 
@@ -135,7 +135,7 @@ class Amazon2023(Dataset):
 def _most_reviewed(
     interactions: RawInteractions, item_codes: dict[str, int], max_items: int | None
 ) -> tuple[RawInteractions, dict[str, int], dict[str, int]]:
-    """Keep the ``max_items`` items with most reviews (of equal ones the first seen) and the reviews of these."""
+    """Keep the ``max_items`` items with the most reviews, and their reviews. Of equal items the first seen is kept."""
     if max_items is None or max_items >= len(item_codes):
         return interactions, item_codes, {}
     reviews = np.bincount(interactions.items, minlength=len(item_codes))
@@ -167,7 +167,7 @@ def _category(record: dict[str, object]) -> str:
 
 
 def _image_url(images: object) -> str | None:
-    """The address of the main image, large rather than high resolution: captioning needs no more."""
+    """The address of the main image. The large size is preferred to the high resolution: captioning needs no more."""
     pictures = (
         [picture for picture in images if isinstance(picture, dict)] if isinstance(images, list) else []
     )

@@ -1,4 +1,4 @@
-"""Amazon Beauty 2014, 5-core (He and McAuley, 2016): the set of SASRec-, S3-Rec-, P5- and TIGER-type papers."""
+"""Amazon Beauty 2014, 5-core (He and McAuley, 2016): the data of papers such as SASRec, S3-Rec, P5 and TIGER."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ASIN = re.compile(r"""['"]asin['"]\s*:\s*['"](\w+)['"]""")
 class AmazonBeauty(Dataset):
     """Beauty products with title, brand and category; no images.
 
-    Two layouts are read: the public ``reviews_Beauty_5.json.gz`` and ``meta_Beauty.json.gz`` (items named by ASIN,
-    with times and ratings), and ``raw/sequential_data.txt`` with ``derived/items.tsv`` (items named as there, in
-    time order). Both hold 22,363 users, 12,101 items and 198,502 interactions.
+    Two layouts can be read. The public files ``reviews_Beauty_5.json.gz`` and ``meta_Beauty.json.gz`` name items by
+    ASIN and hold times and ratings. ``raw/sequential_data.txt`` and ``derived/items.tsv`` have item ids of their own
+    and list items in time order. Both hold 22,363 users, 12,101 items and 198,502 interactions.
 
     Args:
         root: the folder with one of the two layouts; None: the public files in ``cache_dir``.
@@ -110,7 +110,7 @@ def _load_public(name: str, reviews_file: Path, meta_file: Path) -> RawData:
 
 
 def _read_meta(path: Path, wanted: dict[str, int]) -> list[tuple[str, str, str]]:
-    """(ASIN, title, details) of the wanted items. A line is a Python literal; only wanted ones are parsed."""
+    """(ASIN, title, details) of the wanted items. Each line is a Python literal; only wanted lines are parsed."""
     found = []
     for number, line in enumerate(read_lines(path), start=1):
         asin = ASIN.search(line)
@@ -138,7 +138,7 @@ def _details(brand: str, leaf: str) -> str:
 
 
 def _leaf(text: str, table: TableFile, row: int) -> str:
-    """The last of ``'Beauty', 'Makeup', 'Nails'``: the inside of a Python list."""
+    """The last level of the inside of a Python list, such as ``'Beauty', 'Makeup', 'Nails'``."""
     try:
         levels = ast.literal_eval(f"[{text}]")
     except (ValueError, SyntaxError) as error:

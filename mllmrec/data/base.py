@@ -1,4 +1,4 @@
-"""What every dataset hands over: interactions and an item table, as columns rather than Python objects."""
+"""What every dataset returns: interactions and an item table, as columns rather than Python objects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue: entry ``i`` of every array is one item; I items in all.
+    """The catalogue of I items: entry ``i`` of every array is one item.
 
-    ``images`` is keyed by item id and holds only the items that have an image file. ``kept`` is False for items that
-    a subset of the users leaves without their owners; None: all are kept.
+    ``images`` is keyed by item id and holds only items that have an image file. ``kept`` is False for an item if a
+    subset of the users was chosen and only users outside it have the item. None: all items are kept.
     """
 
     ids: np.ndarray  # (I,) str, unique
@@ -32,19 +32,19 @@ class Items:
 
     @property
     def offered(self) -> np.ndarray:
-        """(I,) bool: what may be a negative or recommended, which is what has a title and is kept."""
+        """(I,) bool: items that may be negatives or recommendations. They have a title and are kept."""
         titled = self.titles != ""
         return titled if self.kept is None else titled & self.kept
 
 
 @dataclass(frozen=True)
 class RawInteractions:
-    """Interactions as a loader found them, in file order; N rows, U users, coded against ``user_ids`` and the items.
+    """Interactions as a loader found them, in file order: N rows, U users, coded against ``user_ids`` and the items.
 
     A publisher gives a split in one of two ways, or not at all. ``split`` labels whole sequences: all rows of a user
-    code are TRAIN or all are TEST, and a user who stands in both files has one code per file. ``targets`` labels each
-    row: what is to be predicted in which split, NO_TARGET for what only belongs to histories. Either way codes of
-    one person have equal names in ``user_ids``.
+    code are TRAIN or all are TEST, and a user in both files has one code per file. ``targets`` labels each row with
+    the split in which it is to be predicted, or NO_TARGET if it only belongs to histories. In both cases all codes
+    of one person have the same name in ``user_ids``.
     """
 
     user_ids: np.ndarray  # (U,) str
@@ -63,7 +63,7 @@ class RawInteractions:
 
 @dataclass
 class RawData:
-    """One dataset as loaded: nothing filtered, everything skipped at reading counted in ``skipped``."""
+    """One dataset as loaded. Nothing is filtered; ``skipped`` counts everything that was skipped while reading."""
 
     name: str
     items: Items
@@ -100,10 +100,10 @@ class Interactions:
     items: np.ndarray  # (N,) int32, index into Items
     timestamps: np.ndarray | None = None  # (N,) int64
     given_split: np.ndarray | None = (
-        None  # (U,) int8: the publisher's split of this sequence, of its first target
+        None  # (U,) int8: the publisher's split of this sequence, or of its first target
     )
     given_targets: np.ndarray | None = (
-        None  # (N,) int8: where the publisher names each target, see RawInteractions
+        None  # (N,) int8: the publisher's label of each target, see RawInteractions
     )
 
     @property
@@ -112,5 +112,5 @@ class Interactions:
         return len(self.user_ids)
 
     def of_user(self, user: int) -> np.ndarray:
-        """All items of one user, oldest first, as indices (length of that user)."""
+        """All items of one user, oldest first, as item codes; as many as the user has interactions."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]

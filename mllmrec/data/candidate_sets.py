@@ -1,4 +1,4 @@
-"""Candidate sets that are frozen: hashed by content, stored, and shared by every model on the same dataset."""
+"""Frozen candidate sets: hashed by content, stored, and shared by every model on the same dataset."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class UnusableSetError(Exception):
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """The candidates of S samples, C each, in an order that carries no information.
+    """The candidates of S samples, C each. Their order carries no information.
 
-    `hash` covers user ids, target ids and candidate ids in their order (ids, not codes), and does not depend on the
-    order of the samples.
+    `hash` covers the user ids, target ids and candidate ids in their order (ids, not codes). It does not depend on
+    the order of the samples.
     """
 
     sample_ids: np.ndarray  # (S,) str, unique
@@ -70,7 +70,7 @@ class CandidateSet:
         """(S',) rows of these samples, joined by id.
 
         Raises:
-            UnusableSetError: a sample is not here, or belongs to another user or has another target here.
+            UnusableSetError: a sample is not in this set, or has another user or another target here.
         """
         row_of = {name: row for row, name in enumerate(self.sample_ids.tolist())}
         rows = np.array([row_of.get(name, -1) for name in samples.sample_ids], dtype=np.int64)
@@ -80,11 +80,11 @@ class CandidateSet:
         )
         if not same.all():
             name = samples.sample_ids[int(np.argmin(same))]
-            raise UnusableSetError(f"sample {name} is not stored, or with another user or target")
+            raise UnusableSetError(f"sample {name} is not stored, or is stored with another user or target")
         return rows
 
     def save(self, path: Path, catalogue: Items, key: Any = None) -> None:
-        """Write Parquet (sample_id, user_id, target_id, candidates); hash and `key` (JSON) repeated inside. Atomic."""
+        """Write Parquet (sample_id, user_id, target_id, candidates) atomically, with hash and `key` (JSON) inside."""
         ids = pa.array(catalogue.ids.tolist(), pa.string())
         offsets = pa.array(np.arange(len(self) + 1, dtype=np.int32) * self.items.shape[1])
         table = pa.table(
@@ -140,17 +140,17 @@ def frozen(
     catalogue: Items,
     samples: Samples,
 ) -> CandidateSet:
-    """The candidate set of this key: from ``cache_dir``, or built and stored there.
+    """The candidate set of this key: read from ``cache_dir``, or built and stored there.
 
-    A stored set that is damaged or does not fit the samples is drawn again, with a warning: a key holds all that
-    determines the content, so what is drawn is what once was stored.
+    If a stored set is damaged or does not fit the samples, it is drawn again, with a warning. The key holds everything
+    that determines the content, so the new draw equals the set that was stored.
 
     Args:
-        cache_dir: of the stored sets.
-        key: by the content of everything that `build` reads, as JSON values.
+        cache_dir: the folder of stored sets.
+        key: the content of everything that `build` reads, as JSON values.
         build: draws the set.
-        catalogue: the items that it speaks of.
-        samples: that it is for.
+        catalogue: the items that the set names.
+        samples: the samples that the set is for.
     """
     path = cache_dir / f"candidates-{fingerprint(key)}.parquet"
     if path.exists():
@@ -176,5 +176,5 @@ def row_digest(user_id: str, target_id: str, candidate_ids: list[str]) -> bytes:
 
 
 def combine_digests(digests: list[bytes]) -> str:
-    """One hash (32 hexadecimal digits) over a set of row digests, whatever their order."""
+    """One hash (32 hexadecimal digits) over a set of row digests, in any order."""
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=16).hexdigest()

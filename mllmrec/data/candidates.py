@@ -1,24 +1,24 @@
 """Candidates to rank: the target and negatives that the user did not interact with, or the whole catalogue.
 
-In evaluation a negative is any item on offer that its user never interacted with: at any time, in any file, also
-where a filter left the interaction out. On offer is what has a title and, in a subset of the users, does not belong
-to the others alone.
+In evaluation a negative is any item on offer that its user never interacted with: at any time, in any file, even
+where a filter left the interaction out. An item is on offer if it has a title. If a subset of the users was chosen,
+an item that only other users interacted with is not on offer.
 
 In training a negative is any item on offer that the user did not interact with up to the user's last training target.
-Held-out items are drawn like any other unseen item. Were they spared, training would give them away: whatever is
-never listed to a user as wrong would be what the user takes later. The user's own later training targets are spared,
-as is usual where negatives are sampled against the training interactions: they are no secret, since training shows
-them as right answers, and an item should not be right in one prompt of a user and wrong in another. This is one rule
-for every split. Under ``leave_one_out`` it spares all but the last two items, under ``time`` what lies before the
-first cut, under ``given`` the train sequence but not the same person's test sequence.
+Held-out items are drawn like any other unseen item. If they were spared, training would give them away: an item that
+is never listed to a user as wrong would be an item that the user takes later. The user's own later training targets
+are spared, as is usual when negatives are sampled against the training interactions. They are no secret, since
+training shows them as right answers, and an item should not be right in one prompt of a user and wrong in another.
+This rule is the same for every split. ``leave_one_out`` spares all but the user's last two items, ``time`` spares
+what lies before the first cut, and ``given`` spares the train sequence but not the same person's test sequence.
 
-Under ``weighting="popularity"`` a negative is also one that occurs in training: items are drawn one after the other,
-without replacement, in proportion to their training counts. (Placeholder titles count as titles: were untitled items
+Under ``weighting="popularity"`` a negative must also occur in training. Items are drawn one after the other, without
+replacement, in proportion to their training counts. (A placeholder title counts as a title. If untitled items were
 only ever targets, their look would give them away.)
 
-All that is random about one sample comes from a generator named by the seed, the split and the sample id, and items
-are drawn by the order of their ids. So a sample's candidates depend on the catalogue and (by popularity) on the
-training counts, but not on which other users are there nor on any file order.
+A generator named by the seed, the split and the sample id makes every random choice for a sample, and items are drawn
+in the order of their ids. So a sample's candidates depend on the catalogue and (under popularity) on the training
+counts, but not on which other users are present nor on any file order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mllmrec.data.filters import FilteredInteractions, people_of
 from mllmrec.data.splits import Samples, latest_targets, training_counts
 from mllmrec.errors import UserError
 
-BLOCK = 4096  # samples drawn at a time: bounds the memory at BLOCK x (2.5 N) doubles
+BLOCK = 4096  # samples drawn at a time; bounds the memory at BLOCK x (2.5 N) doubles
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class CandidateSampler:
         """Prepare drawing for a dataset.
 
         Args:
-            catalogue: with what each user's negatives avoid.
-            train: the training samples, for the popularity.
+            catalogue: the items, and what each user's negatives must avoid.
+            train: the training samples, which give the popularity.
         """
         if self.weighting == "uniform":
             return CandidateSource(self, catalogue, catalogue.offered.astype(np.float64))
@@ -76,16 +76,16 @@ class CandidateSampler:
 
 
 class Catalogue:
-    """Who has interacted with what, by rank: the place of an item among all items sorted by id."""
+    """Who has interacted with what, by rank. The rank of an item is its place among all items sorted by id."""
 
     def __init__(self, interactions: Interactions, items: Items, known: Samples | None = None) -> None:
-        """Note down every pair of a person and an item.
+        """Record every pair of a person and an item.
 
         Args:
             interactions: of all users.
-            items: I of them.
-            known: only what each sequence holds up to and including the latest of these targets counts, for
-                negatives that know nothing of what comes after. None: everything counts.
+            items: the I items.
+            known: count only what each sequence holds up to and including the latest of these targets, so that
+                negatives know nothing of what comes after. None: everything counts.
         """
         self.interactions, self.items = interactions, items
         self.code_of_rank = np.argsort(items.ids, kind="stable").astype(np.int32)  # (I,)
@@ -118,7 +118,7 @@ class Catalogue:
         return self.seen[places] == pairs
 
     def seen_ranks(self, person: int) -> np.ndarray:
-        """Ranks of all items that one person interacted with, as far as it counts."""
+        """Ranks of all items that one person interacted with, as far as the interactions count."""
         size = len(self.items)
         start, end = np.searchsorted(self.seen, [person * size, (person + 1) * size])
         return self.seen[start:end] - person * size
@@ -145,11 +145,11 @@ class Catalogue:
 
 
 class CandidateSource:
-    """Draws candidates for any sample of one dataset; made by `CandidateSampler.bind`. C = N + 1."""
+    """Draws candidates for any sample of one dataset. Made by `CandidateSampler.bind`; C = N + 1."""
 
     def __init__(self, sampler: CandidateSampler, catalogue: Catalogue, weights: np.ndarray) -> None:
         self.sampler, self.catalogue = sampler, catalogue
-        self._weights = weights  # (I,) by rank; 0: never a negative
+        self._weights = weights  # (I,) by rank; weight 0 means never a negative
         self._pool = np.flatnonzero(weights)
         self._cumulative = np.cumsum(weights[self._pool])
         people_seen, ranks_seen = np.divmod(catalogue.seen, len(catalogue.items))
@@ -160,7 +160,7 @@ class CandidateSource:
         """Refuse a pool that is too small for N, before anything is drawn.
 
         Raises:
-            UserError: naming a user, the pool's size, N and what to do.
+            UserError: the pool is too small. The message names a user, the pool's size, N and what to do.
         """
         sizes = self._pool_sizes[self.catalogue.person[samples.users]]
         short = np.flatnonzero(sizes < self.sampler.num_negatives)
@@ -169,12 +169,12 @@ class CandidateSource:
             kind = "items" if self.sampler.weighting == "uniform" else "items that occur in training"
             raise UserError(
                 f"user {samples.user_id(worst)} has only {sizes[worst]} of {len(self._pool)} {kind} left as negatives, "
-                f"but num_negatives={self.sampler.num_negatives} ({len(short)} of {len(samples)} samples are so): "
+                f"but num_negatives={self.sampler.num_negatives} ({len(short)} of {len(samples)} samples have too few): "
                 "lower num_negatives, take the full catalogue, or keep more items (k_core, unused_items) or users (max_users)"
             )
 
     def candidates_of(self, samples: Samples, index: int, split: str) -> tuple[np.ndarray, int]:
-        """(C,) item codes of one sample and the target's column: the same that `freeze` would store.
+        """(C,) item codes of one sample and the target's column, exactly as `freeze` would store them.
 
         Raises:
             UserError: the pool is too small.
@@ -205,16 +205,16 @@ class CandidateSource:
         )
 
     def key(self, samples: Samples, split: str) -> dict[str, Any]:
-        """All that determines what `freeze` draws, as JSON values.
+        """Everything that determines what `freeze` draws, as JSON values.
 
-        It is made of what is drawn from, and not of the names and settings that led there: other data under the same
-        settings have another key.
+        The key is made of the data that is drawn from, not of the names and settings that led to it. Other data under
+        the same settings has another key.
         """
         catalogue, sampler = self.catalogue, self.sampler
         return {
             "items": fingerprint(catalogue.items.ids[catalogue.code_of_rank].tolist()),
             "seen": _array_fingerprint(catalogue.seen),
-            "weights": _array_fingerprint(self._weights),  # and with them the weighting
+            "weights": _array_fingerprint(self._weights),  # these also reflect the weighting
             "samples": fingerprint(samples.sample_ids),
             "people": _array_fingerprint(catalogue.person[samples.users]),
             "targets": _array_fingerprint(catalogue.rank_of_code[samples.targets]),
@@ -225,7 +225,7 @@ class CandidateSource:
         }
 
     def stored(self, cache_dir: Path, samples: Samples, split: str) -> CandidateSet:
-        """What `freeze` draws, from ``cache_dir`` where it was drawn before.
+        """What `freeze` draws, read from ``cache_dir`` if it was drawn before.
 
         Raises:
             UserError: the pool of some user is too small.
@@ -236,8 +236,9 @@ class CandidateSource:
     def _draw(self, samples: Samples, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(S, C) item codes and (S,) target columns.
 
-        Draws with replacement, from which watched and repeated items are struck out, are draws without replacement
-        from the rest. The few samples that run short are completed by `_complete`; nothing is repeated until it fits.
+        Items are drawn with replacement, then watched and repeated items are struck out. This equals drawing without
+        replacement from the rest. `_complete` completes the few samples that run short; no draw is repeated until it
+        fits.
         """
         negatives_wanted = self.sampler.num_negatives
         num_candidates, num_picks = negatives_wanted + 1, negatives_wanted + negatives_wanted // 2 + 16
@@ -269,7 +270,7 @@ class CandidateSource:
         return self.catalogue.code_of_rank[shuffled], np.argmin(order, axis=1)
 
     def _complete(self, generator: np.random.Generator, person: int, drawn: np.ndarray) -> np.ndarray:
-        """(N,) ranks: `drawn` and the rest by an exponential race, which is successive weighted sampling, exactly."""
+        """(N,) ranks: `drawn`, completed by an exponential race, which is exactly successive weighted sampling."""
         weights = self._weights.copy()
         weights[self.catalogue.seen_ranks(person)] = 0
         weights[drawn] = 0

@@ -1,4 +1,4 @@
-"""Columns of a table file → ids, text, numbers and times, with the place of whatever does not convert."""
+"""Columns of a table file → ids, text, numbers and times, with the place of any value that does not convert."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from mllmrec.errors import UserError
 log = logging.getLogger(__name__)
 
 LIST, OBJECT, TRUTH, ROUNDED = "a list", "an object", "true or false", "a rounded number"
-LONGEST_ID = 500  # characters; every item's id becomes a token
+LONGEST_ID = 500  # characters; the id of every item becomes a token
 UNPRINTABLE = (
-    r"[\p{Cc}\p{Zl}\p{Zp}\x{202A}-\x{202E}\x{2066}-\x{2069}]"  # controls, line ends, directions of text
+    r"[\p{Cc}\p{Zl}\p{Zp}\x{202A}-\x{202E}\x{2066}-\x{2069}]"  # controls, line ends, marks of text direction
 )
-MISSING = ("nan", "NaN", "None", "null", "NaT", "<NA>")  # as ids
+MISSING = ("nan", "NaN", "None", "null", "NaT", "<NA>")  # when they stand where an id should
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """Some columns of a table file; R rows. Conversions name file, line and column of what does not convert."""
+    """Some columns of a table file; R rows. A failed conversion names the file, line and column of the value."""
 
     path: Path
-    columns: Mapping[str, pa.ChunkedArray]  # each R values
+    columns: Mapping[str, pa.ChunkedArray]  # R values each
     where: Callable[[int], str]  # a row counted from 0 → ``file:line``; for Parquet ``file row n``, from 1
-    # Formats without column types may hold anything anywhere: column → kind of value → the first row that holds it.
+    # Formats without column types may hold any kind of value: column → kind of value → the first row that holds it.
     strays: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def ids(self, name: str) -> pa.ChunkedArray:
-        """A column as (R,) strings without surrounding spaces. Whole numbers are written as such: 1.0 is ``1``.
+        """A column as (R,) strings without surrounding spaces. Whole numbers lose their fraction: 1.0 is ``1``.
 
         Raises:
-            UserError: a value is missing, or what programs write for a missing one, or neither text nor a number.
+            UserError: a value is missing, is a word for a missing value (`MISSING`), or is neither text nor a number.
         """
         self._refuse_strays(name, (LIST, OBJECT, TRUTH, ROUNDED), "give an id as text or a whole number")
         column = self._decoded(name)
@@ -76,13 +76,13 @@ class TableFile:
         return column
 
     def id_lists(self, name: str) -> tuple[np.ndarray, pa.ChunkedArray]:
-        """A column of lists of ids, empty where missing; read from text too, as programs print lists.
+        """A column of lists of ids. A missing list is empty. Text is read too, as programs print lists.
 
         Returns:
-            (R + 1,) int64 offsets, and the (M,) ids of all rows: row r has ``ids[offsets[r]:offsets[r + 1]]``.
+            (R + 1,) int64 offsets, and the (M,) ids of all rows. Row r has ``ids[offsets[r]:offsets[r + 1]]``.
 
         Raises:
-            UserError: a value is no list, or an element no id.
+            UserError: a value is not a list, or an element is not an id.
         """
         self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a list of ids")
         column = self._decoded(name)
@@ -113,10 +113,10 @@ class TableFile:
         return lists
 
     def text(self, name: str) -> np.ndarray:
-        """A column as (R,) str on one line each, "" where missing; lists are joined with commas.
+        """A column as (R,) str, each on one line, "" where missing. Lists are joined with commas.
 
         Raises:
-            UserError: a value is no text.
+            UserError: a value is not text.
         """
         self._refuse_strays(name, (OBJECT,), "name a column of text")
         column = self._decoded(name)
@@ -129,7 +129,7 @@ class TableFile:
         """A column as (R,) float64.
 
         Raises:
-            UserError: a value is missing or no finite number.
+            UserError: a value is missing or not a finite number.
         """
         self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a number")
         column = self._decoded(name)
@@ -145,10 +145,10 @@ class TableFile:
         return column.to_numpy()
 
     def times(self, name: str) -> np.ndarray:
-        """A column of moments as (R,) int64 that keep their order; see `mllmrec.data.times.exact_times`.
+        """A column of times as (R,) int64 that keep their order; see `mllmrec.data.times.exact_times`.
 
         Raises:
-            UserError: a value is missing, no time, or beyond 64 bits.
+            UserError: a value is missing, is not a time, or does not fit 64 bits.
         """
         self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a time")
         column = self.columns[name]
@@ -167,7 +167,7 @@ class TableFile:
         return times
 
     def _decoded(self, name: str) -> pa.ChunkedArray:
-        """The column, its bytes as text."""
+        """The column, with bytes decoded to text."""
         column = self.columns[name]
         if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
             return column
@@ -228,7 +228,7 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def shortened(value: object, longest: int = 60) -> str:
-    """A value as an error message shows it: quoted, on one line, its middle left out where it is long."""
+    """A value as error messages show it: quoted, on one line, with the middle left out if it is long."""
     text = repr(value)
     return text if len(text) <= longest else f"{text[: longest - 12]}…{text[-10:]}"
 
@@ -241,16 +241,16 @@ def first_seen_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def codes_among(column: pa.ChunkedArray, known: np.ndarray) -> np.ndarray:
-    """(R,) int32 position of each value in ``known``; -1 where it is not there."""
+    """(R,) int32 position of each value in ``known``; -1 if it is not there."""
     found = pc.fill_null(pc.index_in(column, value_set=pa.array(known.tolist(), pa.string())), -1)
     return found.to_numpy().astype(np.int32)
 
 
 def refuse_duplicate_ids(table: TableFile, ids: pa.ChunkedArray) -> None:
-    """Refuse an item table in which an id stands twice.
+    """Refuse an item table that has the same id twice.
 
     Raises:
-        UserError: naming the first few ids with both lines.
+        UserError: an id repeats. The message names the first few such ids with both lines.
     """
     codes, names = first_seen_codes(ids)
     if len(names) == len(codes):

@@ -1,4 +1,4 @@
-"""Files fetched over HTTP: whole or absent, resumed after an interruption."""
+"""Downloads over HTTP. A file is whole or absent, and an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+TIMEOUT = (10, 60)  # seconds: to connect, and between two blocks
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 UNREACHABLE_LIMIT = 50
 LARGEST_IMAGE = 100 * 2**20  # bytes
 
 
 def http_session(connections: int = 1) -> requests.Session:
-    """A session that repeats a request after a lost connection or a busy server, a little later each time."""
+    """A session that repeats a request after a lost connection or a busy server, with growing pauses."""
     retry = Retry(
         total=3, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
     )
@@ -45,10 +45,10 @@ def http_session(connections: int = 1) -> requests.Session:
 
 
 def download(url: str, target: Path) -> Path:
-    """Fetch ``url`` into ``target`` unless it is there; what a broken transfer left in ``.part`` is continued.
+    """Fetch ``url`` into ``target`` unless it is there. A broken transfer left in ``.part`` is continued.
 
     Raises:
-        UserError: the server cannot be reached or does not send the whole file (with what to do by hand).
+        UserError: the server cannot be reached or does not send the whole file. The message says what to do by hand.
     """
     if target.is_file():
         return target
@@ -87,7 +87,7 @@ def _fetch(session: requests.Session, url: str, part: Path) -> None:
             response.status_code == 206 and span is not None and span[1] is not None and int(span[1]) == begin
         )
         if response.status_code == 206 and not resumed:
-            raise requests.RequestException("the server sent another part than the one asked for")
+            raise requests.RequestException("the server sent a different part of the file than requested")
         begin = begin if resumed else 0
         length = response.headers.get("Content-Length")
         total = begin + int(length) if length else None
@@ -112,11 +112,11 @@ def _fetch(session: requests.Session, url: str, part: Path) -> None:
 
 
 def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> dict[str, int]:
-    """Fetch one image per item id into ``folder/<id>.<suffix>``; what is there already is not asked for again.
+    """Fetch one image per item id into ``folder/<id>.<suffix>``. Images already there are not requested again.
 
-    A URL that the server refuses for good (404 and its like) or that holds no image is written to
-    ``folder/failed.jsonl`` and left alone at the next start; remove the file to try again. Lost connections are not
-    written down, so the next start tries them.
+    If the server refuses a URL for good (such as 404), or the URL holds no image, it is recorded in
+    ``folder/failed.jsonl`` and not tried at the next start. Remove that file to try again. Lost connections are not
+    recorded, so the next start tries them again.
 
     Returns:
         Counts of images left out, by reason.
@@ -169,7 +169,7 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
                             "or go on without images by dataset.download_images=false"
                         )
             except BaseException:
-                # Leaving the pool waits for what was submitted: for what is under way, not for the rest.
+                # Leaving the pool waits for its jobs: cancel those that have not begun.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     counts = {
@@ -183,7 +183,7 @@ def download_images(urls: Mapping[str, str], folder: Path, workers: int = 8) -> 
 
 
 def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -> str | None:
-    """None when the image is on disk, "" when it may come another time, else why it never will."""
+    """None if the image is on disk, "" if it may come another time, else the reason why it never will."""
     try:
         with session.get(url, stream=True, timeout=TIMEOUT) as response:
             if response.status_code in (408, 429) or response.status_code >= 500:
@@ -215,7 +215,7 @@ def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -
 
 
 def _content(response: requests.Response) -> bytes | None:
-    """The body, unpacked; None where it is larger than any image."""
+    """The unpacked body; None if it is larger than `LARGEST_IMAGE`."""
     content = bytearray()
     for block in response.iter_content(1 << 18):
         content += block
@@ -225,7 +225,7 @@ def _content(response: requests.Response) -> bytes | None:
 
 
 def _read_failures(path: Path) -> set[str]:
-    """URLs written down as failed; a line cut short by an interruption only costs one more try."""
+    """URLs recorded as failed. A line cut short by an interruption only costs one more try."""
     refused = set()
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""The pictures of the synthetic catalogue: a coloured, patterned shape on a grey ground."""
+"""The pictures of the synthetic catalogue: a coloured, patterned shape on a grey background."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OVERSAMPLING = 3
 def draw_item(
     colour: str, pattern: str, shape: str, size: int, generator: np.random.Generator
 ) -> Image.Image:
-    """A ``size`` × ``size`` RGB picture of a patterned shape on a grey ground, with jitter and pixel noise."""
+    """A ``size`` × ``size`` RGB picture of a patterned shape on a grey background, with jitter and pixel noise."""
     canvas = size * _OVERSAMPLING
     hue, saturation, value = HUES[colour]
     tone = colorsys.hsv_to_rgb(

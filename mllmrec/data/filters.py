@@ -1,25 +1,25 @@
-"""From what a loader read to the interactions that are used: the rules, in this order, each counted.
+"""Filters a loaded dataset. The rules apply in this order, and each one counts what it removes.
 
 1. `min_rating`: rows rated lower, or not rated at all, are dropped.
 2. Untitled items (empty or blank title) keep their rows and are called ``Untitled <item id>``, or are dropped from
    rows and catalogue.
-3. Time order within a user: by timestamp; equal timestamps stay in file order; without timestamps the file order
-   is the time order. Of repeated user-item pairs the earliest is kept (``repeats="all"`` keeps them all).
-4. `k_core`: users and items with fewer than k rows are removed, again and again until none is left. The catalogue
-   then holds the items of the core only, whatever `unused_items` says.
-5. `min_length`: shorter users are dropped, once: items are not held to `k_core` again.
-6. `max_length`: of longer users the latest rows are kept.
+3. Rows are ordered by time within a user. Equal timestamps stay in file order; without timestamps the file order is
+   the time order. Of repeated user-item pairs the earliest is kept (``repeats="all"`` keeps them all).
+4. `k_core`: users and items with fewer than k rows are removed, again and again until every one has k. The catalogue
+   then holds only the items of the core, whatever `unused_items` says.
+5. `min_length`: users with fewer rows are dropped, once. Items are not checked against `k_core` again.
+6. `max_length`: users with more rows keep their latest rows.
 7. `max_users`: a seeded subset of the users, chosen by a hash of the user id, so that it does not depend on the file
-   order. Items that only the other users interacted with stay in the catalogue, so that codes mean the same with any
-   subset, but are not offered: they are no negatives and are not recommended. They would be negatives that no
-   sequence of the subset can have as a target, and so ones that are easily told from it. `k_core` holds for the
-   whole: of sparse data a subset has no core.
+   order. Items that only other users interacted with stay in the catalogue, so that codes mean the same with any
+   subset. But they are not offered: they are neither negatives nor recommendations. No sequence of the subset can
+   have them as a target, so as negatives they would be easily told from the target. `k_core` is applied to the whole
+   dataset, because a subset of sparse data has no core.
 
 ``unused_items="drop"`` removes items without a row in the whole dataset (after step 6). Titles that several items
-share are counted and left as they are. What `min_rating` and `max_length` take out of a remaining user's sequence is
-remembered beside it: the user has interacted with it. Where the publisher gives the split, a user of both files has two sequences,
-filtered separately, and counts as one user. Targets that the publisher names are filtered like other rows, with a warning that counts
-those of validation and test.
+share are counted and left as they are. If `min_rating` or `max_length` removes rows of a user who stays, the rows are
+remembered beside the sequence, because the user did interact with those items. Where the publisher gives the split, a
+user in both files has two sequences. They are filtered separately and count as one user. Targets that the publisher
+names are filtered like other rows; a warning counts the lost targets of validation and test.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FilteredInteractions(Interactions):
-    """Interactions, and what filters took out of the sequences of users who stayed.
+    """Interactions, and the M pairs that filters took out of the sequences of users who stayed.
 
-    Items that were rated too low or lie further back than `max_length` are not in the sequences, but their user has
-    interacted with them, so they must not become negatives. M pairs.
+    Items that were rated too low or lie further back than `max_length` are not in the sequences. But their user has
+    interacted with them, so they must not become negatives.
     """
 
     # (M,) each: index into user_ids, index into Items, and the index of the user's next interaction that was kept
-    # (one past the user's sequence where none came after)
+    # (one past the user's sequence if none came after)
     hidden_users: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     hidden_items: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     hidden_positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -55,7 +55,7 @@ class FilteredInteractions(Interactions):
 
 @dataclass
 class _Rows:
-    """Columns that are filtered together, plus what it takes to count them."""
+    """Columns that are filtered together, and what is needed to count their users and items."""
 
     users: np.ndarray
     items: np.ndarray
@@ -66,7 +66,7 @@ class _Rows:
     num_users: int
     num_items: int
     ratings: np.ndarray | None
-    places: np.ndarray  # in the file, or once sorted by time, in that order
+    places: np.ndarray  # place in the file; once sorted by time, place in that order
     hidden: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def sort_by_time(self) -> None:
@@ -96,7 +96,7 @@ class _Rows:
         return np.bincount(self.items, minlength=self.num_items)
 
     def held_out(self) -> int:
-        """How many targets of validation and test the publisher names."""
+        """How many targets of validation and test the publisher named that are still here."""
         return 0 if self.targets is None else int(np.isin(self.targets, (VALIDATION, TEST)).sum())
 
     def counts(self) -> dict[str, int]:
@@ -110,7 +110,7 @@ class _Rows:
 
 
 def people_of(user_ids: np.ndarray) -> np.ndarray:
-    """(U,) codes that are equal where the ids are equal: one person may have a sequence in each of two files."""
+    """(U,) codes that are equal where the ids are equal: one person may have one sequence in each of two files."""
     return np.unique(user_ids, return_inverse=True)[1].astype(np.int64)
 
 
@@ -127,13 +127,13 @@ def build_interactions(
     unused_items: Literal["keep", "drop"] = "keep",
     seed: int,
 ) -> tuple[Items, FilteredInteractions, Funnel]:
-    """Filter, order and renumber a loaded dataset; the rules are those at the top of this module.
+    """Filter, order and renumber a loaded dataset by the rules at the top of this module.
 
-    Users and items keep the loader's order. Memory and time are linear in N but for the sorts.
+    Users and items keep the loader's order. Memory and time are linear in N except for the sorts.
 
     Raises:
-        UserError: nothing is left (with the funnel), a filter needs a column that the dataset lacks, a setting is out
-            of range, or one sequence is labelled with two splits.
+        UserError: nothing is left (the message shows the funnel), a filter needs a column that the dataset lacks, a
+            setting is out of range, or one sequence is labelled with two splits.
     """
     _check_settings(k_core, min_length, max_length, max_users, repeats, untitled, unused_items)
     source = raw.interactions
@@ -193,8 +193,8 @@ def build_interactions(
     if rows.held_out() < published:
         funnel.notes["published_targets_filtered_out"] = published - rows.held_out()
         log.warning(
-            "filters take %d of %d published validation and test targets out: figures of others on these files do not "
-            "compare; dataset.filters.min_length=1 dataset.filters.repeats=all keeps them",
+            "filters remove %d of %d published validation and test targets, so figures that others publish on these "
+            "files do not compare; dataset.filters.min_length=1 dataset.filters.repeats=all keeps the targets",
             published - rows.held_out(),
             published,
         )
@@ -272,7 +272,7 @@ def _keep_core(rows: _Rows, k: int) -> None:
 
 
 def _subset_of_users(user_ids: np.ndarray, active: np.ndarray, max_users: int, seed: int) -> np.ndarray:
-    """(U,) mask of the `max_users` active ids whose hash is smallest; equal ids go together."""
+    """(U,) mask of the `max_users` active ids with the smallest hashes; equal ids go together."""
     distinct, person = np.unique(user_ids[active], return_inverse=True)
     draws = np.fromiter((derive_seed(seed, "max_users", name) for name in distinct), np.int64, len(distinct))
     chosen_people = np.zeros(len(distinct), dtype=bool)
@@ -305,7 +305,7 @@ def _flatten(rows: _Rows, user_ids: np.ndarray, in_catalogue: np.ndarray) -> Fil
     new_code = np.cumsum(in_catalogue, dtype=np.int32) - np.int32(1)
     given_split = None
     if rows.targets is not None:
-        # The first in the order of train, validation and test; a sequence that lost all targets is no training data.
+        # The first split in the order train, validation, test. A sequence without targets left is no training data.
         labels = np.where(rows.targets == NO_TARGET, TEST, rows.targets)
         given_split = np.minimum.reduceat(labels, offsets[:-1])
     elif rows.split is not None:

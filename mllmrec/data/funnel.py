@@ -1,4 +1,4 @@
-"""What each filter left over, step by step."""
+"""What each filter leaves, step by step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Funnel:
-    """What each filter left over, in order. ``items`` counts those with at least one interaction."""
+    """What each filter leaves, in order. ``items`` counts items with at least one interaction."""
 
     dataset: str
     steps: list[dict[str, int | str]] = field(
@@ -17,12 +17,12 @@ class Funnel:
 
     @property
     def whole(self) -> dict[str, int]:
-        """Users, items and interactions of the whole dataset, as read: before any filter."""
+        """Users, items and interactions of the whole dataset as read, before any filter."""
         return {name: int(self.steps[0][name]) for name in ("users", "items", "interactions")}
 
     @property
     def dropped(self) -> dict[str, dict[str, int]]:
-        """Step -> users, items and interactions that it removed; steps that removed nothing are included."""
+        """Step -> users, items and interactions that it removed. Steps that removed nothing are included."""
         return {
             str(after["step"]): {
                 name: int(before[name]) - int(after[name]) for name in ("users", "items", "interactions")

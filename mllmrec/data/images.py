@@ -1,4 +1,4 @@
-"""Which items have an image file that opens: missing and broken ones are counted, never fatal."""
+"""Finds the items whose image file opens. Missing and broken images are counted; they never end a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mllmrec.errors import UserError, choices
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FEW_FILES, FEW_ITEMS = 20, 100  # fewer than one in so many files or items with a match looks like a mistake
+FEW_FILES, FEW_ITEMS = 20, 100  # fewer matches than one in so many files or items look like a mistake
 
 
 def image_files(folder: Path) -> dict[str, Path]:
     """Id → image file for the files of ``folder`` named ``<id>.jpg``, ``.jpeg``, ``.png`` or ``.webp``.
 
-    The folder is listed and ids are looked up in the list, so an id such as ``../x`` can only fail to match.
+    Ids are looked up in the list of the folder's files, so an id such as ``../x`` simply does not match.
 
     Raises:
         UserError: the folder does not exist.
@@ -36,7 +36,7 @@ def image_files(folder: Path) -> dict[str, Path]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = Path(entry.path)
             suffix = path.suffix.lower()
-            # A link that leads nowhere stays, to be counted among those that do not open.
+            # A dangling link stays, so that it is counted among the files that do not open.
             if suffix not in SUFFIXES or not (entry.is_symlink() or entry.is_file()):
                 continue
             known = files.get(path.stem)
@@ -46,7 +46,7 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def is_whole_image(path: Path) -> bool:
-    """Whether every pixel of the file decodes (JPEGs at an eighth of their size, which is cheaper)."""
+    """Whether every pixel of the file decodes. JPEGs are decoded at an eighth of their size, which is cheaper."""
     try:
         status = path.stat()
     except OSError:
@@ -56,7 +56,7 @@ def is_whole_image(path: Path) -> bool:
 
 @lru_cache(maxsize=1 << 20)
 def _decodes(path: Path, size: int, changed: int) -> bool:
-    """Remembered for as long as the file has this size and time of change."""
+    """Whether the file decodes; remembered as long as its size and time of change stay the same."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (image.width // 8, image.height // 8))
@@ -67,7 +67,7 @@ def _decodes(path: Path, size: int, changed: int) -> bool:
 
 
 def broken_images(files: Iterable[Path]) -> list[Path]:
-    """Those of the files that do not decode."""
+    """The files that do not decode."""
     files = list(files)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         whole = list(pool.map(is_whole_image, files))
@@ -95,10 +95,10 @@ def whole_images(files: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, 
 
 
 def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path], dict[str, int]]:
-    """Item id → readable image file in ``folder``, and counts of the files left out by reason.
+    """Item id → readable image file in ``folder``, and the counts of files left out, by reason.
 
     Raises:
-        UserError: the folder does not exist, or has images of which none belongs to an item.
+        UserError: the folder does not exist, or has images but none belongs to an item.
     """
     files = image_files(folder)
     ids = list(item_ids)
@@ -108,7 +108,7 @@ def usable_images(folder: Path, item_ids: Iterable[str]) -> tuple[dict[str, Path
 
 
 def _judge(folder: Path, files: Mapping[str, Path], ids: Sequence[str], matching: int) -> None:
-    """Say so where the images in a folder seem to be those of other items."""
+    """Warn if the images in a folder seem to belong to other items; raise if none matches."""
     if files and not matching:
         names = ", ".join(path.name for path in islice(files.values(), 3))
         raise UserError(
@@ -131,7 +131,7 @@ def _judge(folder: Path, files: Mapping[str, Path], ids: Sequence[str], matching
 
 
 def images_folder(root: Path, given: str | None, usual: Iterable[str]) -> Path | None:
-    """The folder ``given``, else the first of the ``usual`` names under ``root`` that exists, else None.
+    """The folder ``given``; else the first of the ``usual`` names under ``root`` that exists; else None.
 
     Raises:
         UserError: ``given`` does not exist.

@@ -1,4 +1,4 @@
-"""Tables of interactions, and the files of a published split, read against an item table."""
+"""Tables of interactions and the files of a published split, read against an item table."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from mllmrec.errors import UserError
 
 @dataclass
 class KnownItems:
-    """The ids of an item file, and what becomes of interactions with others."""
+    """The ids of an item file, and what happens to interactions with other items."""
 
     path: Path
     ids: np.ndarray  # (I,) str
-    drop: bool  # leave such interactions out and count them, or refuse them
+    drop: bool  # True: count and leave out interactions with unknown items; False: refuse them
     dropped: int = 0
 
     def codes(self, column: pa.ChunkedArray, where: Callable[[int], str]) -> np.ndarray:
-        """(R,) int32 places among the ids; -1 for what is dropped.
+        """(R,) int32 positions among the ids; -1 for rows to drop.
 
         Raises:
-            UserError: items are unknown and not to be dropped, with the first few and where they stand.
+            UserError: items are unknown and not to be dropped. The message shows the first few and their lines.
         """
         codes = codes_among(column, self.ids)
         unknown = np.flatnonzero(codes < 0)
@@ -44,46 +44,46 @@ class KnownItems:
         return codes
 
     def _nearly(self, column: pa.ChunkedArray, unknown: np.ndarray) -> str:
-        """What is said of unknown ids that would be known if both files wrote ids alike."""
+        """A hint for the message, if an unknown id differs from a known one only in how it is written."""
         known = {_alike(item): item for item in self.ids.tolist()}
         for row in unknown[:100].tolist():
             item = known.get(_alike(column[row].as_py()))
             if item is not None:
-                return f"; {column[row].as_py()!a} may be meant for {item!a}, as which it is written there: write ids alike"
+                return f"; {column[row].as_py()!a} may mean {item!a} of the item file: write both alike"
         return ""
 
 
 def _alike(item: str) -> str:
-    """An id without what programs change in it: Unicode form, case, zeros in front, and ``.0`` behind."""
+    """An id without what programs change in it: Unicode form, case, leading zeros and a trailing ``.0``."""
     plain = unicodedata.normalize("NFKC", item).casefold()
     return plain.removesuffix(".0").lstrip("0") or "0"
 
 
 @dataclass(frozen=True)
 class InteractionTables:
-    """Which columns of such files hold what; None where they hold no such thing."""
+    """Which column of such files holds what; None if they do not hold it."""
 
     user: str
     item: str
     time: str | None = None
     rating: str | None = None
-    history: str | None = None  # lists of item ids; then a row is a sample and not an interaction
+    history: str | None = None  # lists of item ids; if given, a row is a sample and not an interaction
     encoding: str = "utf-8"
     header: bool = True
 
     def read(self, path: Path, known: KnownItems) -> RawInteractions:
-        """One file with a row per interaction.
+        """Read one file with a row per interaction.
 
         Raises:
-            UserError: a line or value is wrong, or an item unknown.
+            UserError: a line or value is wrong, or an item is unknown.
         """
         return self._coded([self._rows(path, known)])
 
     def read_split(self, files: Mapping[str, Path], known: KnownItems) -> RawInteractions:
-        """The files of a split, by the names of `SPLITS`.
+        """Read the files of a split, keyed by the names in `SPLITS`.
 
         Raises:
-            UserError: a line or value is wrong, or an item unknown.
+            UserError: a line or value is wrong, or an item is unknown.
         """
         present = [(label, files[name]) for name, label in SPLITS.items() if name in files]
         if self.history is not None:
@@ -170,7 +170,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _SampleRows:
-    """R samples of one file, with M items in all their histories."""
+    """R samples of one file; their histories hold M items in all."""
 
     users: pa.ChunkedArray  # R
     history: np.ndarray  # (M,)

@@ -1,4 +1,4 @@
-"""What a dataset hands over is checked once, where it is read: a class of one's own may promise more than it keeps."""
+"""Checks what a dataset returns, once, where it is read: a user's own class may not keep to the contract."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _CONTRACT = "load() returns RawData as mllmrec.data.base describes it"
 
 
 def load_checked(source: Dataset) -> RawData:
-    """Load, and hold what was loaded to what `RawData` says.
+    """Load, and check the result against `RawData`.
 
     Raises:
-        UserError: it is something else, saying what, for which class; or loading fails in a class that is not ours,
-            whose defects keep their traceback.
+        UserError: the result breaks the contract (the message says how, and for which class), or loading fails in a
+            class that is not ours. The traceback of that class's defect is kept.
     """
     name = f"{type(source).__module__}.{type(source).__name__}"
     try:
@@ -47,10 +47,10 @@ def _fault_of_items(items: Items) -> str | None:
             return f"items.{name} has {len(column)} entries for {len(items.ids)} ids"
     ids = set(items.ids.tolist())
     if len(ids) < len(items.ids):
-        return f"{len(items.ids) - len(ids)} of the items' ids stand there twice"
+        return f"{len(items.ids) - len(ids)} of the items' ids are repeated"
     strangers = [item for item in items.images if item not in ids]
     if strangers:
-        return f"items.images has {strangers[0]!r}, which is no item's id"
+        return f"items.images has {strangers[0]!r}, which is not an item id"
     return None
 
 

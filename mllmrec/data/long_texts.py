@@ -1,7 +1,7 @@
-"""Titles and details of any length → such as prompts can show.
+"""Cuts titles and details of any length to what a prompt can show.
 
-What lies beyond would reach nobody: prompts are cut or refused by their length. But all of it would be tokenized first,
-and a tokenizer takes hours to learn from a single word of a million letters.
+No reader would see more: prompts are cut or refused by their length. But all of the text would be tokenized first,
+and a tokenizer needs hours to learn from a single word of a million letters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST_TEXT = 2000  # characters; the longest title of Amazon Beauty has 879
 
 
 def bounded(items: Items) -> Items:
-    """The items with titles and details cut to `LONGEST_TEXT` characters, with a warning that names the first.
+    """The items with titles and details cut to `LONGEST_TEXT` characters; a warning names the first ones cut.
 
     Raises:
         UserError: an id has more than `LONGEST_ID` characters.
@@ -29,7 +29,7 @@ def bounded(items: Items) -> Items:
     for item in items.ids:
         if len(item) > LONGEST_ID:
             raise UserError(
-                f"item {shortened(item)}: an id of {len(item)} characters: give one of at most {LONGEST_ID}, or name "
+                f"item {shortened(item)}: its id has {len(item)} characters: give one of at most {LONGEST_ID}, or name "
                 "the right column"
             )
     titles, details = _cut(items.ids, items.titles, "titles"), _cut(items.ids, items.details, "details")

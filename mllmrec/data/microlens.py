@@ -25,13 +25,13 @@ COVER_FOLDERS = ("covers", "images", "MicroLens-100k_covers", "MicroLens-50k_cov
 
 
 class MicroLens(Dataset):
-    """MicroLens from its publishers' files, or in the released MLLMRec-R1 layout where ``root`` holds ``train.tsv``.
+    """MicroLens from its publishers' files, or in the released MLLMRec-R1 layout if ``root`` holds ``train.tsv``.
 
     Items without a line in the titles file are kept with an empty title.
 
     Args:
         root: the folder with the files.
-        covers: the folder of ``<item>.jpg``; None: a usual name under ``root`` where one exists.
+        covers: the folder of ``<item>.jpg``; None: a usual name under ``root`` if one exists.
     """
 
     name = "microlens"
@@ -71,7 +71,7 @@ class MicroLens(Dataset):
         return Path(self.root).expanduser()
 
     def _files(self, root: Path) -> tuple[Path, Path]:
-        """The pairs, with times where there are any, and the titles."""
+        """The pairs file (one with times if there is one) and the titles file."""
         pairs = sorted(root.glob("*_pairs.csv")) or sorted(root.glob("*_pairs.tsv"))
         titles = sorted(root.glob("*_titles.csv")) or sorted(root.glob("*_title*.csv"))
         wanted = {"*_pairs.csv or *_pairs.tsv": pairs, "*_titles.csv or *_title_en.csv": titles}
@@ -90,7 +90,7 @@ class MicroLens(Dataset):
 
 
 def _read_pairs(path: Path, titled: np.ndarray) -> tuple[RawInteractions, np.ndarray]:
-    """Interactions, and the (I,) item ids: those with a title, then those that only occur in the pairs."""
+    """Interactions, and the (I,) item ids: first the ids with a title, then ids that occur only in the pairs."""
     first = next((line for line in read_lines(path) if line.strip()), "")
     if "\t" in first:
         sequences, codes = read_sequences(path)
@@ -108,7 +108,7 @@ def _read_pairs(path: Path, titled: np.ndarray) -> tuple[RawInteractions, np.nda
 
 
 def _join(codes: np.ndarray, names: np.ndarray, titled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recode ``codes`` (into ``names``) as codes into ``titled`` followed by the names that are not among them."""
+    """Recode ``codes`` (into ``names``) as codes into ``titled`` followed by the names that ``titled`` lacks."""
     positions = codes_among(pa.chunked_array([pa.array(names.tolist(), pa.string())]), titled)
     untitled = positions < 0
     positions[untitled] = len(titled) + np.arange(untitled.sum(), dtype=np.int32)

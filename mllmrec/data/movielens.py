@@ -1,4 +1,4 @@
-"""MovieLens (Harper and Konstan, 2015): ml-latest-small or ml-1m, with posters where a folder of them is given."""
+"""MovieLens (Harper and Konstan, 2015): ml-latest-small or ml-1m, with posters if a folder of them is given."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ INVERTED = re.compile(rf"(^|\((?:a\.k\.a\. )?)([^()]+?), ({ARTICLES})(?=\)|\s*\(
 
 
 class MovieLens(Dataset):
-    """Movies with titles, genres and perhaps posters.
+    """Movies with titles, genres and optional posters.
 
-    Reads an official archive or folder, or the released MLLMRec-R1 layout where ``root`` holds ``train.tsv``.
+    Reads an official archive or folder, or the released MLLMRec-R1 layout if ``root`` holds ``train.tsv``.
 
     Args:
-        root: the archive's folder (also with its files in ``raw/``), or a folder with the zip; None: ``cache_dir``.
+        root: the archive's folder (its files may lie in ``raw/``), or a folder with the zip; None: ``cache_dir``.
         cache_dir: where archives are downloaded and unpacked.
         download: fetch the archive when it is absent and ``root`` is None.
         variant: ``ml-latest-small`` or ``ml-1m``.
-        posters: the folder of ``<movieId>.jpg``; None: ``root/posters`` where it exists.
+        posters: the folder of ``<movieId>.jpg``; None: ``root/posters`` if it exists.
     """
 
     name = "movielens"
@@ -65,7 +65,7 @@ class MovieLens(Dataset):
         """Read ratings, movies and posters.
 
         Raises:
-            UserError: a file is missing or malformed, a rated movie is not in the movie table.
+            UserError: a file is missing or malformed, or a rated movie is not in the movie table.
         """
         if self.root is not None and is_released(self.root):
             return load_released(self.root, self.name, self.posters)
@@ -110,7 +110,7 @@ class MovieLens(Dataset):
         )
 
     def _files(self) -> tuple[Path, Path]:
-        """Ratings and movies, unpacked and downloaded first where that is needed and allowed."""
+        """The files of ratings and movies. The archive is downloaded and unpacked first if needed and allowed."""
         if self.variant not in VARIANTS:
             raise UserError(f"unknown dataset.variant {self.variant!r}: use {choices(list(VARIANTS))}")
         names = VARIANTS[self.variant]
@@ -137,7 +137,7 @@ class MovieLens(Dataset):
 
 
 def natural_title(title: str) -> str:
-    """A title with its article in front again: ``Matrix, The (1999)`` → ``The Matrix (1999)``."""
+    """A title with its article moved back to the front: ``Matrix, The (1999)`` → ``The Matrix (1999)``."""
     return INVERTED.sub(
         lambda found: f"{found[1]}{found[3]}{'' if found[3].endswith(chr(39)) else ' '}{found[2]}", title
     )
@@ -154,11 +154,11 @@ def _unpack(archive: Path, variant: str, names: tuple[str, str], folder: Path) -
                 size = packed.getinfo(f"{variant}/{name}").file_size
                 if size > MOST_UNPACKED:
                     raise UserError(
-                        f"{archive}: {name} in it unpacks to {size} bytes, and {variant} has at most {MOST_UNPACKED}: delete "
-                        "it and fetch it again"
+                        f"{archive}: {name} unpacks to {size} bytes, and {variant} has at most {MOST_UNPACKED}: delete "
+                        "the archive and fetch it again"
                     )
                 if not (folder / name).is_file():
-                    # No more than the size that the archive states comes out of it.
+                    # The zip reader stops at the size that the archive states.
                     with (
                         atomic_path(folder / name) as temporary,
                         packed.open(f"{variant}/{name}") as source,
@@ -172,7 +172,7 @@ def _unpack(archive: Path, variant: str, names: tuple[str, str], folder: Path) -
 
 
 def _read_dat(path: Path, header: str) -> TableFile:
-    """A ``::``-separated Latin-1 file of ml-1m; a line may be of any length but not ragged."""
+    """Read a ``::``-separated Latin-1 file of ml-1m. Lines may be of any length, but each must have all fields."""
     names = header.split()
     columns: list[list[str]] = [[] for _ in names]
     numbers = array("q")

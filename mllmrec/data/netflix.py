@@ -13,8 +13,8 @@ class Netflix(Dataset):
     """Films and series with posters: ``train.tsv``, ``test.tsv``, ``<name>_titles.csv``, ``images/``.
 
     Args:
-        root: the folder with these files; they are not offered for download by their authors' licence.
-        images: the folder of ``<item>.jpg``; None: ``root/images`` where it exists.
+        root: the folder with these files. Their authors' licence does not let them be offered for download.
+        images: the folder of ``<item>.jpg``; None: ``root/images`` if it exists.
     """
 
     name = "netflix"
@@ -25,7 +25,7 @@ class Netflix(Dataset):
         self.images = images
 
     def load(self) -> RawData:
-        """See `mllmrec.data.released.load_released`."""
+        """Read the released layout; see `mllmrec.data.released.load_released`."""
         return load_released(self._folder(), self.name, self.images)
 
     def _folder(self) -> Path:

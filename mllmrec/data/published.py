@@ -1,7 +1,7 @@
-"""Train, validation and test rows as somebody published them → sequences whose targets are named.
+"""Published train, validation and test rows → sequences with named targets.
 
-Two forms are common. *Interactions*: each file has one row per interaction, and a validation or test row is a target
-whose history is what its user did before. *Samples*: each row holds a target and its history as a list.
+Two forms are common. *Interactions*: each row is one interaction. A validation or test row is a target, and its
+history is what the user did before. *Samples*: each row holds a target and its history as a list.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class PublishedSamples:
 def join_interactions(rows: RawInteractions, labels: np.ndarray) -> RawInteractions:
     """Name the targets of interactions.
 
-    A user's training sequence holds the train rows alone. Where all validation and test rows come after them, they go
-    on from it; where the split is not one in time, they stand in a second sequence, with the train rows as what came
-    before. So nothing that is held out is ever in a training history.
+    A user's training sequence holds only train rows. If all validation and test rows of the user come later, they
+    continue that sequence. If not (the split is not one in time), they go into a second sequence, with the train rows
+    as context. So a training history never holds anything that is held out.
 
     Args:
-        rows: in the order train, validation, test, which decides between equal times; user ids are unique.
+        rows: in the order train, validation, test, which decides between equal times. User ids are unique.
         labels: (N,) int8: TRAIN, VALIDATION or TEST.
     """
     order = np.argsort(rows.users, kind="stable")
@@ -76,13 +76,13 @@ def _with_targets(rows: RawInteractions, targets: np.ndarray) -> RawInteractions
 def stitch_samples(samples: PublishedSamples) -> RawInteractions:
     """Put a user's samples together into as few sequences as their histories allow.
 
-    A sample goes on from the user's latest sequence where its history is the end of that sequence (published histories
-    are often cut to the latest items), or where that sequence is the beginning of its history. Otherwise it begins
-    a sequence of its own, with its history as what came before. So every sample keeps its history, at least as much of
-    it as was published, and an interaction that stands in many histories is one.
+    A sample continues the user's latest sequence if its history is the end of that sequence (published histories are
+    often cut to the latest items), or if that sequence is the beginning of its history. Otherwise it begins a new
+    sequence, with its history as context. So every sample keeps at least as much history as was published, and an
+    interaction that appears in many histories is stored once.
     """
     order = np.lexsort((np.diff(samples.offsets), samples.labels, samples.users))
-    codes: list[int] = []  # of each sequence, the user
+    codes: list[int] = []  # the user of each sequence
     sequences: list[list[int]] = []
     targets: list[list[int]] = []
     for row in order.tolist():

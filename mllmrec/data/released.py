@@ -28,8 +28,8 @@ def load_released(root: Path, name: str, images: str | None = None) -> RawData:
     """Read the released layout. A user in both files gets one code per file under the same user id.
 
     Raises:
-        UserError: a file is missing or malformed, an item has no line in the titles file, a user stands twice in a
-            file.
+        UserError: a file is missing or malformed, an item has no line in the titles file, or a user appears twice in
+            a file.
     """
     titles_file = _files(root)["titles"]
     titles = read_titles(titles_file)
@@ -59,10 +59,10 @@ def load_released(root: Path, name: str, images: str | None = None) -> RawData:
 def read_titles(path: Path) -> dict[str, str]:
     """Item id → title from the first two columns of a CSV file, with or without a header line.
 
-    Without a header a line is split at its first comma, since MicroLens leaves titles with commas unquoted.
+    A file without a header is split at the first comma of each line: MicroLens leaves titles with commas unquoted.
 
     Raises:
-        UserError: a row without title column, an id that stands twice, an unclosed quotation mark, an empty file.
+        UserError: a row has no title column, an id appears twice, a quotation mark is not closed, or the file is empty.
     """
     titles: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -71,7 +71,7 @@ def read_titles(path: Path) -> dict[str, str]:
             raise UserError(f"{path}:{number}: no item id: correct or remove the line")
         if item in lines:
             raise UserError(
-                f"{path}:{number}: item {item} already stands on line {lines[item]}: keep one line per item"
+                f"{path}:{number}: item {item} is already on line {lines[item]}: keep one line per item"
             )
         lines[item] = number
         titles[item] = collapse_spaces(title)

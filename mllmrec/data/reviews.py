@@ -16,10 +16,11 @@ from mllmrec.errors import UserError
 def read_reviews(
     path: Path, user: str, item: str, time: str, rating: str
 ) -> tuple[RawInteractions, dict[str, int]]:
-    """Interactions in file order and item id → code, coded by first occurrence, from the four named fields.
+    """Read the four named fields into interactions in file order, and item id → code by first occurrence.
 
     Raises:
-        UserError: a field is missing or no number where one is due (naming the line), or the file is empty.
+        UserError: a field is missing or not a number where one is due (the message names the line), or the file is
+            empty.
     """
     user_codes: dict[str, int] = {}
     item_codes: dict[str, int] = {}
@@ -52,5 +53,5 @@ def _id(value: object) -> str:
     plain = isinstance(value, str | int) and not isinstance(value, bool | RoundedNumber)
     text = str(value).strip()
     if not plain or text in ("", *MISSING):
-        raise ValueError(f"{shortened(value)} is no id")
+        raise ValueError(f"{shortened(value)} is not an id")
     return text

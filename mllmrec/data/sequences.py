@@ -15,10 +15,10 @@ from mllmrec.errors import UserError
 
 @dataclass(frozen=True)
 class Sequences:
-    """Users in file order, their items stored flat; U users, N interactions."""
+    """U users in file order with their N items, stored flat."""
 
     user_ids: np.ndarray  # (U,) str, unique
-    lines: np.ndarray  # (U,) int64, the line a user stands on, counted from 1 with blank lines included
+    lines: np.ndarray  # (U,) int64: the line of each user, counted from 1 with blank lines included
     users: np.ndarray  # (N,) int32, index into user_ids
     items: np.ndarray  # (N,) int32, index into the item codes
 
@@ -26,18 +26,19 @@ class Sequences:
 def read_sequences(
     path: Path, item_codes: Mapping[str, int] | None = None, separator: str | None = "\t"
 ) -> tuple[Sequences, dict[str, int]]:
-    """Read one user per line; blank lines are passed over and shift nobody's line number.
+    """Read one user per line. Blank lines are skipped but count as lines.
 
     Args:
         path: the file.
         item_codes: the catalogue as id → code; None codes the items by first occurrence.
-        separator: what stands between user and items; None for any white space.
+        separator: what stands between user and items; None: any white space.
 
     Returns:
         The sequences and the item codes that they use.
 
     Raises:
-        UserError: a line without separator, a user on two lines, an item outside ``item_codes``, an empty file.
+        UserError: a line has no separator, a user has two lines, an item is not in ``item_codes``, or the file is
+            empty.
     """
     codes = {} if item_codes is None else dict(item_codes)
     seen: dict[str, int] = {}
@@ -53,7 +54,7 @@ def read_sequences(
             )
         if user in seen:
             raise UserError(
-                f"{path}:{number}: user {user} already stands on line {seen[user]}: join the two lines"
+                f"{path}:{number}: user {user} is already on line {seen[user]}: join the two lines"
             )
         code = len(seen)
         seen[user] = number

@@ -1,8 +1,8 @@
-"""Which interaction of which user is predicted in training, validation and test.
+"""Decides which interactions of each user are predicted in training, validation and test.
 
-Hydra instantiates one of the classes; called with interactions it returns ``{"train", "validation", "test"}`` ->
-`Samples`. A sample is a target; its history is whatever the same user did before it. Nothing is copied: a million
-users with sliding windows cost two integers per sample.
+Hydra instantiates one of the classes. Called with interactions, it returns ``{"train", "validation", "test"}`` ->
+`Samples`. A sample is a target; its history is whatever the same user did before it. Nothing is copied: a sample
+costs two integers, even for a million users with sliding windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Windows = Literal["last", "sliding"]
 
 @dataclass(frozen=True)
 class Samples:
-    """S targets with the histories before them, as places in the interactions."""
+    """S targets, each with the history before it, as places in the interactions."""
 
     interactions: Interactions
     users: np.ndarray  # (S,) int32, index into the interactions' users
@@ -59,13 +59,13 @@ class Samples:
         return int(self.interactions.items[self.positions[index]])
 
     def history(self, index: int, length: int | None = None) -> np.ndarray:
-        """The up to `length` items (all when None) before the target, oldest first, as item codes."""
+        """The items before the target, oldest first, as item codes: at most `length` of them, or all if None."""
         end = int(self.positions[index])
         start = int(self.interactions.offsets[self.users[index]])
         return self.interactions.items[start if length is None else max(start, end - length) : end]
 
     def parts(self) -> list[np.ndarray]:
-        """The items of each user up to the latest of these targets, oldest first: of training, all it may see."""
+        """The items of each user up to the latest of these targets, oldest first: all that training may see."""
         last: dict[int, int] = {}
         for user, position in zip(self.users.tolist(), self.positions.tolist(), strict=True):
             last[user] = max(last.get(user, -1), position)
@@ -75,7 +75,7 @@ class Samples:
     def sample_id(self, index: int) -> str:
         """``<user id>:<place of the target in the user's sequence>``: unique within a split.
 
-        Where a person has several sequences in the split, places go on from one to the next.
+        If a person has several sequences in the split, places continue from one to the next.
         """
         user = int(self.users[index])
         place = self.positions[index] - self.interactions.offsets[user] + self._begins.get(user, 0)
@@ -83,7 +83,7 @@ class Samples:
 
     @cached_property
     def _begins(self) -> dict[int, int]:
-        """Of the sequences of people who have several in this split: how many items the earlier ones have."""
+        """For people with several sequences in this split: sequence → how many items the earlier ones have."""
         if self.interactions.given_targets is None:
             return {}
         lengths: dict[str, int] = {}
@@ -96,13 +96,13 @@ class Samples:
 
 
 class LeaveOneOut:
-    """A user's last item is the test target, the second last the validation target, those before are for training.
+    """A user's last item is the test target, the one before is the validation target, and the rest is for training.
 
-    ``windows="last"`` trains on the third last item only, ``"sliding"`` on every item up to it that has at least
-    `min_history` items before it.
+    ``windows="last"`` trains on the third last item only. ``windows="sliding"`` trains on every item up to it that has
+    at least `min_history` items before it.
 
     Raises on call:
-        UserError: a split is empty, or one user has sequences in two files of a given split.
+        UserError: a split is empty, or one user has sequences in both files of a given split.
     """
 
     def __init__(self, windows: Windows = "last", min_history: int = 1) -> None:
@@ -126,13 +126,13 @@ class LeaveOneOut:
 class Given:
     """The publisher's split, given as sequences or as single targets.
 
-    Of sequences the last item of a test sequence is a test target, and train sequences are for training. Where the
-    publisher names every target, these and no others are the targets of validation and test; of training, with
-    ``windows="last"``, each sequence's last one.
+    If the split is given as sequences, the last item of a test sequence is a test target, and train sequences are for
+    training. If the publisher names every target, exactly these are the targets of validation and test. In training
+    ``windows="last"`` then takes the last named target of each sequence.
 
-    Where nothing is named for validation, `validation_share` of the train users (rounded, at least one; chosen by a seeded hash of the user id, so
-    independent of their order) are held out: their last item is a validation target and nothing of theirs is trained
-    on. A share of 0 leaves validation empty.
+    If nothing is named for validation, `validation_share` of the train users are held out (rounded, at least one).
+    A seeded hash of the user id chooses them, so their order does not matter. Their last item is a validation target
+    and nothing of theirs is trained on. A share of 0 leaves validation empty.
 
     Raises on call:
         UserError: the dataset has no given split, or a split is empty.
@@ -175,7 +175,7 @@ class Given:
         return _not_empty(splits, allow_no_validation=self.validation_share == 0)
 
     def _named(self, interactions: Interactions, targets: np.ndarray) -> dict[str, Samples]:
-        """Where the publisher names every target, (N,)."""
+        """The split of a publisher who names every target; `targets` is (N,)."""
         sequences = np.repeat(np.arange(interactions.num_users), np.diff(interactions.offsets))
         places = np.arange(len(targets)) - interactions.offsets[sequences]
         usable = places >= self.min_history
@@ -183,8 +183,8 @@ class Given:
         lost = int(np.count_nonzero(held_out & ~usable & (places >= 1)))
         if lost:
             log.warning(
-                "split.min_history=%d leaves out %d of %d published validation and test targets, whose histories are "
-                "shorter: figures of others on these files do not compare; split.min_history=1 keeps them",
+                "split.min_history=%d leaves out %d of %d published validation and test targets; their histories are "
+                "shorter: figures that others publish on these files do not compare; split.min_history=1 keeps them",
                 self.min_history,
                 lost,
                 int(np.count_nonzero(held_out)),
@@ -216,16 +216,16 @@ class Given:
 
 
 class ByTime:
-    """Two cuts in time, the same for everybody: train before the first, validate between, test from the second on.
+    """Two cuts in time, the same for all users: train before the first, validate between them, test from the second.
 
-    A user's validation target is the first interaction in ``[validation_from, test_from)``, the test target the first
-    at or after ``test_from``; histories are everything earlier. The cuts are given as timestamps (in the dataset's
-    unit), or follow from the shares: of the N interactions sorted by time, the cut is the timestamp at index
+    A user's validation target is the first interaction in ``[validation_from, test_from)``, and the test target is
+    the first at or after ``test_from``. Histories are everything earlier. The cuts are given as timestamps (in the
+    dataset's unit) or follow from the shares: of the N interactions sorted by time, the cut is the timestamp at index
     ``round((1 - share) N)``, so ties at a cut fall behind it.
 
     Raises on call:
         UserError: the dataset has no timestamps, the cuts are in the wrong order, a split is empty, or one user has
-            sequences in two files of a given split.
+            sequences in both files of a given split.
     """
 
     def __init__(
@@ -286,14 +286,14 @@ class ByTime:
 
 
 def latest_targets(samples: Samples) -> np.ndarray:
-    """(U,) int64: the position of the latest target of each sequence among these samples, -1 where it has none."""
+    """(U,) int64: the position of the latest of these samples' targets in each sequence; -1 if there is none."""
     latest = np.full(samples.interactions.num_users, -1, dtype=np.int64)
     np.maximum.at(latest, samples.users, samples.positions)
     return latest
 
 
 def training_counts(train: Samples, num_items: int) -> np.ndarray:
-    """(I,) int64: how often each item occurs up to and including the last training target of each training user."""
+    """(I,) int64: how often each item occurs in the training users' sequences up to their last training target."""
     interactions = train.interactions
     last = latest_targets(train)
     lengths = np.where(last < 0, 0, last + 1 - interactions.offsets[:-1])
@@ -320,7 +320,7 @@ def _refuse_two_sequences(interactions: Interactions) -> None:
 
 
 def _last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.ndarray:
-    """The mask with only the last place left that it has in each of the ``count`` sequences."""
+    """The mask reduced to its last place in each of the ``count`` sequences."""
     last = np.full(count, -1, dtype=np.int64)
     places = np.flatnonzero(mask)
     np.maximum.at(last, sequences[places], places)
@@ -330,7 +330,7 @@ def _last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.nda
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``[start, start + length)`` of every pair, one after the other, int64."""
+    """``[start, start + length)`` of every pair, concatenated, int64."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
@@ -338,7 +338,7 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _training(
     interactions: Interactions, users: np.ndarray, stops: np.ndarray, windows: Windows, min_history: int
 ) -> Samples:
-    """Targets before `stops` (U',), an index into the items per user: the latest one, or all."""
+    """Targets before `stops` (U',), which index the items of each user: only the latest one, or all."""
     first = interactions.offsets[users] + min_history
     counts = np.maximum(0, stops - first)
     left_out = int((counts == 0).sum())

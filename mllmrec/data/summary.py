@@ -1,4 +1,4 @@
-"""What is written to ``data.json``: what the dataset is, what was left out and why, and what is ranked."""
+"""The contents of ``data.json``: the dataset, what was left out and why, and what is ranked."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def summarise(
     """Counts as plain JSON values.
 
     Args:
-        raw: what the loader returned, for its name and what it skipped.
+        raw: what the loader returned; its name and its skipped counts are used.
         items, interactions, funnel: from `build_interactions`.
         samples: per split, from a split class.
-        candidate_hashes: per split, of the frozen sets or of the full-catalogue protocol.
+        candidate_hashes: per split, the hash of the frozen set or of the full-catalogue protocol.
         num_candidates: C, or ``"full"``.
         weighting: how the negatives are drawn.
     """
@@ -75,7 +75,7 @@ def summarise(
 
 
 def length_statistics(lengths: np.ndarray) -> dict[str, float | int | None]:
-    """Minimum, median, mean, 90 % quantile and maximum; all None when there is nothing."""
+    """Minimum, median, mean, 90 % quantile and maximum; all None if there are no lengths."""
     if len(lengths) == 0:
         return dict.fromkeys(("min", "median", "mean", "p90", "max"))
     return {
@@ -88,5 +88,5 @@ def length_statistics(lengths: np.ndarray) -> dict[str, float | int | None]:
 
 
 def count_placeholders(items: Items) -> int:
-    """Number of items whose title is the one given to untitled items."""
+    """Number of items that have a placeholder title."""
     return int((items.titles == np.char.add("Untitled ", items.ids)).sum())

@@ -1,9 +1,9 @@
-"""A seeded catalogue whose colours, patterns and shapes are visible in the item images and nowhere else.
+"""A seeded catalogue. Colours, patterns and shapes are visible in the item images and nowhere else.
 
-A title is brand, category and model word, each drawn independently of what the image shows. A user's taste is
-a normal weight per colour, pattern, shape and category; the items of a user are drawn one after the other
-without repetition from the softmax of the taste match, which Gumbel top-k does at once (Kool, van Hoof and
-Welling 2019, "Stochastic Beams and Where to Find Them").
+A title is brand, category and model word, each drawn independently of what the image shows. A user's taste is a
+normal weight per colour, pattern, shape and category. The items of a user are drawn one after the other, without
+repetition, from the softmax of the taste match. Gumbel top-k draws them all at once (Kool, van Hoof and Welling
+2019, "Stochastic Beams and Where to Find Them").
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ BLOCK = 10_000
 class Synthetic(Dataset):
     """U users and I items from a seed; images are written once to ``cache_dir`` as PNG.
 
-    Users are generated in blocks of `BLOCK`, each by its own generator, straight into int32 arrays: the peak is
-    one block of scores (`BLOCK` × I floats) plus 8 bytes per interaction, so a million users fit in memory, and
-    a user stays the same when ``num_users`` grows.
+    Users are generated in blocks of `BLOCK`, each block by its own generator, straight into int32 arrays. Peak memory
+    is one block of scores (`BLOCK` × I floats) plus 8 bytes per interaction, so a million users fit in memory. A user
+    stays the same when ``num_users`` grows.
 
-    ``visual_share`` is the part of the taste's variance that lies in colour, pattern and shape, the rest being
-    category; ``temperature`` divides the taste (of variance 1) in the softmax: smaller is easier to predict.
+    ``visual_share`` is the part of the taste's variance that lies in colour, pattern and shape; the rest lies in the
+    category. ``temperature`` divides the taste (of variance 1) in the softmax: a smaller value is easier to predict.
 
     Users who share a visual taste meet on the same items, so co-occurrence counts over all users carry that taste
-    too, the more so the more often a pair of items is seen together (about ``num_users`` × length² / ``num_items``²
-    times). HR@3 over 10 candidates of an oracle that sees the images, of one that sees the category, and of
-    co-occurrence: 0.86, 0.46, 0.82 at the default; 0.75, 0.42, 0.44 at 3,000 users, 2,000 items, temperature 0.42.
-    The default is small so that a policy trained from scratch learns it within minutes.
+    too. They carry more of it the more often a pair of items is seen together (about ``num_users`` × length² /
+    ``num_items``² times). HR@3 over 10 candidates of an oracle that sees the images, of an oracle that sees the
+    category, and of co-occurrence: 0.86, 0.46, 0.82 at the default; 0.75, 0.42, 0.44 at 3,000 users, 2,000 items,
+    temperature 0.42. The default is small so that a policy trained from scratch learns it within minutes.
     """
 
     name = "synthetic"
@@ -148,7 +148,7 @@ class Synthetic(Dataset):
         }
 
     def _attribute_names(self) -> list[dict[str, str]]:
-        """What each item's image shows, for measuring captioners; no part of `load` hands this out."""
+        """What each item's image shows, for measuring captioners. `load` never returns this."""
         codes = self._attributes()
         colours = list(HUES)
         return [
@@ -176,7 +176,7 @@ class Synthetic(Dataset):
         images = {item: folder / "images" / f"{item}.png" for item in ids.tolist()}
         marker = folder / "complete.json"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        # Each image is renamed into place, so an interrupted run draws the rest only. But disks and copies damage files.
+        # Each image is renamed into place, so a resumed run draws only the rest. But disks and copies can damage files.
         names = set(os.listdir(folder / "images"))
         present = [path for path in images.values() if path.name in names]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -208,7 +208,7 @@ class Synthetic(Dataset):
         return images
 
     def _is_as_drawn(self, path: Path) -> bool:
-        """Whether the file's checksums agree, all its pixels decode, and it has the right size."""
+        """Whether the file's checksums agree, all its pixels decode, and its size is right."""
         try:
             with Image.open(path) as image:
                 image.verify()

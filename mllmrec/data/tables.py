@@ -1,4 +1,4 @@
-"""Table files → columns, with the file and line of whatever is wrong in them."""
+"""Table files → columns. Every fault is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mllmrec.data.text import (
 from mllmrec.errors import UserError, choices
 
 JSON_CHUNK = 100_000
-SHOWN = 20  # names of columns in a message
+SHOWN = 20  # column names shown in a message
 LONGEST_ROW = 1 << 24  # bytes
 SUFFIXES = {
     ".csv": "csv",
@@ -41,10 +41,10 @@ SUFFIXES = {
 
 
 def table_kind(path: Path) -> str:
-    """``csv``, ``tsv``, ``parquet`` or ``json``, by the name.
+    """``csv``, ``tsv``, ``parquet`` or ``json``, judged by the file's name.
 
     Raises:
-        UserError: another suffix.
+        UserError: the suffix is none of these.
     """
     name = path.name.lower().removesuffix(".gz")
     kind = SUFFIXES.get(Path(name).suffix)
@@ -56,9 +56,9 @@ def table_kind(path: Path) -> str:
 
 
 def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1 on which the row begins, fields) of a CSV or TSV file, header included.
+    """(line number, fields) of every row of a CSV or TSV file, header included; the row begins on that line, from 1.
 
-    Rows with no field at all are left out. A tab separated file has no quoting.
+    Rows without any field are left out. A tab separated file has no quoting.
 
     Raises:
         UserError: a quotation mark is never closed.
@@ -94,14 +94,15 @@ def read_table(
     """Read the named columns of a CSV, TSV, Parquet or JSON Lines file (text files also as ``.gz``).
 
     Args:
-        path: the file; its suffix says what it is, ``.txt`` is tab separated.
-        columns: their names.
-        encoding: of text files.
-        header: whether a CSV or TSV file begins with the names; without, columns are called ``1``, ``2`` and so on.
-        lists: which of the columns hold lists in each row.
+        path: the file. Its suffix gives its kind; ``.txt`` is tab separated.
+        columns: the names of the columns.
+        encoding: the encoding of text files.
+        header: whether a CSV or TSV file begins with the names. If not, columns are called ``1``, ``2`` and so on.
+        lists: the columns that hold a list in each row.
 
     Raises:
-        UserError: the file is missing, empty, malformed (naming the line) or lacks a column (naming those it has).
+        UserError: the file is missing, empty, malformed (the message names the line) or lacks a column (the message
+            names the columns it has).
     """
     require_files([path], "correct the path")
     kind = table_kind(path)
@@ -169,7 +170,7 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> TableFile:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Categories as their values, and text that its writer did not mark as such as text."""
+    """Categories as their values, and bytes as text if the writer did not mark text as text."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
@@ -216,7 +217,7 @@ def _read_json(path: Path, wanted: Sequence[str], encoding: str, lists: Collecti
 
 
 def _stray(value: object) -> str | None:
-    """What a JSON value is that is neither text nor a number."""
+    """The kind of a JSON value that is neither text nor a number."""
     if isinstance(value, bool):
         return TRUTH
     if isinstance(value, list):
@@ -227,7 +228,7 @@ def _stray(value: object) -> str | None:
 
 
 def _line_of(path: Path, numbers: Callable[[], Iterable[int]]) -> Callable[[int], str]:
-    """Where a row stands, found by reading the file again."""
+    """A function that finds the line of a row by reading the file again."""
     return lambda row: f"{path}:{next(islice(numbers(), int(row), None))}"
 
 
@@ -276,7 +277,7 @@ def _odd_quotes(path: Path) -> bool:
 
 
 def _find_fault(path: Path, encoding: str, width: int) -> None:
-    """Read again, slowly, for the line to blame: the fast reader skips blank lines and so counts others."""
+    """Read again, slowly, to find the faulty line: the fast reader skips blank lines, so its numbers are off."""
     for number, row in read_rows(path, encoding):
         if len(row) != width:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Your own data: interactions or published splits, an item table, and perhaps a folder of images."""
+"""Your own data: interactions or published splits, an item table, and an optional folder of images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ FILES = ("interactions", "train", "validation", "test", "items")
 
 
 class Tabular(Dataset):
-    """Tables in CSV, TSV, Parquet or JSON Lines, told by their suffix; text also as ``.gz``.
+    """Tables in CSV, TSV, Parquet or JSON Lines. The suffix gives the kind; text files may end in ``.gz``.
 
-    Either one table of interactions, or the files of a published split: ``train``, ``test`` and perhaps
-    ``validation``. In these a row is an interaction too, or with ``history_column`` a target with its history.
+    Give either one table of interactions, or the files of a published split: ``train``, ``test`` and optionally
+    ``validation``. A row of these files is an interaction too, or a target with its history if ``history_column`` is
+    set.
 
     Args:
         interactions: the file with one row per interaction.
@@ -32,27 +33,27 @@ class Tabular(Dataset):
         train: the train rows of a published split, instead of ``interactions``.
         validation: its validation rows; None: the split holds out train users.
         test: its test rows.
-        history_column: the column of histories in these: lists of item ids, oldest first, also as printed text;
-            None: a row is an interaction.
+        history_column: the column of histories in the split files: lists of item ids, oldest first, or lists printed
+            as text. None: a row is an interaction.
         user_column: the column of user ids in the interactions.
-        item_column: the column of item ids, which with ``history_column`` are the targets.
-        time_column: the column of times (numbers, later is greater); None: the file is in time order. Unread where
-            there is a ``history_column``.
-        rating_column: the column of ratings; None: no ratings. Unread where there is a ``history_column``.
+        item_column: the column of item ids; with ``history_column`` these are the targets.
+        time_column: the column of times (numbers, later is greater); None: the file is in time order. Not read if
+            ``history_column`` is set.
+        rating_column: the column of ratings; None: no ratings. Not read if ``history_column`` is set.
         items_id_column: the column of item ids in the item file; None: ``item_column``.
         title_column: the column of titles in the item file.
         details_columns: columns of the item file joined into the text shown beside a title.
         image_column: the column of the item file with the image's path inside ``images``; None: the images are
             named ``<item id>.jpg``, ``.jpeg``, ``.png`` or ``.webp``.
         header: which tables begin with a line of column names: ``both``, ``interactions``, ``items`` or ``none``.
-            Columns of the others are numbers, from 1.
-        unknown_items: ``error`` or ``drop`` interactions whose item the item file lacks.
+            Name the columns of the other tables by number, from 1.
+        unknown_items: what to do with interactions whose item is not in the item file: ``error`` or ``drop``.
         encoding: of text files.
         domain: the noun in the prompts.
         name: what reports call the dataset.
 
     Raises:
-        UserError: a table without header has a column that is no number.
+        UserError: a column of a table without header is not given as a number.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Tabular(Dataset):
         """Read the tables and the images.
 
         Raises:
-            UserError: a file or column is missing, a line is malformed, an item id stands twice or is unknown.
+            UserError: a file or column is missing, a line is malformed, or an item id is repeated or unknown.
         """
         files = self._files()
         if self.unknown_items not in ("error", "drop"):
@@ -146,12 +147,12 @@ class Tabular(Dataset):
         whole, split = "interactions" in files, {"train", "validation", "test"} & files.keys()
         if "items" not in files or not (whole or split):
             raise UserError(
-                "dataset.interactions and dataset.items are not both set: name the two table files, or instead of "
-                "dataset.interactions those of a published split, dataset.train and dataset.test"
+                "dataset.interactions and dataset.items are not both set: name the two table files; for a published "
+                "split set dataset.train and dataset.test instead of dataset.interactions"
             )
         if split and (whole or not {"train", "test"} <= split):
             raise UserError(
-                "a published split is dataset.train and dataset.test, perhaps with dataset.validation, and no "
+                "a published split is dataset.train and dataset.test, optionally with dataset.validation, and no "
                 "dataset.interactions: name these files"
             )
         require_files(files.values(), f"correct {', '.join(f'dataset.{name}' for name in files)}")

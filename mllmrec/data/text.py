@@ -1,4 +1,4 @@
-"""Text files line by line, and the small text functions that all loaders share."""
+"""Reading text files line by line, and small text functions that all loaders share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mllmrec.errors import UserError
 
 T = TypeVar("T")
 
-# Tables pack to a tenth or so of their size. What unpacks to more than this is made to fill a machine's memory.
+# Packing shrinks tables to about a tenth. A file that unpacks to more than this was made to fill a machine's memory.
 MOST_PER_BYTE, UNPACKED_FREELY = 200, 2**30
 
 
 def require_files(paths: Iterable[Path], remedy: str) -> None:
-    """Refuse to go on while any of ``paths`` is absent.
+    """Raise if any of ``paths`` is absent.
 
     Raises:
-        UserError: naming every absent file, and ``remedy``.
+        UserError: a file is absent. The message names every absent file and ends with ``remedy``.
     """
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
@@ -33,22 +33,22 @@ def require_files(paths: Iterable[Path], remedy: str) -> None:
 
 
 def collapse_spaces(text: str) -> str:
-    """``text`` on one line, without spaces at the ends or doubled ones."""
+    """``text`` on one line, without spaces at the ends and without doubled spaces."""
     return " ".join(text.split())
 
 
 def plain_text(value: object) -> str:
-    """A web page's text on one line, HTML entities resolved; "" for anything but text."""
+    """Text of a web page on one line, with HTML entities resolved; "" if ``value`` is not text."""
     return collapse_spaces(html.unescape(value)) if isinstance(value, str) else ""
 
 
 def join_details(parts: Iterable[str]) -> str:
-    """The known ones of an item's details as one text: ``"OPI, Nail Polish"``."""
+    """The known details of an item as one text: ``"OPI, Nail Polish"``. Empty parts are left out."""
     return ", ".join(part for part in parts if part)
 
 
 def as_text(value: object) -> str:
-    """A cell as text: lists are joined with commas, a missing value (also NaN) is "", 1999.0 is ``1999``."""
+    """A cell as text. Lists are joined with commas, a missing value (NaN too) is "", and 1999.0 is ``1999``."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -59,7 +59,7 @@ def as_text(value: object) -> str:
 
 
 class _Unpacking(io.RawIOBase):
-    """The bytes in a ``.gz`` file, as long as there are not absurdly more of them than in the file."""
+    """The unpacked bytes of a ``.gz`` file. Reading raises if there are absurdly more of them than in the file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._most = path, max(UNPACKED_FREELY, MOST_PER_BYTE * path.stat().st_size)
@@ -85,24 +85,24 @@ class _Unpacking(io.RawIOBase):
 
 
 def open_bytes(path: Path) -> io.BufferedReader:
-    """A file for reading, unpacked on the way where its name ends in ``.gz``.
+    """Open a file for reading; a file with a name ending in ``.gz`` is unpacked on the way.
 
-    Reading raises `UserError` where a packed file unpacks without end.
+    Reading raises `UserError` if a packed file unpacks without end.
     """
     return io.BufferedReader(_Unpacking(path), 1 << 20) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Every line of a text file, blank ones too, line end included; ``.gz`` is unpacked on the way.
+    """Every line of a text file, blank lines too, with its line end; ``.gz`` is unpacked on the way.
 
-    Lines end with a line feed, or in a file without any with a carriage return.
+    Lines end with a line feed. In a file without line feeds they end with a carriage return.
 
     Raises:
-        UserError: the file cannot be read, its bytes do not fit ``encoding`` (naming line and byte), or the archive is
-            cut short.
+        UserError: the file cannot be read, its bytes do not fit ``encoding`` (the message names line and byte), or the
+            archive is cut short.
     """
     offset = number = 0
-    wide = False  # several bytes a character, one of which may look like a line end
+    wide = False  # a character takes several bytes, and one of them may look like a line end
     try:
         wide = "\n".encode(encoding) != b"\n"
         with open_bytes(path) as stream:
@@ -157,12 +157,12 @@ def _likely_encoding(path: Path) -> str:
 def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict[str, object]]]:
     """(line number from 1, record) of every line that is not blank.
 
-    Numbers with a fraction or an exponent come as the text that stands there, since doubles would lose digits of it;
-    where they are whole, as whole numbers are written (1.0 and 1 are one id). NaN, which is no JSON but found in
-    files, is a missing value.
+    Numbers with a fraction or an exponent are returned as the text in the file, since doubles would lose digits. If
+    they are whole, they are written as whole numbers (1.0 and 1 are one id). NaN is not JSON but occurs in files; it
+    is a missing value.
 
     Raises:
-        UserError: a line is not a JSON object, or names a field twice.
+        UserError: a line is not a JSON object, or has a field twice.
     """
     for number, line in enumerate(read_lines(path, encoding), start=1):
         if not line.strip():
@@ -173,7 +173,7 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
                 json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{path}:{number}: half of a surrogate pair, such as \\ud83d alone, is no text: correct the line"
+                f"{path}:{number}: half of a surrogate pair, such as \\ud83d alone, is not text: correct the line"
             ) from error
         except RecursionError as error:
             raise UserError(f"{path}:{number}: nested too deeply: correct or remove the line") from error
@@ -190,12 +190,12 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     """The one JSON value that a file holds.
 
     Args:
-        path: of the file, UTF-8.
-        kind: what the value is to be, list or dict.
-        expected: the same in words, for messages.
+        path: the file, in UTF-8.
+        kind: the type that the value must have, list or dict.
+        expected: that type in words, for messages.
 
     Raises:
-        UserError: the file is no JSON, holds another value, or names a field twice.
+        UserError: the file is not JSON, holds another value, or has a field twice.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
@@ -215,13 +215,13 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
 
 
 class RoundedNumber(str):
-    """A JSON number with a fraction or an exponent that is too large for its last digits to be known."""
+    """A JSON number with a fraction or an exponent, too large for its last digits to be known."""
 
     __slots__ = ()
 
 
 def number_text(text: str) -> str:
-    """A number with a fraction or an exponent as an id says it: 1.0 is ``1``, and 2.5 stays as it is."""
+    """A number with a fraction or an exponent, written as an id: 1.0 is ``1``, and 2.5 stays as it is."""
     number = Decimal(text)
     if abs(number) >= 2**53:
         return RoundedNumber(text)

@@ -1,4 +1,4 @@
-"""Columns of moments → 64-bit integers that keep their order, or the row and the reason why they cannot."""
+"""Columns of times → 64-bit integers that keep their order. If that fails, the row and the reason are given."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 WHOLE = r"^[+-]?\d+$"
-LIMIT = 2**63  # of 64-bit integers
-EXACT = 2**53  # from here on a double stands for several whole numbers
+LIMIT = 2**63  # the limit of 64-bit integers
+EXACT = 2**53  # from here on one double stands for several whole numbers
 MOST_DECIMALS = 18
 
 BEYOND = "lies beyond 64-bit integers: give seconds, milli-, micro- or nanoseconds"
@@ -19,11 +19,11 @@ ROUNDED = "is a rounded number: so large a time must be written in full, as 64-b
 
 
 class NoTime(Exception):
-    """A value is no time, or no 64-bit integer holds it.
+    """A value is not a time, or does not fit a 64-bit integer.
 
     Args:
-        row: counted from 0; None where the whole column is of a wrong type.
-        reason: goes on after the value, or after the name of the column.
+        row: counted from 0; None if the whole column has a wrong type.
+        reason: completes a sentence that begins with the value or with the column's name.
     """
 
     def __init__(self, row: int | None, reason: str) -> None:
@@ -34,13 +34,13 @@ class NoTime(Exception):
 def exact_times(column: pa.ChunkedArray) -> np.ndarray:
     """A column of text, numbers, dates, timestamps or durations as (R,) int64.
 
-    Whole numbers stay as they are; timestamps come in their own unit, dates in milliseconds. Numbers with a fraction
-    come in millionths. Where these are too coarse or would not fit into 64 bits, it is the power of ten that the
-    longest fraction needs.
+    Whole numbers stay as they are, timestamps keep their own unit, and dates become milliseconds. Numbers with a
+    fraction are counted in millionths. If millionths are too coarse or do not fit 64 bits, the unit is the power of
+    ten that the longest fraction needs.
 
     Raises:
-        NoTime: a value is missing, no number, or beyond 64 bits; or it is a double so large that neighbouring whole
-            numbers are one.
+        NoTime: a value is missing, is not a number or does not fit 64 bits, or is a double so large that neighbouring
+            whole numbers look the same.
     """
     kind = column.type
     temporal = pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind)
@@ -61,7 +61,7 @@ def exact_times(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def all_rounded(column: pa.ChunkedArray) -> bool:
-    """Whether every value of two or more is text such as ``1.70E+12``, as spreadsheets show long numbers."""
+    """Whether all values (two or more) are text such as ``1.70E+12``, as spreadsheets show long numbers."""
     if len(column) < 2 or not pa.types.is_string(column.type):
         return False
     if not pc.all(pc.match_substring_regex(column, "[0-9.][eE]")).as_py():
@@ -102,7 +102,7 @@ def _text(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _decimals(values: list[str]) -> np.ndarray:
-    """(R,) int64 from decimal numbers, exactly; slow, so for what no simpler way serves."""
+    """(R,) int64 from decimal numbers, exactly. It is slow, so it is used only where no simpler way works."""
     numbers = [Decimal(value) for value in values]
     places = [_decimal_places(number) for number in numbers]
     for row, number in enumerate(numbers):
@@ -120,12 +120,12 @@ def _decimals(values: list[str]) -> np.ndarray:
                     return np.array(scaled, dtype=np.int64)
     raise NoTime(
         places.index(needed),
-        f"has {needed} decimals, and 64-bit integers do not hold so many of all times: write fewer decimals",
+        f"has {needed} decimals, and 64-bit integers cannot hold that many for all times: write fewer decimals",
     )
 
 
 def _decimal_places(number: Decimal) -> int:
-    """How many digits stand after the point: 2 for 1.25, 1 for 0.50, none for 12 and 1.2e3."""
+    """The number of digits after the point: 2 for 1.25, 1 for 0.50, none for 12 and 1.2e3."""
     _, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     kept = "".join(map(str, digits)).rstrip("0")
@@ -133,6 +133,6 @@ def _decimal_places(number: Decimal) -> int:
 
 
 def _is_rounded(number: Decimal) -> bool:
-    """Whether its last digits are not written: 1.70e12, but not 1700000000000 or 1.700000000001e12."""
+    """Whether the last digits are not written: true for 1.70e12, false for 1700000000000 and 1.700000000001e12."""
     exponent = number.as_tuple().exponent
     return isinstance(exponent, int) and exponent > 0

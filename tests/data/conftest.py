@@ -20,7 +20,7 @@ class Site:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.cut: set[str] = set()  # paths of which half arrives before the connection closes
+        self.cut: set[str] = set()  # paths for which only half arrives before the connection closes
         self.requests: list[tuple[str, str | None]] = []
         site = self
 

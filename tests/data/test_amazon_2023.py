@@ -83,7 +83,7 @@ def test_images_only_for_items_that_a_k_core_can_keep(site, tmp_path, picture):
 def test_most_reviewed_items_only(site, tmp_path):
     write(tmp_path, site)
     data = Amazon2023("Test", str(tmp_path), str(tmp_path), download_images=False, max_items=2).load()
-    # A has three reviews; B and C one each, B is seen first; u1: A B, u2: A, u3: A
+    # A has three reviews. B and C have one each, and B is seen first. u1: A B, u2: A, u3: A
     assert data.items.ids.tolist() == ["A", "B"]
     assert data.interactions.user_ids[data.interactions.users].tolist() == ["u1", "u2", "u1", "u3"]
     assert data.skipped == {"items beyond max_items": 1, "reviews of items beyond max_items": 1}

@@ -65,8 +65,8 @@ def training_negatives(splits, items, num_negatives, weighting="uniform") -> lis
 
 @pytest.mark.parametrize("weighting", ["uniform", "popularity"])
 def test_negatives_are_distinct_and_never_watched(weighting):
-    # Fault 12 of the release (only the visible history was avoided): 60 items, 12-item users, 30 negatives. In
-    # training the last two of the twelve items are in the future.
+    # Fault 12 of the release: only the visible history was avoided. 60 items, 12-item users, 30 negatives. In training
+    # the last two of the twelve items lie in the future.
     sequences, items = random_sequences(200, 60, 12), catalogue(60)
     for split, avoided in (("train", 10), ("validation", 12), ("test", 12)):
         _, samples, candidates = freeze(sequences, items, 30, weighting, split=split)
@@ -79,8 +79,8 @@ def test_negatives_are_distinct_and_never_watched(weighting):
 
 
 def test_a_history_that_is_nearly_the_catalogue_leaves_only_the_rest():
-    # u has watched 0..46 of 50 items, of which 0..44 are for training. In test exactly 47, 48 and 49 can be negatives,
-    # in training 45 and 46 as well.
+    # u has watched 0..46 of 50 items; 0..44 are for training. In test only 47, 48 and 49 can be negatives, in training
+    # 45 and 46 as well.
     sequences, items = {"u": list(range(47)), "v": [3, 4, 5, 49]}, catalogue(50)
     for split, left in (("train", {45, 46, 47, 48, 49}), ("test", {47, 48, 49})):
         _, samples, candidates = freeze(sequences, items, len(left), split=split)
@@ -90,8 +90,8 @@ def test_a_history_that_is_nearly_the_catalogue_leaves_only_the_rest():
 @pytest.mark.parametrize("windows", ["last", "sliding"])
 @pytest.mark.parametrize("weighting", ["uniform", "popularity"])
 def test_training_negatives_include_held_out_items_and_no_other_training_target(windows, weighting):
-    # u watched 0..6 of nine items and trains on 0..4, so 5, 6 (held out), 7 and 8 can be negatives, in every window;
-    # others train on all of them, for the popularity.
+    # u watched 0..6 of nine items and trains on 0..4, so 5, 6 (held out), 7 and 8 can be negatives in every window.
+    # Others train on all of these, so that they have a popularity.
     sequences = {"u": [0, 1, 2, 3, 4, 5, 6], "v": [0, 5, 6, 7, 8, 1, 2]}
     splits = LeaveOneOut(windows=windows)(interactions_of(sequences))
     negatives = training_negatives(splits, catalogue(9), 4, weighting)
@@ -99,7 +99,7 @@ def test_training_negatives_include_held_out_items_and_no_other_training_target(
 
 
 def test_training_negatives_of_a_time_split_include_what_lies_behind_the_first_cut():
-    # Of u items 0, 1, 2 lie before the first cut (10), 3 is for validation, 4 comes between, 5 is for test.
+    # For u, items 0, 1, 2 lie before the first cut (10), 3 is for validation, 4 comes between, 5 is for test.
     interactions = interactions_of({"u": [0, 1, 2, 3, 4, 5], "v": [0, 1, 6, 7]})
     interactions = dataclasses.replace(interactions, timestamps=np.array([1, 2, 9, 10, 12, 20, 1, 2, 11, 21]))
     splits = ByTime(windows="sliding", validation_from=10, test_from=20)(interactions)
@@ -108,7 +108,7 @@ def test_training_negatives_of_a_time_split_include_what_lies_behind_the_first_c
 
 @pytest.mark.parametrize("weighting", ["uniform", "popularity"])
 def test_a_pool_smaller_than_the_negatives_is_an_error_not_a_loop(weighting):
-    # Fault 13. w watched all but item 9; v trains on items 8 and 9, so popularity leaves w the same one item.
+    # Fault 13. w watched all but item 9. v trains on items 8 and 9, so popularity leaves w the same single item.
     sequences = {"v": [8, 9, 0, 1], "w": [0, 1, 2, 3, 4, 5, 6, 7, 8]}
     items = catalogue(10)
     with pytest.raises(
@@ -138,14 +138,14 @@ def test_only_titled_items_are_negatives():
     _, samples, candidates = freeze({"u": [0, 1, 2, 15]}, Items(items.ids, titles, items.details), 7)
     assert sorted(candidates.items[0].tolist()) == [3, 4, 5, 6, 7, 8, 9, 15]
     assert samples.target(0) == 15
-    # By popularity as well: v trains on 10 and 11, which have no title, and on 12 to 19 nobody does.
+    # By popularity as well: v trains on 10 and 11, which have no title, and nobody trains on 12 to 19.
     sequences = {"u": [0, 1, 2, 15], "v": [10, 11, 3, 4], "w": [5, 6, 7, 8]}
     _, samples, candidates = freeze(sequences, Items(items.ids, titles, items.details), 2, "popularity")
     assert sorted(candidates.items[0].tolist()) == [5, 6, 15]
 
 
 def test_the_other_file_of_a_given_split_is_avoided_too():
-    # p watched 0, 1, 2 in the train file and 3, 4 in the test file: of 8 items 5, 6, 7 are left.
+    # p watched 0, 1, 2 in the train file and 3, 4 in the test file, so 5, 6, 7 of the 8 items are left.
     split = np.array([TRAIN, TEST, TRAIN], dtype=np.int8)
     interactions = Interactions(
         np.array(["p", "p", "q"]),
@@ -156,12 +156,12 @@ def test_the_other_file_of_a_given_split_is_avoided_too():
     splits = Given(validation_share=0)(interactions)
     source = CandidateSampler(3).bind(Catalogue(interactions, catalogue(8)), splits["train"])
     assert sorted(source.freeze(splits["test"], "test").items[0].tolist()) == [4, 5, 6, 7]
-    assert training_negatives(splits, catalogue(8), 5)[0] == ["i3", "i4", "i5", "i6", "i7"]  # what is to come
+    assert training_negatives(splits, catalogue(8), 5)[0] == ["i3", "i4", "i5", "i6", "i7"]  # 3, 4 are future
     assert source.catalogue.full_candidates(splits["test"], 0).tolist() == [4, 5, 6, 7]
 
 
 def test_what_filters_took_out_of_a_sequence_is_avoided_too():
-    # u watched 0..7 of 12 items: 0 is rated low, and of 1..7 the latest four stay. Only 8..11 may be negatives.
+    # u watched 0..7 of 12 items. 0 is rated low, and only the latest four of 1..7 stay. Only 8..11 may be negatives.
     items = catalogue(12)
     users, codes = (
         np.array([1] + [0] * 8 + [1] * 4, np.int32),
@@ -176,12 +176,12 @@ def test_what_filters_took_out_of_a_sequence_is_avoided_too():
     assert sorted(source.freeze(splits["test"], "test").items[0].tolist()) == [7, 8, 9, 10, 11]
     assert source.catalogue.full_candidates(splits["test"], 0).tolist() == [7, 8, 9, 10, 11]
     assert source.catalogue.full_candidates(splits["test"], 1).tolist() == [1, 2, 3, 4, 5, 6, 7, 11]
-    # In training 0..3 are known, 4 and 5 are the history and the target, 6 and 7 are to come.
+    # In training 0..3 are known, 4 and 5 are the history and the target, 6 and 7 lie in the future.
     assert training_negatives(splits, items, 6)[0] == ["i10", "i11", "i6", "i7", "i8", "i9"]
 
 
 def test_what_was_rated_low_after_the_last_training_target_is_unknown_in_training():
-    # Of u: 1 and 3 are rated low, the sequence is 0 2 | 4 5. So 1 is known with the target 2, and 3 is not.
+    # u rates 1 and 3 low; u's sequence is 0 2 | 4 5. So 1 is known at the target 2, and 3 is not.
     items = catalogue(7)
     ratings = np.array([5, 1, 5, 1, 5, 5] + [5] * 4, np.float32)
     users, codes = np.array([0] * 6 + [1] * 4, np.int32), np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 6], np.int32)
@@ -193,7 +193,7 @@ def test_what_was_rated_low_after_the_last_training_target_is_unknown_in_trainin
     assert sorted(test.freeze(splits["test"], "test").items[0].tolist()) == [5, 6]
 
 
-FROZEN = {  # what validation and test of sixty random users drew when evaluation's candidates were first fixed
+FROZEN = {  # what validation and test drew for sixty random users when evaluation's candidates were first fixed
     "leave_one_out": {
         "uniform": ("78cf3fe95e0b594f20b84a7c08c7e07a", "0623ad9f281a482029f4a6c59d6949e6"),
         "popularity": ("5519bdf88168c30f086e31b3ab6751ca", "e21561d73cf7c8316a75afc207453b97"),
@@ -214,12 +214,12 @@ FROZEN = {  # what validation and test of sixty random users drew when evaluatio
 
 @pytest.mark.parametrize("split", list(FROZEN))
 def test_the_candidates_of_evaluation_are_what_they_always_were(split):
-    # Numbers of earlier runs stand beside those of later ones: only a reason given in words may change these hashes.
+    # Figures of earlier and later runs are compared: these hashes may change only for a reason given in words.
     sequences, items = random_sequences(60, 50, 12), catalogue(50)
     interactions = interactions_of(sequences)
     if split == "time":
         interactions = dataclasses.replace(interactions, timestamps=np.tile(np.arange(12), 60))
-    if split == "given":  # thirty people with a sequence in either file
+    if split == "given":  # thirty people with one sequence in each file
         names, files = np.repeat(interactions.user_ids[::2], 2), np.array([TRAIN, TEST] * 30, dtype=np.int8)
         interactions = dataclasses.replace(interactions, user_ids=names, given_split=files)
     splits = {"leave_one_out": LeaveOneOut, "time": ByTime, "given": Given}[split]()(interactions)
@@ -232,7 +232,7 @@ def test_the_candidates_of_evaluation_are_what_they_always_were(split):
 
 
 def test_global_generators_change_nothing():
-    # Fault 9 of the release: a global generator, seeded nowhere.
+    # Fault 9 of the release: it used a global generator that was never seeded.
     sequences, items = random_sequences(50, 100, 8), catalogue(100)
     hashes = set()
     for reseeding in (1, 2):
@@ -250,7 +250,7 @@ def test_the_order_of_users_and_items_in_the_files_changes_nothing(weighting):
     _, _, before = freeze(sequences, items, 9, weighting)
     generator = np.random.default_rng(5)
     names = generator.permutation(list(sequences)).tolist()
-    place = generator.permutation(100)  # new code of every item
+    place = generator.permutation(100)  # the new code of every item
     moved = Items(*(np.empty_like(column) for column in (items.ids, items.titles, items.details)))
     for old, new in ((items.ids, moved.ids), (items.titles, moved.titles), (items.details, moved.details)):
         new[place] = old
@@ -272,7 +272,7 @@ def test_one_sample_lazily_is_the_frozen_one():
     sequences, items = random_sequences(40, 60, 12), catalogue(60)
     source, samples, candidates = freeze(
         sequences, items, 45
-    )  # 48 are left: the exact completion is used too
+    )  # 48 are left, so the exact completion is used too
     for index in range(len(samples)):
         row, column = source.candidates_of(samples, index, "test")
         assert row.tolist() == candidates.items[index].tolist()
@@ -287,19 +287,19 @@ def test_samples_and_splits_of_one_user_draw_apart():
         set(source.candidates_of(train, i, "train")[0].tolist()) - set(range(8)) for i in range(len(train))
     ]
     rows.append(set(source.candidates_of(train, 0, "test")[0].tolist()) - set(range(8)))
-    assert len({frozenset(row) for row in rows}) == 6  # 5 windows, and one of them for another split
+    assert len({frozenset(row) for row in rows}) == 6  # 5 windows, and one of them again for another split
 
 
 def test_the_target_stands_anywhere_with_equal_chance():
-    # 2,000 users, 10 columns: 200 expected, chi-square with 9 degrees of freedom is below 27.9 in 99.9 %.
+    # 2,000 users and 10 columns: 200 expected in each. Chi-square with 9 degrees of freedom is below 27.9 in 99.9 %.
     _, _, candidates = freeze(random_sequences(2000, 60, 6), catalogue(60), 9)
     counts = np.bincount(candidates.target_column, minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9
 
 
 def popular_source(weighting):
-    # 3,000 test users u watched items 0, 1, 2, 3 and train on items 0, 1. 40 others train on (4, 5) 10 times and
-    # (4, 6) 30 times, so the weights of 4, 5, 6 are 40, 10, 30 for the users u; 0 and 1 are watched, 7 never trains.
+    # 3,000 test users u watched items 0, 1, 2, 3 and train on items 0, 1. 40 others train on (4, 5) 10 times and on
+    # (4, 6) 30 times. So for the users u the weights of 4, 5, 6 are 40, 10, 30; 0 and 1 are watched, 7 never trains.
     sequences = {f"u{n}": [0, 1, 2, 3] for n in range(3000)}
     sequences |= {f"o{n}": [4, 5 if n < 10 else 6, 0, 1] for n in range(40)}
     interactions = interactions_of(sequences)
@@ -314,13 +314,13 @@ def popular_source(weighting):
 
 
 def test_popularity_draws_in_proportion_to_training_counts():
-    # Shares 40/80, 10/80, 30/80; the standard error of a share over 3,000 draws is below 0.0092.
+    # Shares 40/80, 10/80, 30/80. The standard error of a share over 3,000 draws is below 0.0092.
     items = popular_source("popularity").items
     counts = np.bincount(items.ravel(), minlength=8)
     assert counts[3] == 3000
     assert counts[[0, 1, 2, 7]].tolist() == [0, 0, 0, 0]
     assert np.abs(counts[4:7] / 3000 - [0.5, 0.125, 0.375]).max() < 0.035
-    # Uniform: a quarter each of 4, 5, 6, 7.
+    # Uniform: a quarter each for 4, 5, 6, 7.
     counts = np.bincount(popular_source("uniform").items.ravel(), minlength=8)
     assert np.abs(counts[4:8] / 3000 - 0.25).max() < 0.035
 
@@ -400,13 +400,13 @@ def test_changed_and_foreign_and_broken_files_are_refused(tmp_path):
 def test_a_file_whose_hash_fits_but_whose_lists_do_not_is_refused(tmp_path):
     items, path = catalogue(60), tmp_path / "candidates.parquet"
     _, _, whole = freeze(random_sequences(30, 60, 6), items, 9)
-    # Ten candidates of the third sample: its target stands in two places, so nine are ranked.
+    # The third sample has ten candidates, but its target appears twice, so nine are ranked.
     listed = whole.items.copy()
     listed[2, (whole.target_column[2] + 1) % 10] = whole.targets[2]
     CandidateSet.build(whole.sample_ids, whole.user_ids, listed, whole.target_column, items).save(path, items)
     with pytest.raises(UnusableSetError, match=r"candidates\.parquet"):
         CandidateSet.load(path, items)
-    # The second list lends the third its last candidate: 10, 9, 11, 10, …; all of them in their old order.
+    # The second list takes over the third's last candidate: 10, 9, 11, 10, …. All candidates keep their order.
     whole.save(path, items)
     assert CandidateSet.load(path, items).hash == whole.hash
     table = pq.read_table(path)
@@ -447,17 +447,17 @@ def test_a_set_is_drawn_once_and_a_stored_one_that_does_not_fit_again(tmp_path, 
     path.write_bytes(foreign.read_bytes()[:-100])
     assert stored(source) == expected
     assert f"cannot read candidates from {path}" in caplog.text
-    # The right key and a hash that fits, but the second last item of every user is the target.
+    # The right key and a hash that fits, but every user's target is the second last item.
     freeze(sequences, items, 9, split="validation")[2].save(path, items, source.key(samples, "test"))
     assert stored(source) == expected
-    assert "sample u0:5 is not stored, or with another user or target" in caplog.text
+    assert "sample u0:5 is not stored, or is stored with another user or target" in caplog.text
     caplog.clear()
     assert stored(source) == expected
     assert not caplog.text
 
 
 def test_users_and_targets_of_stored_samples_are_compared():
-    # Same sample ids, but another target, and a user id that the sample id does not show.
+    # The sample ids are the same, but the target differs, or the user id, which the sample id does not show.
     items = catalogue(60)
     _, samples, candidates = freeze({"u": [0, 1, 2, 3], "v": [4, 5, 6, 7]}, items, 9)
     candidates.rows_of(samples)
@@ -470,7 +470,7 @@ def test_users_and_targets_of_stored_samples_are_compared():
 
 
 def drawn_from(sequences, ranked, *, ids=None, untitled=(), number=9, seed=0, split="test"):
-    """What `freeze` needs for the test targets of these users, with uniform negatives out of twenty items."""
+    """What `freeze` needs for the test targets of these users, with uniform negatives from twenty items."""
     items = catalogue(20)
     titles = items.titles.copy()
     titles[list(untitled)] = ""
@@ -486,12 +486,12 @@ TWO = {"u": [0, 1, 2, 3], "v": [4, 5, 6, 7]}
 RENAMED = (
     [f"i{n}" for n in range(9)] + ["z9"] + [f"i{n}" for n in range(10, 20)]
 )  # i9 is the last by id, as z9 is
-DIFFERING = {  # part of the key -> two draws that only this part tells apart
+DIFFERING = {  # part of the key -> two draws that differ in this part only
     "items": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", ids=np.array(RENAMED))),
     "seen": (drawn_from(TWO, "uv"), drawn_from({**TWO, "u": [0, 1, 13, 3]}, "uv")),
     "weights": (drawn_from(TWO, "uv"), drawn_from(TWO, "uv", untitled=[8, 9])),
     "samples": (drawn_from(TWO, "uv"), drawn_from({"t": TWO["u"], "v": TWO["v"]}, "tv")),
-    # The ranked user is the first, or the second, of the same two sequences.
+    # The same two sequences; the ranked user is the first, or the second.
     "people": (
         drawn_from({"u": [0, 1, 2, 7], "v": [4, 5, 6, 7]}, "u"),
         drawn_from({"v": [0, 1, 2, 7], "u": [4, 5, 6, 7]}, "u"),

@@ -37,7 +37,7 @@ def json_lines(tmp_path):
     ("column", "ids"),
     [
         (pa.array([2**64 - 1, 0], pa.uint64()), ["18446744073709551615", "0"]),
-        # pandas makes doubles of whole numbers where one is missing.
+        # pandas turns whole numbers into doubles if one is missing.
         (pa.array([1.0, 2.5]), ["1", "2.5"]),
         (pa.array([Decimal("7.00"), Decimal("7.50")]), ["7", "7.5"]),
         (pa.array([b"a", "ö".encode()]), ["a", "ö"]),
@@ -89,7 +89,7 @@ def test_rows_that_are_no_ids(parquet, column, message):
 
 
 def test_json_numbers_are_ids(json_lines):
-    # Another file may say 1 where this one says 1.0; 2^53 is the first double that stands for two whole numbers.
+    # Another file may write 1 where this one writes 1.0. 2^53 is the first double that stands for two whole numbers.
     assert json_lines("1.0", '"1.0"', "18446744073709551616", "-7").ids("x").to_pylist() == [
         "1",
         "1.0",

@@ -12,7 +12,7 @@ from mllmrec.stopping import Stopped
 
 
 def test_broken_transfer_is_continued_where_it_stopped(site, tmp_path):
-    content = bytes(range(256)) * 4096  # 1 MiB, of which half arrives at first
+    content = bytes(range(256)) * 4096  # 1 MiB; only half arrives at first
     site.files["/data.gz"] = content
     site.cut.add("/data.gz")
     target = tmp_path / "below" / "data.gz"
@@ -67,7 +67,7 @@ def test_images_good_missing_truncated_and_none(site, tmp_path, picture):
     }
     urls |= {"../6": f"{site.address}/3", "7": "no url"}
     counts = download_images(urls, tmp_path, workers=3)
-    # 2 is a 404, 4 no image, 7 no URL; 5 came half; ../6 is no file name
+    # 2 is a 404, 4 is not an image, 7 is not a URL, 5 arrived in half, ../6 is not a file name
     assert counts == {
         "images refused by the server or not an image": 3,
         "images lost in transfer (tried again at the next start)": 1,

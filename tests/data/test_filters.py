@@ -25,7 +25,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def raw_data(rows, *, titles=None, timestamps=None, ratings=None, unused=()) -> RawData:
-    """Rows are (user, item) in file order; items are catalogued in order of their id."""
+    """Rows are (user, item) in file order; the catalogue lists items in the order of their ids."""
     ids = sorted({item for _, item in rows} | set(unused))
     users = list(dict.fromkeys(user for user, _ in rows))
     titles = titles or {}
@@ -53,7 +53,7 @@ def sequences(items: Items, interactions: Interactions) -> dict[str, str]:
 
 
 def test_equal_timestamps_stay_in_file_order():
-    # u: c at time 1, then b and a, both at time 2, b first in the file.
+    # u has c at time 1, then b and a, both at time 2; b comes first in the file.
     rows = [("u", "b"), ("v", "a"), ("u", "c"), ("u", "a"), ("v", "b")]
     items, interactions, _ = build_interactions(raw_data(rows, timestamps=[2, 5, 1, 2, 5]), seed=0)
     assert sequences(items, interactions) == {"u": "cba", "v": "ab"}
@@ -78,7 +78,7 @@ def test_of_repeated_pairs_the_earliest_in_time_stays():
 
 
 def test_k_core_by_hand_needs_several_rounds():
-    # 2-core: d has one interaction -> out; then w has only c left -> out; then c has only u -> out; u ab, v ab stay.
+    # 2-core: d has one interaction -> out. Then w has only c left -> out. Then c has only u -> out. u ab, v ab stay.
     rows = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "a"), ("v", "b"), ("w", "c"), ("w", "d")]
     items, interactions, funnel = build_interactions(raw_data(rows, unused=["z"]), k_core=2, seed=0)
     assert sequences(items, interactions) == {"u": "ab", "v": "ab"}
@@ -168,7 +168,7 @@ def test_max_users_does_not_depend_on_file_order_and_leaves_the_whole_counts():
 
 @pytest.mark.parametrize("unused_items", ["keep", "drop"])
 def test_items_that_only_dropped_users_interacted_with_are_not_offered(unused_items):
-    # p has a and b, q has b and c, nobody has z. A run on one of the two users offers that user's items, and z if
+    # p has a and b, q has b and c, nobody has z. A run on one of the two users offers that user's items, and also z if
     # unused items are kept. Codes are those of the whole dataset.
     rows = [("p", "a"), ("p", "b"), ("q", "b"), ("q", "c")]
     raw = raw_data(rows, unused=["z"])
@@ -190,7 +190,7 @@ def test_items_that_only_dropped_users_interacted_with_are_not_offered(unused_it
 
 
 def given_data(split) -> RawData:
-    # Codes 0 and 1 are the same person p, in the train and in the test file.
+    # Codes 0 and 1 are the same person p, once in the train file and once in the test file.
     items = Items(np.array(list("abc")), np.array(list("ABC")), np.array([""] * 3))
     users = np.array([0, 0, 1, 1, 1, 2, 2], dtype=np.int32)
     codes = np.array([0, 1, 0, 1, 2, 1, 2], dtype=np.int32)
@@ -211,7 +211,7 @@ def test_a_given_split_keeps_two_sequences_of_one_person_apart():
 
 
 def test_named_targets_go_with_their_rows_and_their_loss_is_said(caplog):
-    # u's test target was in u's history before; v is short.
+    # u's test target already occurs in u's history; v is short.
     data = raw_data([("u", "a"), ("u", "b"), ("u", "c"), ("u", "a"), ("v", "b"), ("v", "c")])
     labels = np.array([NO_TARGET, TRAIN, VALIDATION, TEST, NO_TARGET, TEST], dtype=np.int8)
     data.interactions = replace(data.interactions, targets=labels)
@@ -222,7 +222,7 @@ def test_named_targets_go_with_their_rows_and_their_loss_is_said(caplog):
     _, interactions, funnel = build_interactions(data, min_length=3, seed=0)
     assert interactions.given_targets.tolist() == [NO_TARGET, TRAIN, VALIDATION]
     assert funnel.notes["published_targets_filtered_out"] == 2
-    assert "filters take 2 of 3 published validation and test targets out" in caplog.text
+    assert "filters remove 2 of 3 published validation and test targets" in caplog.text
 
 
 def test_a_sequence_with_two_splits_is_refused():
@@ -249,7 +249,7 @@ def test_amazon_beauty_has_its_published_counts():
 
 
 def test_two_hundred_thousand_users_take_seconds():
-    # Two million rows; a fifth of what a million users may take (15 s, 1.5 GB). A Python list per user takes more.
+    # Two million rows: a fifth of what a million users may take (15 s, 1.5 GB). One Python list per user takes more.
     generator = np.random.default_rng(0)
     num_users, num_items = 200_000, 20_000
     num_rows = 10 * num_users

@@ -57,7 +57,7 @@ def test_a_folder_of_which_hardly_anything_matches_is_said(tmp_path, picture, ca
     for number in range(40):
         (tmp_path / f"p{number}.png").write_bytes(picture("red"))
     (tmp_path / "1.png").write_bytes(picture("red"))
-    # One of 41 is fewer than one of twenty.
+    # One in 41 is fewer than one in twenty.
     images, _ = usable_images(tmp_path, ["1", "2", "3"])
     assert list(images) == ["1"]
     assert "only 1 of the 41 images" in caplog.text

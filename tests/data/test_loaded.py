@@ -61,8 +61,8 @@ def test_what_keeps_the_promise_passes():
             raw(table={"details": np.array(["x", None, "z"], dtype=object)}),
             "items.details is no array of text",
         ),
-        (raw(table={"ids": np.array(["a", "b", "a"])}), "1 of the items' ids stand there twice"),
-        (raw(table={"images": {"d": Path("d.png")}}), "items.images has 'd', which is no item's id"),
+        (raw(table={"ids": np.array(["a", "b", "a"])}), "1 of the items' ids are repeated"),
+        (raw(table={"images": {"d": Path("d.png")}}), "items.images has 'd', which is not an item id"),
         (raw(user_ids=np.array([1, 2])), "interactions.user_ids is no array of text"),
         (raw(users=np.array([0, 0, 2])), "codes from 0 to 2, and there are 2 users"),
         (raw(users=np.array([0, 0, -1])), "codes from -1 to 0"),
@@ -99,7 +99,7 @@ def test_a_class_of_ones_own_that_fails_is_named_with_the_place():
 
     with pytest.raises(UserError, match=r"^ratings\.csv, line 3: no user$"):
         load_checked(Says(None))
-    # A defect of ours is no wrong use.
+    # A defect of our own code is not a user error.
     Fails.__module__ = "mllmrec.data.fails"
     with pytest.raises(KeyError):
         load_checked(Fails(None))

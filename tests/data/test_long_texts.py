@@ -31,6 +31,6 @@ def test_usual_texts_are_left_alone(caplog):
 
 def test_an_endless_id_is_refused():
     bounded(items(["x" * 500], ["Soap"], [""]))
-    with pytest.raises(UserError, match=r"item 'xxxxx.*…x+': an id of 501 characters") as caught:
+    with pytest.raises(UserError, match=r"item 'xxxxx.*…x+': its id has 501 characters") as caught:
         bounded(items(["x" * 501], ["Soap"], [""]))
     assert len(str(caught.value)) < 200

@@ -103,7 +103,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(movielens, "MOST_UNPACKED", 1000)
     with zipfile.ZipFile(tmp_path / "ml-latest-small.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("ml-latest-small/movies.csv", MOVIES)
-        # 69 bytes, and a hundred lines of 13
+        # 69 bytes, and then a hundred lines of 13
         packed.writestr("ml-latest-small/ratings.csv", RATINGS + "1,10,4.0,100\n" * 100)
     with pytest.raises(UserError, match=r"ml-latest-small\.zip: .*ratings\.csv .*1369 bytes.*1000"):
         MovieLens(str(tmp_path), str(tmp_path / "cache")).load()

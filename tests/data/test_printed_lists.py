@@ -13,7 +13,7 @@ from mllmrec.data.printed_lists import printed_list
         ("[]", []),
         ("", []),
         ("['a', \"b's\", 'c, d']", ["a", "b's", "c, d"]),
-        # numpy prints no commas; Python would read these two as one text.
+        # numpy prints no commas; Python would read these two strings as one.
         ("['a' 'b'\n 'c']", ["a", "b", "c"]),
         ("[1 2 3]", ["1", "2", "3"]),
         ("[1. 2.]", ["1", "2"]),
@@ -34,13 +34,13 @@ def test_lists_as_programs_print_them(text, elements):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, [2]]", r"no list at '\[2\]'"),
-        ("[1, 2", r"no list at '\[1, 2'"),
-        ("['a'b]", "no list at 'b'"),
+        ("[1, [2]]", r"not a list at '\[2\]'"),
+        ("[1, 2", r"not a list at '\[1, 2'"),
+        ("['a'b]", "not a list at 'b'"),
         ("[1 2 ... 8 9]", "cut short"),
-        ("['a, 'b']", "no list"),
-        ("{1: 2}", "no list"),
-        ("[__import__('os')]", "no list"),
+        ("['a, 'b']", "not a list"),
+        ("{1: 2}", "not a list"),
+        ("[__import__('os')]", "not a list"),
         (r"['\x']", "holds '"),
     ],
 )

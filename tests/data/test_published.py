@@ -50,21 +50,21 @@ def test_samples_that_go_on_from_each_other_are_one_sequence():
 
 
 def test_histories_cut_to_the_latest_items_are_found_again():
-    # Two items of history, as some publishers show ten.
+    # Histories hold two items; some publishers show ten.
     assert stitch(("u", [1, 2], 3, TRAIN), ("u", [2, 3], 4, TRAIN), ("u", [3, 4], 5, TEST)) == [
         ("u", [1, 2, 3, 4, 5], [NO_TARGET, NO_TARGET, TRAIN, TRAIN, TEST])
     ]
 
 
 def test_what_lies_between_two_samples_is_no_target():
-    # Only the longest history of a user in the train file, and some later one in the test file.
+    # The train file has only the user's longest history, and the test file has a later one.
     assert stitch(("u", [1], 2, TRAIN), ("u", [1, 2, 3, 4], 5, TEST)) == [
         ("u", [1, 2, 3, 4, 5], [NO_TARGET, TRAIN, NO_TARGET, NO_TARGET, TEST])
     ]
 
 
 def test_samples_with_other_histories_stand_apart():
-    # The test history lacks the validation target, as some publishers want it.
+    # The test history lacks the validation target, as some publishers want.
     assert stitch(("u", [1, 2], 3, TRAIN), ("u", [1, 2, 3], 4, VALIDATION), ("u", [1, 2, 3], 5, TEST)) == [
         ("u", [1, 2, 3, 4], [NO_TARGET, NO_TARGET, TRAIN, VALIDATION]),
         ("u", [1, 2, 3, 5], [NO_TARGET, NO_TARGET, NO_TARGET, TEST]),
@@ -111,7 +111,7 @@ def test_held_out_rows_follow_the_train_rows():
 
 
 def test_no_training_history_holds_what_is_held_out():
-    # A split by chance: item 2 is a test target, though trained items come after it.
+    # A random split: item 2 is a test target, though trained items come after it.
     assert join([1, 3, 2], ("u", 1, TRAIN), ("u", 3, TRAIN), ("u", 2, TEST)) == [
         ("u", [1, 3], [TRAIN, TRAIN]),
         ("u", [1, 2, 3], [NO_TARGET, TEST, NO_TARGET]),

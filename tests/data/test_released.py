@@ -16,7 +16,7 @@ from mllmrec.errors import UserError
 def root(tmp_path, picture):
     folder = tmp_path / "netflix"
     (folder / "images").mkdir(parents=True)
-    # users u1 (short) and u3; line 2 is blank; u1 stands in both files
+    # users u1 (short) and u3; line 2 is blank; u1 is in both files
     (folder / "train.tsv").write_text("u1\t10\n\nu3\t20 10 30\n", encoding="utf-8")
     (folder / "test.tsv").write_text("u3\t30 20\nu4\t10\n", encoding="utf-8")
     (folder / "netflix_titles.csv").write_text(
@@ -44,7 +44,7 @@ def test_all_three_datasets_read_the_layout(root, loader):
 
 def test_blank_lines_and_short_users_shift_nobody(root):
     sequences, codes = read_sequences(root / "train.tsv")
-    # the released code counted kept users instead of lines, and so gave u3 (line 3) the reasoning of another
+    # the released code counted kept users instead of lines, so u3 (line 3) got another user's reasoning
     assert dict(zip(sequences.user_ids, sequences.lines.tolist(), strict=True)) == {"u1": 1, "u3": 3}
     assert np.array(list(codes))[sequences.items[sequences.users == 1]].tolist() == ["20", "10", "30"]
 
@@ -57,7 +57,7 @@ def test_unknown_item_names_line_and_id(root):
 
 def test_user_on_two_lines(root):
     (root / "train.tsv").write_text("u1\t10\n\nu2\t20\nu1\t30\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"train\.tsv:4: user u1 already stands on line 1"):
+    with pytest.raises(UserError, match=r"train\.tsv:4: user u1 is already on line 1"):
         Netflix(str(root)).load()
 
 
@@ -92,7 +92,7 @@ def test_titles_with_and_without_header(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("item,title\n1,a\n\n1,b\n", r":4: item 1 already stands on line 2"),
+        ("item,title\n1,a\n\n1,b\n", r":4: item 1 is already on line 2"),
         ("item,title\n1\n", r":2: 1 fields where the header has 2"),
         ("1,a\n2\n", r":2: expected item,title"),
         ("item,title\n,a\n", r":2: no item id"),

@@ -11,7 +11,7 @@ from mllmrec.errors import UserError
 @pytest.fixture
 def read(tmp_path):
     def reviews(*changes: dict[str, object]):
-        """Reviews that differ from a good one in what is given."""
+        """Reviews, each a good one with the given fields changed."""
         good = {"user": "u", "item": "i", "time": 5, "rating": 4.5}
         file = tmp_path / "a.jsonl"
         file.write_text("".join(json.dumps(good | change) + "\n" for change in changes), encoding="utf-8")

@@ -37,7 +37,7 @@ def test_leave_one_out_last_window():
     assert pairs(splits["test"]) == [("u", [0, 1, 2, 3], 4), ("v", [5, 6], 7), ("w", [8], 9)]
     assert pairs(splits["validation"]) == [("u", [0, 1, 2], 3), ("v", [5], 6)]
     assert pairs(splits["train"]) == [("u", [0, 1], 2)]
-    # x is too short for test, w and x for validation, v, w and x for training.
+    # x is too short for test, w and x are for validation, and v, w and x for training.
     assert [splits[name].left_out for name in ("test", "validation", "train")] == [1, 2, 3]
 
 
@@ -64,7 +64,7 @@ def test_samples_give_limited_histories_and_stable_ids():
 
 
 def test_training_counts_stop_at_the_last_training_target():
-    # u trains up to item 3 (of 0..5), v up to 6 (of 5..8): held-out items 4, 5, 7, 8 are counted by nobody but v's 5.
+    # u trains up to item 3 (of 0..5), v up to 6 (of 5..8). Of the held-out 4, 5, 7, 8 only 5 is counted, for v.
     for windows in ("last", "sliding"):
         train = LeaveOneOut(windows=windows)(interactions_of({"u": [0, 1, 2, 3, 4, 5], "v": [5, 6, 7, 8]}))[
             "train"
@@ -129,7 +129,7 @@ def test_named_targets_are_the_targets():
         1,
     ]  # no history: v's 7, w's 3
     assert pairs(Given()(interactions)["train"]) == [("u", [1, 2], 3), ("v", [7], 8)]
-    # Of u training may count 1 to 3, of v 7 and 8, of w nothing.
+    # Training may count 1 to 3 for u, 7 and 8 for v, and nothing for w.
     assert training_counts(splits["train"], 10).tolist() == [0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
 
 
@@ -141,9 +141,9 @@ def test_published_targets_that_min_history_takes_are_counted(caplog):
         ]
     )
     Given()(interactions)
-    assert caplog.messages == []  # v's first target has no history, with which nothing can be done
+    assert caplog.messages == []  # v's first target has no history, so it cannot be used at all
     Given(min_history=2)(interactions)
-    # Histories of one item: u's 2 and v's 6; six targets in all.
+    # Targets with a history of one item: u's 2 and v's 6. There are six targets in all.
     assert "split.min_history=2 leaves out 2 of 6 published validation and test targets" in caplog.text
 
 
@@ -172,7 +172,7 @@ def test_samples_of_two_sequences_of_one_person_have_different_ids():
             ]
         )
     )
-    # Two items before each target; the second sequence goes on after the three items of the first.
+    # Two items precede each target; places of the second sequence continue after the three items of the first.
     assert [splits["test"].sample_id(i) for i in range(3)] == ["u:2", "u:5", "u~2:2"]
     assert splits["train"].sample_id(0) == "u:1"
 
@@ -200,7 +200,7 @@ def test_time_split_by_hand():
     assert pairs(splits["test"]) == [("u", [0, 1, 2, 3, 4], 5), ("v", [0], 1), ("w", [2, 3], 4)]
     last = ByTime(validation_from=10, test_from=20)(interactions_of(sequences, times))["train"]
     assert pairs(last) == [("u", [0, 1], 2), ("x", [5], 6)]
-    # Of u and v the training part is 0 1 2 and of x 5 6 (v has no training target).
+    # The training part is 0 1 2 for u and v, and 5 6 for x (v has no training target).
     assert training_counts(last, 8).tolist() == [1, 1, 1, 0, 0, 1, 1, 0]
 
 

@@ -47,10 +47,10 @@ def test_the_summary_counts_everything():
         "repeated_titles": 2,
         "possible_negatives": int(items.offered.sum()),
     }
-    # Of users n and m, n < m: items n to m + 4, and item 8, which nobody has.
+    # Users n and m, n < m, avoid items n to m + 4 and item 8, which nobody has.
     assert 7 <= items.offered.sum() <= 9
     assert summary["sequence_length"] == {"min": 5, "median": 5.0, "mean": 5.0, "p90": 5.0, "max": 5}
-    # Five items: training targets are the second and third.
+    # Five items: the training targets are the second and third.
     assert summary["samples"]["train"]["samples"] == 4
     assert summary["samples"]["train"]["users"] == 2
     assert summary["samples"]["train"]["history_length"]["mean"] == 1.5

@@ -19,7 +19,7 @@ def _small(cache_dir: Path, **settings: object) -> Synthetic:
 
 
 def _sequences(source: Synthetic) -> list[np.ndarray]:
-    """Items of each user, without drawing images."""
+    """Items of each user; no images are drawn."""
     rows = source._interactions(source._attributes())
     return np.split(rows.items, np.flatnonzero(np.diff(rows.users)) + 1)
 
@@ -113,15 +113,15 @@ def test_a_damaged_image_is_drawn_again(
 
 
 def _hit_rate_at_3(scores: np.ndarray) -> float:
-    """Mean HR@3 of rows whose first column is the target's score; ties share their places evenly."""
+    """Mean HR@3 of rows with the target's score in the first column; ties share their places evenly."""
     better = (scores[:, 1:] > scores[:, :1]).sum(1)
     equal = (scores[:, 1:] == scores[:, :1]).sum(1)
     return float(np.clip((3 - better) / (equal + 1), 0, 1).mean())
 
 
 def _oracle_hit_rates(source: Synthetic) -> dict[str, float]:
-    """HR@3 over 1 + 9 uniform candidates, for the last item of 1,500 users: an oracle that sees what images show,
-    one that sees categories, and co-occurrence counted over all users but for their last items."""
+    """HR@3 over 1 + 9 uniform candidates, for the last item of 1,500 users. Three rankers: an oracle that sees the
+    images, an oracle that sees categories, and co-occurrence counted over all users without their last items."""
     codes = source._attributes()
     sequences = _sequences(source)
     seen = np.zeros((source.num_users, source.num_items), np.float32)
@@ -156,7 +156,7 @@ def test_taste_shows_in_the_images_and_hardly_in_the_titles(tmp_path: Path) -> N
 
 
 def test_on_a_sparse_catalogue_other_users_do_not_replace_the_images(tmp_path: Path) -> None:
-    # The sizes named in the docstring of `Synthetic`; at the default sizes co-occurrence comes close to the images.
+    # The docstring of `Synthetic` names these sizes. At the default sizes co-occurrence comes close to the images.
     rates = _oracle_hit_rates(Synthetic(tmp_path, num_users=3000, num_items=2000, temperature=0.42))
     assert rates["visual"] > 0.70
     assert rates["together"] < 0.48

@@ -26,7 +26,7 @@ def test_csv_keeps_quoted_commas_and_skips_blank_lines(tmp_path):
 
 def test_line_numbers_count_blank_lines_and_multi_line_fields(tmp_path):
     file = tmp_path / "a.csv"
-    # line 1 header, 2-3 one row over two lines, 4 blank, 5 the row with the bad time
+    # line 1: header; 2-3: one row over two lines; 4: blank; 5: the row with the bad time
     file.write_text('user,note,time\na,"x\ny",1\n\nb,z,soon\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"a\.csv:5: column time: 'soon'"):
         read_table(file, ["user", "time"]).times("time")
@@ -71,7 +71,7 @@ def test_empty_table(tmp_path, content):
 
 def test_other_encoding_names_line_and_byte(tmp_path):
     file = tmp_path / "a.csv"
-    # "item\n" is 5 bytes, "a\n" 2, "caf" 3: the byte of é is number 10
+    # "item\n" is 5 bytes, "a\n" 2, "caf" 3, so the byte of é is number 10
     file.write_bytes("item\na\ncafé\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"a\.csv:3: byte 10 is not utf-8 text"):
         read_table(file, ["item"])
@@ -127,11 +127,11 @@ def test_text_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setattr(mllmrec.data.text, "UNPACKED_FREELY", 100_000)
     file = tmp_path / name
     header = b"" if "json" in name else b"user\n"
-    # One line of ten million letters packs into some ten thousand bytes.
+    # One line of ten million letters packs into about ten thousand bytes.
     file.write_bytes(gzip.compress(header + b"a" * 10_000_000))
     with pytest.raises(UserError, match=r"a\..*\.gz: unpacks to more than 200 times its size"):
         read_table(file, ["user"])
-    # Rows that differ pack less well.
+    # Rows that differ do not pack as well.
     rows = b"".join(b"%d\n" % number for number in range(100_000))
     file.write_bytes(gzip.compress(header + rows))
     if "json" not in name:

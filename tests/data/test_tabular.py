@@ -60,7 +60,7 @@ def test_every_format_says_the_same(files, kind):
 
 def test_unknown_items(files):
     (files / "interactions.csv").write_text(INTERACTIONS + "\nc,9,1,1\nc,8,1,1\n", encoding="utf-8")
-    # header 1, rows 2-4, blank 5, so item 9 stands on line 6
+    # header 1, rows 2-4, blank 5, so item 9 is on line 6
     with pytest.raises(
         UserError,
         match=r"2 interactions with items .*9 \(.*interactions\.csv:6\), 8 \(.*:7\).*unknown_items=drop",
@@ -82,8 +82,8 @@ def test_ids_that_are_written_in_two_ways(files, here, there):
     (files / "items.csv").write_text(f"item_id,title\n{there},Hat\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         load(files)
-    # Escaped, since the two may look the same.
-    assert f"{here!a} may be meant for {there!a}" in str(caught.value)
+    # Escaped, since the two may look alike.
+    assert f"{here!a} may mean {there!a}" in str(caught.value)
 
 
 def test_duplicate_item_ids(files):

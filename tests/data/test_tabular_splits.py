@@ -16,7 +16,7 @@ from mllmrec.data.splits import Given
 from mllmrec.data.tabular import Tabular
 from mllmrec.errors import UserError
 
-# MiniOneRec's columns. Of A1 and A2 the histories are published in full.
+# MiniOneRec's columns. The histories of A1 and A2 are published in full.
 HEADER = "user_id,history_item_title,item_title,history_item_id,item_id,history_item_sid,item_sid"
 TRAIN_ROWS = """A1,"['Tape, clear']",Pen,[0],1,['<a_1>'],<a_2>
 A1,"['Tape, clear', 'Pen']",Pen,"[0, 1]",1,"['<a_1>', '<a_2>']",<a_2>
@@ -33,7 +33,7 @@ A3,['Pen'],Pen,[1],1,['<a_2>'],<a_2>
 def published(tmp_path):
     for name, rows in (("train", TRAIN_ROWS), ("valid", VALID_ROWS), ("test", TEST_ROWS)):
         (tmp_path / f"{name}.csv").write_text(f"{HEADER}\n{rows}", encoding="utf-8")
-    # Its item file has no header: semantic id, title, item id, separated by tabs.
+    # Its item file has no header. The columns are semantic id, title, item id, separated by tabs.
     (tmp_path / "info.txt").write_text(
         "<a_1>\tTape, clear\t0\n<a_2>\tPen\t1\n<a_3>\tInk, red\t2\n", encoding="utf-8"
     )
@@ -81,7 +81,7 @@ def test_minionerec_files_give_back_their_rows(published):
     data = load(published)
     assert data.items.ids.tolist() == ["0", "1", "2"]
     assert data.items.titles.tolist() == ["Tape, clear", "Pen", "Ink, red"]
-    # Five interactions of A1, not the 1 + 2 + 3 + 4 of its histories and the targets.
+    # A1 has five interactions, not the 1 + 2 + 3 + 4 of its histories plus the targets.
     assert data.interactions.targets.tolist() == [
         *[NO_TARGET, TRAIN, TRAIN, VALIDATION, TEST],
         *[NO_TARGET, TRAIN],
@@ -111,7 +111,7 @@ def test_files_without_header_name_columns_by_number(published):
     assert samples_of(load(published, header="none", **columns)) == SAMPLES
     # Row 1 is line 1.
     (published / "test.csv").write_text('A1,t,t,"[0, 1",2,x,x\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"test\.csv:1: column 4: '\[0, 1' is no list"):
+    with pytest.raises(UserError, match=r"test\.csv:1: column 4: '\[0, 1' is not a list"):
         load(published, header="none", **columns)
     with pytest.raises(UserError, match=r"no column 9: it has 1, 2, 3, 4, 5, 6, 7"):
         load(published, header="none", **{**columns, "user_column": 9})
@@ -130,7 +130,7 @@ def test_unknown_items_of_histories(published):
     ):
         load(published)
     data = load(published, unknown_items="drop")
-    # The two 9s, and A3's row for its target.
+    # Dropped are the two 9s, and A3's row because of its target.
     assert data.skipped == {"interactions with unknown items": 3}
     assert samples_of(data)["test"] == [("A4", ["1"], "2")]
 
@@ -170,7 +170,7 @@ def test_files_of_a_split_go_together(published):
 
 
 def test_a_hundred_thousand_rows_are_stitched_in_seconds():
-    # 10,000 users with ten rows each, whose histories hold the latest ten of 1 to 10 items.
+    # 10,000 users with ten rows each; the histories hold the latest ten of 1 to 10 items.
     lengths = np.tile(np.arange(1, 11), 10_000)
     begin = perf_counter()
     rows = stitch_samples(

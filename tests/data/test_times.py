@@ -30,13 +30,13 @@ def times(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_nanoseconds_keep_their_order(times, kind):
-    # Doubles of this size are 256 apart, so these three would be one time.
+    # Doubles of this size are 256 apart, so these three would become one time.
     values = ["1700000000000000003", "1700000000000000001", "1700000000000000002"]
     assert times(*values, kind=kind) == [int(value) for value in values]
 
 
 def test_the_whole_range_of_64_bits_is_kept(times):
-    # 2^63 - 1 and -2^63, with a sign and with zeros in front.
+    # 2^63 - 1 and -2^63, with a sign and with leading zeros.
     values = ["9223372036854775807", "-9223372036854775808", "+0000000000000000000005"]
     assert times(*values) == [2**63 - 1, -(2**63), 5]
 
@@ -51,7 +51,7 @@ def test_what_64_bits_do_not_hold_is_refused(times, kind, value):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_fractions_are_kept_exactly(times, kind):
-    # Microseconds with a fraction: millionths of them are beyond 64 bits, so fewer decimals serve.
+    # Microseconds with a fraction. Millionths of them do not fit 64 bits, but fewer decimals do.
     assert times("1700000000000000.5", "1700000000000000.25", kind=kind) == [
         170000000000000050,
         170000000000000025,
@@ -61,7 +61,7 @@ def test_fractions_are_kept_exactly(times, kind):
 
 
 def test_fractions_that_do_not_fit_are_refused(times):
-    # 1.7e9 with ten decimals needs 20 digits; 64 bits hold 18 whole ones.
+    # 1.7e9 with ten decimals needs 20 digits; 64 bits hold 18 in full.
     with pytest.raises(UserError, match=r"a\.csv:3: column time: '1700000000\.0000000001' .*fewer decimals"):
         times("1700000000", "1700000000.0000000001")
 
@@ -85,7 +85,7 @@ def test_doubles_above_their_whole_numbers_are_refused(times):
 
 
 def test_doubles_with_a_fraction_keep_their_order(times):
-    # 0.1 + 0.2 is the double after 0.3: seventeen decimals tell them apart.
+    # 0.1 + 0.2 is the double after 0.3; it takes seventeen decimals to tell them apart.
     assert times(pa.array([0.1 + 0.2, 0.3]), kind="parquet") == [30000000000000004, 30000000000000000]
 
 
