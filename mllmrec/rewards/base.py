@@ -1,4 +1,4 @@
-"""What a reward sees and gives."""
+"""The interface of rewards: what a reward reads and what it returns."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """What a completion is judged against."""
+    """What a reward needs to know to judge a completion."""
 
     target_id: str
     titles: Mapping[str, str]  # candidate id -> title as the prompt shows it
 
 
 class Reward(ABC):
-    """Scores one completion; ``parts`` names the numbers that are logged beside the total."""
+    """Scores one completion; ``parts`` names the numbers logged beside the total."""
 
     parts: tuple[str, ...]
     needs_title: bool = False  # whether an answer without a title can never be right
@@ -24,7 +24,7 @@ class Reward(ABC):
     @property
     @abstractmethod
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest total there can be."""
+        """The lowest and the highest possible total."""
 
     @abstractmethod
     def __call__(self, completion: str, question: Question) -> dict[str, float]:

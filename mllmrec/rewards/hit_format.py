@@ -1,4 +1,4 @@
-"""Our reward: a valid answer, and the right one, read by the same parser as the reported metrics."""
+"""Our reward: it pays for a valid and for a correct answer, and uses the same parser as the reported metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from mllmrec.rewards.base import Question, Reward
 
 
 class HitFormat(Reward):
-    """``format_weight`` for a valid answer plus ``hit_weight`` if it is the target; ``invalid`` otherwise.
+    """``format_weight`` for a valid answer, plus ``hit_weight`` if it is the target; ``invalid`` for any other answer.
 
-    Valid: exactly one answer line, reasoning only inside closed think tags before or after it, the id a
-    candidate's, and the title (when one is said, or required and known) that candidate's.
+    A valid answer has exactly one answer line, and reasoning only in closed think tags before or after it. The id
+    belongs to a candidate. If the answer has a title, or needs one and the candidate has one, the titles must match.
     """
 
     parts = ("format", "hit")
@@ -27,7 +27,7 @@ class HitFormat(Reward):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest total there can be."""
+        """The lowest and the highest possible total."""
         totals = (self.invalid, self.format_weight, self.format_weight + self.hit_weight)
         return min(totals), max(totals)
 

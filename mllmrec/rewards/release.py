@@ -1,4 +1,4 @@
-"""The reward of the released MLLMRec-R1 code, so that its numbers can be compared."""
+"""The reward of the released MLLMRec-R1 code, to allow comparison with its numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PATTERN = re.compile(r"^\[ITEM_([^\[\]\s]+)\]\s+(.+)$")
 class Release(Reward):
     """-1 for a wrong form, 0.3 for any other well-formed id, 1 for the target's id.
 
-    Kept with its known faults (`train/grpo.py` of wangyu0627/MLLMRec-R1): the title is not looked at, an id that
-    is no candidate earns 0.3, and reasoning before the answer is a wrong form since the text *before* the
-    closing tag is what it reads. The one difference: ids need not be digits.
+    It keeps the known faults of `train/grpo.py` in wangyu0627/MLLMRec-R1: it ignores the title, it pays 0.3 for an id
+    that is not a candidate, and it rejects reasoning before the answer, since it reads the text *before* the closing
+    tag. There is one difference: ids need not be digits.
     """
 
     parts = ("format", "hit")
@@ -26,7 +26,7 @@ class Release(Reward):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest total there can be."""
+        """The lowest and the highest possible total."""
         totals = (self.malformed, self.miss, self.hit)
         return min(totals), max(totals)
 

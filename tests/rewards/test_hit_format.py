@@ -22,7 +22,7 @@ def test_amounts_and_parts():
         ("[ITEM_7]", 1.0, 0.0),
         ("[ITEM_7] red  lamp", 1.0, 1.0),
         ("[ITEM_8] Red Lamp", 0.0, 0.0),  # another candidate's title
-        ("[ITEM_9]", 1.0, 1.0),  # an item without title has none to say
+        ("[ITEM_9]", 1.0, 1.0),  # an item without title needs none in the answer
         ("[ITEM_9] Rug", 0.0, 0.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""The released reward, fault by fault (17), beside ours on the same completions."""
+"""The released reward, fault by fault (17), compared with ours on the same completions."""
 
 from __future__ import annotations
 
