@@ -14,8 +14,8 @@ from torch import Tensor
 class Advantage(Protocol):
     """Turns the rewards of B groups of G rollouts into advantages of the same shape.
 
-    ``weights`` (B, G) are given where the G rollouts are not draws but everything that can be said, with its
-    probability: means and deviations are then the policy's own, which those of draws approach as G grows.
+    ``weights`` (B, G) are the probabilities of the G rollouts, given where these are not draws but all possible answers.
+    Means and deviations are then exact for the policy; those of draws approach them as G grows.
     """
 
     def __call__(self, rewards: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -26,8 +26,8 @@ class Advantage(Protocol):
 class GroupRelative:
     """``(r - mean) / (std + epsilon)`` within each group (GRPO, DeepSeekMath eq. 3; epsilon as TRL's).
 
-    ``scale="group"`` divides by the group's standard deviation (divisor G - 1), ``"batch"`` by that of all B * G
-    rewards (TRL ``scale_rewards=batch``), ``"none"`` by nothing (Dr. GRPO). A group without variance gets zeros.
+    ``scale="group"`` divides by the group's standard deviation (divisor G - 1), ``"batch"`` by the standard deviation of
+    all B * G rewards (TRL ``scale_rewards=batch``), ``"none"`` by nothing (Dr. GRPO). A group without variance gets zeros.
     """
 
     def __init__(self, scale: str = "group", epsilon: float = 1e-4) -> None:
@@ -52,7 +52,7 @@ class LeaveOneOut:
     """RLOO: ``r - mean of the others``, which is ``G / (G - 1) * (r - mean)`` (Ahmadian et al. 2024)."""
 
     def __call__(self, rewards: Tensor, weights: Tensor | None = None) -> Tensor:
-        """(B, G), (B, G) → (B, G); zeros for groups of one. With weights the others are all there is: r - mean."""
+        """(B, G), (B, G) → (B, G); zeros for groups of one. With weights it is r - mean, the limit of many draws."""
         group = rewards.shape[1]
         if group == 1:
             return torch.zeros_like(rewards)
@@ -60,7 +60,7 @@ class LeaveOneOut:
 
 
 def zero_variance(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """(B,) bool: groups whose (B, G) raw rewards are all equal, so that they carry no signal."""
+    """(B, G) rewards → (B,) bool: groups in which all raw rewards are equal, so that they carry no signal."""
     return (rewards.max(1).values - rewards.min(1).values) <= tolerance
 
 
@@ -72,12 +72,12 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def weighted_std(values: Tensor, weights: Tensor | None) -> Tensor:
-    """(B, G) → (B, 1); with divisor G - 1 over draws, and the distribution's own under weights."""
+    """(B, G) → (B, 1): with divisor G - 1 over draws; exact under the distribution of ``weights``, if given."""
     if weights is not None:
         return weighted_mean((values - weighted_mean(values, weights)).square(), weights).sqrt()
     return values.std(1, keepdim=True) if values.shape[1] > 1 else torch.zeros_like(values[:, :1])
 
 
 def _centred(rewards: Tensor, weights: Tensor | None) -> Tensor:
-    # A mean of equal rewards may be off by rounding, which a tiny std would blow up to a signal.
+    # Rounding may shift the mean of equal rewards, and dividing by a tiny std would turn the shift into a signal.
     return (rewards - weighted_mean(rewards, weights)).masked_fill(zero_variance(rewards)[:, None], 0.0)

@@ -1,7 +1,8 @@
 """Estimators of KL(policy || reference) from the log-probabilities of sampled tokens.
 
 With d = log pi - log ref (Schulman, "Approximating KL divergence"): k1 = d, k2 = d²/2, k3 = exp(-d) + d - 1.
-As a loss on on-policy tokens k1 has no expected gradient, k2 has that of KL(pi || ref), k3 that of KL(ref || pi).
+As a loss on on-policy tokens, k1 has an expected gradient of zero, k2 has the gradient of KL(pi || ref), and k3 has the
+gradient of KL(ref || pi).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Policy losses per token, and how tokens are put together: two choices that are made apart.
+"""Policy losses per token, and ways to aggregate tokens; the two can be chosen independently.
 
 To add a loss: one class here with the same call, and one file in ``conf/loss/``.
 """
@@ -14,7 +14,7 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 
 class TokenLoss(NamedTuple):
-    """Per-token loss (R, T), and whether each token's ratio was held by the clip."""
+    """Per-token loss (R, T), and whether the clip held each token's ratio."""
 
     terms: Tensor
     clipped_low: Tensor
@@ -22,7 +22,7 @@ class TokenLoss(NamedTuple):
 
 
 class PolicyLoss(Protocol):
-    """A per-token policy loss, to be minimised."""
+    """A per-token policy loss to minimise."""
 
     def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
         """(R, T), (R, T), (R,), (R, T) bool → (R, T)."""
@@ -32,8 +32,8 @@ class PolicyLoss(Protocol):
 class ClippedRatio:
     """PPO's clipped objective: ``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` (GRPO, DeepSeekMath eq. 3).
 
-    ``level="token"`` takes rho per token; ``"sequence"`` takes the length-normalised ratio of the whole
-    completion for each of its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form).
+    ``level="token"`` uses each token's own rho; ``"sequence"`` uses the length-normalised ratio of the whole
+    completion for all its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form).
     """
 
     def __init__(self, epsilon_low: float = 0.2, epsilon_high: float = 0.2, level: str = "token") -> None:
@@ -67,10 +67,10 @@ def aggregate(
     max_length: int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Put (R, T) token terms of one micro-batch together into its share of the step's loss.
+    """Aggregate the (R, T) token terms of one micro-batch into its share of the step's loss.
 
-    The counts are those of the *whole step*, so the shares of all micro-batches add up to the same loss however
-    the step is cut.
+    The counts cover the *whole step*, so the shares of all micro-batches add up to the same loss however the step
+    is split.
 
     Args:
         terms: (R, T).
@@ -79,7 +79,7 @@ def aggregate(
             sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO).
         tokens: counted tokens in the whole step.
         sequences: sequences in the whole step.
-        max_length: the longest completion there may be, for ``constant``; the same in every step.
+        max_length: the longest possible completion, for ``constant``; the same in every step.
         weights: (R,) how often each sequence counts; ``tokens`` and ``sequences`` are then sums of weights.
 
     Raises:

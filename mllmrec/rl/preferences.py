@@ -1,4 +1,4 @@
-"""Losses over preferences: one answer against others of the same prompt. To add one: one function here.
+"""Losses over preferences: one answer against other answers to the same prompt. To add one: one function here.
 
 Letters: B prompts, N negatives for each.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preference:
-    """What a batch of preferences gives; the rewards carry no gradient."""
+    """The losses and rewards of a batch of preferences; the rewards carry no gradient."""
 
     terms: Tensor  # (B,) loss of each prompt, in nats
     chosen: Tensor  # (B,) implicit reward of the preferred answer
@@ -21,7 +21,7 @@ class Preference:
 
     @property
     def won(self) -> Tensor:
-        """(B,) bool: the preferred answer's reward exceeds that of every other one."""
+        """(B,) bool: the preferred answer has a higher reward than every other answer."""
         return (self.chosen[:, None] > self.rejected).all(1)
 
     @property
@@ -43,7 +43,7 @@ def softmax_dpo(logprobs: Tensor, reference: Tensor, beta: float) -> Preference:
     Args:
         logprobs: (B, 1 + N) log-probabilities of whole answers under the policy, the preferred one first.
         reference: (B, 1 + N) the same under the reference.
-        beta: how much a nat of difference from the reference counts.
+        beta: the weight of one nat of difference from the reference.
     """
     rewards = beta * (logprobs - reference)
     terms = -torch.log_softmax(rewards, 1)[:, 0]

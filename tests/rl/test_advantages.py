@@ -68,7 +68,7 @@ def test_zero_variance_groups_are_found():
 
 
 def test_small_differences_are_signal_and_rounding_is_none():
-    # Rewards may lie close together: a thousandth, and ten millionths, are what a group is to learn from.
+    # Rewards may lie close together: a group must learn from a difference of a thousandth, or of ten millionths.
     rewards = torch.tensor([[0.5, 0.501, 0.5], [0.5, 0.50001, 0.5], [0.5, 0.5 + 5e-7, 0.5]])
     assert zero_variance(rewards).tolist() == [False, False, True]
     assert (GroupRelative()(rewards) != 0).any(1).tolist() == [True, True, False]
@@ -107,7 +107,7 @@ def test_weights_make_mean_and_deviation_the_policys_own(estimator, expected):
 
 
 def test_batch_deviation_under_weights_is_that_of_the_mixture():
-    # The second prompt hits with probability 0.6. Of both: mean 0.4, variance 0.4 · 0.6 = 0.24, deviation 0.489898.
+    # The second prompt hits with probability 0.6. For both together: mean 0.4, variance 0.4 · 0.6 = 0.24, deviation 0.489898.
     rewards, chances = HIT_OF_THREE.repeat(2, 1), torch.cat([CHANCES, torch.tensor([[0.6, 0.2, 0.2]])])
     expected = torch.tensor([[0.8, -0.2, -0.2], [0.4, -0.6, -0.6]]) / (0.489898 + 1e-4)
     assert_close(GroupRelative("batch")(rewards, chances), expected, atol=1e-5, rtol=0)

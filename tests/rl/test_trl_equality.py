@@ -1,4 +1,4 @@
-"""Our loss against that of TRL's GRPOTrainer on the same tensors."""
+"""Our loss equals the loss of TRL's GRPOTrainer on the same tensors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ COMPLETIONS = pad(
 )
 PROMPT_OF = torch.arange(2).repeat_interleave(4)
 ADVANTAGES = torch.tensor([1.5, -0.5, -0.5, -0.5, 0.9, 0.9, -0.9, -0.9])
-LONGEST = 7  # a completion may have more tokens than any of these has
+LONGEST = 7  # the length limit, which none of these completions reaches
 TEMPERATURE = 0.9
-# TRL's name, ours. A step of one batch has as many tokens by bnpo's count as by dapo's.
+# TRL's name, ours. In a step of one batch, bnpo and dapo count the same number of tokens.
 NAMES = [
     ("grpo", "sequence_mean"),
     ("bnpo", "token_mean"),
@@ -57,7 +57,7 @@ def make_trainer(make_pretrained, tmp_path):
             per_device_train_batch_size=len(PROMPT_OF),
             num_generations=4,
             max_completion_length=LONGEST,
-            use_bias_correction_kl=False,  # an importance weight on the KL, which DeepSeekMath has not
+            use_bias_correction_kl=False,  # an importance weight on the KL, absent from DeepSeekMath
             temperature=TEMPERATURE,
             **settings,
         )
@@ -80,7 +80,7 @@ def gradient(model, loss):
 
 
 def shifted(logprobs, seed):
-    """Log-probabilities of a policy some way off: ratios from about 0.5 to 2, so that both clips hold."""
+    """Log-probabilities of a policy some distance away: ratios from about 0.5 to 2, so that both clips hold."""
     noise = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(seed)) * 0.3
     return torch.where(COMPLETIONS.mask, logprobs.detach() + noise, 0.0)
 
