@@ -1,4 +1,4 @@
-"""The exact probability of every answer that may be given, token by token: one pass, no decoding."""
+"""The exact probability of every possible answer, token by token, in one pass and without decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mllmrec.engine.base import ChoiceSets, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.prompts.trie import AnswerTrie, choice_sets
 
-# Tokens of answers that run through the model at once, where no gradient joins them.
+# Answer tokens that run through the model at once where gradients are off.
 _TOKENS = 1 << 16
 
 
@@ -23,13 +23,13 @@ class AnswerScores:
 
     completions: TokenBatch  # (R, T), padded right, with the end token
     prompt_of: Tensor  # (R,)
-    decisions: Tensor  # (R, T) bool: places where other answers go on otherwise
+    decisions: Tensor  # (R, T) bool: places where other answers continue differently
     choices: ChoiceSets
-    scores: TokenScores  # (R, T), renormalised over the answers; zero where nothing else can be said
+    scores: TokenScores  # (R, T), renormalised over the answers; zero where only one token is possible
 
     @property
     def logprobs(self) -> Tensor:
-        """(R,) log-probability of each answer; those of one prompt sum to one."""
+        """(R,) log-probability of each answer; the probabilities of one prompt's answers sum to one."""
         return self.scores.logprobs.sum(1)
 
 
@@ -45,7 +45,7 @@ def score_answers(
 ) -> AnswerScores:
     """Score all answers of B prompts.
 
-    What a trie of the answers forces has probability 1 and is not run through the model after the last choice.
+    Tokens that the trie of answers forces have probability 1. Those after the last choice do not run through the model.
 
     Args:
         engine: runs the model.
@@ -53,12 +53,12 @@ def score_answers(
         encoded: the B prompts.
         answers: per prompt, token ids that end with the end token.
         padding: any token id.
-        device: of the encoded prompts.
+        device: the device of the encoded prompts.
         temperature: divides the logits.
-        entropy: whether entropies are wanted.
+        entropy: whether to compute entropies.
 
     Raises:
-        ValueError: two answers of a prompt are equal, or one begins another.
+        ValueError: two answers of a prompt are equal, or one is the beginning of another.
     """
     rows = [list(answer) for options in answers for answer in options]
     counts = torch.tensor([len(options) for options in answers])
@@ -95,7 +95,7 @@ def score_rows(
     temperature: float = 1.0,
     entropy: bool = True,
 ) -> TokenScores:
-    """`Engine.score`, piece by piece where no graph is kept and the rows are many."""
+    """`Engine.score`, in several pieces if no graph is kept and there are many rows."""
     rows, width = scored.shape
     size = rows if torch.is_grad_enabled() else max(1, _TOKENS // max(width, 1))
     pieces = []

@@ -1,4 +1,4 @@
-"""What a rollout asks for and what it hands to rewards, advantages and loss."""
+"""The interface of rollouts: their arguments, and what they hand to rewards, advantages and the loss."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mllmrec.engine.batches import TokenBatch
 class Rollouts:
     """R = B * G completions; row r answers prompt ``r // G``."""
 
-    completions: TokenBatch  # (R, T), padded right; ends with the end-of-sequence token unless cut off
+    completions: TokenBatch  # (R, T), padded right; each ends with the end-of-sequence token unless cut off
     prompt_of: Tensor  # (R,)
-    decisions: Tensor  # (R, T) bool: tokens that were drawn, not forced; the loss is over these
+    decisions: Tensor  # (R, T) bool: tokens that were drawn and not forced; the loss covers only these
     choices: ChoiceSets | None  # the tokens that competed; None: the whole vocabulary
-    finished: Tensor  # (R,) bool: ended by itself within the length limit
-    weights: Tensor | None = None  # (R,) probability of each row, where rows are all answers and not draws
-    scores: TokenScores | None = None  # (R, T) where known already; with a graph if gradients were on
+    finished: Tensor  # (R,) bool: the completion ended within the length limit
+    weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
+    scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
 
 
 class Sampler(ABC):
-    """A rollout strategy. ``temperature`` is also that of the log-probabilities in the loss."""
+    """A rollout strategy. The log-probabilities in the loss use the same ``temperature``."""
 
-    constrained: bool  # whether the candidates' answers are all that can be said
-    every_answer: bool = False  # whether all candidates' answers are rollouts, so that G = C
+    constrained: bool  # whether only the candidates' answers are possible
+    every_answer: bool = False  # whether every candidate's answer is a rollout, so that G = C
     temperature: float
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
@@ -53,9 +53,9 @@ class Sampler(ABC):
             model: a causal language model.
             encoded: the prompts, as the engine encoded them.
             group_size: G.
-            generators: one for each prompt, on the CPU; all draws come from them, so that a prompt's rollouts do
-                not depend on the batch that it is in.
-            answers: per prompt, the token ids of every candidate's answer with the end token (used where only
-                those can be said).
+            generators: one for each prompt, on the CPU. All draws come from them, so a prompt's rollouts do not
+                depend on its batch.
+            answers: per prompt, the token ids of every candidate's answer with the end token (used if only these
+                answers are possible).
             end_token: the id that ends a completion.
         """

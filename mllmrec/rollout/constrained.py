@@ -1,4 +1,4 @@
-"""Constrained rollouts: only the candidates' answers can be said, with probabilities renormalised over them."""
+"""Constrained rollouts: only the candidates' answers are possible, with probabilities renormalised over them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mllmrec.rollout.draw import inverse_cdf, uniforms
 class Constrained(Sampler):
     """Draws among the candidates' answers.
 
-    Walking down the trie of the answers token by token ends in an answer with the product of its renormalised
-    token probabilities. Those are all computed in one pass, so the walk is a single draw and nothing is decoded.
+    A walk down the trie of answers, token by token, reaches an answer with the product of its renormalised token
+    probabilities. One pass computes all of these, so a single draw replaces the walk and nothing is decoded.
     """
 
     constrained = True
@@ -64,7 +64,7 @@ class Constrained(Sampler):
 
 
 def rollouts_of(scored: AnswerScores, rows: torch.Tensor, weights: torch.Tensor | None = None) -> Rollouts:
-    """Some rows of scored answers as rollouts, with what is known of their scores."""
+    """Turn some rows of scored answers into rollouts that keep their known scores."""
     mask = scored.completions.mask[rows]
     width = int(mask.sum(1).max())
     return Rollouts(

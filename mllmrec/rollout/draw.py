@@ -1,4 +1,4 @@
-"""Drawing tokens by inverse CDF from uniform numbers that are given, so that draws depend on nothing else."""
+"""Draws tokens by inverse CDF from given uniform numbers, so that the draws depend on nothing else."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Uniform numbers that a draw from a nucleus may use: tries outside it are rejected, and the last one sorts.
+# Uniform numbers that one draw from a nucleus may use. A try outside the nucleus is rejected; the last try sorts instead.
 TRIES = 4
 
 
 class NoProbabilities(ArithmeticError):
-    """What a model says of the next token is no number."""
+    """The model's probabilities of the next token are not numbers."""
 
 
 def uniforms(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """(B, *shape) float64: each prompt's numbers come from its own generator, whatever stands beside it in the batch."""
+    """(B, *shape) float64; each prompt has its own generator, so its numbers do not depend on the rest of the batch."""
     return torch.stack([torch.rand(*shape, generator=one, dtype=torch.float64) for one in generators])
 
 
 def draw(logits: Tensor, numbers: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """Draw one token per row; (R, V), (R, `TRIES`) → (R,).
 
-    ``temperature`` 0 takes the most likely token. ``top_p`` keeps the smallest set of most likely tokens whose
-    probability reaches it (Holtzman et al. 2020; among equally likely ones the lower id comes first). A token of
-    the whole distribution is drawn and rejected if it lies outside, which is exact and needs no sorted vocabulary.
+    ``temperature`` 0 takes the most likely token. ``top_p`` keeps the smallest set of most likely tokens that reaches
+    this probability, the nucleus (Holtzman et al. 2020; among equally likely tokens the lower id comes first). A token is
+    drawn from the whole distribution and rejected if it lies outside: this is exact and needs no sorted vocabulary.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -47,16 +47,16 @@ def draw(logits: Tensor, numbers: Tensor, temperature: float = 1.0, top_p: float
 
 
 def inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
-    """The index at which the cumulated weights pass a uniform share of their sum; (R, V), (R,) → (R,).
+    """The index at which the cumulative weights pass a uniform share of their sum; (R, V), (R,) → (R,).
 
     Raises:
-        NoProbabilities: a weight is infinite or no number.
+        NoProbabilities: a weight is infinite or not a number.
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     if not bool(total.isfinite().all()):
         raise NoProbabilities("the next token has no probabilities")
-    # Rounding must not pass the end, where tokens without any weight may stand.
+    # Rounding must not carry the draw past the end, where tokens with weight zero may stand.
     wanted = torch.minimum(numbers[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
 

@@ -1,6 +1,6 @@
 """No sampling: every candidate's answer is a rollout, weighted by its probability.
 
-With them the update is the exact expected gradient of GRPO; ``enumerated.md`` beside this file derives it.
+With them the update is the exact expected gradient of GRPO; ``enumerated.md`` in this folder derives it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mllmrec.rollout.constrained import rollouts_of
 
 
 class Enumerated(Sampler):
-    """All C answers of each prompt; G = C, whatever ``group_size`` says, and nothing is drawn."""
+    """Takes all C answers of each prompt and draws nothing; G = C, whatever ``group_size`` says."""
 
     constrained = True
     every_answer = True
@@ -36,13 +36,13 @@ class Enumerated(Sampler):
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
     ) -> Rollouts:
-        """All answers; see `Sampler`.
+        """Return all answers; see `Sampler`.
 
         Raises:
-            ValueError: prompts have different numbers of candidates.
+            ValueError: the prompts differ in their number of candidates.
         """
         if len({len(options) for options in answers}) != 1:
-            raise ValueError("rollout=enumerate needs as many candidates in one prompt as in another")
+            raise ValueError("rollout=enumerate needs the same number of candidates in every prompt")
         device = next(model.parameters()).device
         scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature)
         every = torch.arange(len(scored.prompt_of), device=device)

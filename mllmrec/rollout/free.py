@@ -16,8 +16,8 @@ from mllmrec.rollout.draw import TRIES, draw, uniforms
 class Free(Sampler):
     """Samples until the end token or ``max_new_tokens``; finished rows leave the batch.
 
-    With ``top_p`` < 1 the tokens come from the nucleus while the loss uses the full distribution at the same
-    temperature, as TRL does: the ratio of the two is not corrected.
+    With ``top_p`` < 1 the tokens come from the nucleus, but the loss uses the full distribution at the same
+    temperature. As in TRL, nothing corrects for the ratio of the two.
     """
 
     constrained = False

@@ -113,7 +113,7 @@ def test_temperature_zero_takes_the_most_likely_answer(model):
     ]
     rollouts = roll_out(model, 2, temperature=0.0)
     assert texts(rollouts) == [best[0]] * 2 + [best[1]] * 2
-    # What is known of its scores is that of the policy itself.
+    # The scores that the rollouts carry are the policy's own.
     highest = torch.stack([part.max() for part in scored.logprobs.split([4, 2])])
     torch.testing.assert_close(rollouts.scores.logprobs.sum(1), highest.repeat_interleave(2))
 

@@ -50,7 +50,7 @@ def test_equal_probabilities_enter_the_nucleus_by_their_id():
 
 
 def test_draws_that_are_rejected_to_the_end_are_exact_too():
-    # A nucleus of one in eight: 0.875 ** 3 = 67 % of the rows come to the last try, which sorts.
+    # A nucleus of one token in eight: 0.875 ** 3 = 67 % of the rows reach the last try, which sorts.
     logits = torch.tensor([0.0, 0.0, 0.0, 1e-3, 0.0, 0.0, 0.0, 0.0])
     assert draw(logits.expand(DRAWS, -1), numbers(DRAWS), top_p=0.1).unique().tolist() == [3]
 
@@ -65,7 +65,7 @@ def test_a_number_at_the_very_end_takes_the_last_token_with_weight():
 
 
 def test_a_number_is_a_share_of_whatever_the_weights_sum_to():
-    # 1 of 4 parts is the first token's: numbers below 0.25.
+    # The first token has 1 of 4 parts: numbers below 0.25.
     weights = torch.tensor([[1.0, 3.0]]).expand(4, -1)
     assert inverse_cdf(weights, torch.tensor([0.0, 0.24, 0.26, 0.99]).double()).tolist() == [0, 0, 1, 1]
     small = weights / 10

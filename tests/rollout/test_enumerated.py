@@ -1,4 +1,4 @@
-"""All candidates' answers with their probabilities, against draws of them."""
+"""Rollouts that are all candidates' answers with their probabilities, compared with rollouts that are drawn."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_weights_are_no_part_of_the_graph(policy):
 
 
 def test_prompts_must_have_as_many_answers(policy):
-    with pytest.raises(ValueError, match="as many candidates"):
+    with pytest.raises(ValueError, match="same number of candidates"):
         all_answers(policy.model, [SINGLE[0], SINGLE[1][:3]])
 
 
@@ -139,9 +139,9 @@ def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-# With one decision for each answer all ways of putting tokens together are the same. With several, `constant` alone
-# adds up an answer's decisions to its log-probability: `sequence_mean` divides by their number, which is the
-# answer's own, and `token_mean` by a number that is itself drawn.
+# With one decision per answer all aggregations agree. With several, only `constant` sums an answer's decisions to its
+# log-probability. `sequence_mean` divides by the answer's number of decisions, and `token_mean` by a number that
+# depends on the draws.
 @pytest.mark.parametrize(("answers", "aggregation"), [(SINGLE, "token_mean"), (SEVERAL, "constant")])
 @pytest.mark.parametrize(("beta", "kl"), [(0.0, "k3"), (2.0, "k3"), (2.0, "k2")])
 def test_the_gradient_of_draws_converges(make_stage, answers, aggregation, beta, kl):
@@ -156,14 +156,14 @@ def test_the_gradient_of_draws_converges(make_stage, answers, aggregation, beta,
             for s in range(5)
         ]
         errors.append(sum(found) / 5)
-    # Sixteen times the draws, a quarter of the error: 1/16 from the first to the last.
+    # Sixteen times the draws make a quarter of the error, so 1/16 from the first group size to the last.
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     assert errors[2] < 0.02
 
 
 @pytest.mark.parametrize(
     ("advantage", "factor"),
-    # A draw is part of its own group's mean: of its reward 1 - 1/8 is left. Leaving it out leaves nothing to correct.
+    # A draw is part of its own group's mean, so 1 - 1/8 of its reward remains. Leave-one-out needs no correction.
     [(LeaveOneOut(), 1.0), (GroupRelative("none"), 7 / 8)],
 )
 def test_the_mean_gradient_of_small_groups(make_stage, advantage, factor):
@@ -190,7 +190,7 @@ def test_without_the_deviation_it_ascends_the_expected_reward(make_stage, answer
 
 
 def test_a_hit_reward_is_weighted_by_the_odds(make_stage):
-    # One hit of probability p: the group's deviation is sqrt(p (1 - p)), and what is left sqrt(p / (1 - p)) grad log p.
+    # One hit of probability p: the group's deviation is sqrt(p (1 - p)), so the gradient is sqrt(p / (1 - p)) grad log p.
     stage = make_stage(aggregation="sequence_mean", advantage=GroupRelative(epsilon=0.0))
     step = judged(stage, SINGLE)
     hits = torch.tensor([[0.0, 1.0, 0.0, 0.0]] * 2)
