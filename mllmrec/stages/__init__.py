@@ -1,1 +1,1 @@
-"""What is trained, one LightningModule per stage: warm-up on item ids, SFT, GRPO."""
+"""The training stages, one LightningModule each: warm-up on item ids, SFT, GRPO and others."""

@@ -1,4 +1,4 @@
-"""What the stages share: which samples make a step, the optimiser, and one update from micro-batches."""
+"""The common parts of all stages: the batches of samples, the optimiser, and one update from micro-batches."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class OptimizerSettings:
 def training_batches(
     size: int, batch_size: int, *, epochs: float, max_steps: int | None, seed: int, purpose: str
 ) -> list[np.ndarray]:
-    """The positions that make each step, shuffled anew every epoch; the last batch of an epoch may be smaller.
+    """The sample positions of each step, shuffled anew every epoch; the last batch of an epoch may be smaller.
 
     Args:
-        size: samples there are.
+        size: number of samples.
         batch_size: samples in a step.
         epochs: passes; a fraction ends within a pass.
-        max_steps: at most so many batches.
-        seed: of the run.
+        max_steps: the largest number of batches.
+        seed: the run's seed.
         purpose: names the shuffles.
     """
     per_epoch = math.ceil(size / batch_size)
-    # 100 steps times 0.07 is 7.000000000000001 in binary fractions, which is no eighth step.
+    # 100 steps times 0.07 is 7.000000000000001 in binary fractions; that must not add an eighth step.
     steps = math.ceil(round(per_epoch * epochs, 6))
     if max_steps is not None:
         steps = min(steps, max_steps)
@@ -59,7 +59,7 @@ def training_batches(
 
 
 class Stage(lightning.LightningModule):
-    """A training stage. Optimisation is manual: a step may hold rollouts, several updates and micro-batches."""
+    """A training stage. Optimisation is manual, since a step may hold rollouts, several updates and micro-batches."""
 
     name: str
 
@@ -67,14 +67,14 @@ class Stage(lightning.LightningModule):
         """Hold the model.
 
         Args:
-            model: with the stage's trainable weights.
-            optimizer: its settings.
+            model: the model, with the stage's trainable weights.
+            optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage, for the schedule.
         """
         super().__init__()
         self.automatic_optimization = False
-        # Lightning trains in the mode it finds, and loaded models come in evaluation mode: without this there is no
-        # dropout and no gradient checkpointing.
+        # Lightning leaves the model's mode alone, and loaded models are in evaluation mode. Without this line there would
+        # be no dropout and no gradient checkpointing.
         self.model: Any = model.train()
         self.settings, self.updates = optimizer, updates
         self._moved = False  # whether an update has changed a weight
@@ -97,15 +97,15 @@ class Stage(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave batches alone: they are texts, and the stages place their own tensors."""
+        """Leave batches alone: they hold texts, and the stages move their own tensors."""
         return batch
 
     def update(self, shares: Iterable[Tensor]) -> dict[str, float]:
-        """One optimiser step from the micro-batches' shares of the loss, which are added up.
+        """Make one optimiser step from the sum of the micro-batches' shares of the loss.
 
         Raises:
-            UserError: the loss or the gradient is not finite, and the weights are left as they were; or the first
-                update that has a gradient and a learning rate changes no weight.
+            UserError: the loss or the gradient is not finite (the weights stay as they were), or the first update
+                with a gradient and a learning rate changes no weight.
         """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
@@ -115,7 +115,7 @@ class Stage(lightning.LightningModule):
             loss += float(share.detach())
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         if all(weight.grad is None for weight in weights):
-            # Where nothing was to be learnt the gradient is zero, and momentum and decay go on as with any other.
+            # If there was nothing to learn, the gradient is zero; momentum and decay still act as in any other update.
             for weight in weights:
                 weight.grad = torch.zeros_like(weight)
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm))
@@ -134,13 +134,13 @@ class Stage(lightning.LightningModule):
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
 
     def _first_movement(self, optimizer: Any, weights: list[Tensor], norm: float, rate: float) -> None:
-        """The first step that must change something: see that it does, and which adapters have no part in it."""
+        """Make the first step that must change a weight, check that it does, and name adapters without a gradient."""
         before = _sums(weights)
         optimizer.step()
         if torch.equal(before, _sums(weights)):
             raise UserError(
                 f"stage {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
-                f"weight, since so small a step is lost in {weights[0].dtype} numbers: raise {self.name}.learning_rate, "
+                f"weight, because rounding to {weights[0].dtype} loses so small a step: raise {self.name}.learning_rate, "
                 "or set trainer.precision=32-true and backbone.dtype=float32"
             )
         self._moved = True
@@ -151,8 +151,8 @@ class Stage(lightning.LightningModule):
         ]
         if idle:
             log.warning(
-                "%s: %d adapter weights had no part in the loss of the first update, and will not train where that "
-                "stays so: %s%s",
+                "%s: %d adapter weights had no part in the loss of the first update; while that is so, they do not "
+                "train: %s%s",
                 self.name,
                 len(idle),
                 ", ".join(idle[:3]),
@@ -160,10 +160,10 @@ class Stage(lightning.LightningModule):
             )
 
     def on_train_end(self) -> None:
-        """Say where nothing was learnt."""
+        """Warn if nothing was learnt."""
         if not self._moved:
             log.warning(
-                "%s: no update had both a gradient and a learning rate: the weights are as they were before",
+                "%s: no update had both a gradient and a learning rate, so the weights have not changed",
                 self.name,
             )
 
@@ -173,5 +173,5 @@ class Stage(lightning.LightningModule):
 
 
 def _sums(weights: Iterable[Tensor]) -> Tensor:
-    """(W,) float64 sum of each weight: an update of any of them shows, and no copy of them is kept."""
+    """(W,) float64 sum of each weight: it shows any update without keeping copies of the weights."""
     return torch.stack([weight.detach().sum(dtype=torch.float64) for weight in weights])

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the true answer against answers of other listed candidates (DPO, S-DPO)."""
+"""Direct preference optimisation: prefer the true answer to the answers of other listed candidates (DPO, S-DPO)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Preferences(NamedTuple):
 
 
 class Dpo(Stage):
-    """One update from B prompts, each with its true answer and N negatives out of its candidates.
+    """One update from B prompts, each with its true answer and N negatives from its candidates.
 
-    All answers of a prompt are scored against one encoding of it, whole and with the whole vocabulary competing. The
-    reference is the policy that the stage began with.
+    All answers of a prompt share one encoding of it. They are scored whole, with the whole vocabulary competing. The
+    reference is the policy at the start of the stage.
     """
 
     name = "dpo"
@@ -50,15 +50,15 @@ class Dpo(Stage):
         """Put the parts together.
 
         Args:
-            policy: with the stage begun, so that its reference is the policy so far.
+            policy: the policy, with the stage begun, so that its reference is the policy so far.
             answers: tokens of every item's answer.
-            optimizer: its settings.
+            optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage.
             engine: runs the model.
             negatives: N; 1 is plain DPO.
-            beta: of the loss, see `softmax_dpo`.
+            beta: the loss's beta, see `softmax_dpo`.
             micro_batch_size: prompts through the model at once, with their answers.
-            seed: of the run.
+            seed: the run's seed.
         """
         super().__init__(policy.model, optimizer, updates)
         self.policy, self.answers, self.engine = policy, answers, engine
@@ -74,7 +74,7 @@ class Dpo(Stage):
         self.log_step({**update, **{f"rewards/{name}": total / len(batch) for name, total in sums.items()}})
 
     def preferences(self, batch: Sequence[Example], step: int) -> Preferences:
-        """Draw the negatives; those of an example depend on the seed, the step and the example alone.
+        """Draw the negatives; each example's draw depends only on the seed, the step and the example.
 
         Raises:
             UserError: a prompt has too few candidates.
@@ -97,13 +97,13 @@ class Dpo(Stage):
     def loss_shares(
         self, preferences: Preferences, reference: Sequence[Tensor], sums: dict[str, float]
     ) -> Iterator[Tensor]:
-        """The mean loss over prompts in micro-batches whose sum does not depend on their size.
+        """The mean loss over prompts in micro-batches; their sum does not depend on their size.
 
         Args:
-            preferences: of the step.
+            preferences: the step's preferences.
             reference: per micro-batch (b, 1 + N), from `reference_logprobs`.
-            sums: filled with sums over prompts for the log: ``accuracies`` counts prompts whose true answer has the
-                highest reward, and ``rejected`` and ``margins`` take a prompt's mean over its negatives.
+            sums: receives sums over prompts for the log: ``accuracies`` counts prompts in which the true answer has the
+                highest reward; ``rejected`` and ``margins`` use a prompt's mean over its negatives.
         """
         size = sum(map(len, preferences.prompts))
         for prompts, answers, known in zip(*preferences, reference, strict=True):
@@ -119,7 +119,7 @@ class Dpo(Stage):
 
     @torch.no_grad()
     def reference_logprobs(self, preferences: Preferences) -> list[Tensor]:
-        """Per micro-batch, (b, 1 + N) log-probabilities under the policy that the stage began with."""
+        """Per micro-batch, (b, 1 + N) log-probabilities under the policy at the start of the stage."""
         with self.policy.reference() as model:
             return [
                 self._logprobs(model, prompts, answers) for prompts, answers in zip(*preferences, strict=True)

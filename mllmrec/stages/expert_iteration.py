@@ -1,7 +1,8 @@
-"""Expert iteration: the policy answers, answers that are good enough are kept, and SFT learns them; again and again.
+"""Expert iteration: in each round the policy answers, answers that are good enough are kept, and SFT learns them.
 
-Rejection sampling and fine-tuning as in ReST-EM (Singh et al. 2024, arXiv 2312.06585), except that every round goes on
-from the policy of the last one, as in RAFT (Dong et al. 2023, arXiv 2304.06767), where ReST-EM trains the base model anew.
+Rejection sampling and fine-tuning follow ReST-EM (Singh et al. 2024, arXiv 2312.06585), with one exception: ReST-EM trains
+the base model anew in every round. Here each round continues from the policy of the last one, as in RAFT (Dong et al. 2023,
+arXiv 2304.06767).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from mllmrec.stages.sft import candidate_trie, supervised_shares
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer that is to be learnt."""
+    """An answer to learn."""
 
     prompt: list[int]
     answer: list[int]
     weight: float
-    competing: AnswerTrie | None = None  # the answers that it is learnt against; None: the whole vocabulary
+    competing: AnswerTrie | None = None  # the answers that compete with it; None: the whole vocabulary
 
 
 class ExpertIteration(RolloutStage):
-    """One round: answers of the round's prompts by the policy as it is, then updates on those that are kept."""
+    """One round: the current policy answers the round's prompts, then updates learn the answers that are kept."""
 
     name = "expert_iteration"
 
@@ -49,34 +50,34 @@ class ExpertIteration(RolloutStage):
         """Put the parts together.
 
         Args:
-            args: as of `RolloutStage`.
-            threshold: the least reward of an answer that is kept; it must have ended by itself, too.
-            repeats: how an answer counts that a prompt was given several times: ``once``, or ``all`` for as often
-                as it was drawn, whose expected gradient is that of the share of kept answers, up to its scale.
+            args: see `RolloutStage`.
+            threshold: the lowest reward of an answer that is kept; the answer must also have ended by itself.
+            repeats: how often to count an answer that was drawn several times for a prompt: ``once``, or ``all`` for
+                every draw. Up to scale, ``all`` has the expected gradient of the share of kept answers.
             batch_size: prompts of an update.
-            loss_on: as of `Sft`: ``answer``, or ``candidates`` where they are all that can be said.
-            settings: as of `RolloutStage`.
+            loss_on: see `Sft`: ``answer``, or ``candidates`` if only their answers are possible.
+            settings: see `RolloutStage`.
 
         Raises:
-            UserError: no reward reaches the threshold, or the loss is on candidates and answers are free.
+            UserError: no reward reaches the threshold, or the loss is on candidates while rollouts are free.
         """
         super().__init__(*args, **settings)
         highest = self.reward.bounds[1]
         if threshold > highest:
             raise UserError(
-                f"expert_iteration.threshold={threshold} exceeds the highest reward, {highest}: nothing would be "
-                "learnt; lower it"
+                f"expert_iteration.threshold={threshold} exceeds the highest reward, {highest}, so nothing would be "
+                "learnt: lower the threshold"
             )
         if loss_on == "candidates" and not self.sampler.constrained:
             raise UserError(
-                "expert_iteration.loss_on=candidates with free rollouts, which may say anything: set "
+                "expert_iteration.loss_on=candidates with free rollouts, which may answer anything: set "
                 "expert_iteration.loss_on=answer, or choose another rollout"
             )
         self.threshold, self.repeats, self.batch_size = threshold, repeats, batch_size
         self.loss_on = loss_on
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
-        """One round from its prompts; what is logged are means over it."""
+        """One round from its prompts; it logs means over the round."""
         pieces: list[Rewarded] = []
         kept: list[list[Kept]] = []  # per prompt
         chunk = max(1, self.micro_batch_size // self.group_size)
@@ -96,7 +97,7 @@ class ExpertIteration(RolloutStage):
                 **self.reward_metrics(batch, pieces),
                 "kept/answers": sum(map(len, kept)) / len(batch),
                 "kept/prompts": sum(map(bool, kept)) / len(batch),
-                # Lightning would count rounds, where rankings of held-out users are logged by updates.
+                # Lightning would count rounds, but rankings of held-out users are logged by updates.
                 "step": self.global_step - 1,
             }
         )
@@ -107,11 +108,11 @@ class ExpertIteration(RolloutStage):
         return [candidate_trie(self.answers, example) for example in examples]
 
     def keep(self, rewarded: Rewarded, competing: Sequence[AnswerTrie] | None = None) -> list[list[Kept]]:
-        """The different answers of each of B prompts that are to be learnt, in the order in which they were drawn.
+        """The distinct answers to learn for each of B prompts, in the order in which they were drawn.
 
         Args:
             rewarded: the rollouts.
-            competing: of each prompt, the answers that its own are learnt against; None: the whole vocabulary.
+            competing: for each prompt, the answers that compete in its loss; None: the whole vocabulary.
         """
         rollouts = rewarded.rollouts
         good = (rewarded.rewards.flatten() >= self.threshold) & rollouts.finished.cpu()
@@ -135,7 +136,7 @@ class ExpertIteration(RolloutStage):
         ]
 
     def loss_shares(self, kept: Sequence[Kept]) -> Iterator[Tensor]:
-        """SFT's loss on kept answers; nothing where none was kept."""
+        """SFT's loss on kept answers; nothing if none was kept."""
         tries = [one.competing for one in kept if one.competing is not None]
         return supervised_shares(
             self.policy,
@@ -149,5 +150,5 @@ class ExpertIteration(RolloutStage):
 
 
 def updates_of(batches: Iterable[Sized], batch_size: int) -> int:
-    """Optimiser steps of a stage whose rounds have these prompts."""
+    """The number of optimiser steps in a stage with these rounds of prompts."""
     return sum(math.ceil(len(batch) / batch_size) for batch in batches)

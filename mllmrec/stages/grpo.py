@@ -1,7 +1,7 @@
 """Group-relative policy optimisation by hand: rollouts → rewards → advantages → loss (DeepSeekMath, eq. 3).
 
-What differs from the paper's release: the loss sees only tokens that were drawn (constrained rollouts write the
-rest), the reference is the policy that the stage began with, and the reward's parser is the evaluation's.
+Differences from the paper's released code: the loss covers only tokens that were drawn (constrained rollouts write
+the rest), the reference is the policy at the start of the stage, and reward and evaluation use the same parser.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mllmrec.stages.rollouts import Rewarded, RolloutStage
 
 @dataclass(frozen=True)
 class Judged(Rewarded):
-    """Rollouts with what became of them; R = B * G rows."""
+    """Rollouts with their rewards and advantages; R = B * G rows."""
 
     advantages: Tensor  # (R,)
 
@@ -66,26 +66,26 @@ class Grpo(RolloutStage):
         """Put the parts together.
 
         Args:
-            policy: with the stage begun, so that its reference is the policy so far.
+            policy: the policy, with the stage begun, so that its reference is the policy so far.
             answers: tokens of every item's answer.
-            optimizer: its settings.
+            optimizer: the optimiser's settings.
             steps: rollout steps in the whole stage.
             engine: runs the model.
             sampler: draws completions.
-            reward: judges them.
+            reward: judges completions.
             advantage: (B, G) rewards → (B, G).
-            policy_loss: per token.
+            policy_loss: the loss per token.
             group_size: G.
             micro_batch_size: completions through the model at once.
             iterations: updates per rollout step.
-            beta: weight of the KL; 0 computes no reference.
-            kl: its estimator.
-            aggregation: how tokens make the loss.
-            skip_zero_variance: whether groups with equal rewards are left out of reference and update:
-                ``auto`` where that changes nothing (beta 0), ``always`` (they lose their KL), ``never``, or ``drop``:
-                always, and they do not count in the loss's mean (DAPO's dynamic sampling, without its refilling).
-            seed: of the run.
-            on_rollouts: told of every step's rollouts.
+            beta: weight of the KL; with 0 no reference is computed.
+            kl: the KL's estimator.
+            aggregation: how token losses are aggregated.
+            skip_zero_variance: whether reference and update leave out groups with equal rewards: ``auto`` where that
+                changes nothing (beta 0), ``always`` (they lose their KL), ``never``, or ``drop``: always, and the
+                loss's mean does not count them (DAPO's dynamic sampling, without its refilling).
+            seed: the run's seed.
+            on_rollouts: called with every step's rollouts.
             titles: (I,) as the prompts show them.
             item_ids: (I,).
         """
@@ -124,17 +124,17 @@ class Grpo(RolloutStage):
         for iteration in range(self.iterations):
             sums: dict[str, float] = {}
             seen = torch.zeros(rollouts.decisions.shape, device=self.device)
-            # What the rollout computed holds until the first update.
+            # The rollout's own pass is valid only until the first update.
             known = encoded if iteration == 0 else None
             update = self.update(self.loss_shares(judged, old, reference, sums, encoded=known, seen=seen))
             old = seen if old is None else old
             self.log_step({**update, **self._averages(sums), **self.reward_metrics(batch, [judged])})
 
     def roll_out(self, batch: Sequence[Example], prompts: TokenBatch, step: int) -> tuple[Rollouts, Any]:
-        """Completions of each example, and the encoded prompts if they can serve the update."""
+        """Completions of each example, and the encoded prompts if the update can use them."""
         rows = len(batch) * (len(batch[0].candidates) if self.sampler.every_answer else self.group_size)
-        # The rollout's pass serves the update too, unless dropout makes that another function or the whole step is
-        # more than may be in memory at once.
+        # The update uses the rollout's pass too, unless dropout changes the function or the whole step is larger than
+        # one micro-batch and might not fit in memory.
         reuses = torch.is_grad_enabled() and self.engine.reusable and not self.draws_anew
         reuses = reuses and rows <= self.micro_batch_size
         rollouts, encoded = self.draw(batch, prompts, step, gradients=reuses)
@@ -157,15 +157,15 @@ class Grpo(RolloutStage):
         encoded: Any = None,
         seen: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The loss in micro-batches whose sum does not depend on their size.
+        """The loss in micro-batches; their sum does not depend on their size.
 
         Args:
             judged: the step's rollouts.
-            old: (R, T) log-probabilities when the rollouts were drawn; None: those of this very pass.
+            old: (R, T) log-probabilities when the rollouts were drawn; None: use this pass's own.
             reference: (R, T), or None without KL.
-            sums: filled with sums over tokens for the log.
-            encoded: the prompts with their graph, if the rollout's pass serves this update.
-            seen: (R, T), filled with this pass's log-probabilities.
+            sums: receives sums over tokens for the log.
+            encoded: the prompts with their graph, if this update uses the rollout's pass.
+            seen: (R, T), receives this pass's log-probabilities.
         """
         rollouts = judged.rollouts
         weights = rollouts.weights
@@ -206,7 +206,7 @@ class Grpo(RolloutStage):
 
     @torch.no_grad()
     def reference_logprobs(self, judged: Judged) -> Tensor:
-        """(R, T) log-probabilities under the policy that the stage began with; zero for groups that are skipped."""
+        """(R, T) log-probabilities under the policy at the start of the stage; zero for skipped groups."""
         found = torch.zeros(judged.rollouts.decisions.shape, device=self.device)
         with self.policy.reference() as model:
             for part in self._parts(judged):
@@ -222,7 +222,7 @@ class Grpo(RolloutStage):
 
     @staticmethod
     def _differs(judged: Judged) -> Tensor:
-        """(R,) bool: rows of groups whose answers differ in what they are worth."""
+        """(R,) bool: rows of groups in which the advantages are not all zero."""
         groups = judged.advantages.view(judged.rewards.shape)
         return (groups != 0).any(1).repeat_interleave(groups.shape[1])
 

@@ -1,4 +1,4 @@
-"""Ranking of a fixed sample of validation users while a stage trains: what it shows, keeps and warns of."""
+"""Ranks a fixed sample of validation users while a stage trains, to log metrics, keep the best weights and warn."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mllmrec.rewards.base import Reward
 
 log = logging.getLogger(__name__)
 
-PARTED = 3  # rankings in a row after which a growing inflation is warned of
+PARTED = 3  # rankings in a row with growing inflation before a warning
 
 
 @dataclass(frozen=True)
 class HeldOutMeasure:
-    """Ranks the held-out users with the policy as it is."""
+    """Ranks the held-out users with the current policy."""
 
     metrics: Callable[[], dict[str, float]]  # metric name -> mean
     objective: Callable[[Mapping[str, float]], float]  # the one that decides; larger is better
@@ -32,16 +32,16 @@ class HeldOutMeasure:
 
 
 class HeldOutRanking(lightning.Callback):
-    """Every so many optimiser steps, and at the end, log ``val/<metric>`` of the policy as it is.
+    """Logs ``val/<metric>`` of the current policy every so many optimiser steps and at the end.
 
     The stage ends with the weights of its best ranking or with its last ones; `selection` holds the others, so that both
     can be reported. Of equal rankings the earliest is the best.
 
-    Where the stage is paid by a reward, two numbers stand beside it: ``reward_normalised``, the mean reward of the
-    training prompts since the last ranking on a scale from 0 (lowest possible) to 1 (highest), and ``inflation``,
-    by how much more it has risen than the held-out objective since the first of these points:
-    (reward - first reward) - (objective - first objective). It is warned of when it has grown three rankings in a row and
-    the objective stands below its best.
+    If the stage has a reward, two more numbers are logged. ``reward_normalised`` is the mean reward of the training prompts
+    since the last ranking, on a scale from 0 (lowest possible) to 1 (highest). ``inflation`` says how much more this reward
+    has risen than the held-out objective since the first such point:
+    (reward - first reward) - (objective - first objective). A warning follows when inflation has grown three rankings in a
+    row and the objective is below its best.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class HeldOutRanking(lightning.Callback):
         """Take the measure.
 
         Args:
-            measure: of the held-out users.
+            measure: ranks the held-out users.
             every: optimiser steps between two measures.
             keep_best: whether the stage ends with the weights of its best measure instead of the last.
-            patience: end the stage after so many measures without a better one; None for never.
-            bounds: lowest and highest reward there can be; None where no reward is paid.
+            patience: end the stage after this many measures without a better one; None for never.
+            bounds: lowest and highest possible reward; None for a stage without a reward.
         """
         self.measure, self.every = measure, every
         self.keep_best, self.patience, self.bounds = keep_best, patience, bounds
@@ -74,7 +74,7 @@ class HeldOutRanking(lightning.Callback):
         self._inflations: list[float] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure the policy that the stage begins with."""
+        """Measure the policy at the start of the stage."""
         self._log(trainer, pl_module)
 
     def on_train_batch_end(
@@ -92,7 +92,7 @@ class HeldOutRanking(lightning.Callback):
             self._log(trainer, pl_module)
             if self.patience is not None and self._without_better >= self.patience:
                 log.warning(
-                    "%s: ended at step %d, %d rankings after its best on the held-out users",
+                    "%s: ended at step %d, %d rankings after the best one on the held-out users",
                     _name(pl_module),
                     trainer.global_step,
                     self._without_better,
@@ -100,7 +100,7 @@ class HeldOutRanking(lightning.Callback):
                 trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure the policy that the stage ends with, and go back to the best where that is asked for."""
+        """Measure the policy at the end of the stage, and return to the best weights if the stage keeps those."""
         if self._measured_at != trainer.global_step:
             self._log(trainer, pl_module)
         last_step = trainer.global_step
@@ -151,8 +151,8 @@ class HeldOutRanking(lightning.Callback):
         grows = len(last) > PARTED and all(later > earlier for earlier, later in pairwise(last))
         if grows and objective < self.best:
             log.warning(
-                "%s: reward inflation: over %d held-out rankings the training reward has risen beyond them by %.3f, "
-                "and the last is below the best",
+                "%s: reward inflation: over %d held-out rankings the training reward has risen by %.3f more than the "
+                "rankings have, and the last ranking is below the best",
                 stage,
                 PARTED,
                 last[-1] - last[0],
@@ -163,11 +163,11 @@ class HeldOutRanking(lightning.Callback):
 def held_out_ranking(
     measure: HeldOutMeasure, stage: lightning.LightningModule, *, every: int, keep: str, patience: int | None
 ) -> HeldOutRanking:
-    """The callback of a stage.
+    """The held-out callback of a stage.
 
     Args:
-        measure: of the held-out users.
-        stage: to be trained.
+        measure: ranks the held-out users.
+        stage: the stage to train.
         every: optimiser steps between two measures.
         keep: ``best`` or ``last``.
         patience: measures without a better one before the end; None for never.

@@ -1,4 +1,4 @@
-"""Which rollouts of a stage are kept for people to read: whole groups, at steps spread over the stage."""
+"""Which rollouts of a stage are kept for people to read: whole groups, from steps spread over the stage."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LEAST_STEPS, MOST_STEPS = 20, 200
 
 
 def kept_steps(steps: int, every: int) -> set[int]:
-    """The steps whose rollouts are kept: at the held-out rankings, and at 20 steps spread evenly, first and last among them.
+    """The steps at which rollouts are kept: every held-out ranking, and 20 steps spread evenly from first to last.
 
     Args:
-        steps: of the stage.
+        steps: number of steps in the stage.
         every: steps between two held-out rankings.
 
     Returns:
-        Steps from 0 on; of more than 200, 200 spread evenly, so that the file stays small.
+        Steps from 0 on. If there are more than 200, 200 of them, spread evenly, so that the file stays small.
     """
     kept = np.union1d(np.arange(0, steps, every), _spread(steps, LEAST_STEPS))
     return set(kept[_spread(len(kept), MOST_STEPS)].tolist())
@@ -33,10 +33,10 @@ def _spread(size: int, most: int) -> np.ndarray:
 
 
 def whole_groups(step: int, batch: Sequence[Example], judged: Judged, groups: int) -> list[Rollout]:
-    """The rollouts of the first ``groups`` prompts of a batch, which is in random order.
+    """The rollouts of the first ``groups`` prompts of a batch; the batch is in random order.
 
     Args:
-        step: of the stage.
+        step: the stage's step.
         batch: B examples.
         judged: their B * G rollouts.
         groups: prompts to keep.

@@ -1,8 +1,9 @@
-"""What the weights after a stage are found by: everything that made them, as named parts.
+"""The key under which the weights after a stage are stored: everything that made them, as named parts.
 
-A setting that is new is part of the key until it is named here as one that plays no part: what is forgotten costs a
-training that could have been shared, and never a result. What settings say of the data is not taken from them but from
-what the stage reads in the end: the prompts with their answers and candidates, rendered as they are trained on.
+A new setting is part of the key until this module lists it as one that plays no part. A forgotten setting can therefore
+cost a training that could have been shared, but never a wrong result. Settings about the data do not enter the key
+themselves. What the stage reads in the end enters instead: the prompts with their answers and candidates, rendered as in
+training.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from mllmrec.prompts.examples import Forms
 from mllmrec.stages.run import sft_batches
 from mllmrec.stages.warmup import training_sequences
 
-# What a job is called, shows and shares changes no weight.
+# A job's name, its output and what it shares change no weight.
 OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
-# Read after the stages that are shared, or for reports alone.
+# Read only after the shared stages, or only for reports.
 OF_LATER = ("reward", "rollout", "advantage", "loss", "baselines")
-# Read through the rendered prompts and the order of training, or through the ranking of held-out users.
+# Enter through the rendered prompts and the order of training, or through the ranking of held-out users.
 BY_CONTENT = (
     "dataset",
     "split",
@@ -52,14 +53,14 @@ BY_CONTENT = (
     "protocol_seed",
     "eval",
 )
-# The warm-up reads item sequences alone, and measures nothing while it trains.
+# The warm-up reads only item sequences, and measures nothing while it trains.
 NOT_IN_WARMUP = ("prompt", "engine", "heldout", "method")
-# Of the method: what it is called, which stages it has (those so far are a part of their own), who is ranked instead.
+# Settings of the method: its name, its stages (the stages so far are a part of their own) and its recommender.
 _OF_THE_METHOD = ("name", "stages", "recommender")
 
 
 class StageKey:
-    """Says of each of a run's stages what its weights are found by."""
+    """Computes the key of each of a run's stages."""
 
     def __init__(
         self,
@@ -72,11 +73,11 @@ class StageKey:
         """Take the fingerprint of the policy as it is now.
 
         Args:
-            cfg: of the run.
+            cfg: the run's configuration.
             prepared: the data.
-            policy: before its first stage.
-            answers: of the policy.
-            held_out: of the ranking of validation users while a stage trains; None for none.
+            policy: the policy before its first stage.
+            answers: the policy's answer tokens.
+            held_out: the protocol that ranks validation users while a stage trains; None for none.
         """
         self.cfg, self.prepared, self.answers, self.held_out = cfg, prepared, answers, held_out
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -90,14 +91,14 @@ class StageKey:
         """Everything that made the weights after ``stages``, as JSON values by name.
 
         Args:
-            stages: in order; each one's settings and data are read.
+            stages: stages in order; the settings and data of each are read.
 
         Raises:
-            ValueError: one of them is not shared: what it reads is not known here.
+            ValueError: one of them is not shared, since this class does not know what it reads.
         """
         data = {"warmup": self._warmup_data, "sft": self._sft_data}
         if unknown := [stage for stage in stages if stage not in data]:
-            raise ValueError(f"what {', '.join(unknown)} trains on is not known here: it cannot be shared")
+            raise ValueError(f"cannot share {', '.join(unknown)}: its training data is not known here")
         settings = self._read_in(stages)
         parts: dict[str, Any] = {
             "stages": list(stages),

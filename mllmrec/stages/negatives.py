@@ -1,4 +1,4 @@
-"""Negatives that a stage takes out of the candidates that a prompt lists."""
+"""Negatives that a stage draws from the candidates in a prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mllmrec.randomness import numpy_generator
 
 
 def target_and_negatives(example: Example, count: int, *, seed: int, stage: str, step: int) -> list[int]:
-    """The target and ``count`` different other candidates; they depend on the arguments alone.
+    """The target and ``count`` distinct other candidates; they depend only on the arguments.
 
     Raises:
         UserError: the prompt has too few candidates.
@@ -17,7 +17,7 @@ def target_and_negatives(example: Example, count: int, *, seed: int, stage: str,
     if len(others) < count:
         raise UserError(
             f"{stage}.negatives={count}, but the prompt of sample {example.sample_id} lists {len(others)} "
-            "candidates beside the target: lower it, or raise candidates.num_negatives"
+            "candidates beside the target: ask for fewer, or raise candidates.num_negatives"
         )
     generator = numpy_generator(seed, f"{stage}-negatives", step, example.sample_id)
     return [example.target, *generator.choice(others, count, replace=False).tolist()]

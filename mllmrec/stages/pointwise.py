@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on yes-or-no questions: Yes for the true next item, No for others (TALLRec)."""
+"""Supervised fine-tuning on yes-or-no questions: Yes for the true next item, No for other items (TALLRec)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Pointwise(Stage):
         """Put the parts together.
 
         Args:
-            policy: with the stage begun.
-            questions: what is asked.
-            optimizer: its settings.
+            policy: the policy, with the stage begun.
+            questions: the questions to ask.
+            optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage.
             engine: runs the model.
-            negatives: questions to be answered with No for each to be answered with Yes.
+            negatives: questions with answer No for each question with answer Yes.
             micro_batch_size: questions through the model at once.
-            seed: of the run.
+            seed: the run's seed.
         """
         super().__init__(policy.model, optimizer, updates)
         self.policy, self.questions, self.engine = policy, questions, engine
@@ -53,7 +53,7 @@ class Pointwise(Stage):
         self.log_step(self.update(self.loss_shares(batch, batch_idx)))
 
     def loss_shares(self, batch: Sequence[Example], step: int) -> Iterator[Tensor]:
-        """The loss of the batch in micro-batches whose sum does not depend on their size."""
+        """The loss of the batch in micro-batches; their sum does not depend on their size."""
         asked, answers = [], []
         yes, no = self.policy.encode_answers([self.questions.positive, self.questions.negative])
         for example in batch:

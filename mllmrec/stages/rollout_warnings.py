@@ -1,4 +1,4 @@
-"""Warnings of stages that learn from rollouts: what makes a run worthless and does not end it."""
+"""Warnings for stages that learn from rollouts, about faults that make a run worthless without ending it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Metrics = Mapping[str, float]
 
 
 class RolloutWarnings(lightning.Callback):
-    """Warns when something has held for so many rollout steps in a row, or for the whole of a shorter stage.
+    """Warns of a fault that lasts for a given number of rollout steps in a row, or for the whole of a shorter stage.
 
-    Each kind is warned of once: rewards that are equal within every group, nothing good enough to be learnt, a KL that runs
+    It warns once of each kind: rewards that are equal within every group, no answer good enough to learn, a KL that runs
     away, answers that are hardly ever valid.
     """
 
@@ -24,9 +24,9 @@ class RolloutWarnings(lightning.Callback):
         """Take the limits.
 
         Args:
-            steps: rollout steps in a row.
-            kl: nats per token above which the KL runs away.
-            invalid: share of answers, 0 to 1, from which on hardly any is valid.
+            steps: rollout steps in a row before a warning.
+            kl: a KL above this many nats per token runs away.
+            invalid: a share of invalid answers, 0 to 1, from here on means that hardly any is valid.
         """
         self.steps, self.kl, self.invalid = steps, kl, invalid
         self._kinds = (self._equal_rewards, self._nothing_kept, self._far_away, self._hardly_valid)
@@ -42,12 +42,12 @@ class RolloutWarnings(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look at what the step has logged."""
+        """Look at the numbers that the step logged."""
         self._seen += 1
         self._look(trainer, pl_module, self.steps)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Of a stage shorter than that, say what held all along."""
+        """In a stage with fewer steps than the limit, warn of what held all along."""
         if 0 < self._seen < self.steps:
             self._held = [held - 1 for held in self._held]
             self._look(trainer, pl_module, self._seen)
@@ -66,8 +66,8 @@ class RolloutWarnings(lightning.Callback):
         if metrics.get("frac_reward_zero_std", 0.0) < 1.0:
             return None
         return (
-            f"no prompt has had two answers with different rewards (all have {metrics['reward']:.3g} on average), so that "
-            f"the rewards teach nothing: raise {stage}.group_size or rollout.temperature, or choose a reward that tells "
+            f"no prompt has had two answers with different rewards (all have {metrics['reward']:.3g} on average), so the "
+            f"rewards teach nothing: raise {stage}.group_size or rollout.temperature, or choose a reward that tells "
             "answers apart"
         )
 
@@ -75,16 +75,16 @@ class RolloutWarnings(lightning.Callback):
         if metrics.get("kept/answers", 1.0) > 0.0:
             return None
         return (
-            f"no answer has been good enough to be learnt (rewards are {metrics['reward']:.3g} on average): lower "
+            f"no answer has been good enough to learn (rewards are {metrics['reward']:.3g} on average): lower "
             f"{stage}.threshold, raise {stage}.group_size, or train SFT for longer"
         )
 
     def _far_away(self, metrics: Metrics, stage: str) -> str | None:
-        # Not "above": what is no number must not pass.
+        # Not "above": nan must not pass.
         if metrics.get("kl", 0.0) <= self.kl:
             return None
         return (
-            f"the KL to the policy that the stage began with has been above {self.kl:g} nats per token (warnings.kl), now "
+            f"the KL to the policy at the start of the stage has been above {self.kl:g} nats per token (warnings.kl), now "
             f"{metrics['kl']:.3g}: lower {stage}.learning_rate, or raise {stage}.beta"
         )
 
@@ -95,7 +95,7 @@ class RolloutWarnings(lightning.Callback):
         if max(malformed + unlisted, cut_off) < self.invalid:
             return None
         return (
-            f"hardly any answer has been valid (warnings.invalid={self.invalid:g}): of the last step's, {malformed:.0%} are "
-            f"no answer in the right form, {unlisted:.0%} name an item that the prompt does not list, and {cut_off:.0%} are "
-            "cut off at the length limit; train SFT for longer, raise rollout.max_new_tokens, or set rollout=constrained"
+            f"hardly any answer has been valid (warnings.invalid={self.invalid:g}): in the last step {malformed:.0%} did not "
+            f"have the right form, {unlisted:.0%} named an item that the prompt does not list, and {cut_off:.0%} were cut "
+            "off at the length limit; train SFT for longer, raise rollout.max_new_tokens, or set rollout=constrained"
         )

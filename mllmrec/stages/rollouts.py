@@ -1,4 +1,4 @@
-"""What stages that learn from rollouts share: completions of prompts, their rewards, and what is logged of them."""
+"""The common parts of stages that learn from rollouts: completions of prompts, their rewards, and their logged metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rewarded:
 
 
 class RolloutStage(Stage):
-    """A stage whose policy answers the prompts itself."""
+    """A stage that trains on the policy's own answers to the prompts."""
 
     def __init__(
         self,
@@ -57,16 +57,16 @@ class RolloutStage(Stage):
         """Put the parts together.
 
         Args:
-            policy: with the stage begun.
+            policy: the policy, with the stage begun.
             answers: tokens of every item's answer.
-            optimizer: its settings.
+            optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage.
             engine: runs the model.
             sampler: draws completions.
-            reward: judges them.
+            reward: judges completions.
             group_size: G.
             micro_batch_size: completions through the model at once.
-            seed: of the run.
+            seed: the run's seed.
             titles: (I,) as the prompts show them.
             item_ids: (I,).
         """
@@ -82,10 +82,10 @@ class RolloutStage(Stage):
     ) -> tuple[Rollouts, Any]:
         """Completions of each example, and the encoded prompts, both with their graph if ``gradients``.
 
-        The draws of an example depend on the seed, the step and the example alone.
+        The draws of an example depend only on the seed, the step and the example.
 
         Raises:
-            UserError: the policy's probabilities are no numbers.
+            UserError: the policy's probabilities are not numbers.
         """
         answers: list[list[list[int]]] = []
         if self.sampler.constrained:
@@ -131,11 +131,11 @@ class RolloutStage(Stage):
         return Rewarded(prompts, rollouts, texts, rewards, parts)
 
     def reward_metrics(self, batch: Sequence[Example], pieces: Sequence[Rewarded]) -> dict[str, float]:
-        """What is logged of the rollouts of a batch, under TRL's names where it has one.
+        """The metrics to log about the rollouts of a batch, under TRL's names where TRL has one.
 
         Args:
             batch: B examples.
-            pieces: their rollouts, in as many pieces as they were drawn in.
+            pieces: their rollouts, in the pieces in which they were drawn.
         """
         rewards = torch.cat([piece.rewards for piece in pieces])
         given = [piece.rollouts.weights for piece in pieces]
@@ -166,7 +166,7 @@ class RolloutStage(Stage):
         return {name: float(value) for name, value in metrics.items()}
 
     def _invalid(self, batch: Sequence[Example], pieces: Sequence[Rewarded]) -> dict[str, float]:
-        """The shares of answers that are not in the right form, and of those that name an item which was not listed."""
+        """The shares of answers that do not have the right form, and of answers that name an item not listed."""
         listed = [{self.item_ids[item] for item in example.candidates.tolist()} for example in batch]
         malformed = unlisted = rows = first = 0
         for piece in pieces:

@@ -37,7 +37,7 @@ from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
 from mllmrec.training_callbacks import StepTimer, TrainingProgress
 
-GRPO_DRAW = "grpo"  # names the negatives that prompts after SFT list, where they are not SFT's
+GRPO_DRAW = "grpo"  # names the draw of negatives for prompts after SFT, if it differs from SFT's draw
 _SHOWN = {
     "warmup": ("loss",),
     "sft": ("loss",),
@@ -51,7 +51,7 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class StageInputs:
-    """What every stage is built from."""
+    """The inputs from which every stage is built."""
 
     cfg: DictConfig
     prepared: Prepared
@@ -64,13 +64,13 @@ class StageInputs:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a stage, beside the weights that it ended with."""
+    """The results of a stage, apart from the weights at its end."""
 
-    selection: Selection | None  # None where no held-out users were ranked
+    selection: Selection | None  # None if no held-out users were ranked
     generated_tokens: int = 0  # by rollouts
 
 
-# Lightning repeats at every stage what a user of this package has no choice about.
+# At every stage Lightning repeats advice that a user of this package cannot act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings(
     "ignore",
@@ -86,7 +86,7 @@ def train_stage(
     Args:
         name: ``warmup``, ``sft``, ``sft_more``, ``grpo``, ``dpo``, ``expert_iteration`` or ``pointwise``.
         inputs: configuration, data and policy.
-        loggers: of this stage.
+        loggers: this stage's loggers.
         measure: the held-out ranking, or None for never.
     """
     cfg = inputs.cfg
@@ -120,7 +120,7 @@ def _fit_sft(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMea
 
 
 def _fit_sft_more(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
-    # As a control it reads GRPO's prompts, in GRPO's order.
+    # As the control for GRPO it reads GRPO's prompts, in GRPO's order.
     size = inputs.cfg.sft_more.prompts_per_step
     examples, batches = _after_sft("sft_more", size, inputs, order="grpo")
     stage = _supervised(SftMore, len(batches), inputs)
@@ -283,7 +283,7 @@ def _fit(
 
 
 def sft_batches(cfg: DictConfig, prepared: Prepared) -> list[np.ndarray]:
-    """The codes of the forms (`mllmrec.prompts.examples.Forms`) in each batch of SFT."""
+    """The codes of the prompt forms (`mllmrec.prompts.examples.Forms`) in each batch of SFT."""
     mixture = prepared.mixture
     return mixture.forms(_batches("sft", len(mixture), cfg.sft.batch_size, cfg))
 
@@ -291,12 +291,12 @@ def sft_batches(cfg: DictConfig, prepared: Prepared) -> list[np.ndarray]:
 def _after_sft(
     name: str, batch_size: int, inputs: StageInputs, order: str | None = None
 ) -> tuple[Examples, list[np.ndarray]]:
-    """The examples of a stage after SFT, and the codes of those in each of its batches.
+    """The examples of a stage after SFT, and the codes of the examples in each of its batches.
 
     Args:
-        name: of the stage.
+        name: the stage's name.
         batch_size: examples in a batch.
-        inputs: of the stage.
+        inputs: the stage's inputs.
         order: names the shuffles; None for the stage's own.
     """
     prepared = inputs.prepared

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the true next item's answer."""
+"""Supervised fine-tuning on the answer that names the true next item."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mllmrec.stages.base import OptimizerSettings, Stage
 class Sft(Stage):
     """Minimises the mean negative log-probability of the true answer's tokens.
 
-    ``loss_on="answer"``: end token included, the whole vocabulary competing. ``"candidates"``: only the
-    candidates' answers compete, at the tokens where they differ, which is what constrained rollouts and rankings
-    renormalise over. ``"all"``: the prompt's tokens too, as the released code does (its fault 20).
+    ``loss_on="answer"`` includes the end token and lets the whole vocabulary compete. With ``"candidates"`` only the
+    candidates' answers compete, at the tokens where they differ; constrained rollouts and rankings renormalise over the
+    same set. ``"all"`` also learns the prompt's tokens, as the released code does (its fault 20).
 
-    ``curriculum="linear"``: prompts show item tokens with a probability that rises from 0 to 1 over the stage, and are
-    text alone otherwise (LLaRA, Liao et al. 2024). ``"none"``: all that have item tokens show them.
+    With ``curriculum="linear"`` a prompt shows item tokens with a probability that rises from 0 to 1 over the stage, and is
+    plain text otherwise (LLaRA, Liao et al. 2024). With ``"none"`` every prompt that has item tokens shows them.
     """
 
     name = "sft"
@@ -56,7 +56,7 @@ class Sft(Stage):
         self.log_step(self.update(self.loss_shares(shown)))
 
     def shown(self, batch: Sequence[Example], step: int) -> list[Example]:
-        """The batch of a step, counted from 0, as the curriculum shows it."""
+        """The batch of a step (counted from 0) as the curriculum shows it."""
         if self.curriculum == "none":
             return list(batch)
         draws = numpy_generator(self.seed, "item-token curriculum", step).random(len(batch))
@@ -67,12 +67,12 @@ class Sft(Stage):
         ]
 
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
-        """The loss of the batch in micro-batches whose sum does not depend on their size."""
+        """The loss of the batch in micro-batches; their sum does not depend on their size."""
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
         answers = self._answers(batch)
         tries: list[AnswerTrie] | None = None
         if self.loss_on == "all":
-            # Everything after the first token counts as its completion.
+            # Everything after the prompt's first token counts as the completion.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
             prompts = [prompt[:1] for prompt in prompts]
         elif self.loss_on == "candidates":
@@ -82,7 +82,7 @@ class Sft(Stage):
         )
 
     def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
-        """Tokens of the answers, each with its reasoning before it where that is to be learnt."""
+        """Tokens of the answers, each after its reasoning if the stage learns that too."""
         answers = [self.answers.of(example.target) for example in batch]
         learnt = [place for place, example in enumerate(batch) if example.reasoned_answer]
         texts = [batch[place].reasoned_answer for place in learnt]
@@ -92,7 +92,7 @@ class Sft(Stage):
 
 
 class SftMore(Sft):
-    """SFT continued: the control of a stage that follows SFT, which sees the same prompts and learns the true answers."""
+    """SFT continued: the control for a stage after SFT. It sees the same prompts and learns the true answers."""
 
     name = "sft_more"
 
@@ -117,18 +117,18 @@ def supervised_shares(
     weights: Sequence[float] | None = None,
     tries: Sequence[AnswerTrie] | None = None,
 ) -> Iterator[Tensor]:
-    """The mean negative log-probability of the answers' tokens, in micro-batches whose sum does not depend on their size.
+    """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
 
     Args:
-        policy: whose model is to learn.
-        engine: runs it.
+        policy: the policy that learns.
+        engine: runs the policy's model.
         prompts: token ids of each row's prompt.
         answers: token ids of each row's answer.
         micro_batch_size: rows through the model at once.
         weights: how often each row counts; None for once.
-        tries: the answers that alone compete, of each row; None: the whole vocabulary does.
+        tries: for each row, the only answers that compete; None: the whole vocabulary competes.
     """
-    # Micro-batches of similar lengths hold less padding; the sum over them does not depend on the order.
+    # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
     prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
     completions = pad(answers, policy.padding_token, side="right").to(policy.device)

@@ -1,7 +1,7 @@
-"""Trained stages kept for other jobs: what several runs have in common is trained once.
+"""Keeps trained stages for other jobs, so that runs train the stages they have in common only once.
 
-A stage is found by everything that made its weights (`mllmrec.stages.key`). The warm-up reads neither texts nor prompts,
-only item sequences, so experiments on prompts, candidates and reasoning share it where their policies begin alike.
+The key of a stage is everything that made its weights (`mllmrec.stages.key`). The warm-up reads neither texts nor prompts,
+only item sequences, so experiments on prompts, candidates and reasoning share it if their policies start alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mllmrec.trained_once import alone, hand_over, is_whole, keeping, place_of
 
 SHARED = ("warmup", "sft")
 _WEIGHTS = "weights.safetensors"
-# What held-out rankings chose, and the weights that were not kept.
+# The choice of held-out rankings, and the weights that were not kept.
 _SELECTION, _OTHER = "selection.json", "other.safetensors"
 
 
@@ -32,11 +32,11 @@ class StageStore:
     """The folder of trained stages of one data set under one configuration."""
 
     def __init__(self, folder: Path, key: StageKey) -> None:
-        """Take the place.
+        """Take the folder.
 
         Args:
-            folder: of the store.
-            key: says what each stage is found by.
+            folder: the store's folder.
+            key: computes the key of each stage.
         """
         self.folder, self.key = folder, key
 
@@ -45,25 +45,25 @@ class StageStore:
         return place_of(self.folder, self.key.parts(stages))
 
     def alone(self, stages: Sequence[str]) -> AbstractContextManager[None]:
-        """Keep other jobs from training the same until the block ends."""
+        """Keep other jobs from training the same stages until the block ends."""
         return alone(self.place(stages), stages[-1])
 
     def restore(
         self, stages: Sequence[str], cfg: DictConfig, policy: Policy, folder: RunFolder
     ) -> tuple[Selection | None, bool]:
-        """Bring policy, log and cost to where they stood after ``stages``; for a block of `alone`.
+        """Restore policy, log and cost as they were after ``stages``; call it in a block of `alone`.
 
         Args:
-            stages: in order, of which the policy has been through all but the last.
-            cfg: of the run.
-            policy: after the stage before the last, or as the backbone built it.
-            folder: of the run, whose log holds no other stages.
+            stages: stages in order; the policy has already been through all but the last.
+            cfg: the run's configuration.
+            policy: the policy after the stage before the last, or as the backbone built it.
+            folder: the run's folder; its log holds no other stages.
 
         Returns:
-            What held-out rankings chose in the last stage, and whether it was stored at all.
+            The choice of held-out rankings in the last stage, and whether the stage was stored at all.
 
         Raises:
-            UserError: what is stored there is whole and belongs to another policy.
+            UserError: the stored stage is complete but belongs to another policy.
         """
         place = self.place(stages)
         if not is_whole(place, self.key.parts(stages), stages[-1]):
@@ -77,7 +77,7 @@ class StageStore:
     def keep(
         self, stages: Sequence[str], policy: Policy, folder: RunFolder, selection: Selection | None
     ) -> None:
-        """Store the policy after ``stages``, as it is now, and the weights that the last of them did not keep."""
+        """Store the policy as it is now, after ``stages``, and the weights that the last of these stages did not keep."""
         weights = {
             name: weight.detach().cpu().contiguous() for name, weight in policy.changed_weights().items()
         }
@@ -88,14 +88,14 @@ class StageStore:
 
 
 def _take(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give ``weights`` the values of a file that holds these very ones."""
+    """Copy a file's values into ``weights``; the file must hold exactly these weights."""
     stored = load_file(path)
     shapes = [{name: tuple(part.shape) for name, part in parts.items()} for parts in (stored, weights)]
     if shapes[0] != shapes[1]:
         differ = sorted(name for name in {*stored, *weights} if shapes[0].get(name) != shapes[1].get(name))
         raise UserError(
             f"{path} holds weights of another policy ({differ[0]} and {len(differ) - 1} more differ): delete "
-            f"{path.parent}, and they are trained again"
+            f"{path.parent} and the stage is trained again"
         )
     with torch.no_grad():
         for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""Warm-up: next-item language modelling over sequences of item labels, where the collaborative signal enters."""
+"""Warm-up: next-item language modelling over sequences of item labels; it brings in the collaborative signal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mllmrec.stages.base import OptimizerSettings, Stage
 def training_sequences(train: Samples, length: int) -> list[np.ndarray]:
     """Item codes that training may see, oldest first, one array per user and chunk of ``length`` + 1 items.
 
-    A user's sequence ends with the latest training target; chunks overlap by one item, so every item but the
-    first is predicted once.
+    A user's sequence ends with the latest training target. Chunks overlap by one item, so every item but the first is
+    predicted once.
     """
     sequences = []
     for sequence in train.parts():
@@ -43,9 +43,9 @@ class Warmup(Stage):
         Args:
             model: a Hugging Face causal language model.
             label_tokens: (I,) the token of each item's label.
-            optimizer: its settings.
+            optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage.
-            dropout: on the last hidden state.
+            dropout: dropout rate on the last hidden state.
         """
         super().__init__(model, optimizer, updates)
         self.register_buffer(

@@ -18,7 +18,7 @@ from mllmrec.stages.grpo import Grpo
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """New adapters are random: whichever tests ran before, they are the same."""
+    """Makes the random new adapters the same whichever tests ran before."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

@@ -54,7 +54,7 @@ def test_prompts_go_from_text_alone_to_item_tokens(make_stage, make_examples):
     assert counts[10] == 400
     # Step t of 0 to 10 shows them with probability t / 10; the deviation of 400 draws is at most 10.
     assert all(abs(count - 40 * step) < 50 for step, count in enumerate(counts))
-    # Those without are the very prompts that a run without item tokens has.
+    # Prompts without item tokens are exactly the prompts of a run without item tokens.
     assert stage.shown([example], 0)[0].prompt == make_examples()[2].prompt
 
 

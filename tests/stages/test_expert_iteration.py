@@ -116,7 +116,7 @@ def test_every_answer_counts_with_its_probability(make_stage):
 
 @pytest.mark.parametrize("repeats", ["once", "all"])
 def test_with_a_policy_that_is_always_right_it_is_sft(make_stage, tiny, examples, fit, repeats):
-    # The target alone may be said, so every draw is right.
+    # Only the target's answer is possible, so every draw is right.
     certain = [
         dataclasses.replace(example, candidates=np.array([example.target]), target_column=0)
         for example in examples
@@ -173,7 +173,7 @@ def test_all_answers_by_probability_give_the_gradient_of_the_hit_rate(make_stage
     hits = [np.exp(scores[row, example.target_column]) for row, example in enumerate(examples)]
     assert [one.answer for one in kept] == [tiny.answers.of(example.target) for example in examples]
     assert [one.weight for one in kept] == pytest.approx(hits, rel=1e-5)
-    # The loss of the whole is the mean of what each has alone, by weight: all answers have two tokens.
+    # The loss of all answers is the weighted mean of their single losses, since all have two tokens.
     alone = [float(sum(stage.loss_shares([one])).detach()) for one in kept]
     together = float(sum(stage.loss_shares(kept)).detach())
     assert together == pytest.approx(np.average(alone, weights=hits), rel=1e-5)

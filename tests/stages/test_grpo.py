@@ -280,7 +280,7 @@ def test_metrics_of_enumerated_answers_are_expectations(make_grpo, tiny, batch, 
 
 @pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=9)])
 def test_the_constant_of_dr_grpo_is_the_same_in_every_step(make_grpo, batch, tiny, sampler):
-    # The longest completion there may be, not the longest of a step.
+    # The longest possible completion, not the longest of a step.
     stage = make_grpo(sampler=sampler, aggregation="constant", beta=0.0)
     step = dataclasses.replace(step_rewards(stage, batch, MIXED), advantages=torch.ones(12))
     longest = tiny.answers.longest if sampler.constrained else 9
@@ -303,7 +303,7 @@ def test_adapters_learn_through_titles(make_grpo, make_pretrained, make_builder,
     policy.begin_stage("sft")
     shake(policy, "sft")
     policy.begin_stage("grpo", {"alpha": 16})
-    example = make_examples(builder)[1]  # whose target it finds unlikely
+    example = make_examples(builder)[1]  # the policy finds this target unlikely
     stage = make_grpo(
         policy, answers, builder, learning_rate=1e-2, steps=12, begin=False, beta=0.01, group_size=16
     )

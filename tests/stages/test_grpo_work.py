@@ -1,4 +1,4 @@
-"""What a GRPO step computes once, or not at all, and that it changes nothing."""
+"""What a GRPO step computes only once, or skips, without changing the result."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_groups_without_variance_are_skipped(titled, skip, beta, rows):
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_dropped_groups_count_nowhere(titled, aggregation):
-    # DAPO's means are over groups that differ: as if the other prompt had not been drawn.
+    # DAPO's means cover only groups with differing rewards, as if the other prompt had not been drawn.
     make, batch = titled
     settings = {"aggregation": aggregation, "beta": 0.5, "micro_batch_size": 5}
     rewards = torch.tensor([[1.0, 0, 0, 1, 0, 0], [0.3] * 6])
@@ -185,12 +185,12 @@ def test_dropped_groups_count_nowhere(titled, aggregation):
     assert expected.norm() > 1e-2
     assert loss == pytest.approx(alone, abs=1e-6)
     assert relative_error(gradient, expected) < 1e-5
-    # Left out but counted, the group halves the loss, roughly where answers differ in length.
+    # If the group is left out but still counted, it halves the loss (roughly, where answers differ in length).
     assert counted == pytest.approx(alone / 2, rel=0.4)
 
 
 class Constant(HitFormat):
-    """Pays everything alike."""
+    """Pays the same for every answer."""
 
     def __call__(self, completion, question):
         return {"reward": 0.3, "format": 1.0, "hit": 0.0}

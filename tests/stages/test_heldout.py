@@ -61,7 +61,7 @@ def test_a_paid_stage_ends_with_the_weights_of_its_best_ranking(fit, keep, expec
     stage = Paid()
     torch.nn.init.zeros_(stage.model.weight)
     # The gradient is 1, so AdamW at rate 0.1 (linear over 10 updates) moves the weight by 0.1, 0.09, 0.08, 0.07:
-    # the best ranking is that after two steps, at -0.19, and the last weight is -0.34.
+    # the best ranking comes after two steps, at -0.19, and the last weight is -0.34.
     values = [0.1, 0.2, 0.5, 0.4, 0.3]
     callback = held_out_ranking(by_step(stage, values), stage, every=1, keep=keep, patience=None)
     fit(stage, [[0.0]] * 4, callbacks=[callback])
@@ -102,7 +102,7 @@ def test_nothing_is_handed_over_where_the_best_weights_are_the_last(fit, keep):
 
 
 def test_of_equal_rankings_the_earliest_is_the_best(fit):
-    # Training that gains nothing on the held-out users must not look as if it had been chosen for its gain.
+    # If training gains nothing on the held-out users, it must not look as if its weights were chosen for a gain.
     stage = Paid()
     callback = held_out_ranking(
         by_step(stage, [0.3, 0.5, 0.5, 0.5]), stage, every=1, keep="best", patience=None
@@ -132,7 +132,7 @@ def test_inflation_is_what_the_reward_rises_beyond_the_ranking(fit, tmp_path, ca
     assert rows_of(logger, "reward_normalised") == {1: 0.0, 2: 0.5, 3: 0.75, 4: 1.0, 5: 1.0}
     assert rows_of(logger, "inflation") == pytest.approx({1: 0.0, 2: 0.4, 3: 0.7, 4: 0.95, 5: 0.85})
     warned = [record.message for record in caplog.records if "inflation" in record.message]
-    # Grown three times in a row at step 4, where the ranking is below its best; at step 5 it falls.
+    # At step 4 inflation has grown three times in a row and the ranking is below its best; at step 5 inflation falls.
     assert len(warned) == 1
     assert "by 0.950" in warned[0]
 

@@ -54,5 +54,5 @@ def test_groups_are_kept_whole():
     ]
     assert kept[3].parts == {"hit": 1.5}
     assert kept[3].advantage == pytest.approx(0.3)
-    # A batch of fewer prompts gives what it has.
+    # A batch with fewer prompts gives all it has.
     assert len(whole_groups(7, batch, judged, 9)) == 6

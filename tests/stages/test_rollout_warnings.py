@@ -21,7 +21,7 @@ WELL = {
 
 
 class Scripted(Stage):
-    """Logs what a batch says."""
+    """Logs the numbers that a batch holds."""
 
     name = "grpo"
 
@@ -35,7 +35,7 @@ class Scripted(Stage):
 
 @pytest.fixture
 def warned(fit, caplog):
-    """The warnings that a list of logged steps brings about."""
+    """The warnings that a list of logged steps causes."""
 
     def run(steps, settings=None):
         limits = {"steps": 3, "kl": 1.0, "invalid": 0.9, **(settings or {})}
@@ -47,7 +47,7 @@ def warned(fit, caplog):
 
 
 def own(caplog):
-    """The messages of the module under test, of which the log is then rid."""
+    """The messages of the module under test; clears the log."""
     messages = [record.message for record in caplog.records if record.name.endswith(".rollout_warnings")]
     caplog.clear()
     return messages
@@ -62,17 +62,17 @@ def own(caplog):
         (
             {"completions/malformed_ratio": 0.75},
             {"completions/malformed_ratio": 0.65},
-            "75% are no answer in the right form, 20% name an item",
+            "75% did not have the right form, 20% named an item",
         ),
         (
             {"completions/clipped_ratio": 0.95},
             {"completions/clipped_ratio": 0.85},
-            "95% are cut off at the length limit",
+            "95% were cut off at the length limit",
         ),
     ],
 )
 def test_each_kind_is_warned_of_once_and_after_enough_steps_in_a_row(warned, held, ended, words):
-    # Two steps and a better one are not three in a row; then it holds for seven.
+    # Two bad steps and a better one are not three in a row; then the fault lasts for seven.
     messages = warned([held] * 2 + [ended] + [held] * 2 + [ended] * 4)
     assert messages == []
     (message,) = warned([held] * 2 + [ended] + [held] * 7)
@@ -104,7 +104,7 @@ def test_text_without_answers_is_warned_of(make_grpo, batch, fit, caplog):
         fit(stage, [batch] * 4, callbacks=[RolloutWarnings(steps=4, kl=1.0, invalid=0.9)])
     equal, invalid = own(caplog)
     assert "(all have -1 on average)" in equal
-    assert "100% are no answer in the right form, 0% name an item" in invalid
+    assert "100% did not have the right form, 0% named an item" in invalid
 
 
 def test_answers_with_items_that_were_not_listed_are_counted(make_grpo, tiny, batch):
@@ -134,4 +134,4 @@ def test_a_constant_reward_and_a_policy_that_runs_away_are_warned_of(make_grpo, 
     )
     with caplog.at_level(logging.WARNING, logger="mllmrec.stages.rollout_warnings"):
         fit(stage, [batch] * 12, callbacks=[RolloutWarnings(steps=5, kl=1e-3, invalid=0.9)])
-    assert any("the KL to the policy that the stage began with" in message for message in own(caplog))
+    assert any("the KL to the policy at the start of the stage" in message for message in own(caplog))

@@ -133,7 +133,7 @@ def test_reasoning_to_be_learnt_is_part_of_the_loss(make_sft, tiny, make_example
     assert (parsed.reasoning, parsed.items) == ("mostly red", (("5", ""),))
     assert text[-1] == answer[-1] == tiny.policy.end_token
     assert answer == tiny.answers.of(5)
-    # The mean over the tokens of both: the sums of each alone, put together.
+    # The mean over the tokens of both answers comes from the two single sums.
     alone = [float(sum(stage.loss_shares([example])).detach()) for example in (reasoned, plain)]
     together = float(sum(stage.loss_shares([reasoned, plain])).detach())
     tokens = len(text) + len(answer)

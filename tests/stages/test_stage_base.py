@@ -53,7 +53,7 @@ def test_batches_depend_on_seed_and_purpose_alone():
     assert np.concatenate(batches(50, 8)).tolist() == first
     assert np.concatenate(batches(50, 8, seed=1)).tolist() != first
     assert np.concatenate(batches(50, 8, purpose="grpo")).tolist() != first
-    # A longer run begins as a shorter one does.
+    # A longer run starts with the batches of a shorter one.
     assert np.concatenate(batches(50, 8, epochs=3)[:7]).tolist() == first
 
 
@@ -93,7 +93,7 @@ def test_shares_add_up_to_one_update(fit):
     ],
 )
 def test_schedule_rises_and_falls_over_the_stage(fit, schedule, rates):
-    # Half of four updates to rise: 0, 1/2; then the falling half: 1, 1/2.
+    # The rate rises for half of the four updates: 0, 1/2; then it falls: 1, 1/2.
     stage = Line(OptimizerSettings(0.01, schedule=schedule, warmup_ratio=0.5), updates=4)
     fit(stage, [[1.0]] * 4)
     assert_close([seen["learning_rate"] / 0.01 for seen in stage.seen], rates)
@@ -104,7 +104,7 @@ def test_gradients_are_scaled_down_to_the_norm(fit):
     stage = Line(OptimizerSettings(0.1, max_grad_norm=0.5), updates=1)
     stage.on_before_optimizer_step = lambda optimizer: setattr(plain, "seen", stage.model.weight.grad.item())
     fit(stage, [[1.0, 2.0]])
-    assert_close(stage.seen[0]["grad_norm"], 5.0)  # as it was
+    assert_close(stage.seen[0]["grad_norm"], 5.0)  # the norm before scaling
     assert_close(plain.seen, -0.5)
 
 

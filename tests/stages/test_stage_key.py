@@ -1,4 +1,4 @@
-"""Whatever made a stage's weights is part of its key: each ingredient is changed alone, and the key must change."""
+"""Everything that made a stage's weights is part of its key: tests change one ingredient, and the key must change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class World:
         self.write_texts("refinements", "They like dark red.")
 
     def write_ratings(self, hidden: int = 0) -> None:
-        """``hidden``: of each user so many earlier interactions, rated too low to be used."""
+        """``hidden``: the number of earlier interactions of each user, with ratings too low to be used."""
         rows = [
             f"u{user},i{(user + step) % ITEMS},{step},{5 if step >= 0 else 1}"
             for user in range(USERS)
@@ -136,13 +136,13 @@ def world(tmp_path: Path, make_pretrained) -> World:
 
 
 def changed(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
-    """The names of the parts that differ; the places must differ exactly where some part does."""
+    """The names of the parts that differ; the places must differ exactly if some part does."""
     names = {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
     assert (place_of(Path(), first) != place_of(Path(), second)) == bool(names)
     return names
 
 
-# One change for each part of a key, which changes no other part: were the part left out, the two would be one.
+# One change for each part of a key that changes no other part: without the part, the two keys would be equal.
 
 
 def other_weights(made: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def test_every_part_of_the_key_is_listed_here(world):
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_alone_makes_another_key(world, monkeypatch, part):
     stages, change = PARTS[part]
-    # A fixed order of the same samples, so that another order can be told from other samples.
+    # A fixed order of the same samples, to distinguish another order from other samples.
     monkeypatch.setattr(key_module, "sft_batches", lambda cfg, prepared: [np.array([1, 3]), np.array([4, 5])])
     before = world.key()
     first = before.parts(stages)
@@ -279,7 +279,7 @@ def pseudo(world: World, stage: str) -> list[str]:
     ]
 
 
-# What the settings of each section say of the data enters through what is read in the end. (section, how it is changed:
+# Settings about the data enter the key only through the data that is read in the end. (section, how it is changed:
 # overrides of both jobs, overrides of the second, what is edited in place between the two)
 CONTENT: dict[str, tuple[str, Callable[[World], list[str]], list[str], Callable[[World], None]]] = {
     "another domain": ("dataset", lambda world: [], ["dataset.domain=restaurant"], lambda world: None),
@@ -361,7 +361,7 @@ def test_every_section_of_the_configuration_is_read_or_named_as_one_that_plays_n
     sections = set(world.configure())
     named = [READ, OF_THE_JOB, OF_LATER, BY_CONTENT, STAGES]
     assert sections == set().union(*map(set, named))
-    assert len(sections) == sum(map(len, named))  # none stands in two of them
+    assert len(sections) == sum(map(len, named))  # no section is in two of the lists
     assert set(NOT_IN_WARMUP) < set(READ)
 
 
@@ -428,7 +428,7 @@ def test_a_ranking_is_known_by_its_users_its_ties_and_its_metric(world, reads_pr
         other = copy.copy(measured)
         setattr(other, name, value)
         assert measure_fingerprint(other, reads_prompts) != first, name
-    # Who reads no prompt is not ranked by likelihood or otherwise, and no list is shown.
+    # The way of ranking and the listing play no part for a ranker that reads no prompt.
     for changed_setting in ({"ranking": "constrained"}, {"listing": "none"}):
         other = copy.copy(measured)
         other.settings = OmegaConf.merge(measured.settings, changed_setting)

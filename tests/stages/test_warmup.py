@@ -45,7 +45,7 @@ def test_chunks_overlap_by_one():
 
 
 def test_users_without_a_training_target_are_left_out():
-    # Of the first user's three items the last two are held out: no target with something before it is left.
+    # The last two of the first user's three items are held out, which leaves no target with an item before it.
     splits = LeaveOneOut()(of_lengths(3, 6))
     assert [sequence.tolist() for sequence in training_sequences(splits["train"], 20)] == [[3, 4, 5, 6]]
 
@@ -78,7 +78,7 @@ def test_warm_up_learns_what_follows_what(warmup, fit):
     stage = warmup(updates=60)
     before = float(stage.loss(sequences))
     fit(stage, [sequences] * 60)
-    assert before > math.log(12)  # worse than guessing, as the sharpened weights are
+    assert before > math.log(12)  # worse than guessing, because the weights are sharpened
     assert float(stage.loss(sequences)) < 0.1
 
 
