@@ -98,6 +98,17 @@ def test_a_folder_that_is_gone_is_said(folder: Path) -> None:
     assert done.stderr.startswith("mllmrec.train: error: the folder that this command was started in is gone")
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["grpo.beta=-1", "+advantage.foo=1", "advantage.scale=7", "rollout.temperature=hot", "mix_ratio=2"],
+)
+def test_a_wrong_setting_is_refused_without_importing_torch(folder: Path, override: str) -> None:
+    done = run(folder, override)
+    assert done.returncode == 2
+    assert override.lstrip("+").split("=")[0] in done.stderr
+    assert done.stdout == "torch False\n"
+
+
 def test_a_traceback_is_shown_when_asked_for(folder: Path) -> None:
     done = small(folder, "kind=user", MLLMREC_TRACEBACK="1")
     assert done.returncode != 0

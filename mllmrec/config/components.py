@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pydoc
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from mllmrec.config.messages import allowed, nearest, readable, shown
+from mllmrec.config.signatures import UNREADABLE, signature_of
 from mllmrec.errors import UserError, choices
 from mllmrec.stopping import Stopped
 
@@ -22,16 +23,36 @@ _PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio
 _COMPLETED_LATER = {"cot_policy", "mixing"}
 
 
-def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> list[str]:
+def component_faults(cfg: Mapping[str, Any]) -> list[str]:
     """The faults of every section with a ``_target_``; imports the modules that these name.
 
     Objects are built once to hear what their constructors say; none loads a model or a dataset there.
 
     Args:
         cfg: resolved settings.
-        faulty: sections with known faults, which are not built.
+    """
+    return [fault for group, section in _sections(cfg) for fault in _faults_of(group, section)]
+
+
+def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
+    """The faults among `component_faults` that the sources of the classes tell; nothing is imported.
+
+    Args:
+        cfg: resolved settings.
     """
     faults = []
+    for group, section in _sections(cfg):
+        signature = signature_of(str(section["_target_"]))
+        if signature is not None:
+            hints = {
+                name: one.annotation for name, one in signature.items() if one.annotation is not UNREADABLE
+            }
+            faults += _disagreements(group, _given(group, section), signature, hints)
+    return faults
+
+
+def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every section that names a class, by its path."""
     method = cfg.get("method") or {}
     beside = {f"baselines.{name}": described for name, described in (cfg.get("baselines") or {}).items()}
     sections = {
@@ -41,8 +62,24 @@ def component_faults(cfg: Mapping[str, Any], faulty: Collection[str] = ()) -> li
     }
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
-            faults += _faults_of(group, section, build=group.split(".")[0] not in faulty)
-    return faults
+            yield group, section
+
+
+def _given(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a section is an argument of its class."""
+    ours = _PIPELINE_KEYS.get(group, set())
+    return {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
+
+
+def _disagreements(
+    group: str,
+    given: Mapping[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    hints: Mapping[str, Any],
+) -> list[str]:
+    """Where the arguments are not those that a constructor takes."""
+    unknown, missing = _unknown_keys(group, given, parameters), _missing_keys(group, given, parameters)
+    return [*unknown, *missing, *_wrong_types(group, given, hints)]
 
 
 def targets_of_python(value: Any, path: str = "") -> Iterator[str]:
@@ -64,7 +101,7 @@ def targets_of_python(value: Any, path: str = "") -> Iterator[str]:
             yield from targets_of_python(inner, path)
 
 
-def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]:
+def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
     target = section["_target_"]
     try:
         component: Any = pydoc.locate(str(target))
@@ -75,12 +112,10 @@ def _faults_of(group: str, section: Mapping[str, Any], build: bool) -> list[str]
         return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
     if not inspect.isclass(component):
         return [f"{group}._target_={target}: no such class; give its full path, as in package.module.Class"]
-    parameters = inspect.signature(component).parameters
-    ours = _PIPELINE_KEYS.get(group, set())
-    given = {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
-    faults = [*_unknown_keys(group, given, parameters), *_missing_keys(group, given, parameters)]
-    faults += _wrong_types(group, given, component)
-    if faults or not build or group in _COMPLETED_LATER or "???" in given.values():
+    given = _given(group, section)
+    hints = get_type_hints(component.__init__)
+    faults = _disagreements(group, given, inspect.signature(component).parameters, hints)
+    if faults or group in _COMPLETED_LATER or "???" in given.values():
         return faults
     try:
         instantiate({**given, "_target_": target})
@@ -126,8 +161,7 @@ def _missing_keys(
     ]
 
 
-def _wrong_types(group: str, given: Mapping[str, Any], component: Any) -> list[str]:
-    hints = get_type_hints(component.__init__)
+def _wrong_types(group: str, given: Mapping[str, Any], hints: Mapping[str, Any]) -> list[str]:
     faults = []
     for key, value in given.items():
         if key not in hints or value is None or value == "???" or isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def register_help(config_name: str, overrides: Sequence[str]) -> None:
         overrides: of its command line, which may add places to find files in.
     """
 
+    # Hydra asks again each time it composes, and looks through the folders each time.
+    @functools.cache
     def choices(group: str) -> str:
         names = sorted(group_choices(group, config_name, overrides))
         return textwrap.fill(" ".join(names), WIDTH - INDENT).replace("\n", "\n" + " " * INDENT)

@@ -1,0 +1,226 @@
+"""What a class takes, read from its source without importing it: an import of torch alone takes seconds.
+
+Only what the source says plainly is read: a class with an ``__init__`` of its own or inherited, or a dataclass. Of anything
+else `signature_of` knows nothing, and the check imports the class instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import collections.abc
+import functools
+import importlib.machinery
+import inspect
+import pathlib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNREADABLE = inspect.Parameter.empty  # a type that the source does not say plainly
+# Where the names in annotations come from.
+_KNOWN_MODULES: Mapping[str, Any] = {
+    "typing": typing,
+    "collections.abc": collections.abc,
+    "pathlib": pathlib,
+    "builtins": builtins,
+}
+
+
+class Unreadable(Exception):
+    """The source does not say plainly what is asked."""
+
+
+def signature_of(target: str) -> dict[str, inspect.Parameter] | None:
+    """The parameters of the constructor of ``package.module.Class``, without ``self``.
+
+    Returns:
+        By name, with a type or `UNREADABLE` as annotation, and with None for any default; None where the source
+        does not tell.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        place, node = _class(module, name)
+        return {one.name: one for one in _parameters(place, node)}
+    except (Unreadable, OSError, SyntaxError, ValueError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A source file, and what its top level says."""
+
+    name: str
+    tree: ast.Module
+    is_package: bool
+
+    def statement(self, name: str) -> ast.stmt:
+        """What binds a name at the top level: a class, an assignment or an import."""
+        for node in self.tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return node
+            if isinstance(node, ast.Assign) and any(
+                isinstance(place, ast.Name) and place.id == name for place in node.targets
+            ):
+                return node
+            if isinstance(node, ast.ImportFrom) and any(
+                (one.asname or one.name) == name for one in node.names
+            ):
+                return node
+        raise Unreadable(name)
+
+    def source_of(self, node: ast.ImportFrom) -> str:
+        """The module that an import names."""
+        if not node.level:
+            return node.module or ""
+        parts = self.name.split(".")
+        base = parts[: len(parts) - node.level + (1 if self.is_package else 0)]
+        return ".".join([*base, *([node.module] if node.module else [])])
+
+
+@functools.cache
+def _module(name: str) -> _Module:
+    """The source of a module, found without importing it or the packages that it is in."""
+    path: Any = None
+    spec = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), path)
+        if spec is None:
+            raise Unreadable(name)
+        path = spec.submodule_search_locations
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise Unreadable(name)
+    tree = ast.parse(pathlib.Path(spec.origin).read_text(encoding="utf-8"))
+    return _Module(name, tree, spec.submodule_search_locations is not None)
+
+
+def _class(module: str, name: str) -> tuple[_Module, ast.ClassDef]:
+    """A class and the module that defines it; imports are followed."""
+    place = _module(module)
+    node = place.statement(name)
+    if isinstance(node, ast.ClassDef):
+        return place, node
+    if isinstance(node, ast.ImportFrom):
+        original = next(one.name for one in node.names if (one.asname or one.name) == name)
+        return _class(place.source_of(node), original)
+    raise Unreadable(name)
+
+
+def _parameters(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
+    if node.keywords:
+        raise Unreadable(node.name)  # a metaclass may do anything
+    for decorator in node.decorator_list:
+        if _called(decorator) != "dataclass":
+            raise Unreadable(node.name)
+        return _fields(place, node)
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return _of_function(place, statement)
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__new__":
+            raise Unreadable(node.name)
+    for base in node.bases:
+        if not isinstance(base, ast.Name):
+            raise Unreadable(node.name)
+        if base.id in ("ABC", "Protocol", "object"):
+            continue
+        return _parameters(*_class_of(place, base.id))
+    return []
+
+
+def _class_of(place: _Module, name: str) -> tuple[_Module, ast.ClassDef]:
+    node = place.statement(name)
+    return (place, node) if isinstance(node, ast.ClassDef) else _class(place.name, name)
+
+
+def _called(node: ast.expr) -> str:
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _fields(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
+    if node.bases:
+        raise Unreadable(node.name)
+    return [
+        _parameter(place, statement.target.id, statement.annotation, statement.value, keyword_only=False)
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    ]
+
+
+def _of_function(place: _Module, node: ast.FunctionDef) -> list[inspect.Parameter]:
+    if node.decorator_list:
+        raise Unreadable(node.name)
+    given = node.args
+    positional = [*given.posonlyargs, *given.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults))
+    defaults += given.defaults
+    found = [
+        _parameter(place, one.arg, one.annotation, default, keyword_only=False)
+        for one, default in list(zip(positional, defaults, strict=True))[1:]
+    ]
+    found += [
+        _parameter(place, one.arg, one.annotation, default, keyword_only=True)
+        for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    ]
+    if given.vararg is not None:
+        raise Unreadable(node.name)
+    if given.kwarg is not None:
+        found.append(inspect.Parameter(given.kwarg.arg, inspect.Parameter.VAR_KEYWORD))
+    return found
+
+
+def _parameter(
+    place: _Module, name: str, annotation: ast.expr | None, default: ast.expr | None, *, keyword_only: bool
+) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY if keyword_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    known = UNREADABLE
+    if annotation is not None:
+        try:
+            known = _type(place, annotation)
+        except Unreadable:
+            known = UNREADABLE
+    # That there is a default counts here, and not what it is.
+    value = inspect.Parameter.empty if default is None else None
+    return inspect.Parameter(name, kind, default=value, annotation=known)
+
+
+def _type(place: _Module, node: ast.expr) -> Any:
+    """The type that an annotation stands for, of names that the standard library brings or the module defines."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            return _type(place, ast.parse(node.value, mode="eval").body)
+        return node.value
+    if isinstance(node, ast.Name):
+        return _named(place, node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return typing.Union[_type(place, node.left), _type(place, node.right)]  # noqa: UP007
+    if isinstance(node, ast.Tuple):
+        return tuple(_type(place, one) for one in node.elts)
+    if isinstance(node, ast.Subscript):
+        base = _type(place, node.value)
+        if base is typing.Literal:
+            inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            if not all(isinstance(one, ast.Constant) for one in inner):
+                raise Unreadable(ast.dump(node))
+            return typing.Literal[tuple(one.value for one in inner if isinstance(one, ast.Constant))]
+        return base[_type(place, node.slice)]
+    raise Unreadable(ast.dump(node))
+
+
+def _named(place: _Module, name: str) -> Any:
+    if name == "None":
+        return None
+    builtin = getattr(builtins, name, None)
+    if isinstance(builtin, type):
+        return builtin
+    node = place.statement(name)
+    if isinstance(node, ast.Assign):
+        return _type(place, node.value)
+    if isinstance(node, ast.ImportFrom):
+        source = place.source_of(node)
+        original = next(one.name for one in node.names if (one.asname or one.name) == name)
+        if source in _KNOWN_MODULES:
+            return getattr(_KNOWN_MODULES[source], original)
+    raise Unreadable(name)
