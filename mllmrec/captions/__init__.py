@@ -1,4 +1,4 @@
-"""Item images to text, offline: a new captioner is one module here and one file in ``conf/caption``."""
+"""Item images to text, offline. A new captioner is one module here and one file in ``conf/caption``."""
 
 from mllmrec.captions.base import Captioner
 from mllmrec.captions.cache import caption_items

@@ -1,4 +1,4 @@
-"""Captions of a catalogue, each made once: a run that was interrupted makes the missing ones only."""
+"""Captions of a catalogue, each made once. A resumed run makes only the missing ones."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def caption_items(
 ) -> tuple[dict[str, str], dict[str, int]]:
     """Caption every item that can be captioned.
 
-    A caption made from an image is kept in a `CaptionStore`, written as it is made. Item ids are no part of its key:
-    the same image has the same caption wherever it stands.
+    A caption made from an image is kept in a `CaptionStore` and written as soon as it is made. Its key holds no item
+    id: the same image has the same caption for every item.
 
     Args:
-        captioner: what makes the captions.
+        captioner: makes the captions.
         items: the catalogue.
-        cache_dir: the store is kept here.
-        progress: called with the number of items just settled and with what was spent so far, "" where nothing is.
+        cache_dir: the folder of the store.
+        progress: called with the number of items just settled and the amount spent so far ("" if nothing is paid).
 
     Returns:
-        Item id → caption, in the catalogue's order, and the counts ``captioned``, ``from_cache`` (of these, those
-        not made now), ``no_image``, ``unreadable_image``, ``no_caption``, ``without: <reason>`` (as the captioner
-        says) and what the captioner counts itself; zero counts are left out.
+        Item id → caption, in the catalogue's order, and counts: ``captioned``, ``from_cache`` (captions that were not
+        made in this run), ``no_image``, ``unreadable_image``, ``no_caption``, ``without: <reason>`` (the captioner's
+        reason) and the captioner's own counts. Zero counts are left out.
     """
     report = progress or (lambda settled, note: None)
     counts: dict[str, int] = {}
@@ -62,13 +62,13 @@ def caption_items(
 
 
 class CaptionStore:
-    """The captions of one captioner, found by the fingerprint of an image's bytes.
+    """The captions of one captioner, keyed by the fingerprint of an image's bytes.
 
-    The file is named after the captioner's identity, which is also its first line.
+    The file is named after the captioner's identity, which is also the file's first line.
     """
 
     def __init__(self, folder: Path, identity: dict[str, object]) -> None:
-        """Read what is there.
+        """Read the captions that the file holds.
 
         Raises:
             UserError: the file cannot be read.
@@ -80,7 +80,7 @@ class CaptionStore:
                 self._known[record["image"]] = record["caption"]
 
     def split(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Path, str | None, str | None]]:
-        """(item id, image, its fingerprint, its caption) of each; None where it cannot be read or is not there yet."""
+        """(item id, image, its fingerprint, its caption) of each image; None if unreadable or not captioned yet."""
         for item, path in images:
             try:
                 image = file_fingerprint(path)
@@ -90,7 +90,7 @@ class CaptionStore:
             yield item, path, image, self._known.get(image)
 
     def add(self, image: str, caption: str) -> None:
-        """Write a caption down; it is on disk when this returns."""
+        """Write a caption; it is on disk when this returns."""
         self._file.append({"image": image, "caption": caption})
         self._known[image] = caption
 
@@ -121,10 +121,10 @@ def _through_cache(
 def _pairs(
     captioner: Captioner, images: Sequence[tuple[str, Path | None]]
 ) -> Iterator[tuple[str, str | None]]:
-    """What a captioner yields, held to its promise.
+    """Pass on what a captioner yields, and check it against the captioner's interface.
 
     Raises:
-        UserError: it yields something else, an item twice, or one that it was not given.
+        UserError: it yields a wrong type, the same item twice, or an item that it was not given.
     """
     open_items = {item for item, _ in images}
     for result in captioner.caption_images(images):

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-# One name may have several prototypes; sRGB. A prefix "dark" or "light" is part of the name.
+# A name may have several prototypes, in sRGB. A prefix "dark" or "light" is part of the name.
 _CHROMATIC = {
     "red": [(217, 33, 33), (190, 20, 25), (235, 60, 55)],
     "dark red": [(110, 15, 20), (75, 10, 12)],
@@ -42,7 +42,7 @@ _LINEAR = np.array(
 
 
 def lab_of(pixels: np.ndarray) -> np.ndarray:
-    """sRGB bytes (..., 3) to CIELAB (..., 3), float32: lightness 0 to 100, green-red, blue-yellow."""
+    """sRGB bytes (..., 3) to CIELAB (..., 3), float32: lightness 0 to 100, green-red axis, blue-yellow axis."""
     xyz = _LINEAR[pixels] @ _TO_XYZ.T.astype(np.float32)
     root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = root[..., 0], root[..., 1], root[..., 2]
@@ -58,15 +58,15 @@ _PROTOTYPES = lab_of(
 
 
 def _nearest(lab: np.ndarray) -> np.ndarray:
-    """Index of the closest prototype of each row of ``lab`` (n, 3); (n,)."""
-    # |x - p|² without |x|², which is the same for every prototype.
+    """Index (n,) of the closest prototype for each row of ``lab`` (n, 3)."""
+    # |x - p|² without |x|², because that term is the same for every prototype.
     return ((_PROTOTYPES**2).sum(axis=1) - 2 * lab @ _PROTOTYPES.T).argmin(axis=1)
 
 
 def colour_shares(lab: np.ndarray) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """Shares of the chromatic and of the neutral colour names among the rows of ``lab`` (n, 3), largest first.
 
-    Equal shares stand in alphabetical order.
+    Names with equal shares are in alphabetical order.
     """
     counts = np.bincount(_nearest(lab), minlength=len(_NAMES))
     shares: dict[str, float] = defaultdict(float)

@@ -18,8 +18,8 @@ from mllmrec.reasoners.base import UNREADABLE_IMAGE, Estimate
 class OpenAICaptioner(Captioner):
     """Asks a server to describe each image.
 
-    ``problems`` counts why images that can be read have no caption. The parameters other than ``prompt`` are those of
-    `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`.
+    ``problems`` counts the reasons why readable images have no caption. ``prompt`` is the message sent with the image;
+    the other parameters belong to `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`.
 
     Raises:
         UserError: a parameter makes no sense.
@@ -76,16 +76,16 @@ class OpenAICaptioner(Captioner):
         return Estimate(**vars(self.endpoint.budget.spent))
 
     def estimate(self, images: int) -> Estimate:
-        """What captions of so many images cost at most, with nothing sent; for the guess see `Endpoint.estimate`."""
+        """The most that captions of `images` images cost; nothing is sent. `Endpoint.estimate` makes the guess."""
         return Estimate(**vars(self.endpoint.estimate([self._chat(Path())] * images)))
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Yield each caption, on one line, as it comes; None for an image that cannot be read or gets no text.
+        """Yield each caption, on one line, as it comes; None if the image cannot be read or gets no text.
 
         Raises:
             UserError: there is no key, the server refuses it or cannot be reached, or the budget is spent.
         """
-        # None has the captioners that read no images only.
+        # Only captioners that read no images get a path of None.
         chats = ((item, self._chat(path)) for item, path in images if path is not None)
         with closing(self.endpoint.complete(chats)) as answers:
             for item, answer in answers:

@@ -1,9 +1,9 @@
-"""A captioner that measures pixels: colour names, pattern and shape; no model, no weights.
+"""A captioner that measures pixels: colour names, pattern and shape. It needs no model and no weights.
 
-A picture whose border is uniform is read as an object on a plain ground: its colours, its pattern (from the two
-tones inside it and the directions of their edges) and its outline (from the harmonics of the radius around the
-centre). Any other picture, a photograph or a poster, is described by colours, lightness, contrast, texture and
-the direction of its lines.
+A picture with a uniform border is read as an object on a plain background. Its caption names the object's colours,
+its pattern (from the two tones inside it and the directions of their edges) and its outline (from the harmonics of
+the radius around the centre). Any other picture, such as a photograph or a poster, is described by colours,
+lightness, contrast, texture and the direction of its lines.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mllmrec.captions.colours import colour_shares, lab_of
 from mllmrec.errors import UserError
 
 _SIDE = 96
-_BORDER_DISTANCE = 12.0  # CIELAB; pixels of a uniform border lie closer than this to its median
-_TONE_DISTANCE = 22.0  # CIELAB; two tones of a pattern lie farther apart than this
-_UNEXPLAINED = 0.2  # share of the colour variance that two tones may leave over
+_BORDER_DISTANCE = 12.0  # CIELAB; in a uniform border pixels lie closer than this to the border's median
+_TONE_DISTANCE = 22.0  # CIELAB; the two tones of a pattern lie farther apart than this
+_UNEXPLAINED = 0.2  # share of the colour variance that two tones may leave unexplained
 
 
 class Palette(Captioner):
     """Captions such as ``red, striped, star`` or ``dark blue, orange, dark picture, busy, vertical lines``.
 
-    ``max_colours`` is the most colours named. Neutral colours (black, grey, white) of an object are named only when
-    no chromatic one covers a visible part, so the second tone of a pattern does not hide the first.
+    ``max_colours`` is the largest number of colours named. The neutral colours of an object (black, grey, white) are
+    named only if no chromatic colour covers a visible part, so the second tone of a pattern does not hide the first.
     """
 
     def __init__(self, max_colours: int = 2) -> None:
@@ -45,7 +45,7 @@ class Palette(Captioner):
         return {"captioner": "palette", "rules": rules, "max_colours": self.max_colours}
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Caption each image; None for a file that is missing, truncated or no image."""
+        """Caption each image; None for a file that is missing, truncated or not an image."""
         for item, path in images:
             pixels = None if path is None else _read(path)
             yield item, None if pixels is None else describe(pixels, self.max_colours)
@@ -56,13 +56,13 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         with Image.open(path) as file:
             file.draft("RGB", (_SIDE, _SIDE))
-            # What is transparent shows a white ground.
+            # Transparent parts become white.
             opaque = Image.alpha_composite(Image.new("RGBA", file.size, "white"), file.convert("RGBA"))
         picture = opaque.convert("RGB")
         picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
         return np.asarray(picture)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        # Pillow reports a damaged file by any of these, SyntaxError included.
+        # Pillow reports a damaged file by any of these errors, SyntaxError included.
         return None
 
 
@@ -73,7 +73,7 @@ def describe(pixels: np.ndarray, max_colours: int) -> str:
     pattern = None if mask is None else pattern_of(lab, mask)
     if mask is None or pattern is None:
         return ", ".join([*_picture_colours(lab.reshape(-1, 3), max_colours), *_picture_words(lab)])
-    # Pixels on the edge between two tones blend them into a third colour that is not there.
+    # Where two tones meet, pixels blend into a third colour that the object does not have.
     steepness = ndimage.gaussian_gradient_magnitude(lab[..., 0], 0.7)
     flat = mask & (steepness <= np.median(steepness[mask]))
     shape = shape_of(mask)
@@ -81,14 +81,14 @@ def describe(pixels: np.ndarray, max_colours: int) -> str:
 
 
 def _object_colours(lab: np.ndarray, most: int) -> list[str]:
-    """Chromatic names with a visible share; a neutral one only where there is none."""
+    """Chromatic names with a visible share; one neutral name if there are none."""
     chromatic, neutral = colour_shares(lab)
     visible = [name for name, share in chromatic if share >= 0.12]
     return (visible or [name for name, _ in neutral[:1]])[:most]
 
 
 def _picture_colours(lab: np.ndarray, most: int) -> list[str]:
-    """The largest of the chromatic names with a visible share and the neutral ones with a large share."""
+    """The largest shares among chromatic names with a visible share and neutral names with a large share."""
     chromatic, neutral = colour_shares(lab)
     visible = [entry for entry in chromatic if entry[1] >= 0.12] + [
         entry for entry in neutral if entry[1] >= 0.3
@@ -99,7 +99,7 @@ def _picture_colours(lab: np.ndarray, most: int) -> list[str]:
 
 
 def object_mask(lab: np.ndarray) -> np.ndarray | None:
-    """The pixels that differ from a uniform border, holes filled; None where there is no such object.
+    """The pixels that differ from a uniform border, with holes filled; None if there is no such object.
 
     Args:
         lab: (height, width, 3) CIELAB picture.
@@ -133,10 +133,10 @@ def object_mask(lab: np.ndarray) -> np.ndarray | None:
 
 
 def pattern_of(lab: np.ndarray, mask: np.ndarray) -> str | None:
-    """``solid``, ``striped``, ``checked`` or ``dotted`` from what lies inside ``mask``; None for more than two tones.
+    """``solid``, ``striped``, ``checked`` or ``dotted``, from the pixels in ``mask``; None if they have over two tones.
 
-    Edges of stripes share one direction, so the doubled angles of the gradients agree; edges of checks have two
-    at right angles, so the quadrupled angles agree; edges of dots have every direction.
+    Edges of stripes share one direction, so the doubled angles of the gradients agree. Edges of checks have two
+    directions at right angles, so the quadrupled angles agree. Edges of dots have every direction.
     """
     inside = ndimage.binary_erosion(mask, iterations=3)
     if inside.sum() < 30:
@@ -160,12 +160,12 @@ def pattern_of(lab: np.ndarray, mask: np.ndarray) -> str | None:
         return "striped"
     squareness = abs((strength * np.exp(4j * angle)).sum()) / total
     above = np.mean(spread @ axis > middle)
-    balance = min(above, 1 - above)  # checks split the area evenly, dots cover the smaller part of it
+    balance = min(above, 1 - above)  # checks split the area evenly; dots cover the smaller part
     return "checked" if balance + 0.3 * squareness > 0.46 else "dotted"
 
 
 def _two_means(values: np.ndarray) -> tuple[float, float]:
-    """The two cluster means of (n,) numbers, by Lloyd's iterations from the outer deciles."""
+    """The two cluster means of (n,) numbers, by Lloyd's iterations that start at the outer deciles."""
     low, high = np.percentile(values, [10, 90])
     for _ in range(8):
         upper = values > (low + high) / 2
@@ -178,8 +178,8 @@ def _two_means(values: np.ndarray) -> tuple[float, float]:
 def shape_of(mask: np.ndarray) -> str | None:
     """``circle``, ``triangle``, ``square`` or ``star`` from the outline of ``mask``; None for any other.
 
-    The radius from the centre to the outline, as a function of the angle, is flat for a circle and has as many
-    bumps as the shape has corners: the strongest harmonic counts them whatever the rotation.
+    The radius from the centre to the outline, as a function of the angle, is flat for a circle and has one bump per
+    corner for other shapes. The strongest harmonic counts the bumps, whatever the rotation.
     """
     rows, columns = np.nonzero(mask)
     row, column = rows - rows.mean(), columns - columns.mean()

@@ -1,4 +1,4 @@
-"""What captions would cost, with none made: for a dry run."""
+"""Estimates what captions would cost without making any, for a dry run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from mllmrec.captions.cache import CaptionStore
 
 
 class Pending(Captioner):
-    """Stands in for a captioner that is slow or paid: it finds the captions made before and makes none.
+    """Stands in for a captioner that is slow or paid. It finds captions made before and makes none.
 
-    A caption that is not there yet is stood for by a text as long as it may become, so that what is estimated from
-    it is an upper bound too; these are counted as ``pending``.
+    For a caption that is not there yet it gives a text as long as the caption may become, so estimates made from it
+    are upper bounds too. Such captions are counted as ``pending``.
 
     Args:
-        captioner: whose captions are meant.
+        captioner: the captioner to stand in for.
+        cache_dir: the folder where that captioner's captions are kept.
         cache_dir: where its captions are kept.
     """
 
-    # Its stand-ins must not be kept as captions.
+    # The texts it gives in place of captions must not be stored as captions.
     reads_images = False
 
     def __init__(self, captioner: Captioner, cache_dir: str) -> None:
@@ -28,7 +29,7 @@ class Pending(Captioner):
         self.missing = 0
 
     def identity(self) -> dict[str, object]:
-        """Never asked for: nothing is made."""
+        """Nothing is made, so this is never called."""
         return {"captioner": "pending", "of": self.captioner.identity()}
 
     def counts(self, catalogue: Collection[str]) -> dict[str, int]:
@@ -36,10 +37,10 @@ class Pending(Captioner):
         return {"pending": self.missing}
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Yield known captions, and stand-ins for the others; None where there is no image that can be read."""
+        """Yield known captions, and texts in place of the others; None for an item without a readable image."""
         store = CaptionStore(self.cache_dir, self.captioner.identity())
         cost = self.captioner.estimate(1)
-        # Four characters a token, as in `mllmrec.endpoint.budget.tokens_in`.
+        # Four characters per token, as in `mllmrec.endpoint.budget.tokens_in`.
         stand_in = "x" * max(1, 4 * cost.completion_tokens if cost else 0)
         for item, path in images:
             if path is None:

@@ -15,13 +15,14 @@ from mllmrec.errors import UserError
 
 
 class Precomputed(Captioner):
-    """Captions looked up by item id; an empty one counts as absent.
+    """Captions looked up by item id. An empty caption counts as absent.
 
-    ``path`` is the released layout, ``{item: {"title": …, "caption": …}}`` or ``{item: caption}`` in a ``.json``
-    file, or a CSV, TSV, Parquet or JSON Lines table with the columns ``item_column`` and ``caption_column``.
+    ``path`` names a ``.json`` file in the released layout, ``{item: {"title": …, "caption": …}}`` or
+    ``{item: caption}``, or a CSV, TSV, Parquet or JSON Lines table with the columns ``item_column`` and
+    ``caption_column``.
 
     Raises:
-        UserError: the file is missing or malformed (naming the line or the id), or an id stands twice.
+        UserError: the file is missing or malformed (the message names the line or the id), or an id is repeated.
     """
 
     reads_images = False
@@ -42,7 +43,7 @@ class Precomputed(Captioner):
         self.captions = {item: caption for item, caption in captions.items() if caption}
 
     def identity(self) -> dict[str, object]:
-        """The file's content and the columns read."""
+        """The file's content and the names of the columns read."""
         return {
             "captioner": "precomputed",
             "file": file_fingerprint(self.path),
@@ -50,7 +51,7 @@ class Precomputed(Captioner):
         }
 
     def counts(self, catalogue: Collection[str]) -> dict[str, int]:
-        """``unknown_item``: captions in the file for ids outside the catalogue."""
+        """``unknown_item``: how many captions in the file have an id outside the catalogue."""
         return {"unknown_item": len(self.captions.keys() - set(catalogue))}
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:

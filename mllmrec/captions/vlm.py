@@ -14,10 +14,11 @@ from mllmrec.reasoners.hf import HfReasoner
 
 
 class Vlm(Captioner):
-    """What any image-text-to-text model with a chat template says of an image, greedily, on one line.
+    """Captions by any image-text-to-text model with a chat template: greedy, on one line.
 
-    ``prompt`` is the user's message beside the image. The other parameters are those of `HfReasoner`; a thought
-    that a model writes first is no part of the caption. ``problems`` counts why images that can be read have none.
+    ``prompt`` is the user's message beside the image. The other parameters belong to `HfReasoner`. If a model writes a
+    thought first, the thought is not part of the caption. ``problems`` counts the reasons why readable images have no
+    caption.
 
     Raises:
         UserError: a parameter has no meaning.
@@ -52,20 +53,20 @@ class Vlm(Captioner):
         )
 
     def identity(self) -> dict[str, object]:
-        """The prompt and what determines a text of the model; not the batch size, nor the device."""
+        """The prompt and what determines a text of the model. Batch size and device are not included."""
         return {"captioner": "vlm", "version": 1, "prompt": self.prompt, "model": self.model.identity()}
 
     def estimate(self, images: int) -> Estimate:
-        """So many requests, of which only the length of the answers is known; they cost time and no money."""
+        """One request per image. Only the length of the answers is known; they cost time but no money."""
         return Estimate(images, 0, images * self.model.settings.max_new_tokens)
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
-        """Yield each caption as it comes; None where the model could not see the image or said nothing.
+        """Yield each caption as it comes; None if the model could not see the image or said nothing.
 
         Raises:
             UserError: the model cannot be loaded.
         """
-        # None has the captioners that read no images only.
+        # Only captioners that read no images get a path of None.
         requests = (
             Request(item, "", (), "", "", self.prompt, (path,)) for item, path in images if path is not None
         )

@@ -14,7 +14,7 @@ from mllmrec.errors import UserError
 
 
 class Counting(Captioner):
-    """Captions an image by its width, remembers what it was asked, and can be stopped on the way."""
+    """Captions an image by its width, records which images it was given, and can be stopped on the way."""
 
     def __init__(self, stop_after: int | None = None, version: int = 1) -> None:
         self.asked: list[str] = []
@@ -35,7 +35,7 @@ class Counting(Captioner):
 
 
 def _catalogue(folder: Path, without_image: int = 0) -> Items:
-    """Items 1, 2, 3 with images 1, 2, 3 pixels wide, then some without."""
+    """Items 1, 2, 3 with images 1, 2, 3 pixels wide, then some items without an image."""
     images = {}
     for width in (1, 2, 3):
         images[str(width)] = folder / f"{width}.png"

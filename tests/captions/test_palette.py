@@ -21,7 +21,7 @@ def _captions(images: dict[str, Path], **settings: int) -> dict[str, str | None]
 
 
 def test_lab_of_known_colours() -> None:
-    # White is (100, 0, 0), black (0, 0, 0), sRGB red (53.24, 80.09, 67.20) in CIELAB under D65.
+    # In CIELAB under D65 white is (100, 0, 0), black (0, 0, 0) and sRGB red (53.24, 80.09, 67.20).
     lab = lab_of(np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0]], dtype=np.uint8))
     np.testing.assert_allclose(lab, [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20]], atol=0.03)
 
@@ -42,7 +42,7 @@ def test_pixels_reveal_the_synthetic_attributes(tmp_path: Path) -> None:
 
 
 def test_a_caption_reads_the_file_and_nothing_else(tmp_path: Path) -> None:
-    # The picture of item 1 under the name of item 2 is captioned as item 1.
+    # Item 2 with the picture of item 1 gets the caption of item 1.
     images = Synthetic(tmp_path, num_users=1, num_items=20).load().items.images
     first = _captions({"1": images["1"]})["1"]
     images["2"].write_bytes(images["1"].read_bytes())
@@ -62,7 +62,7 @@ def test_a_black_object_is_named_although_black_is_neutral() -> None:
 
 
 def test_a_photograph_like_picture_is_described_by_light_and_texture() -> None:
-    # Columns 8 pixels wide, black and dark blue, to the very border: no object, vertical lines, mostly dark.
+    # Black and dark blue columns 8 pixels wide, up to the border: no object, vertical lines, mostly dark.
     columns = np.arange(80) // 8 % 2
     picture = np.where(columns[None, :, None], np.uint8([10, 10, 12]), np.uint8([20, 30, 95]))
     words = describe(np.broadcast_to(picture, (60, 80, 3)), max_colours=2).split(", ")
@@ -101,7 +101,7 @@ def test_every_mode_and_size_has_a_caption(tmp_path: Path, mode: str, size: tupl
     path = tmp_path / "picture.tiff"
     Image.new(mode, size).save(path) if mode != "P" else Image.new("P", size).save(path.with_suffix(".png"))
     caption = _captions({"x": path if mode != "P" else path.with_suffix(".png")})["x"]
-    # Nothing but zeros: black, or the white ground where alpha is zero as well.
+    # All zeros: black, or white if alpha is zero as well.
     assert caption is not None
     assert caption.split(", ")[0] in ("black", "white")
 
@@ -114,7 +114,7 @@ def test_real_posters() -> None:
     captions = [caption or "" for caption in _captions({path.stem: path for path in paths}).values()]
     assert len(paths) / (time.process_time() - start) > 20
     assert all(0 < len(caption.replace(",", "").split()) <= 12 for caption in captions)
-    # Posters differ: far more captions than one, and no object with a pattern is claimed on nearly all of them.
+    # Posters differ, so there are many captions, and few of them claim an object with a pattern.
     assert len(set(captions)) > 30
     patterned = [
         caption for caption in captions if {"dotted", "striped", "checked"} & set(caption.split(", "))

@@ -12,7 +12,7 @@ from mllmrec.reasoners.base import Estimate
 
 
 class Paid(Captioner):
-    """Costs three tokens a caption, and must not be asked in a dry run."""
+    """Costs three tokens per caption, and must not be called in a dry run."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
@@ -30,7 +30,7 @@ class Paid(Captioner):
 
 
 def catalogue(folder: Path, with_image: int) -> Items:
-    """Items 1 to 4, the first so many with an image of their own."""
+    """Items 1 to 4; the first few have an image of their own."""
     images = {}
     for number in range(1, with_image + 1):
         images[str(number)] = folder / f"{number}.png"
@@ -49,5 +49,5 @@ def test_a_dry_run_finds_captions_stands_in_for_others_and_makes_none(tmp_path: 
     # Three tokens of four characters each; item 4 has no image.
     assert captions == {"1": "caption of 1", "2": "x" * 12, "3": "x" * 12}
     assert counts == {"captioned": 3, "pending": 2, "no_caption": 1}
-    # No stand-in is kept as a caption.
+    # No text in place of a caption is stored as a caption.
     assert {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == files

@@ -78,12 +78,12 @@ def test_unreadable_images_have_no_caption_and_the_others_of_the_batch_do(
     captioner = vlm(model, batch_size=4)
     captions = dict(captioner.caption_images(iter((broken | images).items())))
     assert captions == {**dict.fromkeys(broken), **good}
-    # Of these the caller counts as unreadable; there is nothing to add.
+    # The caller counts these as unreadable; there is nothing to add.
     assert captioner.problems == {}
 
 
 def test_why_a_model_that_sees_an_image_wrote_nothing_is_counted(model: str, images: dict[str, Path]) -> None:
-    # Far more text than the model's positions hold.
+    # Far more text than the model has positions for.
     captioner = vlm(model, prompt="star lamp " * 5000)
     assert dict(captioner.caption_images(iter(images.items()))) == dict.fromkeys(images)
     assert captioner.problems == {"prompt too long": 5}
