@@ -1,1 +1,1 @@
-"""Samples → prompt text, and completions → parsed answers. The only place that knows the markup."""
+"""Samples → prompt text, and completions → parsed answers. Only this package knows the markup."""

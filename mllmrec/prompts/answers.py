@@ -1,4 +1,4 @@
-"""How an answer is written and how it is read: one parser for training reward and reported metric.
+"""How an answer is written and how it is read. The training reward and the reported metrics share one parser.
 
 A well-formed completion is one line, ``[ITEM_<id>]`` or ``[ITEM_<id>] title``, with optional reasoning between
 think tags before or after it.
@@ -19,7 +19,7 @@ _THOUGHT = re.compile(re.escape(THINK_OPEN) + r"(.*?)" + re.escape(THINK_CLOSE),
 
 
 def answer_text(item_id: str, title: str, answer_format: str) -> str:
-    """The answer for an item: its label, followed by its (neutral) title where the format has one.
+    """The answer for an item: its label, then its (neutral) title if the format has one.
 
     Raises:
         ValueError: ``answer_format`` is not one of `ANSWER_FORMATS`.
@@ -31,16 +31,16 @@ def answer_text(item_id: str, title: str, answer_format: str) -> str:
 
 
 def reasoned(reasoning: str, answer: str) -> str:
-    """An answer after its reasoning, as `parse_answer` reads it."""
+    """The answer with its reasoning in front, as `parse_answer` reads it."""
     return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{answer}"
 
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """What a completion says: the items it names line by line, and the reasoning around them."""
+    """What a completion says: the item that each line names, and the reasoning around the lines."""
 
     items: tuple[tuple[str, str], ...]  # (item id, title or "") of every well-formed line, in order
-    stray_lines: int  # lines that are no answer
+    stray_lines: int  # lines that are not answers
     reasoning: str
     unclosed: bool  # a think tag was opened and never closed
 
@@ -51,10 +51,10 @@ class ParsedAnswer:
 
 
 def parse_answer(completion: str) -> ParsedAnswer:
-    """Read a completion. Never raises: what cannot be read is counted in ``stray_lines``.
+    """Read a completion. Never raises: lines that cannot be read are counted in ``stray_lines``.
 
-    A closing tag without an opening one ends reasoning that the chat template opened, so everything before it
-    is reasoning.
+    A closing tag without an opening tag ends reasoning that the chat template opened, so everything before it is
+    reasoning.
     """
     text = completion
     thoughts: list[str] = []
@@ -82,9 +82,9 @@ def parse_answer(completion: str) -> ParsedAnswer:
 
 
 def same_title(said: str, title: str) -> bool:
-    """Whether a written title is the item's; case, spacing and how accents are composed aside.
+    """Whether a written title is the item's, ignoring case, spacing and how accents are composed.
 
-    Tokenizers such as Qwen's compose characters, so even the right title may be read back in other code points.
+    Tokenizers such as Qwen's compose characters, so even the right title may come back with other code points.
     """
     return _plain(said) == _plain(title)
 

@@ -1,4 +1,4 @@
-"""Builds the prompt of a sample from texts: history, candidates, optional reasoning."""
+"""Builds the text of a sample's prompt: history, candidates, optional reasoning."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The wording of a prompt: a YAML file with these keys, their placeholders in braces."""
+    """The wording of a prompt, from a YAML file with these keys. Placeholders stand in braces."""
 
     history: str  # {items} {domain}
-    candidates: str  # {items} {domain}; left out when the whole catalogue competes
+    candidates: str  # {items} {domain}; left out if the whole catalogue is ranked
     hint: str  # {reasoning}; left out for samples without CoT
-    think: str  # asks for reasoning before the answer; left out unless the answer is to carry its own
+    think: str  # asks for reasoning before the answer; left out unless the answer should carry reasoning
     closing: str  # {domain} {form}
     item: str  # one candidate: {label} {title} {caption}
-    history_item: str  # one history item: the same, and {position} from 1
-    caption: str  # {caption}; left out for items without one
-    joiner: str  # between two items, and between the blocks
-    punctuation: str  # in titles, captions and reasoning: keep, or drop
+    history_item: str  # one history item: as in item, and {position} from 1
+    caption: str  # {caption}; left out for items without a caption
+    joiner: str  # stands between items, and between blocks
+    punctuation: str  # keep or drop punctuation in titles, captions and reasoning
 
 
 _PLACEHOLDERS = {
@@ -61,12 +61,12 @@ def load_template(name: str) -> PromptTemplate:
 class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
-    Titles are cut to ``max_title_words`` (0: whole), captions to ``max_caption_words``; both are neutralised, so
-    no foreign text can imitate a label, a mark, a think tag or a chat token. In prompts the mark of each item whose id is
-    in ``marked`` stands right behind its title; answers have none.
+    Titles are cut to ``max_title_words`` (0: not cut) and captions to ``max_caption_words``. Both are neutralised, so
+    that foreign text cannot imitate a label, a mark, a think tag or a chat token. In prompts the mark of each item
+    with an id in ``marked`` stands right behind the item's title; answers have no marks.
 
     Raises:
-        UserError: marks are wanted behind titles that the template does not show.
+        UserError: an item has a mark to stand behind its title, but the template does not show titles.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PromptBuilder:
         self.template, self.domain, self.answer_format = template, domain, answer
         if marked and not all("{title}" in line for line in (template.item, template.history_item)):
             raise UserError(
-                "prompt.item_tokens: an item's token stands behind its title, which prompt.template does not show in "
+                "prompt.item_tokens: an item's token stands behind its title, but prompt.template shows no titles in "
                 "item and history_item: add {title} there, or set prompt.item_tokens=none"
             )
         self.ids = [str(item_id) for item_id in ids]
@@ -108,10 +108,10 @@ class PromptBuilder:
         """The user message.
 
         Args:
-            history: items, oldest first.
-            candidates: items; None for the whole catalogue.
+            history: item codes, oldest first.
+            candidates: item codes; None for the whole catalogue.
             reasoning: shown as a hint.
-            think: whether reasoning before the answer is asked for.
+            think: whether the prompt asks for reasoning before the answer.
         """
         template = self.template
         lines = [
@@ -134,7 +134,7 @@ class PromptBuilder:
         return answer_text(self.ids[item], self.titles[item], self.answer_format)
 
     def reasoned_answer(self, item: int, reasoning: str) -> str:
-        """The answer that names an item, after its reasoning."""
+        """The answer that names an item, with reasoning in front."""
         return reasoned(self._clean(reasoning), self.answer(item))
 
     def label(self, item: int) -> str:

@@ -1,4 +1,4 @@
-"""Samples as the stages see them: prompt text, target and candidates, built when asked for."""
+"""Samples as the training stages see them: prompt text, target and candidates, built on request."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Example:
     target: int  # item code
     candidates: np.ndarray  # (C,) item codes
     target_column: int
-    has_reasoning: bool  # in the prompt, or to be learnt
-    reasoned_answer: str = ""  # the answer with the reasoning before it, where it is to be learnt
-    history: np.ndarray = field(default_factory=_empty)  # item codes before the target, whole, oldest first
-    hint: str = ""  # the reasoning that the prompt shows
+    has_reasoning: bool  # the sample carries reasoning, in the prompt or to be learnt
+    reasoned_answer: str = ""  # the answer with its reasoning in front, if the reasoning is to be learnt
+    history: np.ndarray = field(default_factory=_empty)  # all item codes before the target, oldest first
+    hint: str = ""  # the reasoning shown in the prompt
 
 
 class Examples:
-    """The examples of one split, by position; nothing is kept, so a million samples cost nothing."""
+    """The examples of one split, by position. None is kept in memory, so a million samples take no memory."""
 
     def __init__(
         self,
@@ -53,20 +53,20 @@ class Examples:
         asks: bool = False,
         split: str = "train",
     ) -> None:
-        """Describe the examples.
+        """Set up the examples.
 
         Args:
-            samples: S of them.
+            samples: the S samples.
             builder: writes the prompts.
             candidates_of: draws or looks up the candidates of a sample.
-            history_length: items of history shown.
-            list_candidates: whether the prompt lists them.
-            list_size: where it does not, how many each prompt of several lists at most (`in_lists`); 0 for none.
+            history_length: how many items of history are shown.
+            list_candidates: whether one prompt lists all candidates.
+            list_size: if it does not, how many each of several prompts lists at most (`in_lists`); 0: none.
             cot: writes the reasoning of the samples chosen in ``with_cot``.
             with_cot: (S,) bool; None: no sample carries reasoning.
-            placement: where reasoning stands: a hint in the prompt, or before the answer, to be learnt.
-            asks: whether prompts that carry no reasoning ask for some before the answer.
-            split: which the samples are of: train, validation or test.
+            placement: where reasoning stands: as a hint in the prompt, or before the answer, to be learnt.
+            asks: whether prompts without reasoning ask for reasoning before the answer.
+            split: the split of the samples: train, validation or test.
         """
         self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
@@ -78,7 +78,7 @@ class Examples:
         return len(self.samples)
 
     def cot_key(self, index: int) -> CotKey:
-        """Whose reasoning a sample would carry: its split, its user, the history shown, and its target."""
+        """The key of a sample's reasoning: its split, its user, the history shown, and its target."""
         samples, ids = self.samples, self.builder.ids
         history = samples.history(index, self.history_length)
         return CotKey(
@@ -90,7 +90,7 @@ class Examples:
         )
 
     def reasoning(self, index: int) -> str | None:
-        """The reasoning that a sample carries; None where it was not chosen or there is none."""
+        """The reasoning that a sample carries; None if it was not chosen or has no reasoning."""
         if self.cot is None or self.with_cot is None or not self.with_cot[index]:
             return None
         return self.cot.reasoning(self.cot_key(index))
@@ -99,7 +99,7 @@ class Examples:
         return self.with_reasoning(index, self.reasoning(index))
 
     def with_reasoning(self, index: int, reasoning: str | None) -> Example:
-        """The example with this reasoning, whatever was chosen for it; None for none."""
+        """The example with this reasoning (None: without reasoning), whatever was chosen for the sample."""
         samples = self.samples
         history = samples.history(index, self.history_length)
         candidates, column = self.candidates_of(index)
@@ -126,10 +126,10 @@ class Examples:
         )
 
     def in_lists(self, example: Example) -> list[Example]:
-        """An example as it is shown: itself, or by ``list_size`` one example for each list of its candidates.
+        """The example as it is shown: itself, or with ``list_size`` one example for each list of its candidates.
 
-        There are as few lists as can be, of like lengths. They take the candidates as these lie, in an order that carries
-        no information. Where the target is not among an example's candidates, its column is -1.
+        The lists are as few as possible and of similar lengths. They take the candidates in their stored order, which
+        carries no information. If the target is not among an example's candidates, its column is -1.
         """
         if not self.list_size:
             return [example]
@@ -151,7 +151,7 @@ class Examples:
 
 
 class Forms:
-    """Both forms of each example by code: the sample's position for the plain one, S more for that with reasoning."""
+    """Both forms of each example: code i is sample i without reasoning, code S + i is sample i with it."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples

@@ -1,4 +1,4 @@
-"""``prompts.md``: some prompts of a run, word by word as the policy reads them, with the answers that are wanted."""
+"""Writes ``prompts.md``: some prompts of a run, word by word as the policy reads them, with the wanted answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllmrec.prompts.examples import Example, Examples
 from mllmrec.prompts.questions import Questions
 from mllmrec.randomness import numpy_generator
 
-SHOWN = 2  # prompts of each kind in a section
+SHOWN = 2  # prompts of each kind per section
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class PromptSet:
 
     title: str
     examples: Examples
-    positions: Sequence[int]  # of the examples that are used
-    questions: Questions | None = None  # where each prompt asks about one candidate
+    positions: Sequence[int]  # positions of the examples that are used
+    questions: Questions | None = None  # given if each prompt asks about one candidate
 
 
 def write_prompts(path: Path, render: Callable[[str], str], sets: Sequence[PromptSet], seed: int) -> None:
-    """Write a page with prompts of every set: some that carry reasoning and some that do not, where there are both.
+    """Write a page with prompts of every set: some with reasoning and some without, if the set has both.
 
     Args:
-        path: of the page.
+        path: the file of the page.
         render: puts a prompt into the chat template.
-        sets: of prompts.
-        seed: of the run, for which prompts are shown.
+        sets: the sets of prompts.
+        seed: the run's seed; it decides which prompts are shown.
     """
     lines = [
         "# Some prompts of this run",
@@ -52,7 +52,7 @@ def write_prompts(path: Path, render: Callable[[str], str], sets: Sequence[Promp
 
 
 def _chosen(shown: PromptSet, seed: int) -> Iterator[Example]:
-    """A random few of each kind: without reasoning, and with it."""
+    """A few random examples of each kind: first without reasoning, then with it."""
     examples = shown.examples
     carries = np.zeros(len(examples), dtype=bool) if examples.with_cot is None else examples.with_cot
     order = numpy_generator(seed, "prompts shown", shown.title).permutation(np.asarray(shown.positions))
@@ -73,7 +73,7 @@ def _heading(examples: Examples, example: Example) -> str:
 
 
 def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
-    """The prompts about an example and their answers."""
+    """(prompt, answer) pairs about an example."""
     if shown.questions is None:
         wanted = example.reasoned_answer or shown.examples.builder.answer(example.target)
         (listing,) = (part for part in shown.examples.in_lists(example) if part.target_column >= 0)
@@ -87,7 +87,7 @@ def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
 
 
 def _fenced(text: str) -> list[str]:
-    """A block of code whose fence is longer than any in the text."""
+    """A code block with a fence that is longer than any fence in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}text", text.rstrip("\n"), fence]

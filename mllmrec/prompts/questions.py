@@ -12,12 +12,12 @@ from mllmrec.prompts.wording import load_wording
 
 @dataclass(frozen=True)
 class QuestionWording:
-    """How is asked: a YAML file with these keys; history and items are worded by the prompt's template."""
+    """The wording of a question, from a YAML file with these keys. The prompt template words history and items."""
 
-    candidate: str  # {items}, of which there is one, and {domain}
+    candidate: str  # {items} (always a single item) and {domain}
     question: str  # {domain}
-    positive: str  # the answer where the item comes next, such as Yes
-    negative: str  # the other, such as No
+    positive: str  # the answer if the item comes next, such as Yes
+    negative: str  # the answer if it does not, such as No
 
 
 _PLACEHOLDERS = {"candidate": {"items", "domain"}, "question": {"domain"}}
@@ -27,7 +27,7 @@ def load_question_wording(name: str) -> QuestionWording:
     """A shipped wording by name, or a YAML file by path.
 
     Raises:
-        UserError: no such wording, or its keys or placeholders are not those of `QuestionWording`.
+        UserError: there is no such wording, or its keys or placeholders are not those of `QuestionWording`.
     """
     return load_wording(
         QuestionWording, _PLACEHOLDERS, "prompt.question", name, "mllmrec.prompts", "questions"
@@ -35,15 +35,15 @@ def load_question_wording(name: str) -> QuestionWording:
 
 
 class Questions:
-    """Asks of histories whether an item comes next."""
+    """Asks whether an item comes next after a history."""
 
     def __init__(self, builder: PromptBuilder, wording: QuestionWording, history_length: int) -> None:
-        """Take the wording; ``builder`` then is one of questions.
+        """Combine the wording with the builder, which then builds questions.
 
         Args:
-            builder: of the prompts that list candidates; items are shown as there.
-            wording: of the question.
-            history_length: items of history shown, the latest.
+            builder: builds the prompts that list candidates; questions show items in the same way.
+            wording: the wording of the question.
+            history_length: how many items of history are shown: the latest.
         """
         self.builder = copy.copy(builder)
         self.builder.template = replace(
@@ -56,7 +56,7 @@ class Questions:
         """The user message.
 
         Args:
-            history: item codes, oldest first; it may be longer than what is shown.
+            history: item codes, oldest first; only its latest items are shown.
             item: the code of the item in question.
         """
         return self.builder.prompt(list(history)[-self.history_length :], [item])

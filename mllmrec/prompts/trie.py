@@ -1,6 +1,6 @@
-"""A trie over the token sequences of the allowed answers: what a constrained rollout may say next.
+"""A trie over the token sequences of the allowed answers: it says which tokens a constrained rollout may say next.
 
-It holds no position of its own: callers walk nodes, so one trie serves any number of rows in any order.
+The trie holds no position. Callers walk its nodes, so one trie serves any number of rows in any order.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mllmrec.engine.base import ChoiceSets
 
 
 class UnknownPrefix(KeyError):
-    """A token sequence that begins no allowed answer. Constraints never fall back to the whole vocabulary."""
+    """A token sequence that no allowed answer begins with. Constraints never fall back to the whole vocabulary."""
 
 
 class TrieNode:
-    """One prefix. ``children`` maps the next token to its node; a leaf ends an answer."""
+    """One prefix. ``children`` maps each possible next token to its node; a leaf ends an answer."""
 
     __slots__ = ("answer", "children")
 
@@ -85,17 +85,17 @@ class AnswerTrie:
 
 
 def choice_sets(tries: Sequence[AnswerTrie], paths: Sequence[Sequence[int]]) -> tuple[ChoiceSets, Tensor]:
-    """The tokens that compete at every place of every path, and which places are real choices.
+    """The tokens that compete at each place of each path, and the places that are real choices.
 
     Args:
-        tries: of each of R paths; places of one trie that share a prefix share a set.
+        tries: the trie of each of the R paths. Places in one trie that share a prefix share a set.
         paths: token ids.
 
     Returns:
         The sets, and (R, T) bool; T is the longest path.
 
     Raises:
-        UnknownPrefix: a path is no answer of its trie.
+        UnknownPrefix: a path is not an answer of its trie.
     """
     width = max(map(len, paths))
     set_of = torch.full((len(paths), width), -1)

@@ -1,4 +1,4 @@
-"""Wording from YAML files that a user can read and replace: keys and placeholders are checked when a file is read."""
+"""Wording from YAML files that a user can read and replace. Reading a file checks its keys and placeholders."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def load_wording(
     """A shipped wording by name, or a YAML file by path.
 
     Args:
-        kind: dataclass of texts; the file's keys are its fields.
-        placeholders: for each text that is filled in, what may stand in braces.
-        setting: the configuration key that chose it, for messages.
-        name: as chosen.
-        package: that ships the wordings.
-        folder: in the package, one YAML file per wording.
+        kind: a dataclass of texts; its fields are the file's keys.
+        placeholders: for each text that is filled in, the names that may stand in braces.
+        setting: the configuration key that chose the wording, for messages.
+        name: the name or path that was chosen.
+        package: the package that ships the wordings.
+        folder: the folder in the package, with one YAML file per wording.
 
     Raises:
-        UserError: no such wording, or its keys or placeholders are not those of ``kind``.
+        UserError: there is no such wording, or its keys or placeholders are not those of ``kind``.
     """
     shipped = {
         entry.name.removesuffix(".yaml"): entry

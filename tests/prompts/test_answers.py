@@ -100,7 +100,7 @@ def test_any_text_can_be_read():
         ("Red Lamps", "Red Lamp", False),
         ("", "Red Lamp", False),
         ("STRASSE", "Straße", True),
-        # Qwen's tokenizers compose characters, so a title is read back as e + accent in one.
+        # Qwen's tokenizers compose characters, so e + accent comes back as one character.
         ("Ame\u0301lie", "Am\u00e9lie", True),
     ],
 )

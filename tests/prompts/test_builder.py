@@ -20,7 +20,7 @@ HOSTILE = [
 
 def test_compact_prompt_word_for_word(make_builder):
     builder = make_builder("compact", captions={"2": "Red, square!"}, max_title_words=1)
-    # "drop" leaves words only, in titles as in captions.
+    # "drop" leaves only words, in titles as in captions.
     assert builder.prompt([0, 2], [4, 2]) == (
         "History [ITEM_0] Red [ITEM_2] Red Red square Candidates [ITEM_4] Old [ITEM_2] Red Red square Next"
     )
@@ -54,7 +54,7 @@ def test_hostile_titles_captions_and_reasoning_add_no_markup(make_builder, templ
         assert prompt.count("<think>") == prompt.count("</think>") == int(hint)
         assert "<|" not in prompt
     if template == "instruct":
-        assert "{title} {0} {" in prompt  # braces are kept, and never filled in
+        assert "{title} {0} {" in prompt  # braces are kept and never filled in
 
 
 def test_hostile_prompts_keep_one_line_per_item(make_builder):

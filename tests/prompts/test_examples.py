@@ -9,7 +9,7 @@ from mllmrec.prompts.examples import Forms
 
 
 class Echo(CotPolicy):
-    """Says who is asked about, so that a mix-up of samples would show."""
+    """Names the sample that it is asked about, so that a mix-up of samples would show."""
 
     def reasoning(self, key: CotKey) -> str | None:
         return f"{key.user_id} {'-'.join(key.history_ids)} to {key.target_id}"
@@ -73,7 +73,7 @@ def test_prompts_can_ask_for_reasoning_without_showing_any(make_examples, make_b
     (instruction,) = set(learnt.prompt.splitlines()) - set(plain.prompt.splitlines())
     assert instruction in asking.prompt.splitlines()
     shown = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), asks=True)[2]
-    assert instruction not in shown.prompt.splitlines()  # what is shown needs no asking for
+    assert instruction not in shown.prompt.splitlines()  # reasoning that is shown need not be asked for
     several = make_examples(builder, cot=Echo(), asks=True, list_candidates=False, list_size=2)
     lists = several.in_lists(several[2])
     assert len(lists) == 2

@@ -26,7 +26,7 @@ def test_without_marks_a_prompt_is_what_it_is_without_item_tokens(make_builder, 
         for chosen in ([], ids)
     )
     prompts = [builder.prompt([0, 1, 2], [3, 1], "<|item:1|> said so") for builder in (plain, marked)]
-    # No title and no reasoning can imitate a mark, and ids are told apart whatever they hold.
+    # No title and no reasoning can imitate a mark, and different ids have different marks, whatever they hold.
     assert ITEM_MARK.findall(prompts[0]) == []
     assert ITEM_MARK.findall(prompts[1]) == ["a%7Cb", "1", "2", "3", "1"]
     assert without_item_marks(prompts[1]) == prompts[0]
@@ -52,5 +52,5 @@ def test_a_template_without_titles_has_no_place_for_them(make_builder, tmp_path)
     path = tmp_path / "labels.yaml"
     path.write_text(yaml.safe_dump(template))
     assert make_builder(str(path)).prompt([0], [1]) == "[ITEM_0] Red Lamp [ITEM_1] Next"
-    with pytest.raises(UserError, match=r"behind its title, which prompt\.template does not show"):
+    with pytest.raises(UserError, match=r"behind its title, but prompt\.template shows no titles"):
         make_builder(str(path), marked=["0"])

@@ -28,7 +28,7 @@ def test_prompts_stand_word_by_word_with_the_answers_that_are_wanted(tmp_path, m
     examples = make_examples()
     text = page(tmp_path, PromptSet("SFT", examples, [2]))
     assert "## SFT" in text
-    # User 2 has items 2 … 7; its third last, 5, stands in column 2 of 4.
+    # User 2 has items 2 … 7; the third last, 5, is in column 2 of 4.
     assert "### Sample `u2:3`: the target is candidate 3 of 4" in text
     assert blocks(text) == [f"<user>{examples[2].prompt}<assistant>", "[ITEM_5]"]
 
@@ -67,7 +67,7 @@ def test_a_prompt_of_the_whole_catalogue_says_that_it_lists_none(tmp_path, make_
 def test_of_several_prompts_the_one_that_lists_the_target_is_shown(tmp_path, make_examples):
     examples = make_examples(list_candidates=False, list_size=3)
     text = page(tmp_path, PromptSet("Evaluation", examples, [3]))
-    # User 3 is to go on with 6, in column 3 of 7 8 9 6: the lists are 7 8 and 9 6.
+    # User 3's next item is 6, in column 3 of 7 8 9 6. The lists are 7 8 and 9 6.
     assert "the target is candidate 4 of 4, listed 3 at a time; the prompt that lists it\n" in text
     assert examples.builder.prompt([3, 4, 5], [9, 6]) in text
     assert "[ITEM_7]" not in text

@@ -44,7 +44,7 @@ def test_choice_sets_share_prefixes_and_tell_choices_from_forced_tokens():
     ]
     assert choices.set_of[0, 0] == choices.set_of[1, 0] == choices.set_of[2, 0]
     assert choices.set_of[0, 0] != choices.set_of[3, 0]
-    assert choices.set_of[0, 3] == -1  # behind the end of the path
+    assert choices.set_of[0, 3] == -1  # after the end of the path
 
 
 def test_a_path_that_is_no_answer_has_no_choices():
