@@ -1,4 +1,4 @@
-"""Reasoning from a history: a new reasoner is one module here and one file in ``conf/draft`` or ``conf/refine``."""
+"""Reasoning from a history. A new reasoner is one module here and one file in ``conf/draft`` or ``conf/refine``."""
 
 from mllmrec.reasoners.base import Estimate, HistoryItem, Reasoner, Request, Written
 

@@ -1,4 +1,4 @@
-"""What every reasoner does: requests about a history in, texts out, as they are finished."""
+"""The interface of reasoners: requests about a history in, texts out, each as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mllmrec.reasoners.told import NOTHING
 
-UNREADABLE_IMAGE = "unreadable image"  # the problem of a request whose images cannot all be read
+UNREADABLE_IMAGE = "unreadable image"  # the problem of a request with an image that cannot be read
 
 
 @dataclass(frozen=True)
@@ -18,33 +18,33 @@ class HistoryItem:
 
     item_id: str
     title: str
-    caption: str  # "" where there is none
+    caption: str  # "" if there is none
     image: Path | None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text to be written. There is no field for the target: what is asked for cannot be leaked.
+    """One text to be written. It has no field for the target, so the text cannot leak the target.
 
-    ``leak`` holds the target's text in the ablation that reproduces the release, and is empty everywhere else.
+    Only in the ablation that reproduces the release, ``leak`` holds the target's text. Everywhere else it is empty.
     """
 
     sample_id: str
     user_id: str
     history: tuple[HistoryItem, ...]  # oldest first
-    draft: str  # the pseudo-CoT to be rewritten; "" where one is to be made
-    system: str  # the wording, filled in: the system message
-    message: str  # and the user's message
+    draft: str  # the pseudo-CoT to be rewritten; "" if the request is for a draft
+    system: str  # the system message: the wording, filled in
+    message: str  # the user's message
     images: tuple[Path, ...] = ()  # shown with the message, oldest first
     leak: str = ""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a request."""
+    """The result of a request."""
 
-    text: str  # "" where nothing usable came
-    reasoning: str = ""  # what a reasoning model thought before it answered, kept apart from the text
+    text: str  # "" if nothing usable came
+    reasoning: str = ""  # the thought of a reasoning model before its answer, kept apart from the text
     prompt_tokens: int = 0
     completion_tokens: int = 0
     problem: str = ""  # why there is no text, in a few words that can be counted
@@ -52,7 +52,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What requests will cost, before any is sent, or did cost."""
+    """What requests will cost at most, or did cost."""
 
     requests: int
     prompt_tokens: int
@@ -74,12 +74,12 @@ class Reasoner(ABC):
 
     @property
     def told(self) -> str:
-        """What its texts' writer knew beside the request: one of `TOLD`, above none for texts made elsewhere alone."""
+        """What the writer knew beside the request: one of `TOLD`, and above none only for texts made elsewhere."""
         return NOTHING
 
     @property
     def spent(self) -> Estimate | None:
-        """What was paid for so far; None where nothing is."""
+        """What was paid so far; None if requests cost nothing."""
         return None
 
     @abstractmethod
@@ -88,15 +88,15 @@ class Reasoner(ABC):
 
     @abstractmethod
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
-        """Yield each request with what came of it as soon as it is there, in any order.
+        """Yield each request with its result as soon as that is there, in any order.
 
-        Requests are read as they can be served, so a million of them need no memory. What fails for good is a
-        `Written` with a ``problem``; the others go on.
+        Requests are read only as they can be served, so a million of them need no memory. A request that fails for
+        good yields a `Written` with a ``problem``; the others go on.
 
         Raises:
-            UserError: nothing can be written at all (no key, no such model, a budget that is spent).
+            UserError: nothing can be written at all (no key, no such model, or the budget is spent).
         """
 
     def estimate(self, requests: Iterable[Request]) -> Estimate | None:
-        """The cost of the requests; None where nothing is paid for."""
+        """The cost of the requests; None if they cost nothing."""
         return None

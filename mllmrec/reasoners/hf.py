@@ -19,12 +19,12 @@ _CHOICES = {"dtype": ("bfloat16", "float16", "float32"), "device": ("auto", "cpu
 
 
 class HfReasoner(Reasoner):
-    """Any chat model by hub name or local folder; code that comes with a checkpoint is never run.
+    """Any chat model, by hub name or local folder. Code that comes with a checkpoint is never run.
 
-    The model is loaded for the first request of a `write` and let go after the last. ``temperature`` 0 is greedy;
-    otherwise each request draws from a generator of its own, named by ``seed`` and its sample id, so that its text
-    does not depend on its neighbours in the batch. ``max_side`` is in pixels, of an image's longer side (0: as it
-    is). ``enable_thinking`` reaches the chat template if given; None leaves the template's own default.
+    The model is loaded for the first request of a `write` and released after the last. ``temperature`` 0 is greedy.
+    Otherwise each request draws from its own generator, named by ``seed`` and the sample id, so its text does not
+    depend on its neighbours in the batch. ``max_side`` limits an image's longer side in pixels (0: no limit).
+    ``enable_thinking`` is passed to the chat template; None leaves the template's own default.
 
     Raises:
         UserError: a parameter has no meaning.
@@ -77,10 +77,10 @@ class HfReasoner(Reasoner):
         )
 
     def identity(self) -> dict[str, object]:
-        """The model and the settings that matter under the others: no seed where nothing is drawn.
+        """The model and the settings that affect the text: no seed, for example, if nothing is drawn.
 
-        Batch size, device and attention implementation differ by rounding only and are left out. A local folder
-        is known by the content of its files and not by where it lies.
+        Batch size, device and attention implementation change results only by rounding and are left out. A local
+        folder is identified by the content of its files, not by its path.
         """
         settings = self.settings
         return {
@@ -106,8 +106,8 @@ class HfReasoner(Reasoner):
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
         """Serve the requests in batches of similar length; see `Reasoner.write`.
 
-        Problems: ``empty``, ``cut off while thinking``, ``prompt too long`` (with the answer it would pass the
-        model's limit), ``unreadable image``, ``refused by the processor``, ``out of memory`` (even alone).
+        Problems: ``empty``, ``cut off while thinking``, ``prompt too long`` (prompt and answer would exceed the
+        model's limit), ``unreadable image``, ``refused by the processor``, ``out of memory`` (even alone in a batch).
         """
         stream = iter(requests)
         model = None

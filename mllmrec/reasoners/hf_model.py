@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HfSettings:
-    """The parameters of `HfReasoner`, checked."""
+    """The checked parameters of `HfReasoner`."""
 
     path: str
     sees_images: bool
@@ -56,25 +56,25 @@ class _Prompt:
     request: Request
     images: tuple[Path, ...]
     text: str  # rendered by the chat template
-    length: int  # tokens of the text, each image counted as one
+    length: int  # tokens of the text; each image counts as one
     pictures: tuple[Image.Image, ...] = ()
 
 
 class _Refused(Exception):
-    """The processor does not take these images."""
+    """The processor does not accept these images."""
 
 
 class HfModel:
-    """Loads the model when it is made.
+    """A chat model. Making an instance loads the model.
 
     Raises:
-        UserError: the model cannot be loaded, or is none that can be asked.
+        UserError: the model cannot be loaded, or is not a model that answers messages.
     """
 
     def __init__(self, settings: HfSettings) -> None:
         self.settings = settings
         self.processor, self.model = _load(settings)
-        # AutoProcessor gives a bare tokenizer for a model that knows no images.
+        # For a model without images, AutoProcessor returns a bare tokenizer.
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -101,9 +101,9 @@ class HfModel:
         self.control = re.compile("|".join(map(re.escape, longest_first)) or "$^")
 
     def write(self, window: Sequence[Request]) -> Iterator[tuple[Request, Written]]:
-        """Answer the requests, the longest first: what does not fit in memory shows at once."""
+        """Answer the requests, the longest first, so that a lack of memory shows at once."""
         prompts = sorted(map(self._prompt, window), key=lambda p: (len(p.images), p.length), reverse=True)
-        # Not every processor takes prompts with and without images in one batch.
+        # Not every processor takes prompts with images and prompts without in one batch.
         for _, group in groupby(prompts, key=lambda prompt: bool(prompt.images)):
             while batch := list(islice(group, self.settings.batch_size)):
                 yield from self._write_batch(batch)
@@ -128,7 +128,7 @@ class HfModel:
         )
 
     def _content(self, images: Sequence[Path], text: str) -> Any:
-        # A title that holds a control token would end the turn, or ask for an image that is not there.
+        # A control token in a title would end the turn, or ask for an image that is not there.
         text = self.control.sub(lambda match: neutral(match.group()), text)
         if not self.settings.sees_images:
             return text
@@ -147,7 +147,7 @@ class HfModel:
             yield from self._halving(ready)
 
     def _halving(self, batch: Sequence[_Prompt]) -> Iterator[tuple[Request, Written]]:
-        """The batch's answers; a batch that fails is halved until what fails stands alone."""
+        """The batch's answers. A batch that fails is halved until each failing request stands alone."""
         problem = ""
         try:
             written = self._generate(batch)
@@ -160,7 +160,7 @@ class HfModel:
         if not problem:
             yield from zip((prompt.request for prompt in batch), written, strict=True)
             return
-        # Outside the except block, whose traceback holds the tensors of the failed batch.
+        # Leave the except block first: its traceback holds the tensors of the failed batch.
         if problem == "out of memory":
             torch.cuda.empty_cache()
             log.warning(
@@ -191,7 +191,7 @@ class HfModel:
             **inputs,
             max_new_tokens=settings.max_new_tokens,
             do_sample=False,
-            # The checkpoint's own settings for sampling have no part in greedy search.
+            # Greedy search must ignore the checkpoint's own sampling settings.
             temperature=None,
             top_p=None,
             top_k=None,
@@ -205,7 +205,7 @@ class HfModel:
         ]
 
     def _encode(self, batch: Sequence[_Prompt]) -> dict[str, Tensor]:
-        """The model's inputs, padded on the left, on its device; input ids and mask (B, T)."""
+        """The model's inputs, padded on the left and on the model's device; input ids and mask (B, T)."""
         texts = [prompt.text for prompt in batch]
         layout = {
             "padding": True,
@@ -242,7 +242,7 @@ class HfModel:
 
 
 class _Draws(LogitsProcessor):
-    """Leaves each row the one token that its own request's numbers draw; greedy search then takes it."""
+    """Leaves each row only the token that its own request's numbers draw; greedy search then takes that token."""
 
     def __init__(self, settings: HfSettings, sample_ids: Sequence[str], width: int) -> None:
         self.temperature, self.top_p, self.width = settings.temperature, settings.top_p, width
@@ -268,9 +268,9 @@ def split_thought(text: str) -> tuple[str, str, bool]:
 
 
 def read_picture(path: Path, max_side: int = 0) -> Image.Image | None:
-    """The image in RGB, transparency on white, its longer side at most ``max_side`` pixels (0: as it is).
+    """The image in RGB, transparent parts white, its longer side at most ``max_side`` pixels (0: no limit).
 
-    None for a file that is missing, truncated or no image.
+    None for a file that is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as file:
@@ -281,7 +281,7 @@ def read_picture(path: Path, max_side: int = 0) -> Image.Image | None:
         if max_side:
             picture.thumbnail((max_side, max_side))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        # Pillow reports a damaged file by any of these, SyntaxError included.
+        # Pillow reports a damaged file by any of these errors, SyntaxError included.
         return None
     return picture
 

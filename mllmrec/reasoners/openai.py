@@ -11,10 +11,10 @@ from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
 
 
 class OpenAIReasoner(Reasoner):
-    """Sends each request's system and user message, and its images where ``sees_images`` is True.
+    """Sends each request's system and user message, and its images if ``sees_images`` is True.
 
-    The other parameters are those of `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`. A problem that
-    begins with `mllmrec.endpoint.NO_ANSWER` is the server's of that day: asked again, the request may succeed.
+    The other parameters belong to `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`. A problem that begins
+    with `mllmrec.endpoint.NO_ANSWER` is temporary: the same request may succeed later.
 
     Raises:
         UserError: a parameter makes no sense.
@@ -59,7 +59,7 @@ class OpenAIReasoner(Reasoner):
         )
 
     def identity(self) -> dict[str, object]:
-        """The model, its decoding, and whether it sees images of which size."""
+        """The model, its decoding, and whether it sees images and at which size."""
         settings = self.endpoint.identity()
         if not self.sees_images:
             del settings["image_side"]
@@ -71,7 +71,7 @@ class OpenAIReasoner(Reasoner):
         return Estimate(**vars(self.endpoint.budget.spent))
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
-        """Yield each request with what came of it, as soon as it is there.
+        """Yield each request with its result, as soon as that is there.
 
         Raises:
             UserError: there is no key, the server refuses it or cannot be reached, or the budget is spent.
@@ -82,7 +82,7 @@ class OpenAIReasoner(Reasoner):
                 yield request, Written(**vars(answer))
 
     def estimate(self, requests: Iterable[Request]) -> Estimate:
-        """The cost at most, with nothing sent; for the guess see `Endpoint.estimate`."""
+        """The cost at most; nothing is sent. `Endpoint.estimate` makes the guess."""
         return Estimate(**vars(self.endpoint.estimate(map(self._chat, requests))))
 
     def _chat(self, request: Request) -> Chat:

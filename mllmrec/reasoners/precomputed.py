@@ -1,4 +1,4 @@
-"""Texts that were written elsewhere, in the layout released with MLLMRec-R1, joined by user and history."""
+"""Texts that were written elsewhere, in the layout released with MLLMRec-R1. They are joined by user and history."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 
 
 class PrecomputedReasoner(Reasoner):
-    """The first record of the same user whose history is the request's, or ends with it.
+    """Gives the first record of the same user with a history that equals the request's or ends with it.
 
-    The target plays no part in the join. A request whose user has records, but none with this history, is told apart
-    from one whose user has none. Released records were written by a reasoner that was told the target
-    (``paper_*`` experiments read them through ``cot_policy=precomputed``, without refinement or assessment).
+    The join does not use the target. A user without records, and a user with records but none for this history, are
+    two different problems. Released records were written by a reasoner that was told the target (``paper_*``
+    experiments read them through ``cot_policy=precomputed``, without refinement or assessment).
     """
 
     free = True
@@ -31,14 +31,14 @@ class PrecomputedReasoner(Reasoner):
 
     @property
     def told(self) -> str:
-        """What the writers knew beside the history, as the file says; unknown of a file that is not there."""
+        """What the writers knew beside the history, as the file says; unknown if there is no file."""
         if not self.path.is_file():
             return UNKNOWN
         self._load()
         return self._told
 
     def identity(self) -> dict[str, object]:
-        """The file's bytes."""
+        """The fingerprint of the file's bytes."""
         self._require()
         return {"reasoner": "precomputed", "file": file_fingerprint(self.path)}
 
@@ -46,7 +46,7 @@ class PrecomputedReasoner(Reasoner):
         """Look every request up.
 
         Raises:
-            UserError: the file is missing or malformed (naming the line or the record).
+            UserError: the file is missing or malformed (the message names the line or the record).
         """
         records = self._load()
         for request in requests:

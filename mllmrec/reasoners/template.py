@@ -1,4 +1,4 @@
-"""A reasoner that counts words of the history's captions; no model."""
+"""A reasoner that counts words in the history's captions. It uses no model."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MOST_WORDS = 3
 class TemplateReasoner(Reasoner):
     """Three labelled steps, ``Signals: … Preference: … Look for: …``, from the history alone.
 
-    An item speaks through its caption, else its title, of which a list of tags is taken tag by tag. A draft is
-    `template_reasoning`; a refinement is `supported_reasoning` over the words of the draft. The wording plays no part.
-    In the ablation that tells it the target, it looks for just that, as a model does that is asked to explain a choice
-    that it knows.
+    Each item gives its caption, or its title if it has no caption. A list of tags is read tag by tag. A draft is
+    `template_reasoning`; a refinement is `supported_reasoning` over the words of the draft. The wording is not used.
+    In the ablation that tells the reasoner the target, it looks for exactly the target, like a model that is asked to
+    explain a choice that it knows.
     """
 
     free = True
 
     def identity(self) -> dict[str, object]:
-        """The rules: there are no settings."""
+        """The version of the rules; there are no settings."""
         rules = source_fingerprint(__file__, template.__file__, markup.__file__)
         return {"reasoner": "template", "rules": rules}
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:
-        """Answer each request at once; a history without words is the problem ``empty``."""
+        """Answer each request at once. A history without words gives the problem ``empty``."""
         for request in requests:
             texts = [item.caption or item.title for item in request.history]
             text = (
@@ -45,11 +45,11 @@ class TemplateReasoner(Reasoner):
 
 
 def told_reasoning(text: str, target: str) -> str:
-    """``text`` with the target in the place of what it would look for.
+    """``text``, with the target in place of what the text would look for.
 
     Args:
-        text: a reasoning with its three steps.
-        target: title, and caption after a bar.
+        text: reasoning with its three steps.
+        target: the title, then the caption after a bar.
     """
     title, _, caption = neutral(target).partition(" | ")
     signals, _, _ = text.partition(" Look for: ")
@@ -58,11 +58,11 @@ def told_reasoning(text: str, target: str) -> str:
 
 
 def supported_reasoning(history_texts: Sequence[str], draft: str) -> str:
-    """What of a draft the texts of a history, oldest first, bear out, the recently seen before the rest.
+    """The part of a draft that the texts of a history (oldest first) support, recently seen words first.
 
-    Words of the draft that no text holds are dropped. The others are ordered by the sum of the positions (1 for
-    the oldest text) of the texts that hold them, then by the alphabet, and the first three are named. Where the
-    texts bear out nothing, they speak for themselves as in `template_reasoning`; "" when they hold no words.
+    Words of the draft that are in no text are dropped. The others are ordered by the sum of the positions (1 for the
+    oldest text) of the texts that hold them, then by the alphabet; the first three are named. If the texts support
+    nothing, the result is `template_reasoning` of the texts; "" if they hold no words.
     """
     claimed = content_words(draft)
     counts: dict[str, int] = {}

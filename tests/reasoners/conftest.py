@@ -23,7 +23,7 @@ def vision_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def speaker(tmp_path: Path) -> Callable[..., str]:
-    """Saves a model that says given words."""
+    """Saves a model that says the given words."""
     return lambda *words, **settings: save_speaker(tmp_path / "speaker", words, **settings)
 
 

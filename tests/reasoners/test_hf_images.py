@@ -21,7 +21,7 @@ def written_by(path, requests, **settings):
 
 @pytest.fixture
 def requests(ask, pictures):
-    """With one, two, four and no images, and texts of different lengths."""
+    """Requests with one, two, four and no images, and with texts of different lengths."""
     return [
         ask("one", "red", pictures[:1]),
         ask("two", "blue lamp " * 3, pictures[1:3], system="chair"),
@@ -80,7 +80,7 @@ def test_images_that_the_processor_refuses_are_a_problem_and_the_others_go_on(
     written = written_by(vision_model, requests)
     good = written_by(vision_model, requests[1:], batch_size=1)
     assert {name: written[name] for name in ("one", "two")} == good
-    # Qwen takes no image 200 times as long as wide; LLaVA may.
+    # Qwen refuses an image 200 times as long as wide; LLaVA may take it.
     refused = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     if "qwen3_vl" in vision_model:
         assert written["line"] == Written("", problem="refused by the processor")

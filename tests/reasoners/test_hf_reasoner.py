@@ -26,7 +26,7 @@ def reasoner(path, **settings):
 
 
 def answers(model, requests):
-    """Sample id → what was written, each with its own request."""
+    """Sample id → what was written; asserts that each text came with its own request."""
     pairs = list(model.write(iter(requests)))
     assert {request.sample_id: request for request, _ in pairs} == {
         request.sample_id: request for request in requests
@@ -63,7 +63,7 @@ def test_greedy_takes_the_most_likely_token_whatever_the_checkpoint_says_of_samp
     )
     first = answers(reasoner(text_model), texts)
     assert answers(reasoner(str(sampling)), texts) == first
-    # Against a plain forward pass, one token at a time, without padding or cache.
+    # Compared with a plain forward pass, one token at a time, without padding or cache.
     loaded = hf_model.HfModel(reasoner(text_model).settings)
     prompt = "<|im_start|>system\nblue<|end|>\n<|im_start|>user\nred lamp <|end|>\n<|im_start|>assistant\n"
     ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -93,7 +93,7 @@ def test_a_seed_and_a_sample_id_name_the_draws(text_model, texts, ask):
 def test_a_thought_is_split_from_the_text(speaker, ask, special_tags):
     written = answers(reasoner(speaker(*THINKING, special_tags=special_tags)), [ask("1", "chair")])["1"]
     assert (written.reasoning, written.text, written.problem) == ("red again", "lamp star", "")
-    # The two tags, twice two words, the end.
+    # The two tags, two words twice, the end.
     assert written.completion_tokens == 7
 
 
@@ -106,7 +106,7 @@ def test_a_thought_that_the_template_opens_is_split_too(speaker, ask):
 @pytest.mark.parametrize("opened", [False, True])
 def test_an_answer_cut_off_while_thinking_is_a_problem(speaker, ask, opened):
     path = speaker(*THINKING[1:], template=OPENING) if opened else speaker(*THINKING)
-    # The thought is closed by token 4, or 3 where the template opens it.
+    # Token 4 closes the thought, or token 3 if the template opens it.
     closed = 3 if opened else 4
     for most, text, problem in ((closed - 1, "", "cut off while thinking"), (closed + 1, "lamp", "")):
         written = answers(reasoner(path, max_new_tokens=most), [ask("1", "chair")])["1"]
@@ -162,12 +162,12 @@ def test_thinking_is_switched_by_the_template(text_model, ask):
     def prompt_tokens(thinking):
         return answers(reasoner(text_model, enable_thinking=thinking), [ask("1", "x")])["1"].prompt_tokens
 
-    # Switched off, the template adds <think>, </think> and two double line ends.
+    # If thinking is switched off, the template adds <think>, </think> and two double line ends.
     assert prompt_tokens(None) == prompt_tokens(True) == prompt_tokens(False) - 6
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_a_problem_and_the_others_go_on(text_model, ask):
-    # "a" and "x" stand for one token each, and the rest of the prompt for as many as with one of them.
+    # "a" and "x" are one token each, and the rest of the prompt has as many tokens as with one of them.
     frame = answers(reasoner(text_model), [ask("0", "x")])["0"].prompt_tokens - 1
     room = LIMIT - 10 - frame
     requests = [ask("fits", "x" * room), ask("long", "x" * (room + 1)), ask("short", "x")]
@@ -198,7 +198,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(text_model, texts, monkey
 
     monkeypatch.setattr(hf_model.HfModel, "_generate", crowded)
     written = answers(reasoner(text_model, batch_size=5), texts)
-    # The halves of five are two and three, of three one and two; request 1 is the shortest, so it comes last.
+    # Five is halved into two and three, three into one and two. Request 1 is the shortest, so it comes last.
     assert sizes == [5, 2, 3, 1, 2, 1, 1]
     assert written.pop("1") == Written("", problem="out of memory")
     assert written == {name: answer for name, answer in wanted.items() if name != "1"}
@@ -321,7 +321,7 @@ def test_a_folder_is_known_by_its_files(text_model, tmp_path):
 
 
 def test_weights_of_any_size_are_known_by_their_content(text_model, tmp_path):
-    # More than 50 MB, the size and the time of the last change kept.
+    # More than 50 MB; the size and the time of the last change stay the same.
     copy = shutil.copytree(text_model, tmp_path / "copy")
     weights = copy / "large.bin"
     with weights.open("wb") as stream:

@@ -28,7 +28,7 @@ def written(request):
 
 def test_a_draft_is_the_template_reasoning_of_the_captions():
     answer = written(request_of(CAPTIONS))
-    # red in three; solid and disc in two, last seen in the fourth; star in two, last seen in the second.
+    # red is in three texts; solid and disc in two, last in the fourth; star in two, last in the second.
     assert answer.text == (
         "Signals: red in 3 of 4, disc in 2 of 4, solid in 2 of 4. Preference: mostly red. "
         "Look for: red, disc and solid."
@@ -44,7 +44,7 @@ def test_tags_of_several_words_stay_whole():
         "blue, high contrast, busy",
     ]
     draft = written(request_of(posters)).text
-    # high contrast in all, busy in the first and third.
+    # high contrast is in all texts, busy in the first and third.
     assert draft == (
         "Signals: high contrast in 3 of 3, busy in 2 of 3. Preference: mostly high contrast. "
         "Look for: high contrast and busy."
@@ -54,7 +54,7 @@ def test_tags_of_several_words_stay_whole():
         "Signals: high contrast in 3 of 3, busy in 2 of 3. Preference: lately high contrast. "
         "Look for: high contrast and busy."
     )
-    # A tag of which the draft names one word alone is not borne out.
+    # If the draft names only one word of a tag, the tag is not supported.
     assert "high" not in written(request_of(posters, "Signals: high and busy.")).text
 
 
@@ -74,7 +74,7 @@ def test_a_refinement_weighs_by_recency_what_the_draft_names():
 
 def test_what_the_captions_do_not_hold_is_dropped_from_a_draft():
     draft = "Signals: purple dragons and stars. Preference: a blue disc, or purple. Look for: purple."
-    # Disc 3 + 4, blue 4. "stars" is another word than "star".
+    # Disc 3 + 4, blue 4. "stars" and "star" are different words.
     assert written(request_of(CAPTIONS, draft)).text == (
         "Signals: disc in 2 of 4, blue in 1 of 4. Preference: lately disc. Look for: disc and blue."
     )
@@ -82,7 +82,7 @@ def test_what_the_captions_do_not_hold_is_dropped_from_a_draft():
 
 def test_at_most_three_words_are_named():
     text = supported_reasoning(CAPTIONS, " ".join(CAPTIONS))
-    # Disc and solid 7, red 6; blue 4 and the others are too many.
+    # Disc and solid 7, red 6. Only three are named, so blue (4) and the others are left out.
     assert text.endswith("Look for: disc, solid and red.")
 
 

@@ -1,4 +1,4 @@
-"""Small random models of real architectures, saved as a hub checkpoint is, and one that says what it is told."""
+"""Small random models of real architectures, saved like hub checkpoints, and one that says what it is told."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.randomness import seeded_globals
 
 VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<image>"]
-LIMIT = 200  # tokens of prompt and answer that the models take
-# Like Qwen3's: a template that takes content as text or as parts, and closes an empty thought if told not to think.
+LIMIT = 200  # tokens of prompt and answer together that the models take
+# Like Qwen3's: the template takes content as text or as parts, and closes an empty thought if told not to think.
 TEMPLATE = """\
 {%- for message in messages %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}
@@ -49,7 +49,7 @@ TEMPLATE = """\
 
 @contextmanager
 def video_processors() -> Iterator[None]:
-    """Where torchvision is missing, transformers hides the part of Qwen3-VL's processor that images do without."""
+    """Make Qwen3-VL's processor work without torchvision. transformers hides a part of it that images do not need."""
     with pytest.MonkeyPatch.context() as patch:
         if find_spec("torchvision") is None:
             patch.setattr(transformers, "Qwen3VLVideoProcessor", Qwen3VLVideoProcessor)
@@ -60,7 +60,7 @@ def video_processors() -> Iterator[None]:
 def tokenizer_for(
     image: str = "", template: str = TEMPLATE, special_tags: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with Qwen's added tokens, of which control tokens are special and thinking tags are not."""
+    """A byte-level tokenizer with Qwen's added tokens: control tokens are special, thinking tags are not."""
     tokenizer = train_tokenizer(["red blue lamp chair star again a of"] * 3, [], 320)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *VISION_TOKENS]})
     tokenizer.add_tokens(
@@ -88,7 +88,7 @@ def text_settings(tokenizer: PreTrainedTokenizerFast, **changes: object) -> dict
 
 
 def spread(model: torch.nn.Module) -> None:
-    """Larger weights than at initialisation, so that prompts and images decide what is written."""
+    """Make the weights larger than at initialisation, so that prompts and images decide what is written."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in model.parameters():
@@ -109,10 +109,10 @@ def save_text_model(folder: Path, template: str = TEMPLATE) -> str:
 
 
 def save_speaker(folder: Path, words: Sequence[str], **settings: object) -> str:
-    """A Qwen3 that says ``words`` after any prompt, then ends, unless their last one is ``…``.
+    """A Qwen3 that says ``words`` after any prompt. It then ends, unless the last word is ``…``.
 
-    Its layers add nothing, its embeddings are unit vectors, and the output weights lead from each token to the next;
-    the line end of the prompt leads to the first.
+    Its layers add nothing, its embeddings are unit vectors, and its output weights lead from each token to the next.
+    The line end of the prompt leads to the first word.
     """
     tokenizer = tokenizer_for(**settings)
     tokens = tokenizer("\n", add_special_tokens=False)["input_ids"]
