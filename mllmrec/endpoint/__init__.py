@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's chat protocol: many requests at once, at a price that is known and bounded."""
+"""Clients of servers that speak OpenAI's chat protocol: many requests at once, with a known and limited cost."""
 
 from mllmrec.endpoint.answers import NO_ANSWER, Answer, Chat
 from mllmrec.endpoint.budget import Budget, Tally

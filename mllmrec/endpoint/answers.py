@@ -1,4 +1,4 @@
-"""What is asked and what came back: the text, and apart from it what a reasoning model thought first."""
+"""What is asked and what comes back: the text, and separately what a reasoning model thought first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from mllmrec.endpoint.budget import tokens_in
 
-NO_ANSWER = "no answer"  # begins the problem of a request whose every try failed: another day it may succeed
+NO_ANSWER = "no answer"  # begins the problem of a request after all tries failed; it may succeed another day
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One request: a system message, images and a user's message."""
+    """One request: a system message, images and a user message."""
 
     message: str
     system: str = ""  # "" for none
@@ -22,9 +22,9 @@ class Chat:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a chat."""
+    """The result of a chat."""
 
-    text: str = ""  # "" where nothing usable came
+    text: str = ""  # "" if nothing usable came
     reasoning: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -32,18 +32,18 @@ class Answer:
 
 
 class MalformedAnswer(Exception):
-    """What the server sent with status 200 is no chat completion."""
+    """The server sent something with status 200 that is not a chat completion."""
 
 
 def read_answer(completion: Any, prompt_tokens: int) -> Answer:
     """The answer in a chat completion.
 
-    Reasoning is read from ``reasoning_content`` (DeepSeek, vLLM), ``reasoning`` (newer vLLM, OpenRouter) and the
-    thought at the start of the content.
+    Reasoning is read from ``reasoning_content`` (DeepSeek, vLLM), from ``reasoning`` (newer vLLM, OpenRouter) and from
+    the thought at the start of the content.
 
     Args:
         completion: a chat completion of the openai library.
-        prompt_tokens: taken where the server sends no ``usage``; the completion is then counted by `tokens_in`.
+        prompt_tokens: used if the server sends no ``usage``; `tokens_in` then counts the completion.
 
     Raises:
         MalformedAnswer: there is no first choice with a message.
@@ -73,7 +73,7 @@ def read_answer(completion: Any, prompt_tokens: int) -> Answer:
 
 
 def split_thought(content: str) -> tuple[str, str]:
-    """Split ``<think>thought</think>text`` into text and thought; a thought that does not end leaves no text.
+    """Split ``<think>thought</think>text`` into text and thought. A thought that does not end leaves no text.
 
     The opening tag may be absent: DeepSeek-R1's chat template ends the prompt with it.
     """

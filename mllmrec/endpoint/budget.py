@@ -1,4 +1,4 @@
-"""What requests cost: prices, running totals, and limits that hold before the money is spent."""
+"""What requests cost: prices, running totals, and limits that are checked before money is spent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What requests cost, or will cost at most."""
+    """What requests cost so far, or will cost at most."""
 
     requests: int
     prompt_tokens: int
@@ -32,18 +32,18 @@ def tokens_in(text: str) -> int:
 
 
 class Budget:
-    """Limits on what may be spent, and what was; safe to use from several threads.
+    """Limits on spending, and what was spent. Safe to use from several threads.
 
-    A request reserves the most that it can cost before it is sent, and settles for what the server reports after:
-    as far as the guess of the prompt's tokens holds, no limit is passed, however many requests are under way. A try
-    of which no report came (a timeout, a lost connection) may be billed all the same and is counted at its most.
+    Before a request is sent, it reserves the most that it can cost; afterwards it is charged what the server reports.
+    As far as the guess of the prompt's tokens holds, no limit is exceeded, however many requests are under way. A try
+    without a report (a timeout, a lost connection) may be billed all the same, so it is counted at its most.
 
     Args:
-        max_requests: most requests begun (further tries of the same request do not count); None for any number.
-        max_tokens_total: most tokens, of prompts and completions together; None for any number.
-        max_money: most money, in the currency of the prices; None for any sum.
-        price_in: price of a million prompt tokens; None if unknown.
-        price_out: price of a million completion tokens, reasoning included; None if unknown.
+        max_requests: most requests begun; further tries of a request do not count. None: no limit.
+        max_tokens_total: most tokens, prompts and completions together; None: no limit.
+        max_money: most money, in the currency of the prices; None: no limit.
+        price_in: price of a million prompt tokens; None: unknown.
+        price_out: price of a million completion tokens, reasoning included; None: unknown.
 
     Raises:
         UserError: a limit or a price makes no sense.
@@ -75,7 +75,7 @@ class Budget:
         self._lock = Lock()
 
     def cost(self, requests: int, usage: Usage) -> Tally:
-        """So many requests with so many tokens in all, priced."""
+        """The price of `requests` requests that use `usage` tokens in all."""
         money = None
         if self.prices:
             money = (usage.prompt * self.prices[0] + usage.completion * self.prices[1]) / 1e6
@@ -88,7 +88,7 @@ class Budget:
             return self.cost(self._requests, self._spent)
 
     def reserve(self, most: Usage) -> bool:
-        """Make room for a request that costs ``most`` at most; False, and nothing changes, if it might not fit."""
+        """Reserve ``most`` for a request. If that might not fit, return False and change nothing."""
         with self._lock:
             if self._passed(self._requests + 1, _sum(self._spent, self._reserved, most)):
                 return False
@@ -97,7 +97,7 @@ class Budget:
             return True
 
     def settle(self, most: Usage, used: Usage) -> None:
-        """Replace what a request reserved by what it used."""
+        """Replace a request's reservation by what it used."""
         with self._lock:
             self._reserved = Usage(
                 self._reserved.prompt - most.prompt, self._reserved.completion - most.completion
@@ -105,17 +105,17 @@ class Budget:
             self._spent = _sum(self._spent, used)
 
     def lose(self, most: Usage) -> None:
-        """Count a try that may have been billed; the request's reservation stays for its next try."""
+        """Count a try that may have been billed. The request keeps its reservation for the next try."""
         with self._lock:
             self._spent = _sum(self._spent, most)
 
     def overdrawn(self) -> bool:
-        """Whether lost tries leave too little for all that is under way."""
+        """Whether lost tries leave too little for everything under way."""
         with self._lock:
             return bool(self._passed(self._requests, _sum(self._spent, self._reserved)))
 
     def describe(self, most: Usage) -> str:
-        """Why a request that costs ``most`` at most is not begun: what was spent, and which limit is near."""
+        """Why a request that costs up to ``most`` is not begun: what was spent, and which limit is near."""
         with self._lock:
             spent = self.cost(self._requests, self._spent)
             limit = self._passed(self._requests + 1, _sum(self._spent, self._reserved, most))
@@ -124,7 +124,7 @@ class Budget:
         return f"{spent.requests} requests with {tokens} tokens{money} spent, and the next could pass {limit}"
 
     def _passed(self, requests: int, usage: Usage) -> str:
-        """The limit that this would pass, as ``name=value``; "" for none."""
+        """The limit that this would exceed, as ``name=value``; "" if none."""
         tally = self.cost(requests, usage)
         costs = {
             "max_requests": tally.requests,

@@ -1,4 +1,4 @@
-"""Many chats with one model on one server: at most so many at once, each answer handed over as it comes."""
+"""Many chats with one model on one server. The number at once is limited, and each answer is passed on as it comes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 GIVE_UP_AFTER = (
-    8  # requests in a row without any answer, or of which the server knows no model: it is not there
+    8  # requests in a row with no answer, or with "no such model" as the answer: the server is not there
 )
 CONNECT_SECONDS = 15.0
 _OURS = ("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n")
@@ -42,20 +42,20 @@ class Endpoint:
     """A model behind a server that speaks OpenAI's chat protocol: OpenAI, DeepSeek, vLLM, and others.
 
     Args:
-        model: its name on the server.
-        base_url: of the server, up to and with ``/v1``.
-        api_key_env: name of the environment variable that holds the key. It is read when requests are sent, and the
-            key is kept nowhere. A server on this machine needs none.
-        temperature: of the sampling; None leaves it to the server, as OpenAI's reasoning models demand.
+        model: the model's name on the server.
+        base_url: the server's address, up to and including ``/v1``.
+        api_key_env: name of the environment variable that holds the key. The key is read when requests are sent and
+            stored nowhere. A server on this machine needs none.
+        temperature: the sampling temperature; None leaves it to the server, as OpenAI's reasoning models demand.
         max_tokens: most tokens of an answer, reasoning included.
         concurrency: most requests at once.
-        timeout_seconds: longest silence of the server before a request is tried again.
+        timeout_seconds: how long the server may be silent before a request is tried again.
         attempts: tries per request.
-        backoff_seconds: wait before the second try; doubles with each further one.
+        backoff_seconds: wait before the second try; it doubles with each further try.
         extra_body: further fields of each request, as the server documents them.
-        image_side: longest side, in pixels, of the images sent.
-        image_tokens: prompt tokens that an image is counted for in estimates and by the budget.
-        budget: limits, prices and running totals; None for no limits.
+        image_side: longest side of the images sent, in pixels.
+        image_tokens: prompt tokens that estimates and the budget count per image.
+        budget: limits, prices and running totals; None: no limits.
 
     Raises:
         UserError: a value makes no sense.
@@ -105,7 +105,7 @@ class Endpoint:
         self.budget = budget or Budget()
 
     def identity(self) -> dict[str, object]:
-        """What determines an answer besides the chat. The server's address is no part: servers move."""
+        """What determines an answer besides the chat. The server's address is not included: servers move."""
         return {
             "model": self.model,
             "temperature": self.temperature,
@@ -115,27 +115,28 @@ class Endpoint:
         }
 
     def estimate(self, chats: Iterable[Chat]) -> Tally:
-        """What the chats cost at most, with nothing sent: see `tokens_in` and ``image_tokens`` for the guess."""
+        """The most that the chats cost; nothing is sent. `tokens_in` and ``image_tokens`` give the guess."""
         requests = prompt = 0
         for chat in chats:
             requests, prompt = requests + 1, prompt + self._most(chat).prompt
         return self.budget.cost(requests, Usage(prompt, requests * self.max_tokens))
 
     def complete(self, chats: Iterable[tuple[Key, Chat]]) -> Generator[tuple[Key, Answer], None, None]:
-        """Yield the answer of each chat under the chat's key, as soon as it is there, in any order.
+        """Yield the answer of each chat with the chat's key, as soon as the answer is there, in any order.
 
-        At most ``concurrency`` chats are under way or answered and not yet yielded, and no chat is read before it can
-        be sent: a process that is killed loses no more than these. Once the generator is closed nothing more is sent.
+        At most ``concurrency`` chats are under way or waiting to be yielded, and no chat is read before it can be
+        sent. So a process that is killed loses no more than these. Nothing is sent after the generator is closed.
 
-        What fails for good is an answer with a problem. One that begins with `NO_ANSWER` says that every try failed.
+        A request that fails for good yields an answer with a problem. If all its tries failed, the problem begins
+        with `NO_ANSWER`.
 
         Raises:
             UserError: there is no key, the server refuses it or cannot be reached, or the budget is spent. All
-                answers that were under way have been yielded by then.
+                answers under way are yielded first.
         """
         key = read_key(self.base_url, self.api_key_env)
         stop = Event()
-        # One warning per kind of failure: a server that is down would fill the screen.
+        # Warn once per kind of failure: a server that is down would fill the screen.
         warned: set[str] = set()
 
         def warn(problem: str, words: str) -> None:
@@ -164,7 +165,7 @@ class Endpoint:
                 if not pending:
                     break
                 finished = wait(pending, return_when=FIRST_COMPLETED).done
-                # The longest under way comes first, so that none waits for ever.
+                # The request longest under way comes first, so that none waits for ever.
                 done = next(future for future in pending if future in finished)
                 asked = pending.pop(done)
                 try:
@@ -183,7 +184,7 @@ class Endpoint:
                         "again to go on from here"
                     )
                     stop.set()
-                # What was cut short by a failure has no answer yet.
+                # A request that a failure cut short has no answer yet.
                 if failure is None or not lost:
                     yield asked, answer
             client.close()
@@ -199,14 +200,14 @@ class Endpoint:
             raise failure
 
     def _client(self, key: str) -> openai.OpenAI:
-        # They write a line per request.
+        # These libraries log a line per request.
         for library in ("httpx", "httpx2"):
             logging.getLogger(library).setLevel(logging.WARNING)
         return openai.OpenAI(
             api_key=key,
             base_url=self.base_url,
             max_retries=0,
-            # A server that sends an answer twice would have the second copy read as the answer to the next request.
+            # If a server sent an answer twice, the second copy would be read as the answer to the next request.
             default_headers={"Connection": "close"},
             timeout=openai.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds)),
         )
@@ -234,7 +235,7 @@ class Endpoint:
             raise
 
     def body(self, chat: Chat) -> dict[str, Any] | None:
-        """The fields of a request; None where an image cannot be read."""
+        """The fields of a request; None if an image cannot be read."""
         urls = [data_url(path, self.image_side) for path in chat.images]
         if None in urls:
             return None
@@ -245,7 +246,7 @@ class Endpoint:
                 {"type": "text", "text": chat.message},
             ]
         messages = [{"role": "system", "content": chat.system}] if chat.system else []
-        # OpenAI's newer models know only the second name, most other servers only the first.
+        # OpenAI's newer models accept only the second name, most other servers only the first.
         limit = (
             "max_completion_tokens"
             if f".{urlsplit(self.base_url).hostname}".endswith(".openai.com")
@@ -278,6 +279,6 @@ class Endpoint:
 
 
 def _plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Settings as JSON values, whether they come from Hydra or from a caller."""
+    """Settings as JSON values, whether they come from Hydra or from a direct call."""
     plain: Any = OmegaConf.to_container(settings, resolve=True) if OmegaConf.is_config(settings) else settings
     return dict(plain or {})

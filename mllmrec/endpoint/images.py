@@ -10,16 +10,16 @@ from PIL import Image, ImageOps
 
 
 def data_url(path: Path, side: int) -> str | None:
-    """The picture as a JPEG data URL, shrunk to at most ``side`` pixels on its longer side; None if unreadable.
+    """The picture as a JPEG data URL, at most ``side`` pixels on its longer side; None if unreadable.
 
-    A picture that is smaller is not enlarged. What is transparent shows a white ground.
+    Larger pictures are shrunk, smaller ones are not enlarged. Transparent parts become white.
     """
     try:
         with Image.open(path) as file:
             file.draft("RGB", (side, side))
             upright = ImageOps.exif_transpose(file).convert("RGBA")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        # Pillow reports a damaged file by any of these, SyntaxError included.
+        # Pillow reports a damaged file by any of these errors, SyntaxError included.
         return None
     upright.thumbnail((side, side))
     picture = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")

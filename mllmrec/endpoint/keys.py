@@ -1,4 +1,4 @@
-"""Where the key of a server comes from, and what keeps it out of settings, messages and logs."""
+"""Reads the key of a server, and keeps it out of settings, messages and logs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 from mllmrec.errors import UserError
 
-_NO_KEY = "no-key-needed"  # the openai library insists on one
+_NO_KEY = "no-key-needed"  # the openai library requires some key
 
 
 def check_address(base_url: str, api_key_env: str) -> None:
-    """Refuse a server's address or a variable's name that is none, or that holds a secret.
+    """Refuse a server address or variable name that is malformed or holds a secret.
 
     Raises:
-        UserError: without the value, which may be the secret.
+        UserError: the value is refused. The message does not show it, because it may be the secret.
     """
-    # Lower case is refused because keys have it: one given in place of a name would stand in the saved settings.
+    # Lower case is refused because keys have it: a key given in place of a name would end up in the saved settings.
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", api_key_env):
         raise UserError(
             "api_key_env is the name of an environment variable, in capitals: never give the key itself"
@@ -32,10 +32,10 @@ def check_address(base_url: str, api_key_env: str) -> None:
 
 
 def read_key(base_url: str, api_key_env: str) -> str:
-    """The key in the environment variable ``api_key_env``; a word in its place for a server on this machine.
+    """The key in the environment variable ``api_key_env``. A server on this machine needs none and gets a fixed word.
 
     Raises:
-        UserError: there is none, or what is there cannot be sent.
+        UserError: there is no key, or it cannot be sent.
     """
     key = os.environ.get(api_key_env, "").strip()
     if not key and _on_this_machine(urlsplit(base_url).hostname or ""):
@@ -45,10 +45,10 @@ def read_key(base_url: str, api_key_env: str) -> str:
             f"{api_key_env} is not set: export the key of {base_url} under that name (any word for a server that "
             "wants none), or name another variable by api_key_env"
         )
-    # It would be no header, and the error that says so would show it.
+    # Such a key cannot be sent as a header, and the library's error would show the key.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(
-            f"{api_key_env} holds blanks, line breaks or other signs that no key has: set it anew"
+            f"{api_key_env} holds blanks, line breaks or other characters that no key has: set it again"
         )
     return key
 

@@ -1,4 +1,4 @@
-"""One request, tried again as long as that can help."""
+"""One request, tried again as long as another try can help."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from mllmrec.endpoint.answers import NO_ANSWER, Answer, MalformedAnswer
 log = logging.getLogger(__name__)
 
 LONGEST_BACKOFF = 60.0  # seconds
-LONGEST_WAIT = 86400.0  # seconds; a server that sends Retry-After is given what it asks for, up to a day
+LONGEST_WAIT = 86400.0  # seconds; the wait that a server asks for in Retry-After is obeyed up to a day
 _QUOTA_SPENT = "insufficient_quota"
 _CODE = re.compile("[A-Za-z_]{3,40}")  # as in context_length_exceeded; no key looks like that
 
 
 class Refused(Exception):
-    """The server will answer no request at all: ``status`` says why."""
+    """The server will answer no request at all; ``status`` says why."""
 
     def __init__(self, status: int, no_credit: bool) -> None:
         super().__init__(f"HTTP {status}")
@@ -47,20 +47,20 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class Tries:
-    """How often and when a request is tried, and who is told."""
+    """How often and when a request is tried again, and who is told about failures."""
 
     attempts: int
-    backoff_seconds: float  # the wait after the first try; doubles with each, up to `LONGEST_BACKOFF`
-    stop: Event  # ends waits; nothing is sent once it is set
-    spent: Callable[[], bool]  # whether money for further tries is lacking
+    backoff_seconds: float  # the wait after the first try; it doubles with each try, up to `LONGEST_BACKOFF`
+    stop: Event  # setting it ends all waits; nothing is sent after that
+    spent: Callable[[], bool]  # whether there is too little money for further tries
     warn: Callable[[str, str], None]  # called with the kind of each failure and the server's words
 
     def run(self, send: Callable[[], Answer]) -> Answer:
-        """The answer, or the problem that is left after all tries.
+        """The answer, or the problem of the last try.
 
-        Connections that fail, timeouts, statuses 408, 409, 429 and 5xx, and answers that are none are tried again,
-        after the time in ``Retry-After`` (seconds or a date, and a random moment more), or else after an
-        exponentially growing wait with jitter.
+        Failed connections, timeouts, statuses 408, 409, 429 and 5xx, and malformed answers are tried again. The wait
+        is the time in ``Retry-After`` (seconds or a date) plus a random moment, or else grows exponentially, with
+        jitter.
 
         Raises:
             Refused: status 401, 402 or 403, or an account without credit.
@@ -87,7 +87,7 @@ class Tries:
             problem, words = _kind(error)
             status = getattr(error, "status_code", 0)
             if status in (401, 402, 403) or _quota_spent(error):
-                # Outside of this block, so that no traceback shows the server's words: they may repeat the key.
+                # Raised outside this block, so that no traceback shows the server's words: they may repeat the key.
                 refused = Refused(status, no_credit=status == 402 or _quota_spent(error))
             else:
                 self.warn(problem, words)
@@ -109,7 +109,7 @@ class Tries:
 
 
 def maybe_billed(error: Exception) -> bool:
-    """Whether the server may have done the work of which no answer came."""
+    """Whether the server may have done the work although no answer came."""
     if isinstance(error, openai.APIConnectionError):
         return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
     return isinstance(error, openai.APIResponseValidationError | MalformedAnswer)
@@ -127,7 +127,7 @@ def _quota_spent(error: BaseException) -> bool:
 
 
 def _retry_after(error: BaseException | None) -> float | None:
-    """The seconds that the server asks to wait; None where it does not say."""
+    """The seconds that the server asks to wait; None if it does not say."""
     if not isinstance(error, openai.APIStatusError) or "retry-after" not in error.response.headers:
         return None
     try:
@@ -137,7 +137,7 @@ def _retry_after(error: BaseException | None) -> float | None:
 
 
 def _kind(error: BaseException | None) -> tuple[str, str]:
-    """A failure in a few words of ours that can be counted, and in the server's words."""
+    """A failure as a few words of our own that can be counted, and in the server's words."""
     if isinstance(error, openai.APIStatusError):
         body = error.body if isinstance(error.body, dict) else {}
         words = collapse_spaces(str(body.get("message") or error.body or ""))

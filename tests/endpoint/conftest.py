@@ -1,4 +1,4 @@
-"""A real server on loopback that speaks OpenAI's chat protocol as far as a test tells it to."""
+"""A real server on loopback that speaks as much of OpenAI's chat protocol as a test asks for."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Call:
 
 @dataclass
 class Reply:
-    """What the server does about it."""
+    """What the server replies."""
 
     body: Any = None  # JSON value, or bytes sent as they are
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0  # seconds
-    cut: bool = False  # half of the body is sent, then the connection is closed
+    cut: bool = False  # send half of the body, then close the connection
 
 
 def completion(
@@ -67,7 +67,7 @@ def text_of(body: dict[str, Any]) -> str:
 
 
 class Server:
-    """`calls` lists what came in; `reply` decides what goes out and may be replaced."""
+    """`calls` lists the calls received; `reply` decides the replies, and a test may replace it."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -118,7 +118,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def wait_for(self, calls: int) -> None:
-        """Until so many calls have come, or for five seconds."""
+        """Wait until `calls` calls have come, or for five seconds."""
         end = time.time() + 5
         while len(self.calls) < calls and time.time() < end:
             time.sleep(0.01)
@@ -143,7 +143,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def make_endpoint(server: Server, key: str) -> Callable[..., Endpoint]:
-    """An endpoint at the server that loses no time between tries."""
+    """An endpoint at the server that waits no time between tries."""
 
     def make(**settings: Any) -> Endpoint:
         return Endpoint("model", **{"base_url": server.url, "backoff_seconds": 0.01, **settings})
@@ -153,7 +153,7 @@ def make_endpoint(server: Server, key: str) -> Callable[..., Endpoint]:
 
 @pytest.fixture
 def chats() -> Callable[..., list[tuple[str, Chat]]]:
-    """Chats named 0, 1, … whose message is their name and whose key is the name behind a k."""
+    """Chats named 0, 1, …: the name is the message, and "k" with the name is the key."""
 
     def make(count: int) -> list[tuple[str, Chat]]:
         return [(f"k{number}", Chat(str(number))) for number in range(count)]

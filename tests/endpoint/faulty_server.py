@@ -1,4 +1,4 @@
-"""A chat server on loopback that misbehaves by plan, and counts what it would bill for."""
+"""A chat server on loopback that misbehaves by plan, and counts the answers that it would bill."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OTHER = "Signals: 红色的灯很多。 Preference: 主要喜欢红色。 Look f
 
 
 def mark(text: str) -> str:
-    """A word that only the answer to this text has."""
+    """A word that only the answer to this text contains."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def written(text: str, kind: str) -> str:
-    """What a model says to a text: "" for the kinds of answers that say nothing."""
+    """What a model says to a text; "" for the kinds of answers that say nothing."""
     if kind == "same for all":
         return SAME
     if kind == "other language":
@@ -42,15 +42,15 @@ def written(text: str, kind: str) -> str:
 
 
 def tokens(text: str) -> tuple[int, int]:
-    """(prompt, completion) tokens that the answer to a text is billed with."""
+    """(prompt, completion) tokens billed for the answer to a text."""
     return len(text), 1 + int(mark(text)[:2], 16)
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """``plan`` says what each call about a text meets, in their order; the last is met for ever.
+    """``plan`` lists what happens to each call about a text, in order; the last entry repeats for ever.
 
-    ``asked`` holds the texts of all calls and ``billed`` how often the model wrote a whole answer about each, which is
-    what a server takes money for, whether or not anybody is there to read it.
+    ``asked`` holds the texts of all calls. ``billed`` counts how often the model wrote a whole answer about each text.
+    A server bills that, whether or not anybody reads the answer.
     """
 
     daemon_threads = True
@@ -60,7 +60,7 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.plan, self.longest_delay, self.stall = plan, longest_delay, stall
         self.asked: list[str] = []
-        self.came: dict[str, list[float]] = {}  # when the calls about each text came
+        self.came: dict[str, list[float]] = {}  # the times of the calls about each text
         self.billed: Counter[str] = Counter()
         self.busy = 0  # calls that are being answered
         self.changed = threading.Condition()
@@ -68,7 +68,7 @@ class FaultyServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 60.0) -> bool:
-        """Whether something about the counts comes true in time."""
+        """Whether a condition on the counts comes true in time."""
         with self.changed:
             return self.changed.wait_for(true, seconds)
 
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(begun + rest + (whole if kind == "sent twice" else b""))
 
     def _hang_up(self) -> None:
-        """Close without a goodbye: the client sees a reset."""
+        """Close without a goodbye, so that the client sees a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True

@@ -1,6 +1,6 @@
-"""Builds reasoning from a chat server; as a program, each time in a child process of its own that may be killed.
+"""Builds reasoning from a chat server. Run as a program, each build has its own child process, which may be killed.
 
-It reads one JSON line of settings for each build, prints the child's id when it starts and its status when it ends.
+The program reads one JSON line of settings per build, and prints the child's id at its start and its status at its end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ITEMS = {f"i{n}": HistoryItem(f"i{n}", f"Lamp {n}", f"red lamp of kind {n}", Non
 
 
 def samples(count: int) -> list[CotKey]:
-    """So many samples, no two with the same history; at most 2,000."""
+    """`count` samples (at most 2,000), no two with the same history."""
     return [
         CotKey(f"u{n}", (f"i{n % 50}", f"i{n // 50}", f"i{(n + 7) % 50}"), f"i{(n + 9) % 50}", f"u{n}/3")
         for n in range(count)
@@ -30,7 +30,7 @@ def samples(count: int) -> list[CotKey]:
 
 
 def build(url: str, cache: str, count: int, **settings: object) -> Confident:
-    """Ask the server at ``url`` for drafts and refinements of them."""
+    """Ask the server at ``url`` for drafts and for refinements of the drafts."""
     reasoner = OpenAIReasoner("model", base_url=url, **settings)
     pipeline = CotPipeline(
         ITEMS,
@@ -45,12 +45,12 @@ def build(url: str, cache: str, count: int, **settings: object) -> Confident:
 
 
 def main() -> None:
-    """A child for each line of the input."""
+    """Start one child per line of input."""
     for line in sys.stdin:
         settings = json.loads(line)
         child = os.fork()
         if child == 0:
-            os.dup2(2, 1)  # progress is no answer
+            os.dup2(2, 1)  # keep progress out of the answers
             records = Path(settings.pop("records"))
             policy = build(**settings)
             write_json(records, {key.sample_id: asdict(record) for key, record in policy.records.items()})

@@ -8,7 +8,7 @@ from mllmrec.errors import UserError
 
 
 def run_out(endpoint, chats) -> tuple[list[str], str]:
-    """The keys answered before the budget ended the run, and its message."""
+    """The keys that were answered before the budget ended the run, and the message at the end."""
     answers = []
     with pytest.raises(UserError, match="the budget is spent") as caught:
         answers.extend(endpoint.complete(chats))
@@ -33,8 +33,8 @@ def test_limit_that_is_just_enough_is_no_failure(make_endpoint, chats):
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_limit_of_tokens_holds_with_many_under_way(server, make_endpoint, chats, concurrency):
-    # A request may cost 1 + 5 and costs 1 + 4. Before the third 10 are spent and 16 at most after it; the fourth
-    # might end at 21.
+    # A request may cost 1 + 5 and costs 1 + 4. Before the third request 10 are spent, and after it 16 at most. The
+    # fourth might end at 21.
     endpoint = make_endpoint(budget=Budget(max_tokens_total=20), max_tokens=5, concurrency=concurrency)
     answered, message = run_out(endpoint, chats(10))
     assert len(answered) == len(server.calls) == 3
@@ -43,8 +43,8 @@ def test_limit_of_tokens_holds_with_many_under_way(server, make_endpoint, chats,
 
 
 def test_limit_of_money(server, make_endpoint, chats):
-    # At 2 and 10 per million a request may cost 52 millionths and costs 42: 84 are spent before the third, which
-    # might end at 136.
+    # At 2 and 10 per million a request may cost 52 millionths and costs 42. Before the third request 84 are spent, and
+    # it might end at 136.
     budget = Budget(max_money=100e-6, price_in=2.0, price_out=10.0)
     answered, message = run_out(make_endpoint(budget=budget, max_tokens=5), chats(10))
     assert len(answered) == len(server.calls) == 2
@@ -69,7 +69,7 @@ def test_second_start_with_the_same_endpoint_goes_on_counting(server, make_endpo
 def test_try_without_a_report_counts_at_its_most_and_may_end_the_tries(
     server, make_endpoint, reply, complete, failure
 ):
-    # 6 at most per try: 6 lost and 6 reserved fit, 12 lost and 6 reserved do not, so there is no third try.
+    # A try costs 6 at most. 6 lost and 6 reserved fit; 12 lost and 6 reserved do not, so there is no third try.
     server.reply = lambda call: reply(**{"body": complete("text"), **failure})
     endpoint = make_endpoint(
         budget=Budget(max_tokens_total=12), max_tokens=5, attempts=5, timeout_seconds=0.3

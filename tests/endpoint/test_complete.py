@@ -12,7 +12,7 @@ from mllmrec.errors import UserError
 def test_answers_come_as_they_finish_and_belong_to_their_requests(
     server, make_endpoint, chats, reply, complete
 ):
-    # 0 is slow and holds one of the two places, so the others all come first.
+    # 0 is slow and holds one of the two places, so all the others come first.
     server.reply = lambda call: reply(complete(f"re {call.text}"), delay=0.4 if call.text == "0" else 0)
     answers = list(make_endpoint(concurrency=2).complete(chats(6)))
     assert [key for key, _ in answers] == ["k1", "k2", "k3", "k4", "k5", "k0"]
@@ -23,7 +23,7 @@ def test_of_finished_answers_the_oldest_comes_first(make_endpoint, chats):
     keys = []
     for key, _ in make_endpoint(concurrency=3).complete(chats(7)):
         keys.append(key)
-        time.sleep(0.2)  # by the next step all that were under way are finished
+        time.sleep(0.2)  # by the next step, all requests under way are finished
     assert keys[1:] == sorted(keys[1:])
 
 
@@ -41,7 +41,7 @@ def test_nothing_is_asked_or_read_while_an_answer_is_being_written_down(server, 
         next(answers)
         server.wait_for(taken + 2)
         time.sleep(0.1)
-        # Of these, all but the 3 that may be lost have been handed over and written.
+        # All of these have been yielded and written, except the 3 that may be lost.
         assert len(server.calls) == len(read) == taken + 2
     answers.close()
 

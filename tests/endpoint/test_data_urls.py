@@ -23,7 +23,7 @@ def test_picture_is_shrunk_and_keeps_its_sides(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     sent = decode(data_url(tmp_path / "a.png", 50))
     assert (sent.size, sent.mode) == ((50, 25), "RGB")
-    # JPEG is not exact.
+    # JPEG changes pixel values slightly.
     assert np.abs(np.asarray(sent)[12, 5].astype(int) - (250, 10, 10)).max() < 12
     assert np.abs(np.asarray(sent)[12, 45].astype(int) - (10, 10, 250)).max() < 12
 

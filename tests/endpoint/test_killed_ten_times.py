@@ -1,4 +1,4 @@
-"""A build that is killed over and over, at any moment, against one that is left alone."""
+"""Compares a build that is killed over and over, at any moment, with one that is left alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = {"count": COUNT, "concurrency": CONCURRENCY, "attempts": 3, "backoff_
 
 
 def plan(text: str) -> tuple[str, ...]:
-    """Faults that pass, so that each request costs one answer if nothing is killed."""
+    """Temporary faults, so that each request costs one answer if nothing is killed."""
     draw = random.Random(f"faults {text}")
     return (draw.choice(("500", "reset", "reset halfway", "half json")), "plain") * (draw.random() < 0.2) or (
         "plain",
@@ -52,14 +52,14 @@ def builder():
 
 
 def start(builder: subprocess.Popen, **settings: object) -> int:
-    """The id of a child that builds."""
+    """The id of a child process that builds."""
     builder.stdin.write(json.dumps({**SETTINGS, **settings}) + "\n")
     builder.stdin.flush()
     return int(builder.stdout.readline())
 
 
 def lines(cache: Path) -> list[dict]:
-    """The texts on disk, whole lines only."""
+    """The texts on disk; only whole lines count."""
     found = []
     for path in sorted(cache.glob("*.jsonl")):
         for line in path.read_bytes().split(b"\n"):
@@ -88,7 +88,7 @@ def test_ten_kills_cost_what_was_in_flight_and_change_nothing(server, builder, t
 
     cache, records = tmp_path / "killed", tmp_path / "records.json"
     draw = random.Random(1)
-    # Of 200 answers: with those in flight, which come on top, the last kill falls before the end.
+    # Of 200 answers. Answers in flight come on top, so the last kill falls before the end.
     stops = [draw.randint(1, 28) for _ in range(KILLS)]
     assert sum(stops) + KILLS * CONCURRENCY <= 2 * COUNT
     lost: Counter[str] = Counter()
@@ -100,12 +100,12 @@ def test_ten_kills_cost_what_was_in_flight_and_change_nothing(server, builder, t
         assert server.wait_until(lambda: server.billed.total() >= seen + stop)  # noqa: B023
         os.kill(child, signal.SIGKILL)
         assert int(builder.stdout.readline()) == -signal.SIGKILL
-        time.sleep(0.1)  # what was sent and not yet accepted
+        time.sleep(0.1)  # lets calls arrive that were sent but not yet accepted
         assert server.wait_until(lambda: server.busy == 0)
         torn = nth % 3 == 2
         if torn:
             tear(cache)
-        # Nothing that was on disk was asked for.
+        # Nothing that was on disk was asked for again.
         assert not stored & set(server.asked[begun:])
         stored = {by_answer[record["text"]] for record in lines(cache)}
         gone = {text: count for text, count in (server.billed - lost).items() if text not in stored}

@@ -36,7 +36,7 @@ def items(picture) -> Items:
 
 
 def seen(call) -> str:
-    """The item whose colour the picture in a request has."""
+    """The item with the colour of the picture in a request."""
     image, text = call.body["messages"][-1]["content"]
     assert text == {"type": "text", "text": "what is it?"}
     data = image["image_url"]["url"].partition(",")[2]
@@ -82,7 +82,7 @@ def test_images_without_a_caption_are_counted_by_reason(server, make, items, tmp
 
 def test_estimate_sends_nothing(server, make):
     captioner = make(max_tokens=50, image_tokens=300, price_in=1.0, price_out=2.0)
-    # "what is it?" has 11 letters, so 3 tokens: 303 + 2 · 50 millionths each.
+    # "what is it?" has 11 characters, so 3 tokens: 303 + 2 · 50 millionths each.
     assert captioner.estimate(1000) == Estimate(1000, 303_000, 50_000, pytest.approx(0.403))
     assert server.calls == []
 

@@ -81,12 +81,12 @@ def test_budget_ends_the_writing_with_all_that_was_paid_for(make):
     written = []
     with pytest.raises(UserError, match="max_requests=4"):
         written.extend(make(max_requests=4).write(map(request, range(9))))
-    # A list that is extended by a generator keeps what came before the error.
+    # If a generator raises, the list that it extends keeps what came before the error.
     assert len(written) == 4
 
 
 def test_estimate(make):
-    # 2 + 3 tokens of "be brief" and "question n", 10 at most of the answer; images count where they are shown.
+    # 2 + 3 tokens for "be brief" and "question n", at most 10 for the answer; images count if they are shown.
     asked = [request(n, (Path("a.png"),)) for n in range(4)]
     assert make(max_tokens=10).estimate(asked) == Estimate(4, 20, 40, None)
     assert make(max_tokens=10, sees_images=True, image_tokens=100).estimate(asked).prompt_tokens == 420
@@ -110,5 +110,5 @@ def test_settings_files_fit_the_classes(name):
     assert fault == f"{name}: max_money=1.0 needs prices: give price_in and price_out"
     (fault,) = component_faults({name: {**settings, "concurency": 1}})
     assert "concurrency" in fault
-    # Every parameter of the class stands in the file.
+    # The file has every parameter of the class.
     assert set(settings) == {"_target_", *inspect.signature(pydoc.locate(settings["_target_"])).parameters}

@@ -1,4 +1,4 @@
-"""A whole build against a server of which every fifth request meets a fault."""
+"""A whole build against a server that lets every fifth request meet a fault."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from killed_build import build, samples
 
 COUNT, ATTEMPTS, TIMEOUT = 520, 4, 2.0
 SETTINGS = {"concurrency": 32, "attempts": ATTEMPTS, "timeout_seconds": TIMEOUT, "backoff_seconds": 0.05}
-DEAD = ("500",) * ATTEMPTS  # all tries of one run
+DEAD = ("500",) * ATTEMPTS  # all tries of a request in one run
 KINDS = (*WITH_TEXT[1:], *WITHOUT_TEXT, *PASSING, "dead")
 
 
 def plan(text: str) -> tuple[str, ...]:
-    """What the calls about a text meet: the same in every run of this test."""
+    """What happens to the calls about a text: the same in every run of this test."""
     draw = random.Random(f"faults {text}")
     if draw.random() >= 0.2:
         return ("plain",)
@@ -61,10 +61,10 @@ def test_a_fifth_of_a_thousand_requests_fails_and_nothing_is_lost_or_paid_for_tw
     texts = [*drafting.values(), *refining.values()]
     assert asked == set(texts)
     assert len(asked) == len(texts) >= 1000
-    # Every kind of fault has happened.
+    # Every kind of fault has occurred.
     assert {kind for text in texts for kind in plan(text)} == {"plain", *KINDS} - {"dead"}
 
-    # Each sample has the answers to its own requests, or the reason why not.
+    # Each sample has the answers to its own requests, or the reason why it has none.
     for sample, record in policy.records.items():
         assert record.draft == drafts[sample]
         text = first_outcome(refining[sample])[0] if drafts[sample] else ""
@@ -81,13 +81,13 @@ def test_a_fifth_of_a_thousand_requests_fails_and_nothing_is_lost_or_paid_for_tw
         report = pipeline.reports[stage]
         assert (report.prompt_tokens, report.completion_tokens) == tuple(map(sum, zip(*billed, strict=True)))
 
-    # Paid for once: what was answered; not at all: what no try of got an answer.
+    # An answered request is paid for once; one that no try got an answer to is not paid for.
     assert server.billed == Counter({text: 1 for text in texts if plan(text)[: len(DEAD)] != DEAD})
     for text in texts:
         if plan(text)[0] == "429":
             assert all(later - earlier >= 1 for earlier, later in pairwise(server.came[text]))
 
-    # The second run asks for what failed, and for refinements of the drafts that it so gets.
+    # The second run asks for what failed, and for refinements of the drafts that it then gets.
     failed = {text for text in texts if first_outcome(text)[1]}
     again, asked = run()
     late = {sample: drafts[sample] or again.records[sample].draft for sample in drafts}
@@ -98,7 +98,7 @@ def test_a_fifth_of_a_thousand_requests_fails_and_nothing_is_lost_or_paid_for_tw
     assert paid[2] == sum(plan(text)[0] in WITHOUT_TEXT for text in texts)
     assert set(paid) == {1, 2}
 
-    # By the third everything has its text, except what failed in the second for the first time.
+    # After the third run everything has its text, except requests that failed in the second for the first time.
     failed = {text for text in new if first_outcome(text)[1]}
     last, asked = run()
     assert asked == failed

@@ -12,7 +12,7 @@ ONE = [("k", Chat("0"))]
 
 
 def first(reply, failure, success):
-    """The failure at the first call of each text, the success after."""
+    """Fails at the first call of each text and succeeds after that."""
     return lambda call: failure if call.nth == 1 else reply(success)
 
 
@@ -20,7 +20,7 @@ def test_retry_after_in_seconds_is_waited_for(server, make_endpoint, reply, comp
     server.reply = first(reply, reply({}, status=429, headers={"Retry-After": "1"}), complete("text"))
     assert dict(make_endpoint().complete(ONE))["k"].text == "text"
     one, two = server.calls
-    # Not the 0.01 s of the backoff.
+    # The wait is not the 0.01 s of the backoff.
     assert 1.0 <= two.time - one.time < 5
 
 
@@ -38,7 +38,7 @@ def test_waits_double(server, make_endpoint, reply, complete):
     assert dict(make_endpoint(backoff_seconds=0.1).complete(ONE))["k"].text == "text"
     times = [call.time for call in server.calls]
     waits = [later - earlier for earlier, later in pairwise(times)]
-    # 0.1, 0.2, 0.4 s, each with up to 0.1 s of jitter and what the machine takes.
+    # 0.1, 0.2, 0.4 s, each with up to 0.1 s of jitter plus the machine's own time.
     for wait, least in zip(waits, (0.1, 0.2, 0.4), strict=True):
         assert least <= wait < least + 2
 
@@ -49,7 +49,7 @@ def test_wait_is_jittered(server, make_endpoint, chats, reply, complete):
     began = {call.text: call.time for call in server.calls if call.nth == 1}
     waits = [call.time - began[call.text] for call in server.calls if call.nth == 2]
     assert min(waits) >= 0.2
-    # Up to 0.2 s are added: that all 8 draws lie below 0.06 s has a chance of 0.3^8, less than 1 in 10000.
+    # Up to 0.2 s are added. All 8 draws lie below 0.06 s with a chance of 0.3^8, less than 1 in 10000.
     assert max(waits) > 0.26
 
 
