@@ -1,8 +1,8 @@
-"""Texts of local models in batches against one at a time, alternately in one process; one JSON line per cell.
+"""Compares local models in batches with one request at a time, alternately in one process; one JSON line per cell.
 
     python experiments/bench_batching.py what=hf,vlm size=S batch=8 items=16 repeats=3
 
-Several values separated by commas make several cells. ``experiments/batching.md`` says what is measured and how.
+Several values, separated by commas, make several cells. ``experiments/batching.md`` says what is measured and how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "size": "S",
     "batch": 8,
     "items": 16,  # texts of each side in each repeat
-    "prompt_len": 256,  # tokens of the longest prompt of hf; the others go down to half of it
+    "prompt_len": 256,  # tokens of hf's longest prompt; the shortest has half as many
     "image_side": 224,  # pixels of the longer side of the images of vlm
     "answer_len": 32,
     "repeats": 3,

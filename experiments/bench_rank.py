@@ -1,8 +1,8 @@
-"""Users per second of ranking candidates: by likelihood in two ways, and by generating; one JSON line per cell.
+"""Measures users ranked per second: by likelihood in two ways, and by generating; one JSON line per cell.
 
     python experiments/bench_rank.py size=S prompt_len=1024 candidates=10,100,1000 answer_len=16 repeats=3
 
-Several values separated by commas make several cells. ``experiments/speed.md`` says what is measured and how.
+Several values, separated by commas, make several cells. ``experiments/speed.md`` says what is measured and how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "prompt_len": 1024,
     "candidates": 10,
     "answer_len": 16,
-    "repeats": 3,  # users that count, after one that does not
+    "repeats": 3,  # users that count, after one user of warm-up
     "dtype": "float32",
     "threads": 0,  # 0: torch's own choice
 }

@@ -1,8 +1,8 @@
-"""One GRPO step of mllmrec against one of TRL's, alternately in one process; one JSON line per cell.
+"""Times one GRPO step of mllmrec and one of TRL, alternately in one process; one JSON line per cell.
 
     python experiments/bench_step.py size=S prompt_len=1024 completion_len=16 group=8 prompts=2 repeats=5
 
-Several values separated by commas make several cells. ``experiments/speed.md`` says what is measured and how.
+Several values, separated by commas, make several cells. ``experiments/speed.md`` says what is measured and how.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ DEFAULTS: dict[str, Any] = {
     "repeats": 5,
     "warmup": 1,  # steps of each side before the first that counts
     "rollout": "free",
-    "candidates": 10,  # whose answers a constrained or enumerated rollout can give
+    "candidates": 10,  # a constrained or enumerated rollout gives the answer of one of these
     "beta": 0.1,
     "dtype": "float32",
     "threads": 0,  # 0: torch's own choice
     "trl_micro_batch": 4,
-    "stock": False,  # whether TRL is timed as it comes, too
+    "stock": False,  # whether TRL is also timed with its own defaults
 }
 CHOICES = {
     "size": ("XS", "S", "M", "0.6B", "4B"),

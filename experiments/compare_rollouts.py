@@ -1,10 +1,10 @@
-"""GRPO with several kinds of rollout from one SFT policy: held-out ranking against seconds of training.
+"""Trains GRPO with several kinds of rollout from one SFT policy: held-out ranking against seconds of training.
 
     python experiments/compare_rollouts.py run=DIR rollouts=constrained,enumerate seeds=0,1 every=50 users=2000
 
-``run`` is a folder of ``mllmrec.train`` whose SFT stage is done. Any other ``key=value`` changes its configuration for the
-GRPO stage (``grpo.max_steps=500``). One JSON line for each ranking of the validation users. ``experiments/enumerate.md``
-says what came out.
+``run`` is a run folder of ``mllmrec.train`` with a finished SFT stage. Any other ``key=value`` changes its configuration for the
+GRPO stage (``grpo.max_steps=500``). Prints one JSON line for each ranking of the validation users.
+``experiments/enumerate.md`` has the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 
 
 
 class Clock:
-    """Ranks when asked, prints what it found, and leaves that time out of its seconds."""
+    """Ranks the validation users on request, prints the result, and does not count the time for it."""
 
     def __init__(self, protocol: Protocol, words: dict[str, object]) -> None:
         self.protocol, self.words = protocol, words
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        with redirect_stdout(sys.stderr):  # where the progress bars go
+        with redirect_stdout(sys.stderr):  # the progress bars go there
             compare(own.run, own, [a for a in arguments if a.split("=")[0] not in OWN])
     except UserError as error:
         print(error, file=sys.stderr)

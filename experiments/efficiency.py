@@ -1,8 +1,8 @@
-"""What images as visual tokens cost beside captions: tokens, seconds and memory of a step; one JSON line per cell.
+"""Compares visual tokens with captions: tokens, seconds and memory of a step; one JSON line per cell.
 
     python experiments/efficiency.py size=S history=5,10,20 candidates=10 image_side=224 caption_words=20 repeats=3
 
-Several values separated by commas make several cells. ``experiments/efficiency.md`` says what is measured and how.
+Several values, separated by commas, make several cells. ``experiments/efficiency.md`` says what is measured and how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "history": 10,
     "candidates": 10,
     "image_side": 224,  # pixels of the square images
-    "min_pixels": 65_536,  # smaller images are enlarged to so many; Qwen3-VL's published value
+    "min_pixels": 65_536,  # smaller images are enlarged to this many; Qwen3-VL's published value
     "caption_words": 20,
     "completion_len": 16,
     "group": 8,
@@ -43,7 +43,7 @@ CHOICES = {
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """One cell's line."""
     found = in_process("visual_jobs", "time_forms", cell)
-    # Completions go one at a time, so the peak of two is that of any group.
+    # Completions go one at a time, so two have the same peak as a larger group.
     two = {**cell, "group": 2}
     memory = {
         **in_process("visual_jobs", "memory_of_text", two),

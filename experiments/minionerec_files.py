@@ -1,11 +1,11 @@
-"""Amazon Beauty in the files that MiniOneRec publishes its data in, to train on files of that kind.
+"""Writes Amazon Beauty in the file layout of MiniOneRec's published data, to train on such files.
 
     python experiments/minionerec_files.py root=DIR out=DIR history=10
 
 Writes ``train.csv``, ``valid.csv`` and ``test.csv`` with MiniOneRec's columns, one row for each target with the latest
-``history`` items before it, and ``info.txt`` (semantic id, title and item id, separated by tabs, no header). Of each
-user the last item is in ``test.csv``, the one before in ``valid.csv``, all others in ``train.csv``. The semantic ids only
-fill their columns: each is made of the item id. ``docs/data.md`` says how such files are read.
+``history`` items before it, and ``info.txt`` (semantic id, title and item id, separated by tabs, no header). The last
+item of each user is in ``test.csv``, the one before in ``valid.csv``, all others in ``train.csv``. The semantic ids only
+fill their columns: each is made from the item id. ``docs/data.md`` says how to read such files.
 """
 
 from __future__ import annotations

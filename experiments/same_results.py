@@ -3,9 +3,9 @@
     python experiments/same_results.py before=COMMIT
     python experiments/same_results.py before=COMMIT jobs=from_scratch,dpo
 
-Each job runs twice: by the code of ``before``, in a git worktree of its own, and by the code here. Compared are the numbers
-of `metrics.json` and `log.csv`, the rankings of every user and the sampled rollouts; times and memory are not. Both
-use the Python that runs this. The status is 1 where anything differs, and the first difference of each job is printed.
+Each job runs twice: with the code of ``before``, in a git worktree of its own, and with the code here. Compares the numbers of
+`metrics.json` and `log.csv`, the rankings of every user and the sampled rollouts, but not times and memory. Both use the
+Python that runs this script. The status is 1 if anything differs, and the first difference of each job is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ["debug=fast", "dataset.max_users=60", "logger=csv"]
-# The policy that the first job saved, opened as any pretrained one is.
+# The policy that the first job saved, opened like any pretrained model.
 PRETRAINED = ["backbone=hf", "backbone.path={model}", "backbone.dtype=float32", "prompt.template=compact"]
 JOBS = {
     "from_scratch": ["method=mllmrec_r1"],
@@ -83,7 +83,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
 @contextmanager
 def checkout(commit: str, folder: Path) -> Iterator[Path]:
-    """The files of a commit, for the block.
+    """Check out a commit for the time of the block.
 
     Raises:
         WrongUse: git knows no such commit.
@@ -99,10 +99,10 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def run_job(code: Path, folder: Path, overrides: Sequence[str]) -> None:
-    """Run one job by the code in a checkout.
+    """Run one job with the code of a checkout.
 
     Raises:
-        RuntimeError: it did not come to its end.
+        RuntimeError: the job failed.
     """
     command = [
         sys.executable,
@@ -121,7 +121,7 @@ def run_job(code: Path, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def results_of(run: Path) -> Iterator[tuple[str, Any]]:
-    """Every number of a run that its code and settings decide, by name."""
+    """All numbers of a run that depend only on its code and settings, by name."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for section, entries in metrics.items():
         if section != "cost":
@@ -136,7 +136,7 @@ def results_of(run: Path) -> Iterator[tuple[str, Any]]:
 
 
 def first_difference(before: Path, after: Path) -> str | None:
-    """What two runs do not have in common first; None where they are equal. Columns that one alone has count as one."""
+    """The first difference between two runs; None if they are equal. A column that only one run has is a difference."""
     theirs, ours = dict(results_of(before)), dict(results_of(after))
     for name in dict.fromkeys([*theirs, *ours]):
         if theirs.get(name) != ours.get(name):

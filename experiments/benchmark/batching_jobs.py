@@ -44,8 +44,8 @@ Answers = dict[str, "str | None"]
 
 
 def texts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Both sides in alternation on the same items, models loaded before the first that counts."""
-    # Loading is no part of what is compared; all else of a run is.
+    """Run both sides alternately on the same items; models are loaded before the first run that counts."""
+    # Only loading is not compared; the rest of a run is.
     hf.HfModel = cache(hf.HfModel)  # type: ignore[misc]
     side = captions if settings["what"] == "vlm" else reasonings
     with tempfile.TemporaryDirectory() as folder, without_torchvision():
@@ -66,7 +66,7 @@ def texts(settings: Mapping[str, Any]) -> dict[str, Any]:
         "single_s": median(single),
         "batched_s": median(batched),
         "ratio": median(single) / median(batched),
-        # Of all threads: what is left to compare on a machine that does other things as well.
+        # Of all threads: comparable even on a machine that does other work.
         "cpu_ratio": median(work[1]) / median(work[settings["batch"]]),
         "same_texts": alone == together,
         "texts_that_differ": sum(alone[item] != together[item] for item in alone),
@@ -80,7 +80,7 @@ def texts(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reasonings(settings: Mapping[str, Any], folder: Path) -> Callable[[int, int], Answers]:
-    """The texts of so many requests in batches of a size, by sample id."""
+    """The texts of some requests in batches of the given size, by sample id."""
     model = random_model(settings["size"], "float32", device())
     spread(model)
     model.save_pretrained(folder)
@@ -107,12 +107,12 @@ def reasonings(settings: Mapping[str, Any], folder: Path) -> Callable[[int, int]
 
 
 def captions(settings: Mapping[str, Any], folder: Path) -> Callable[[int, int], Answers]:
-    """The captions of so many images in batches of a size, by item id."""
+    """The captions of some images in batches of the given size, by item id."""
     save_qwen3_vl(folder / "model", settings["size"], settings["image_side"])
     draw = random.Random(1)
     images = []
     for item in range(settings["items"]):
-        # Posters and products: one side is shorter, by a third at most.
+        # As with posters and products, one side is shorter, by a third at most.
         width, height = (
             settings["image_side"],
             draw.randint(2 * settings["image_side"] // 3, settings["image_side"]),
@@ -136,9 +136,9 @@ def captions(settings: Mapping[str, Any], folder: Path) -> Callable[[int, int], 
 
 
 def save_qwen3_vl(folder: Path, size: str, side: int) -> None:
-    """A random Qwen3-VL whose tower is as deep and wide as its language model, with its processors.
+    """A random Qwen3-VL with its processors; its tower is as deep and wide as its language model.
 
-    Images take at most ``side`` x ``side`` pixels: a token of the prompt for each 32 x 32 of them.
+    Images take at most ``side`` x ``side`` pixels; each 32 x 32 of them are a token of the prompt.
     """
     tokenizer = vision_tokenizer(size)
     number = tokenizer.convert_tokens_to_ids
@@ -199,7 +199,7 @@ def save_qwen3_vl(folder: Path, size: str, side: int) -> None:
 
 
 def vision_tokenizer(size: str) -> PreTrainedTokenizerFast:
-    """`random_tokenizer` with the last words of the vocabulary standing for images."""
+    """`random_tokenizer`, with the last words of the vocabulary reserved for images."""
     tokenizer = random_tokenizer(size)
     backend = tokenizer.backend_tokenizer.to_str()
     for back, token in enumerate((IMAGE, VIDEO, START, STOP), 1):
@@ -215,7 +215,7 @@ def vision_tokenizer(size: str) -> PreTrainedTokenizerFast:
 
 
 def spread(model: torch.nn.Module) -> None:
-    """Larger weights than at initialisation, so that prompts and images decide what is written."""
+    """Enlarge the initial weights, so that prompts and images decide what is written."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in model.parameters():
@@ -226,7 +226,7 @@ def spread(model: torch.nn.Module) -> None:
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Where torchvision is missing, transformers hides the part of Qwen3-VL's processor that images do without."""
+    """Without torchvision, transformers hides a part of Qwen3-VL's processor that images do not need."""
     if find_spec("torchvision") is not None:
         yield
         return

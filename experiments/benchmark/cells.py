@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Memory once touched stays with the process: returning it to the system after every large tensor and faulting it in
-# again is a large part of a step on a CPU, for both sides, and nothing that either is to be judged by.
+# The process keeps the memory that it has touched. Otherwise, on a CPU, a large part of a step would go into returning
+# memory after every large tensor and faulting it in again, on both sides; neither side should be judged by that.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -22,7 +22,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALL
 
 
 class WrongUse(ValueError):
-    """A command line that cannot be run; the message says what would be right."""
+    """A command line that cannot be run; the message says what is allowed."""
 
 
 def read_cells(
@@ -32,17 +32,17 @@ def read_cells(
 
     Args:
         arguments: ``key=value`` or ``key=value,value,...``.
-        defaults: every key there is; its default's type is the type of its values.
-        choices: the values of keys that have only some; a range for whole numbers.
+        defaults: every key with its default value, which sets the type of its values.
+        choices: the allowed values of keys that are limited; a range for whole numbers.
 
     Raises:
-        WrongUse: an unknown key or a value that is none.
+        WrongUse: an unknown key, or a value that is not allowed.
     """
     values = {key: [default] for key, default in defaults.items()}
     for argument in arguments:
         key, separator, text = argument.partition("=")
         if not separator or key not in defaults:
-            raise WrongUse(f"{argument!r} is no key=value with a key of {', '.join(defaults)}")
+            raise WrongUse(f"{argument!r} is not key=value with one of the keys {', '.join(defaults)}")
         values[key] = [_value(key, part, type(defaults[key]), choices.get(key)) for part in text.split(",")]
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
@@ -54,20 +54,20 @@ def _value(key: str, text: str, kind: type, allowed: Sequence[Any] | None) -> An
     except (KeyError, ValueError):
         raise WrongUse(f"{key}={text} is no {kind.__name__}") from None
     if isinstance(allowed, range) and value not in allowed:
-        raise WrongUse(f"{key}={text} is not from {allowed[0]} to {allowed[-1]}")
+        raise WrongUse(f"{key}={text} is not between {allowed[0]} and {allowed[-1]}")
     if allowed is not None and value not in allowed:
-        raise WrongUse(f"{key}={text} is none of {', '.join(map(str, allowed))}")
+        raise WrongUse(f"{key}={text} is not one of {', '.join(map(str, allowed))}")
     return value
 
 
 def in_process(module: str, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job of a module in this folder in a process of its own, and return what it found.
+    """Run a job of a module of this folder in a process of its own, and return its result.
 
-    A process for each cell gives every cell the same start, sets the allocator before torch is there, and makes the
-    peak of memory one cell's own.
+    With a process for each cell, all cells start alike, the allocator is set before torch is loaded, and the peak of
+    memory belongs to one cell.
 
     Raises:
-        RuntimeError: the job failed; what it said went to stderr.
+        RuntimeError: the job failed; its output went to stderr.
     """
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Clocks, peaks, and what a step must compute at least."""
+"""Clocks, peaks, and the least that a step must compute."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def device() -> torch.device:
 
 
 def now() -> float:
-    """Seconds, after all that was asked of a GPU is done."""
+    """Seconds, read after the GPU has finished all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class StepClock:
-    """Seconds of whole steps and of their parts; ``update`` is what is not rollout or reference.
+    """Seconds of whole steps and of their parts; ``update`` is all but rollout and reference.
 
-    It holds rewards, forward, backward and optimiser, and on TRL's side its data loader.
+    It includes rewards, forward, backward and optimiser, and for TRL its data loader.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class StepClock:
         self._begin = now()
 
     def begin(self) -> None:
-        """A step begins."""
+        """Start timing a step."""
         self._running.clear()
         self._begin = now()
 
     def end(self) -> None:
-        """It ends."""
+        """Stop timing the step."""
         seconds = now() - self._begin
         known = {part: self._running[part] for part in PARTS[:-1]}
         self.seconds.append(seconds)
@@ -63,14 +63,14 @@ class StepClock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside is a part of the running step."""
+        """Time the block as a part of the running step."""
         begin = now()
         yield
         self._running[name] += now() - begin
 
 
 def matmul_peak(dtype: str, size: int = 2048, tries: int = 7) -> float:
-    """Floating-point operations per second of the best of some large square matrix products, by either library."""
+    """Floating-point operations per second of the fastest of some large square matrix products, by either library."""
     size = 8192 if torch.cuda.is_available() else size
     left, right = torch.randn(2, size, size, device=device(), dtype=getattr(torch, dtype))
     best = math.inf
@@ -82,17 +82,17 @@ def matmul_peak(dtype: str, size: int = 2048, tries: int = 7) -> float:
 
 
 def layer_tokens(settings: Mapping[str, Any], side: str, decided: float) -> float:
-    """Tokens that one prompt sends through the linear layers of a step, a backward pass counting like a forward.
+    """Tokens that one prompt sends through the linear layers in a step; a backward pass counts like a forward pass.
 
-    With LoRA a backward pass through a frozen layer is one product with the same weight. P prompt tokens, T completion
-    tokens, G rollouts, C candidates; D, ``decided``, the mean number of an answer's tokens up to the last
-    that its beginning leaves open (what follows is forced and need not run). The reference's share goes when beta is 0.
+    With LoRA, a backward pass through a frozen layer is one product with the same weight. There are P prompt tokens, T
+    completion tokens, G rollouts and C candidates. D (``decided``) is the mean number of an answer's tokens up to the last
+    one that its beginning leaves open; later tokens are forced and need not run. With beta 0 the reference's share is gone.
 
     - TRL: decode, reference, forward and backward of every sequence: 4 G (P + T).
-    - ours, free: the prompt's rollout pass serves the update, so forward, reference, backward of it and four of
-      every completion: 3 P + 4 G T.
-    - ours, constrained: all answers are scored in one pass with its graph, and G at most of them meet the reference:
-      3 P + 2 C D + min(G, C) D. (Fewer are distinct when draws coincide.)
+    - ours, free: the rollout's pass over the prompt serves the update. So forward, reference and backward of the prompt
+      and four passes of every completion: 3 P + 4 G T.
+    - ours, constrained: one pass with its graph scores all answers, and the reference scores at most G of them:
+      3 P + 2 C D + min(G, C) D. (Fewer if some draws are equal.)
     - ours, enumerate: 3 P + 3 C D.
     """
     prompt, length, group = settings["prompt_len"], settings["completion_len"], settings["group"]
@@ -109,7 +109,7 @@ def layer_tokens(settings: Mapping[str, Any], side: str, decided: float) -> floa
 
 
 def step_flops(settings: Mapping[str, Any], decided: float) -> float:
-    """Operations of our whole step: `layer_tokens`, and the head where a token of the whole vocabulary is scored.
+    """Operations of our whole step: `layer_tokens`, and the head if a token is scored against the whole vocabulary.
 
     Attention, norms, LoRA and sampling are not counted, and neither is the head over competing tokens only.
     """
@@ -125,9 +125,9 @@ def step_flops(settings: Mapping[str, Any], decided: float) -> float:
 
 
 def added_memory(work: Callable[[], None]) -> float:
-    """MiB: the most that was allocated on a GPU, model and all; on a CPU what ``work`` adds to the process's peak.
+    """MiB: on a GPU the peak allocation, model included; on a CPU what ``work`` adds to the process's peak.
 
-    On a CPU it means something in a process that did nothing else but build what ``work`` needs.
+    On a CPU this is meaningful only in a process that has done nothing but build what ``work`` needs.
     """
     if torch.cuda.is_available():
         work()
@@ -139,13 +139,13 @@ def added_memory(work: Callable[[], None]) -> float:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Versions of everything that the figures depend on."""
     names = ("torch", "transformers", "peft", "mllmrec", *others)
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def run_job(*jobs: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-    """Run the job that the command line names with the settings that it gives, and print what it found."""
+    """Run the job that the command line names, with its settings, and print the result."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     settings = json.loads(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Randomly initialised models, a tokenizer to go with them, and prompts and answers of exact lengths."""
+"""Randomly initialised models, a matching tokenizer, and prompts and answers of exact lengths."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def random_model(size: str, dtype: str, device: torch.device, seed: int = 0) -> 
 
 
 def random_tokenizer(size: str) -> PreTrainedTokenizerFast:
-    """One word for each token; the end token has an id that the model cannot draw.
+    """A tokenizer with one word for each token; the end token has an id that the model cannot draw.
 
-    Every free completion therefore has exactly the length limit, and nothing has to suppress the end.
+    So every free completion reaches exactly the length limit, and nothing has to suppress the end.
     """
     vocabulary = SIZES[size].vocabulary
     words = {"<pad>": 0, **{f"t{token}": token for token in range(1, vocabulary)}, "<end>": vocabulary}
@@ -83,7 +83,7 @@ def random_prompts(size: str, count: int, length: int, seed: int = 1) -> list[st
 class RandomCatalogue:
     """Items whose answers have ``length`` tokens and the end: three tokens of an id, then a title.
 
-    An id is written with ten digits, as ids are: a digit of one may be a digit of others at the same place.
+    Ids are written with ten digits, like real ids: several ids can share a digit at the same place.
     """
 
     def __init__(self, size: str, items: int, length: int, seed: int = 2) -> None:
@@ -94,7 +94,7 @@ class RandomCatalogue:
         """
         if items > 1000 or length < 4:
             raise ValueError(
-                f"a catalogue has at most 1000 items and 4 tokens or more, not {items} and {length}"
+                f"a catalogue has at most 1000 items, and answers of at least 4 tokens, not {items} and {length}"
             )
         draw = random.Random(seed)
         vocabulary = SIZES[size].vocabulary

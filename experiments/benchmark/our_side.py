@@ -41,22 +41,22 @@ RANK, TEMPERATURE, TOP_P, LEARNING_RATE = 16, 0.9, 0.9, 1e-4
 
 
 class TokenHash(Reward):
-    """`reward_of` the text."""
+    """Pays `reward_of` the text."""
 
     parts = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest total there can be."""
+        """The lowest and the highest possible total."""
         return 0.0, 1.0
 
     def __call__(self, completion: str, question: Question) -> dict[str, float]:
-        """The total alone."""
+        """Only the total."""
         return {"reward": reward_of(completion)}
 
 
 class TimedGrpo(Grpo):
-    """The stage as it is; Lightning's handles are replaced, and rollout and reference are timed."""
+    """The unchanged stage, with Lightning's handles replaced and rollout and reference timed."""
 
     def __init__(self, clock: StepClock, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -77,7 +77,7 @@ class TimedGrpo(Grpo):
         loss.backward()
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
-        """Keep nothing: the numbers are on the host already, which is what logging costs."""
+        """Keep nothing: the numbers are on the host already, and moving them there is the cost of logging."""
 
     def roll_out(self, batch: Sequence[Example], prompts: Any, step: int) -> tuple[Rollouts, Any]:
         """Timed."""
@@ -94,11 +94,11 @@ class OurSide:
     """A policy, its GRPO stage with the shared-prefix engine, and the examples of every step."""
 
     def __init__(self, settings: Mapping[str, Any], steps: int) -> None:
-        """Build it all; ``steps`` are all there will be."""
+        """Build everything for ``steps`` steps in all."""
         self.settings = settings
         self.clock = StepClock()
         size, candidates = settings["size"], settings["candidates"]
-        # The end token is one of an answer's tokens.
+        # An answer's tokens include the end token.
         catalogue = RandomCatalogue(size, candidates, settings["completion_len"] - 1)
         self.policy = Policy(
             random_model(size, settings["dtype"], device()),
@@ -156,7 +156,7 @@ class OurSide:
     def gradient_error(self, index: int) -> float:
         """The largest relative error of any weight's gradient against `Plain`, with the same rollouts.
 
-        ``max over weights of |g - g_plain| / |g_plain|`` in Euclidean norms, for the update that a step would make.
+        It is the maximum over weights of ``|g - g_plain| / |g_plain|`` in Euclidean norms, for the update of a step.
         """
         stage, batch = self.stage, self.batches[index]
         with _precision(self.settings):
@@ -187,7 +187,7 @@ def _backward(shares: Iterable[Tensor]) -> None:
 
 
 def _fill_adapters(model: torch.nn.Module) -> None:
-    """Give the adapters' B weights of a policy that has learnt something: at zero A would have no gradient."""
+    """Give the adapters' B weights like those of a trained policy: if B were zero, A would have no gradient."""
     generator = torch.Generator().manual_seed(3)
     for name, weight in model.named_parameters():
         if ".lora_B." in name:
@@ -195,7 +195,7 @@ def _fill_adapters(model: torch.nn.Module) -> None:
 
 
 def _precision(settings: Mapping[str, Any]) -> Any:
-    """What Lightning's ``bf16-mixed`` and TRL's ``bf16`` both do."""
+    """Autocast as Lightning's ``bf16-mixed`` and TRL's ``bf16`` do it."""
     if settings["dtype"] == "float32":
         return nullcontext()
     return torch.autocast(device().type, getattr(torch, settings["dtype"]))

@@ -23,11 +23,11 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def rank(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The three ways in alternation, one user at a time, another user each time."""
+    """Rank in the three ways alternately, one user at a time, another user each time."""
     size, candidates, warmup = settings["size"], settings["candidates"], 1
     catalogue = RandomCatalogue(size, candidates, settings["answer_len"])
     policy = Policy(random_model(size, settings["dtype"], device()).eval(), random_tokenizer(size))
-    # A model of its own: the engine leaves its attention function in the model that it runs.
+    # This needs its own model, because the engine leaves its attention function in the model that it runs.
     library_model = random_model(size, settings["dtype"], device()).eval()
     answers = AnswerTokens(cast(PromptBuilder, catalogue), policy.encode_answers, policy.end_token)
     rows = torch.tensor([answers.of(item)[:-1] for item in range(candidates)], device=device())
@@ -79,7 +79,7 @@ def rank(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def forward_scores(model: Any, prompt: Tensor, rows: Tensor, batch_size: int) -> Tensor:
-    """Log-probabilities of C answers, each behind a copy of the prompt, with logits of the answers' places only.
+    """Log-probabilities of C answers, each after a copy of the prompt, with logits only at the answers' places.
 
     Args:
         model: of transformers.
@@ -101,7 +101,7 @@ def forward_scores(model: Any, prompt: Tensor, rows: Tensor, batch_size: int) ->
 
 
 def best_batch_size(model: Any, prompt: Tensor, rows: Tensor) -> int:
-    """The batch size that scores most answers per second, tried twice each on one batch, which warms up as well."""
+    """The batch size that scores most answers per second; each is tried twice on one batch, which is also the warm-up."""
     speeds: dict[int, float] = {}
     for batch_size in sorted({min(batch_size, len(rows)) for batch_size in BATCHES}):
         tries: list[float] = []

@@ -24,7 +24,7 @@ from benchmark.our_side import OurSide
 
 
 def time_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Both sides in alternation: a step of TRL, one of ours, and again; after a warm-up of each."""
+    """Run both sides alternately, a step of TRL and one of ours, after a warm-up of each."""
     from benchmark.trl_side import TrlSide, trl_settings
 
     steps = settings["warmup"] + settings["repeats"]
@@ -55,7 +55,7 @@ def time_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def time_stock(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """TRL as it comes, alone."""
+    """Time TRL alone, with its own defaults."""
     from benchmark.trl_side import TrlSide, trl_settings
 
     with tempfile.TemporaryDirectory() as folder:

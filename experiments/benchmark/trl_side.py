@@ -1,4 +1,4 @@
-"""One step of TRL's GRPOTrainer, tuned or as it comes."""
+"""One step of TRL's GRPOTrainer, tuned or with its own defaults."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from benchmark.our_side import LEARNING_RATE, RANK, TEMPERATURE, TOP_P
 
 
 def trl_settings(settings: Mapping[str, Any], tuned: bool) -> dict[str, Any]:
-    """What tuning is: the batch of a forward pass, checkpointing, and which rows the head projects.
+    """TRL's settings. Tuning sets the batch of a forward pass, checkpointing, and which rows the head projects.
 
-    Stock is TRL's own defaults, with all prompts of a step in one generation as in the tuned case.
+    Stock has TRL's own defaults, with all prompts of a step in one generation as in the tuned case.
     """
     rollouts = settings["prompts"] * settings["group"]
     micro_batch = min(settings["trl_micro_batch"] if tuned else 8, rollouts)
@@ -52,7 +52,7 @@ class _TimedTrainer(GRPOTrainer):
 
 
 class _BetweenSteps(TrainerCallback):
-    """Stops the clock at the end of an optimiser step, lets others work, and starts it again."""
+    """Stops the clock at the end of an optimiser step, calls ``between``, and starts the clock again."""
 
     def __init__(self, clock: StepClock, between: Callable[[int], None]) -> None:
         self.clock, self.between = clock, between
@@ -84,7 +84,7 @@ class TrlSide:
 
         Args:
             settings: of the cell.
-            steps: all there will be.
+            steps: number of steps in all.
             folder: for the trainer's own files.
             tuned: see `trl_settings`.
             between: called with 0, 1, ... after each step, outside TRL's time.
@@ -151,7 +151,7 @@ def _rewards(completions: list[str], **keywords: Any) -> list[float | None]:
 
 @contextmanager
 def _head_on_completions(wanted: bool) -> Iterator[None]:
-    """TRL projects completion rows only where Triton is, and all rows elsewhere: let it take its GPU's way on a CPU."""
+    """Make TRL project only completion rows on a CPU too; without Triton it projects all rows."""
     asked = trl.trainer.utils._use_triton
     if wanted:
         trl.trainer.utils._use_triton = lambda device: True

@@ -35,32 +35,32 @@ class PlainStep:
             for form in forms
         }
         base = random_vision_model(settings["size"], self.prompt.tokenizer, device())
-        # The tower's layers have other names than these: it is frozen.
+        # The tower's layers have other names, so the tower is frozen.
         lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS)
         self.model = get_peft_model(base, lora)
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, LEARNING_RATE, fused=True)
         shape = (settings["group"], 1, settings["completion_len"])
         generator = torch_generator(0, "completions")
-        # The vision tokens come last, and no answer holds one.
+        # The vision tokens come last, and no answer contains one.
         vocabulary = len(self.prompt.tokenizer) - len(VISION_TOKENS)
         self.completions = torch.randint(vocabulary, shape, generator=generator).to(device())
 
     @torch.no_grad()
     def see(self) -> None:
-        """The vision tower over all images of the prompt."""
+        """Run the vision tower over all images of the prompt."""
         inputs = self.inputs["visual"]
         self.model.get_base_model().get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
 
     @torch.no_grad()
     def read(self, form: str) -> None:
-        """One forward pass of the prompt, images included."""
+        """Run one forward pass of the prompt, images included."""
         self.model(**self.inputs[form], use_cache=True, logits_to_keep=1)
 
     def step(self, form: str) -> None:
-        """The prompt's forward pass, then forward and backward of prompt and completion for each of G, and AdamW.
+        """Run the prompt's forward pass, then forward and backward of prompt and each of G completions, then AdamW.
 
-        The loss is the policy gradient's with advantages of 1 and -1 in turn: minus the mean of advantage times
+        The loss is that of the policy gradient with advantages of 1 and -1 in turn: minus the mean of advantage times
         log-probability over the completions' tokens.
         """
         self.read(form)
@@ -72,7 +72,7 @@ class PlainStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _logprobs(self, form: str, completion: Tensor) -> Tensor:
-        """(1, T) log-probabilities of a (1, T) completion behind the prompt."""
+        """(1, T) log-probabilities of a (1, T) completion after the prompt."""
         length = completion.shape[1]
         inputs = dict(self.inputs[form])
         inputs["input_ids"] = torch.cat([inputs["input_ids"], completion], 1)
@@ -84,7 +84,7 @@ class PlainStep:
 
 
 def time_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens of both forms, and seconds: what is timed of a text prompt, then of the visual one, and again."""
+    """Tokens of both forms, and seconds: times the text prompt, then the visual one, and repeats."""
     side = PlainStep(settings)
     tokens = {form: side.inputs[form]["input_ids"].shape[1] for form in FORMS}
     per_image = int(side.inputs["visual"]["image_grid_thw"][0].prod()) // MERGE**2

@@ -1,4 +1,4 @@
-"""A randomly initialised Qwen3-VL, its real processor, and one prompt with captions or with images in their place."""
+"""A randomly initialised Qwen3-VL, its real processor, and one prompt with captions or with images instead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATCH, MERGE = 16, 2
 MAX_PIXELS = 16_777_216  # Qwen3-VL's published value
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-_STAND_IN = "PICTURE"  # for an image while the prompt is built: the builder lets no chat token through
+_STAND_IN = "PICTURE"  # for an image while the prompt is built: the builder accepts no chat token
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Tower:
     deepstack: tuple[int, ...]
 
 
-# The last two are the published tower of Qwen3-VL-4B, which has a twelfth of the weights of that language model's layers;
-# the smaller ones have about a fifth.
+# The last two are the published tower of Qwen3-VL-4B, with a twelfth of the weights of its language model's layers; the
+# smaller towers have about a fifth.
 TOWERS = {
     "XS": Tower(2, 32, 2, 128, (0,)),
     "S": Tower(6, 192, 3, 768, (1, 2, 4)),
@@ -56,7 +56,7 @@ TOWERS = {
 
 
 class PictureProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without its part for videos, whose class transformers hides where torchvision is missing."""
+    """Qwen3-VL's processor without its video part, a class that transformers hides if torchvision is missing."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Let the missing part through."""
@@ -66,8 +66,8 @@ class PictureProcessor(Qwen3VLProcessor):
 class ItemPrompt:
     """One prompt of the package over H history items and C candidates, all different, in both forms.
 
-    Titles are of three words. A caption is of ``caption_words`` words; an image is of random pixels: neither its
-    tokens nor its time depend on what it shows.
+    Titles have three words and captions ``caption_words`` words. Images are random pixels, because neither tokens nor
+    time depend on what they show.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -83,14 +83,14 @@ class ItemPrompt:
         side = settings["image_side"]
         pixels = numpy_generator(0, "images").integers(0, 256, (items, side, side, 3), np.uint8)
         self.images = [Image.fromarray(picture) for picture in pixels]
-        # Every word is there often enough to become one token.
+        # Every word occurs often enough to become one token.
         self.tokenizer = train_tokenizer(
             [self.text, *(f" {word}" for word in [*words, *titles])] * 3, [], 8000
         )
         self.tokenizer.add_special_tokens({"additional_special_tokens": list(VISION_TOKENS)})
 
     def processor(self, min_pixels: int) -> PictureProcessor:
-        """Published settings but for ``min_pixels``, to which smaller images are enlarged."""
+        """The published processor, except for ``min_pixels``, to which smaller images are enlarged."""
         images = Qwen2VLImageProcessorPil(
             size={"shortest_edge": min_pixels, "longest_edge": MAX_PIXELS},
             patch_size=PATCH,
@@ -102,7 +102,7 @@ class ItemPrompt:
         return PictureProcessor(images, self.tokenizer, None)
 
     def inputs(self, form: str, processor: PictureProcessor) -> dict[str, torch.Tensor]:
-        """What the model is called with: (1, P) ids and mask, and in the visual form patches and their grid too."""
+        """The model's inputs: (1, P) ids and mask, and in the visual form patches and their grid too."""
         if form == "text":
             return dict(processor(text=[self.text], return_tensors="pt"))
         return dict(processor(text=[self.visual], images=self.images, return_tensors="pt"))
