@@ -1,4 +1,4 @@
-"""Reasoning for training prompts: a new source is one module here and one file in ``conf/cot_policy``."""
+"""Reasoning for training prompts. A new source is one module here and one file in ``conf/cot_policy``."""
 
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.cot.built import Built

@@ -19,23 +19,23 @@ from mllmrec.reasoners.told import NOTHING, most_told
 
 @dataclass
 class CotRecord:
-    """Everything that is known of one sample's reasoning."""
+    """Everything known about one sample's reasoning."""
 
     key: CotKey
     draft: str = ""
-    text: str = ""  # the reasoning; "" where there is none
-    thoughts: str = ""  # what a reasoning model thought before it wrote the text
+    text: str = ""  # the reasoning; "" if there is none
+    thoughts: str = ""  # the thoughts of a reasoning model before it wrote the text
     leak: str = NOTHING  # what the reasoners were told beside the history: none, unknown, target
     scores: dict[str, float | None] = field(default_factory=dict)
     confidence: float | None = None
     dropped: str = ""  # why the reasoning is not used
-    problem: str = ""  # what the reasoner that wrote no text said
+    problem: str = ""  # the reasoner's own reason, if it wrote no text
 
 
 class Built(CotPolicy):
     """Drafts or refinements as they were written.
 
-    ``leak="target"`` reproduces the release, whose reasoner is told the target. It is an ablation: records and tables
+    ``leak="target"`` reproduces the release: its reasoner is told the target. It is an ablation; records and tables
     carry its name.
     """
 
@@ -60,17 +60,17 @@ class Built(CotPolicy):
 
     @property
     def refining(self) -> str:
-        """The pipeline's name of the stage that rewrites drafts."""
+        """The pipeline's name for the stage that rewrites drafts."""
         return LEAKY if self.leak == "target" else REFINED
 
     @property
     def told(self) -> str:
-        """What the reasoners knew beside the history; of texts read from a file, what the file says of it."""
+        """What the reasoners knew beside the history. For texts read from a file, the file says it."""
         stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
         return most_told([self.leak, *(self.pipeline.reasoner(stage).told for stage in stages)])
 
     def make(self, keys: Sequence[CotKey]) -> None:
-        """Ask for what is missing of these samples."""
+        """Write the missing texts of these samples."""
         self._write(keys)
 
     def _write(self, keys: Sequence[CotKey]) -> None:
@@ -98,10 +98,10 @@ class Built(CotPolicy):
         self.records |= made
 
     def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
-        """Places, ascending, of samples whose text is used; texts are asked for in rounds until there are ``wanted``.
+        """Places of samples with a text that is used, ascending. Rounds of requests go on until ``wanted`` are used.
 
-        A round is as large as what is missing takes, by the share that was used so far. Where nothing at all was used
-        of the first round of a reasoner that costs something, no more is asked for.
+        The size of a round is the number still missing, divided by the share of texts used so far. If no text of the
+        first round is used and the reasoner costs something, no more texts are asked for.
         """
         waiting = iter(keys)
         looked_at: list[CotKey] = []
@@ -119,25 +119,25 @@ class Built(CotPolicy):
         return places
 
     def _round(self, missing: int, looked_at: int, used: int) -> int:
-        """How many samples more to look at where so many texts are missing."""
+        """How many more samples to look at if `missing` texts are missing."""
         share = used / looked_at if looked_at else self._expected_share
-        # The sum of rounds that find nothing doubles with each. What a float makes of 7 / 0.7 is no eleventh sample.
+        # Each round that finds nothing doubles the sum. A float such as 7 / 0.7 must not round up to 11.
         return math.ceil(missing / share - 1e-9) if share else max(looked_at, missing)
 
     @property
     def _expected_share(self) -> float:
-        """Share of the texts that is used, before any is known."""
+        """The share of texts expected to be used, before any is known."""
         return 1.0
 
     def _free(self, keys: Sequence[CotKey]) -> bool:
-        """Whether looking at these samples cost nothing."""
+        """Whether looking at these samples costs nothing."""
         stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
         records = [self.records[key] for key in keys]
         asked = any(record.text or record.problem for record in records)
         return not asked or all(self.pipeline.reasoner(stage).free for stage in stages)
 
     def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
-        """By stage, what making these samples would cost at most; nothing is asked for."""
+        """By stage, the most that making these samples would cost. Nothing is asked for."""
         found = self.pipeline.estimates(list(keys), self.leak == "target")
         return {stage: cost for stage, cost in found.items() if stage == DRAFT or self.stage == REFINED}
 
@@ -147,11 +147,11 @@ class Built(CotPolicy):
         return None if record is None or record.dropped else record.text
 
     def report(self) -> dict[str, dict[str, int]]:
-        """What the pipeline's stages were asked for and what came of it."""
+        """What the pipeline's stages were asked for, and what came of it."""
         return {stage: report.counts() for stage, report in self.pipeline.reports.items()}
 
     def coverage(self, keys: Iterable[CotKey]) -> dict[str, int]:
-        """How many samples have reasoning, and how many have none for which reason."""
+        """How many samples have reasoning, and how many have none, by reason."""
         return dict(Counter(self._outcome(key) for key in keys))
 
     def _outcome(self, key: CotKey) -> str:

@@ -1,4 +1,4 @@
-"""Reasoning made by the pipeline that can be trusted, as far as it can be told."""
+"""Reasoning that the pipeline made and that, by its assessment, can be trusted."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from mllmrec.reasoners.base import Estimate
 log = logging.getLogger(__name__)
 
 LESS_CONFIDENT = "less confident"
-TIED = "as confident, but beyond the share"  # of equal ones, a draw decides which are kept
+TIED = "as confident, but beyond the share"  # a draw decides which of equally confident texts are kept
 
 
 class Confident(Built):
     """Refinements that pass the confidence-aware assessment (``mllmrec/cot/assess/README.md``).
 
-    With ``top_share``, that share of all training texts made so far is kept, so twice as many are written as are used
-    where it is a half. Of equally confident ones a draw from ``seed`` decides.
+    ``top_share`` keeps that share of all training texts made so far. With a share of one half, twice as many texts
+    are written as are used. A draw from ``seed`` decides between equally confident texts.
 
-    The scores are those of form, which can only veto, and of the modalities' agreement. Those of prediction need a
-    policy to be measured with and enter where one is given.
+    The scores are the scores of form, which can only veto, and the agreement of the modalities. Scores of prediction
+    are added if a reference policy is given, since they are measured with one.
 
-    Prompts of test and validation are no training data to be picked from. Their reasoning is used unless its form
-    vetoes it: neither the target, nor the reference, nor the texts of other samples play a part.
+    Prompts of test and validation are not training data to choose from. Their reasoning is used unless its form
+    vetoes it. This decision uses neither the target, nor the reference, nor the texts of other samples.
     """
 
     wants = ("pipeline", "seed")
@@ -73,19 +73,19 @@ class Confident(Built):
         self._idf: Idf | None = None
 
     def make(self, keys: Sequence[CotKey]) -> None:
-        """Write what is missing, assess it, and keep the share that can be trusted of all that was made so far.
+        """Write what is missing, assess it, and keep the trusted share of everything made so far.
 
         Raises:
-            UserError: the reference was trained on all these samples' users, or on other data.
+            UserError: the reference was trained on the users of all these samples, or on other data.
         """
         self._write(keys)
         self._refuse_to_judge_none()
 
     def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
-        """Places, ascending, of samples whose text is kept; so many are written that ``wanted`` are.
+        """Places of samples with a text that is kept, ascending. Texts are written until ``wanted`` are kept.
 
         Raises:
-            UserError: the reference was trained on all the samples' users, or on other data.
+            UserError: the reference was trained on the users of all the samples, or on other data.
         """
         places = super().supply(keys, wanted)
         self._refuse_to_judge_none()
@@ -104,7 +104,7 @@ class Confident(Built):
                 record.dropped = _of_form(failed)
 
     def _write_to_choose_from(self, keys: Sequence[CotKey]) -> None:
-        """Write and assess training samples, and decide anew what of all of them is kept."""
+        """Write and assess training samples, then decide again which of all texts are kept."""
         barred = self._barred(keys)
         if barred:
             log.warning(
@@ -128,14 +128,14 @@ class Confident(Built):
         self._keep()
 
     def estimates(self, keys: Sequence[CotKey]) -> dict[str, Estimate]:
-        """By stage, what making these samples would cost at most; nothing is asked for."""
+        """By stage, the most that making these samples would cost. Nothing is asked for."""
         barred = self._barred([key for key in keys if key.split == TRAINING])
         if self.reference is not None and barred and len(barred) == len(keys):
             raise self.reference.judges_none(barred)
         return super().estimates([key for key in keys if key not in barred])
 
     def confidences(self, keys: Sequence[CotKey]) -> list[float | None]:
-        """Confidences; None for what was vetoed, barred, never written, or is no training sample."""
+        """Confidences; None for texts that were vetoed, barred or never written, and outside training."""
         records = [self.records.get(key) for key in keys]
         return [None if record is None else record.confidence for record in records]
 
@@ -148,7 +148,7 @@ class Confident(Built):
         return {} if self.reference is None else self.reference.barred(keys, self.pipeline.items)
 
     def _refuse_to_judge_none(self) -> None:
-        """Refuse to go on where the reference can judge none of the samples seen so far."""
+        """Refuse to go on if the reference can judge none of the samples seen so far."""
         if self.reference is None:
             return
         barred = {
@@ -160,7 +160,7 @@ class Confident(Built):
             raise self.reference.judges_none(barred)
 
     def _scores(self, record: CotRecord, ids: Sequence[str]) -> dict[str, float | None]:
-        """What is known of a text without a policy; ``ids`` are those that it should not name."""
+        """The scores of a text that need no policy. ``ids`` are the ids that the text should not name."""
         items = self.pipeline.items
         if self._idf is None:
             self._idf = Idf([item.caption or item.title for item in items.values()])
@@ -199,7 +199,7 @@ class Confident(Built):
                 record.dropped = self._why_not(record, least)
 
     def _why_not(self, record: CotRecord, least: float | None) -> str:
-        """Why a text is not kept where ``least`` is the lowest confidence that is."""
+        """Why a text is not kept, if ``least`` is the lowest confidence that is kept."""
         if failed := vetoes(record.scores, self.floors):
             return _of_form(failed)
         if record.confidence is None:

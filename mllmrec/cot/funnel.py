@@ -1,4 +1,4 @@
-"""What goes into each stage of the CoT pipeline, what comes out, and why the rest does not."""
+"""What enters each stage of the CoT pipeline, what leaves it, and why the rest is dropped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REASON_COLOURS = ("#e2a25a", "#c8746b", "#9c7bb0", "#7f9ac4", "#8f8f8f", "#c9b6
 
 @dataclass(frozen=True)
 class FunnelStage:
-    """One stage: ``kept`` of ``entered`` units go on, the others are counted by reason."""
+    """One stage: ``kept`` of ``entered`` units go on; the others are counted by reason."""
 
     stage: str
     unit: str  # items or samples
@@ -44,9 +44,9 @@ def cot_funnel(cot: Built, keys: Sequence[CotKey], captions: Mapping[str, int]) 
     """The stages in order.
 
     Args:
-        cot: with the records of ``keys``.
-        keys: of the samples that were asked for.
-        captions: counts of `mllmrec.captions.caption_items`.
+        cot: the policy that holds the records of ``keys``.
+        keys: the samples that were asked for.
+        captions: the counts from `mllmrec.captions.caption_items`.
     """
     lost = {_CAPTION_LOSSES[name]: count for name, count in captions.items() if name in _CAPTION_LOSSES}
     lost |= {
@@ -76,7 +76,7 @@ def _stage(stage: str, unit: str, entered: int, dropped: Counter[str]) -> Funnel
 
 
 def funnel_json(stages: Sequence[FunnelStage]) -> list[dict[str, Any]]:
-    """Plain values, one entry a stage."""
+    """Plain values, one entry per stage."""
     return [
         {
             "stage": stage.stage,
@@ -91,7 +91,7 @@ def funnel_json(stages: Sequence[FunnelStage]) -> list[dict[str, Any]]:
 
 
 def funnel_rows(stages: Sequence[FunnelStage]) -> list[tuple[str, str, int, int, int, str]]:
-    """(stage, unit, in, kept, dropped, reasons) of each, for a table."""
+    """(stage, unit, in, kept, dropped, reasons) of each stage, for a table."""
     return [
         (
             stage.stage,
@@ -106,9 +106,9 @@ def funnel_rows(stages: Sequence[FunnelStage]) -> list[tuple[str, str, int, int,
 
 
 def draw_funnel(stages: Sequence[FunnelStage], out: Path) -> None:
-    """Draw a bar a stage: what is kept, then what is dropped by reason, as shares of what goes in at the top.
+    """Draw one bar per stage: what is kept, then what is dropped by reason, as shares of what enters at the top.
 
-    Items and samples are different units, so each has its own full width.
+    Items and samples are different units, so each unit has its own full width.
     """
     from matplotlib.figure import Figure
 

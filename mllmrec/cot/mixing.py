@@ -19,27 +19,27 @@ SCHEDULES = ("constant", "linear", "warmup")
 
 @dataclass(frozen=True)
 class Carriers:
-    """Which of S training samples carry reasoning where the schedule is at its fullest."""
+    """Which of S training samples carry reasoning when the schedule is at its highest."""
 
-    positions: np.ndarray  # (n,) int64, first chosen first; each has reasoning
-    wanted: int  # n, where enough samples have reasoning
+    positions: np.ndarray  # (n,) int64 in the order of choice; each has reasoning
+    wanted: int  # equals n if enough samples have reasoning
     looked_at: (
         np.ndarray
-    )  # (m,) int64: the samples whose reasoning was looked at, and made where it has to be
+    )  # (m,) int64: the samples that were looked at for reasoning, which was made if necessary
 
 
 class Mixing:
     """How reasoning is spread over the training samples.
 
     Args:
-        form: ``replace``: a chosen sample is seen with its reasoning instead of without; ``augment``: it is seen in
+        form: ``replace``: a chosen sample is seen with its reasoning instead of without. ``augment``: it is seen in
             both forms.
         select: ``random``, or ``confidence``: the most confident first.
         schedule: how the share changes over a stage: one of `SCHEDULES` (see `share_at`).
         warmup: share of the stage over which ``schedule="warmup"`` rises.
 
     Raises:
-        UserError: a value that is none of these.
+        UserError: a value is not among these choices.
     """
 
     def __init__(
@@ -64,21 +64,21 @@ class Mixing:
         cot: CotPolicy,
         key_of: Callable[[int], CotKey],
     ) -> Carriers:
-        """Choose ``round(mix_ratio * S)`` samples that have reasoning, or all that have some where these are fewer.
+        """Choose ``round(mix_ratio * S)`` samples that have reasoning, or all with reasoning if there are fewer.
 
-        Samples are looked at in the order of `select_cot`, and those without reasoning are passed over, so reasoning is
-        made for as many as the share takes. ``select="confidence"`` looks at all samples.
+        Samples are looked at in the order of `select_cot`, and samples without reasoning are skipped, so reasoning is
+        made for as many samples as the share needs. ``select="confidence"`` looks at all samples.
 
         Args:
-            sample_ids: (S,) unique.
+            sample_ids: (S,) unique ids.
             mix_ratio: share of the S samples, 0 to 1.
-            seed: of the order.
-            cot: gives the reasoning, and makes it where it has to.
-            key_of: the key of the sample at a position.
+            seed: decides the order.
+            cot: gives the reasoning, and makes it if necessary.
+            key_of: gives the key of the sample at a position.
 
         Raises:
-            UserError: ``mix_ratio`` lies outside 0 to 1, or samples are to be chosen by a confidence that the policy does
-                not give.
+            UserError: ``mix_ratio`` lies outside 0 to 1, or samples are to be chosen by confidence and the policy gives
+                no confidence.
         """
         drawn = select_cot(sample_ids, 1.0, seed)
         wanted = len(select_cot(sample_ids, mix_ratio, seed))
@@ -111,26 +111,26 @@ class Mixing:
 class Mixture:
     """Which form of which sample each batch of a stage holds.
 
-    A form's code is the sample's position; S more for the form with reasoning.
+    The code of a form is the sample's position, plus S for the form with reasoning.
     """
 
     def __init__(self, mixing: Mixing, samples: int, chosen: np.ndarray) -> None:
-        """Take what was chosen.
+        """Set up for the samples that were chosen.
 
         Args:
             mixing: how reasoning is spread.
-            samples: S.
-            chosen: (n,) positions of the samples with reasoning, first chosen first.
+            samples: their number S.
+            chosen: (n,) positions of the samples with reasoning, in the order of choice.
         """
         self.mixing, self.samples, self.chosen = mixing, samples, chosen
         self._place = {int(position): place for place, position in enumerate(chosen)}
 
     def __len__(self) -> int:
-        """Entries of one pass over the data: S, or S + n where chosen samples appear in both forms."""
+        """Entries in one pass over the data: S, or S + n if chosen samples appear in both forms."""
         return self.samples + (len(self.chosen) if self.mixing.form == "augment" else 0)
 
     def forms(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Codes of forms for batches of entries; where the schedule is lower, samples chosen late are plain."""
+        """Codes of forms for batches of entries. Where the schedule is lower, samples chosen late appear plain."""
         steps = max(len(batches) - 1, 1)
         made = []
         for step, batch in enumerate(batches):
@@ -150,14 +150,14 @@ class Mixture:
 
 
 def select_cot(sample_ids: Sequence[str] | np.ndarray, mix_ratio: float, seed: int) -> np.ndarray:
-    """Draw ``round(mix_ratio * S)`` of S samples; their positions, first drawn first, (n,) int64.
+    """Draw ``round(mix_ratio * S)`` of S samples; their positions in the order of drawing, (n,) int64.
 
-    Every sample has a rank drawn from ``seed`` and its id, and the lowest are chosen: the choice neither depends on
-    the samples' order nor on any other draw, and a larger ratio keeps all that a smaller one chose.
+    Every sample has a rank drawn from ``seed`` and its id, and the lowest ranks are chosen. So the choice depends
+    neither on the samples' order nor on any other draw, and a larger ratio keeps all that a smaller ratio chose.
 
     Raises:
         UserError: ``mix_ratio`` lies outside 0 to 1.
-        ValueError: an id stands twice.
+        ValueError: an id is repeated.
     """
     _check_ratio(mix_ratio)
     names = _unique(sample_ids)
@@ -173,18 +173,18 @@ def select_confident(
 ) -> np.ndarray:
     """Choose the ``round(mix_ratio * S)`` most confident of S samples, or as many as have a confidence.
 
-    Their positions, first chosen first, (n,) int64. Equal ones stand in the order of `select_cot`'s ranks, so all that
-    holds for its choice holds here.
+    Returns their positions in the order of choice, (n,) int64. Ranks as in `select_cot` order equally confident
+    samples, so all properties of `select_cot` hold here too.
 
     Args:
-        sample_ids: (S,) unique.
+        sample_ids: (S,) unique ids.
         mix_ratio: share of the S samples, 0 to 1.
-        seed: of the ranks.
-        confidences: in [0, 1] by sample id; None, or no entry: never chosen.
+        seed: decides the ranks.
+        confidences: by sample id, in [0, 1]. A sample with None or without an entry is never chosen.
 
     Raises:
         UserError: ``mix_ratio`` lies outside 0 to 1.
-        ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
+        ValueError: an id is repeated, or a confidence is nan or outside 0 to 1.
     """
     _check_ratio(mix_ratio)
     chosen = most_confident(known_confidences(sample_ids, confidences), seed)
@@ -192,30 +192,30 @@ def select_confident(
 
 
 def most_confident(known: Sequence[tuple[int, str, float]], seed: int) -> list[int]:
-    """The positions of ``(position, id, confidence)``, the most confident first, equal ones by `select_cot`'s ranks."""
+    """Positions of ``(position, id, confidence)`` by falling confidence; equal ones in the order of `select_cot`."""
     ordered = sorted(known, key=lambda entry: (-entry[2], _rank(seed, entry[1])))
     return [position for position, _, _ in ordered]
 
 
 def rounded_share(share: float, count: int) -> int:
-    """``share`` of so many samples as a whole number, halves to the even one as `round` has it."""
+    """``share`` of `count` samples as a whole number; halves round to the even number, as in `round`."""
     return round(share * count)
 
 
 def share_at(schedule: str, progress: float, warmup: float = 0.1) -> float:
-    """What ``mix_ratio`` is multiplied by at a point of the training, 0 to 1.
+    """The factor of ``mix_ratio`` at a point of the training, 0 to 1.
 
-    ``constant``: 1. ``linear``: falls from 1 to 0 over the training. ``warmup``: rises from 0 to 1 over its first
-    ``warmup`` share, then stays. Selections of a smaller ratio lie within those of a larger one, so samples leave
-    (or join) one by one and none comes and goes.
+    ``constant``: 1. ``linear``: falls from 1 to 0 over the training. ``warmup``: rises from 0 to 1 over the first
+    ``warmup`` share, then stays. A smaller ratio selects a subset of what a larger ratio selects, so samples leave
+    (or join) one by one and none goes back and forth.
 
     Args:
         schedule: one of `SCHEDULES`.
         progress: share of the training that is done, 0 to 1.
-        warmup: share of the training, 0 to 1; the other schedules do not read it.
+        warmup: share of the training, 0 to 1; other schedules do not use it.
 
     Raises:
-        UserError: no such schedule, or ``warmup`` lies outside 0 to 1.
+        UserError: there is no such schedule, or ``warmup`` lies outside 0 to 1.
         ValueError: ``progress`` lies outside 0 to 1.
     """
     if schedule not in SCHEDULES:
@@ -232,10 +232,10 @@ def share_at(schedule: str, progress: float, warmup: float = 0.1) -> float:
 def known_confidences(
     sample_ids: Sequence[str] | np.ndarray, confidences: Mapping[str, float | None]
 ) -> list[tuple[int, str, float]]:
-    """(position, id, confidence) of the samples that have a confidence, in the samples' order.
+    """(position, id, confidence) of the samples with a confidence, in the samples' order.
 
     Raises:
-        ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
+        ValueError: an id is repeated, or a confidence is nan or outside 0 to 1.
     """
     known = [
         (position, name, value)

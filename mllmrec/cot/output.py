@@ -1,4 +1,4 @@
-"""What ``mllmrec.build_cot`` writes and shows."""
+"""Writes and shows the results of ``mllmrec.build_cot``."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def write_outputs(
     shown: int,
     seed: int,
 ) -> list[FunnelStage]:
-    """Write every record, what is used in the released layout, the counts, and a page of samples to read.
+    """Write every record, the used reasoning in the released layout, the counts, and a page of samples to read.
 
     Args:
-        folder: of the job.
-        cot: with the records.
-        keys: of the samples, in their order.
-        summary: of the prepared data.
+        folder: the job's folder.
+        cot: the policy that holds the records.
+        keys: the samples, in order.
+        summary: the summary of the prepared data.
         lines: user id → ``line_idx`` in the release.
-        shown: how many samples the page shows; 0 writes none.
-        seed: draws these.
+        shown: how many samples the page shows; 0: write no page.
+        seed: decides which samples the page shows.
 
     Returns:
         The funnel.
@@ -58,7 +58,7 @@ def write_outputs(
             record = asdict(cot.records[key])
             line = {"dataset": dataset, **record.pop("key"), **record}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    # A user names tables as he likes.
+    # Users may give a dataset any name; a file name may not hold every character.
     name = re.sub(r"[^\w.-]+", "_", dataset)
     write_captions(folder / f"{name}_captions.json", cot.pipeline.items)
     write_reasoning(folder / f"{name}_deepseek_cot.json", cot, keys, lines)
@@ -84,7 +84,7 @@ def write_outputs(
 
 
 def asked_now(cot: Built) -> str:
-    """How much was written by this command and how much was there before, on one line."""
+    """How many texts this command wrote and how many existed before, on one line."""
     parts = []
     for stage, counts in cot.report().items():
         tokens = counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0)
@@ -97,7 +97,7 @@ def asked_now(cot: Built) -> str:
 
 
 def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int, int, str]]:
-    """One row a stage."""
+    """One row per stage."""
     return [
         (
             stage,
@@ -111,7 +111,7 @@ def estimate_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, int, int
 
 
 def calibration_rows(cot: Confident, keys: Sequence[CotKey]) -> list[tuple[str, int, str, str, str]]:
-    """How often what is kept helps, on other negatives than those of the lift inside the confidence."""
+    """How often kept texts help, measured on other negatives than the lift inside the confidence."""
     assert cot.reference is not None
     records = [cot.records[key] for key in keys]
     effects = cot.reference.effects(

@@ -1,4 +1,4 @@
-"""Draft → refinement of the reasoning about histories, each text made once and kept."""
+"""Draft → refinement of the reasoning about histories. Each text is made once and kept."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mllmrec.cot.store import TextStore
 from mllmrec.cot.wording import CotWording, ask
 from mllmrec.reasoners.base import Estimate, HistoryItem, Reasoner, Request, Written
 
-DRAFT, REFINED, LEAKY = "draft", "refined", "leaky"  # leaky: refined by a reasoner that is told the target
+DRAFT, REFINED, LEAKY = "draft", "refined", "leaky"  # leaky: the reasoner that refines is told the target
 Advance = Callable[[int, str], None]  # samples just settled, and a note for the progress bar
 
 
 @dataclass
 class StageReport:
-    """What became of the samples of one stage."""
+    """What happened to the samples of one stage."""
 
     samples: int = 0
-    from_cache: int = 0  # texts that were there before
+    from_cache: int = 0  # texts that existed before
     written: int = 0  # texts made now
-    prompt_tokens: int = 0  # of those made now
+    prompt_tokens: int = 0  # of the texts made now
     completion_tokens: int = 0
     problems: Counter[str] = field(default_factory=Counter)  # why samples have no text
 
     def counts(self) -> dict[str, int]:
-        """All counts that are not zero, problems by their own words."""
+        """All counts that are not zero; each problem is counted under its own words."""
         counts = {
             "samples": self.samples,
             "from_cache": self.from_cache,
@@ -41,10 +41,10 @@ class StageReport:
 
 
 class CotPipeline:
-    """Asks one reasoner for drafts and another for refinements of them.
+    """Asks one reasoner for drafts and another for refinements of the drafts.
 
-    Requests are made from the history alone. With ``leak="target"``, the named ablation that reproduces the release,
-    refinements are told the target, and only they.
+    Requests are made from the history alone. The exception is ``leak="target"``, the named ablation that reproduces
+    the release: only its refinements are told the target.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class CotPipeline:
         refine: tuple[Reasoner, CotWording],
         cache: Path,
     ) -> None:
-        """Take what requests are made of.
+        """Set up the reasoners and what requests are made of.
 
         Args:
-            items: by item id, what a reasoner may see of each.
-            domain: noun of the items.
-            draft: who writes drafts, and how it is asked.
-            refine: who rewrites them, and how it is asked.
-            cache: finished texts are kept in this folder.
+            items: by item id, what a reasoner may see of the item.
+            domain: the noun for the items.
+            draft: the reasoner that writes drafts, and its wording.
+            refine: the reasoner that rewrites them, and its wording.
+            cache: the folder where finished texts are kept.
         """
         self.items, self.domain, self.cache = items, domain, cache
         self._draft, self._refine = draft, refine
@@ -70,11 +70,11 @@ class CotPipeline:
         self.problems: dict[str, dict[CotKey, str]] = {}  # stage -> sample -> why it has no text
 
     def reasoner(self, stage: str) -> Reasoner:
-        """Who writes the texts of a stage."""
+        """The reasoner that writes the texts of a stage."""
         return self._draft[0] if stage == DRAFT else self._refine[0]
 
     def drafts(self, keys: Iterable[CotKey], advance: Advance | None = None) -> dict[CotKey, Written]:
-        """Drafts of the samples for which there is one."""
+        """The drafts, for samples that have one."""
         return self._run(DRAFT, self._draft[0], ((key, self.draft_request(key)) for key in keys), advance)
 
     def refinements(
@@ -84,13 +84,13 @@ class CotPipeline:
         leak: bool = False,
         advance: Advance | None = None,
     ) -> dict[CotKey, Written]:
-        """Refinements of the samples for which there is one; nothing is asked of those without a draft.
+        """The refinements, for samples that have one. Samples without a draft are not asked about.
 
         Args:
             keys: the samples.
-            drafts: of the samples.
-            leak: whether the target is told (the ablation).
-            advance: told of progress.
+            drafts: their drafts.
+            leak: whether the reasoner is told the target (the ablation).
+            advance: called with progress.
         """
         asked = ((key, self.refine_request(key, drafts[key], leak)) for key in keys if drafts.get(key))
         return self._run(LEAKY if leak else REFINED, self._refine[0], asked, advance)
@@ -104,7 +104,7 @@ class CotPipeline:
         return self._request(self._refine, key, draft, self._told(key) if leak else "")
 
     def missing(self, stage: str, requests: Iterable[Request]) -> list[Request]:
-        """The requests whose text is not there yet, each asked once."""
+        """The requests without a stored text; equal requests appear once."""
         store = self._store(stage)
         waiting: dict[str, Request] = {}
         for request in requests:
@@ -114,7 +114,7 @@ class CotPipeline:
         return list(waiting.values())
 
     def estimates(self, keys: list[CotKey], leak: bool = False) -> dict[str, Estimate]:
-        """What is still to be asked would cost; drafts that do not exist yet count as long as they may become."""
+        """What the missing texts would cost. Drafts that do not exist yet count at their greatest possible length."""
         stage = LEAKY if leak else REFINED
         drafting = self.missing(DRAFT, map(self.draft_request, keys))
         first = self._draft[0].estimate(drafting) or Estimate(len(drafting), 0, 0)
@@ -139,7 +139,7 @@ class CotPipeline:
         problems = self.problems.setdefault(stage, {})
         store = self._store(stage)
         texts: dict[CotKey, Written] = {}
-        waiting: dict[str, list[CotKey]] = {}  # what finds a text -> samples that asked the same
+        waiting: dict[str, list[CotKey]] = {}  # key of a text -> samples that asked for the same text
 
         def settle(samples: list[CotKey], written: Written) -> None:
             for sample in samples:

@@ -1,4 +1,4 @@
-"""Reasoning from a file, in the layout released with MLLMRec-R1, joined by identity."""
+"""Reasoning from a file in the layout released with MLLMRec-R1, joined by identity."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mllmrec.reasoners.told import NOTHING, TOLD, UNKNOWN, most_told
 class PrecomputedCot(CotPolicy):
     """Records of ``user_id, history_items, target_item, reasoning``; ``line_idx`` is ignored.
 
-    A sample receives a record of its own user and its own target whose history is the sample's, or its latest
-    part. A record with a longer history that ends with the sample's talks about items that the prompt does not
-    show; it is used while ``longer_history`` is True. Of several that fit, the longest history wins, then the
-    first in the file.
+    A sample gets a record of its own user and its own target. The record's history must equal the sample's history or
+    its latest part. A longer recorded history that ends with the sample's history may mention items that the prompt
+    does not show; such a record is used only while ``longer_history`` is True. Of several fitting records, the one
+    with the longest history wins, then the first in the file.
 
-    A file may say in each record's ``leak`` what the writer was told beside the history (none, target or unknown), as
-    those of build_cot do; records that do not say are unknown. See `told`.
+    Each record's ``leak`` may say what the writer was told beside the history (none, target or unknown). Files of
+    build_cot say it. Records that do not say it count as unknown. See `told`.
 
     Raises:
-        UserError: the file is missing or malformed (naming the line or the record).
+        UserError: the file is missing or malformed (the message names the line or the record).
     """
 
     def __init__(self, path: str | Path, longer_history: bool = True) -> None:
@@ -45,17 +45,17 @@ class PrecomputedCot(CotPolicy):
 
     @property
     def told(self) -> str:
-        """What the writers knew beside the history; a file with one text that knew the target is marked as a whole."""
+        """What the writers knew beside the history. If one text knew the target, the whole file is marked so."""
         return self._told
 
     def reasoning(self, key: CotKey) -> str | None:
-        """The recorded reasoning of this user, this history and this target; None where there is none."""
+        """The recorded reasoning of this user, this history and this target; None if there is none."""
         return self._find(key)[0]
 
     def coverage(self, keys: Iterable[CotKey]) -> dict[str, int]:
-        """What becomes of these samples: ``matched``, ``longer_history`` (matched too), ``history_mismatch``, ``absent``.
+        """Counts of these samples: ``matched``, ``longer_history`` (matched too), ``history_mismatch``, ``absent``.
 
-        ``empty_record`` counts the records of the file that hold no reasoning. Zero counts are left out.
+        ``empty_record`` counts records of the file without reasoning. Zero counts are left out.
         """
         counts = Counter(self._find(key)[1] for key in keys)
         if self.empty_records:
@@ -91,7 +91,7 @@ def read_records(path: Path) -> Iterator[tuple[str, object]]:
 
 @dataclass(frozen=True)
 class Record:
-    """One text of a file, and whose it is."""
+    """One text of a file, and the sample that it belongs to."""
 
     user_id: str
     target_id: str
@@ -104,11 +104,11 @@ def parse_record(record: object, where: str) -> Record:
     """Read one record.
 
     Args:
-        record: of the file, as JSON has it.
+        record: the record, as read from JSON.
         where: file and line or number, for messages.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a valid record.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a record, found {as_text(record)[:60]!r}")
@@ -119,9 +119,9 @@ def parse_record(record: object, where: str) -> Record:
         raise UserError(f"{where}: no {', '.join(missing)}: add it or remove the record")
     history, reasoning = record["history_items"], record["reasoning"]
     if not isinstance(history, list):
-        raise UserError(f"{where}: history_items is no list: give the item ids, oldest first")
+        raise UserError(f"{where}: history_items is not a list: give the item ids, oldest first")
     if not isinstance(reasoning, str | None):
-        raise UserError(f"{where}: reasoning is no text: give a text, or null for none")
+        raise UserError(f"{where}: reasoning is not text: give a text, or null for none")
     leak = record.get("leak")
     if leak is not None and leak not in TOLD:
         raise UserError(
@@ -137,8 +137,8 @@ def parse_record(record: object, where: str) -> Record:
 
 
 def _item_id(item: object, where: str) -> str:
-    """An item stands as its id, or as ``{"item_id": …, "title": …}``."""
+    """The id of an item that is given as its id or as ``{"item_id": …, "title": …}``."""
     value = item.get("item_id") if isinstance(item, dict) else item
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise UserError(f'{where}: {as_text(item)[:60]!r} is no item: give an id or {{"item_id": id}}')
+        raise UserError(f'{where}: {as_text(item)[:60]!r} is not an item: give an id or {{"item_id": id}}')
     return str(value).strip()

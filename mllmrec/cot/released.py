@@ -1,4 +1,4 @@
-"""Captions and reasoning in the files of the MLLMRec-R1 release, as its loader and ours read them."""
+"""Captions and reasoning in the files of the MLLMRec-R1 release, in a form that its loader and ours read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllmrec.reasoners.base import HistoryItem
 
 
 def write_captions(path: Path, items: Mapping[str, HistoryItem]) -> None:
-    """Write ``{item id: {"title", "caption"}}`` of the items that have a caption; ``caption=precomputed`` reads it."""
+    """Write ``{item id: {"title", "caption"}}`` of items with a caption; ``caption=precomputed`` reads it."""
     write_json(
         path,
         {
@@ -26,15 +26,16 @@ def write_captions(path: Path, items: Mapping[str, HistoryItem]) -> None:
 
 
 def write_reasoning(path: Path, cot: Built, keys: Sequence[CotKey], lines: Mapping[str, int]) -> None:
-    """Write the list of records of the samples whose reasoning is used; ``precomputed`` policies and drafts read it.
+    """Write a list of records of the samples with used reasoning; ``precomputed`` policies and drafts read it.
 
-    Beside the release's keys a record has ``sample_id``, and ``leak``: what the reasoners were told beside the history (none, target, or unknown).
+    Beside the release's keys a record has ``sample_id``, and ``leak``: what the reasoners were told beside the history
+    (none, target, or unknown).
 
     Args:
-        path: of the file.
-        cot: with the reasoning.
-        keys: of the samples, in their order.
-        lines: user id → ``line_idx``, from `line_indices`; a user who has none gets null.
+        path: the file.
+        cot: the policy that gives the reasoning.
+        keys: the samples, in order.
+        lines: user id → ``line_idx``, from `line_indices`; a user without an entry gets null.
     """
     items = cot.pipeline.items
 
@@ -60,7 +61,7 @@ def write_reasoning(path: Path, cot: Built, keys: Sequence[CotKey], lines: Mappi
 
 
 def line_indices(root: str | Path | None) -> dict[str, int]:
-    """User id → raw line of ``train.tsv``, counted from 0; empty where ``root`` is not in the released layout."""
+    """User id → raw line of ``train.tsv``, counted from 0; empty if ``root`` is not in the released layout."""
     if root is None or not is_released(Path(root).expanduser()):
         return {}
     sequences, _ = read_sequences(Path(root).expanduser() / "train.tsv")

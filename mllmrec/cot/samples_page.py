@@ -1,4 +1,4 @@
-"""``samples.html``: some samples of the CoT pipeline to read, everything that is known of each side by side."""
+"""Writes ``samples.html``: some samples of the CoT pipeline, with everything known of each side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllmrec.cot.confident import Confident
 from mllmrec.endpoint.images import data_url
 from mllmrec.reasoners.base import HistoryItem
 
-THUMBNAIL = 160  # pixels of a picture's longer side at most
+THUMBNAIL = 160  # most pixels on a picture's longer side
 _TOLD = {
     "none": "not shown to the reasoner",
     "target": "TOLD TO THE REASONER that refined the draft",
@@ -59,14 +59,14 @@ details summary { cursor: pointer; color: var(--faint); }
 def write_samples_page(
     path: Path, cot: Built, records: Sequence[CotRecord], dataset: str, counted: str = ""
 ) -> None:
-    """Write one HTML file that needs nothing else, neither scripts nor a network.
+    """Write one HTML file that needs nothing else: no scripts and no network.
 
     Args:
-        path: of the file.
-        cot: what made the records.
+        path: the file.
+        cot: the policy that made the records.
         records: the samples to show, in this order.
-        dataset: its name.
-        counted: a line on what these are a sample of.
+        dataset: the dataset's name.
+        counted: a line that says what the samples are drawn from.
     """
     pictures: dict[Path, str] = {}
     articles = "\n".join(_article(record, cot, pictures) for record in records)

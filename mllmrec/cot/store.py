@@ -1,4 +1,4 @@
-"""Finished texts on disk, one JSON line each, appended as they come: a killed run loses what was in flight."""
+"""Finished texts on disk, one JSON line each, appended as they come. A killed run loses only texts in flight."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mllmrec.reasoners.base import Request, Written
 class TextStore:
     """The texts of one reasoner for one stage.
 
-    The file is named after everything that makes a text besides its request (``identity``, which is also its first
-    line); a text is found by the fingerprint of all that the request says: messages, history, draft, target where it
-    is told, and the bytes of its images. Two samples that ask the same thing share a text.
+    The file is named after everything besides the request that determines a text (``identity``, which is also its
+    first line). A text's key is the fingerprint of all that the request says: messages, history, draft, the target if
+    it is told, and the bytes of the images. Two samples with the same request share a text.
     """
 
     def __init__(
         self, folder: Path, stage: str, identity: Mapping[str, object], *, reads_users: bool = False
     ) -> None:
-        """Read what is there; a line that a killed process left unfinished is passed over.
+        """Read the stored texts. A line that a killed process left unfinished is skipped.
 
         Args:
-            folder: of all stages.
+            folder: the folder of all stages.
             stage: draft, refined or leaky.
-            identity: of the reasoner.
-            reads_users: whether a text depends on whose request it is: then users do not share any.
+            identity: the reasoner's identity.
+            reads_users: whether a text depends on whose request it is. If so, users share no texts.
 
         Raises:
             UserError: the file cannot be read.
@@ -47,7 +47,7 @@ class TextStore:
         return len(self._known)
 
     def key(self, request: Request) -> str:
-        """What a request's text is found by."""
+        """The key of a request's text."""
         said: dict[str, object] = {
             "messages": [request.system, request.message],
             "history": [[item.item_id, item.title, item.caption] for item in request.history],
@@ -61,11 +61,11 @@ class TextStore:
         return fingerprint(said)
 
     def find(self, key: str) -> Written | None:
-        """The text of an earlier request that said the same."""
+        """The text of an earlier request that said the same; None if there is none."""
         return self._known.get(key)
 
     def add(self, key: str, request: Request, written: Written) -> None:
-        """Write a text down; it is on disk when this returns."""
+        """Write a text; it is on disk when this returns."""
         self._file.append(
             {
                 "key": key,
@@ -91,5 +91,5 @@ def _image_fingerprint(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _fingerprint_of(path: Path, *version: int) -> str:
-    """The hash of a file as it is now: one image stands in many histories."""
+    """The hash of a file in its present version, remembered because one image appears in many histories."""
     return file_fingerprint(path)

@@ -1,4 +1,4 @@
-"""Reasoning filled in from the history's texts by counting words; no model."""
+"""Reasoning made by counting words in the history's texts. It uses no model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_TAG = 3  # words
 
 
 class Template(CotPolicy):
-    """`template_reasoning` of each history item's caption, or its details, or its title, the first there is.
+    """`template_reasoning` of each history item's caption; of its details if it has none, else of its title.
 
     The mappings go from item id to text. The target's id is never looked up.
     """
@@ -34,7 +34,7 @@ class Template(CotPolicy):
         self.sources = [source for source in (captions, details, titles) if source]
 
     def reasoning(self, key: CotKey) -> str | None:
-        """Reasoning over the history; None where no item of it has any text."""
+        """Reasoning over the history; None if no item of it has any text."""
         return template_reasoning([self._text(item) for item in key.history_ids]) or None
 
     def _text(self, item: str) -> str:
@@ -44,11 +44,11 @@ class Template(CotPolicy):
 def template_reasoning(
     history_texts: Sequence[str], split: Callable[[str], dict[str, None]] | None = None
 ) -> str:
-    """Three steps from the texts of a history, oldest first; "" when they hold no words.
+    """Three steps from the texts of a history, oldest first; "" if they hold no words.
 
-    ``split`` gives the words of a text, `content_words` by default; then there are at most 40 words. Words are counted
-    once per item. Those in two or more items are named, most frequent first; of equal ones the
-    more recently seen stands first, then the alphabet decides. Where none repeats, the latest item speaks.
+    ``split`` gives the words of a text, by default `content_words`; with the default the result has at most 40 words.
+    A word counts once per item. Words in two or more items are named, most frequent first; equally frequent words are
+    ordered by how recently they were seen, then by the alphabet. If no word repeats, the latest item's words are used.
     """
     documents = [words for words in map(split or content_words, history_texts) if words]
     if not documents:
@@ -76,9 +76,9 @@ def content_words(text: str) -> dict[str, None]:
 
 
 def tags_or_words(text: str) -> dict[str, None]:
-    """The distinct tags of a list such as ``dark blue, busy, vertical lines``, of any other text its content words.
+    """The distinct tags of a list such as ``dark blue, busy, vertical lines``; for other texts the content words.
 
-    A list has two or more parts between commas, each of at most three words.
+    A list has two or more parts between commas, each with at most three words.
     """
     parts = text.split(",")
     if len(parts) < 2 or any(len(part.split()) > _LONGEST_TAG for part in parts):

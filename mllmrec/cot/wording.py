@@ -1,4 +1,4 @@
-"""What a reasoner is asked: the wording of drafts and refinements, filled in from a history."""
+"""The wording of drafts and refinements: what a reasoner is asked, filled in from a history."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mllmrec.reasoners.base import HistoryItem, Request
 
 @dataclass(frozen=True)
 class CotWording:
-    """The texts of one stage: a YAML file with these keys, their placeholders in braces."""
+    """The texts of one stage, from a YAML file with these keys. Placeholders stand in braces."""
 
     system: str  # the system message: {domain}
     message: str  # the user's message: {domain} {history} {draft} {leak}
     history_item: str  # one item: {position} {title} {caption}
-    caption: str  # {caption}; left out for items without one
-    draft: str  # {draft}; left out where there is none
+    caption: str  # {caption}; left out for items without a caption
+    draft: str  # {draft}; left out if there is none
     leak: str  # {target}; left out except in the ablation that leaks it
 
 
@@ -36,11 +36,11 @@ def load_cot_wording(setting: str, name: str) -> CotWording:
     """A shipped wording (draft, refine) by name, or a YAML file by path.
 
     Args:
-        setting: the configuration key that chose it, for messages.
-        name: as chosen.
+        setting: the configuration key that chose the wording, for messages.
+        name: the name or path that was chosen.
 
     Raises:
-        UserError: no such wording, or its keys or placeholders are not those of `CotWording`.
+        UserError: there is no such wording, or its keys or placeholders are not those of `CotWording`.
     """
     return load_wording(CotWording, _PLACEHOLDERS, setting, name, "mllmrec.cot", "wordings")
 
@@ -56,7 +56,7 @@ def ask(
     with_images: bool = False,
     leak: str = "",
 ) -> Request:
-    """The request about one history; foreign texts are neutralised as in prompts."""
+    """The request about one history. Foreign texts are neutralised, as in prompts."""
     lines = [
         wording.history_item.format(
             position=position,

@@ -14,7 +14,7 @@ from mllmrec.reasoners.base import Reasoner
 
 @pytest.fixture
 def keys() -> list[CotKey]:
-    """Three users with items u, u + 1, u + 2 and the target u + 3."""
+    """Three users u with the items u, u + 1, u + 2 and the target u + 3."""
     return [
         CotKey(f"u{user}", tuple(str(user + place) for place in range(3)), str(user + 3), f"u{user}:3")
         for user in range(3)

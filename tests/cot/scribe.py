@@ -1,4 +1,4 @@
-"""A reasoner that can be checked in the head, and items for it."""
+"""A reasoner with results that can be checked in the head, and items for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ITEMS = {
 
 
 class Scribe(Reasoner):
-    """Names the history's items, refuses users that it is told to refuse, and remembers what it was asked."""
+    """Names the history's items, refuses the users that it is told to refuse, and records what it was asked."""
 
     def __init__(self, name: str, refuses: tuple[str, ...] = ()) -> None:
         self.name, self.refuses, self.asked = name, refuses, []

@@ -8,7 +8,7 @@ import pytest
 
 from mllmrec.cot.assess.calibration import calibrate
 
-Z2 = 1.959963984540054**2  # of the normal distribution's 97.5 % point
+Z2 = 1.959963984540054**2  # square of the normal distribution's 97.5 % point
 
 
 def test_thresholds_count_what_they_keep_and_what_of_it_helps() -> None:
@@ -20,13 +20,13 @@ def test_thresholds_count_what_they_keep_and_what_of_it_helps() -> None:
     assert (all_four.share, all_four.mean_lift) == (0.5, 0.25)  # (1 + 3 − 1 − 2) / 4
     assert (two.share, two.mean_lift) == (1.0, 2.0)
     assert asdict(none) == {"samples": 0, "share": None, "low": None, "high": None, "mean_lift": None}
-    # No change is no help: 2 of all 5, mean 1/5.
+    # No change is no help: 2 of all 5 help, and the mean is 1/5.
     assert (table.base.samples, table.base.share, table.base.mean_lift) == (5, 0.4, 0.2)
     assert (table.without.samples, table.without.share, table.without.mean_lift) == (1, 0.0, 0.0)
 
 
 def test_the_interval_is_wilsons() -> None:
-    # For n of n it is [n / (n + z²), 1]; for 0 of n [0, z² / (n + z²)].
+    # For n of n the interval is [n / (n + z²), 1]; for 0 of n it is [0, z² / (n + z²)].
     helps = calibrate([0.5] * 4, [1.0] * 4).base
     assert (helps.low, helps.high) == (pytest.approx(4 / (4 + Z2)), pytest.approx(1.0))
     harms = calibrate([0.5] * 6, [-1.0] * 6).base

@@ -80,7 +80,7 @@ def test_all_scores_fit_the_shipped_weights_and_floors() -> None:
             "agreement": 0.5,
         }
 
-    # Agreement with itself and grounding are 1: (1 + 1 + 0.75 + 0.5) / 4.
+    # Agreement with itself is 1 and grounding is 1: (1 + 1 + 0.75 + 0.5) / 4.
     assert confidence(scores_of(good), WEIGHTS, FLOORS) == pytest.approx(3.25 / 4)
     everything = ", ".join(history)
     faults = {
@@ -90,7 +90,7 @@ def test_all_scores_fit_the_shipped_weights_and_floors() -> None:
         good + " 红色条纹" * 20: "language",
         good + " [ITEM_1]": "no_ids",
         good + " <think>": "no_markup",
-        # 3 · 9 + 4 words have 28 four-grams, of which 3 · 6 are copied.
+        # 3 · 9 + 4 words have 28 four-grams; 3 · 6 of them are copied.
         f"Signals: {everything}. Preference: {everything}. Look for: {everything}.": "own_words",
     }
     assert set(faults.values()) == set(FLOORS)
@@ -142,19 +142,19 @@ def test_the_top_share_counts_all_samples() -> None:
 
 
 def test_the_top_share_is_rounded_to_the_nearer_number_of_samples() -> None:
-    # 0.75, 1.25 and 3.75 of five: cut, the first would keep nothing.
+    # 0.75, 1.25 and 3.75 of five are rounded. If they were cut, the first would keep nothing.
     assert [len(_kept(IDS, top_share=share)) for share in (0.15, 0.25, 0.75)] == [1, 1, 4]
 
 
 def test_a_draw_from_the_seed_decides_between_equal_ones_and_not_their_names() -> None:
-    # Of a, b and d, which are as confident, one is kept beside c; each of them for some seed.
+    # a, b and d are equally confident. One of them is kept beside c, and each of them for some seed.
     seconds = [_kept(IDS, seed, top_share=0.4) - {"c"} for seed in range(60)]
     assert {len(second) for second in seconds} == {1}
     times = Counter(name for second in seconds for name in second)
     # A third of 60 is 20, with a standard deviation of 3.7.
     assert set(times) == {"a", "b", "d"}
     assert min(times.values()) >= 9
-    # The same draw as that of samples without any confidence.
+    # The same draw as for samples without any confidence.
     equal = dict.fromkeys(IDS, 0.5)
     kept = np.flatnonzero(keep(IDS, equal, 3, top_share=0.4))
     assert kept.tolist() == sorted(select_cot(IDS, 0.4, 3).tolist())

@@ -20,7 +20,7 @@ CHINESE = ["红色条纹星形上衣", "红色圆点连衣裙", "蓝色条纹星
 
 def test_our_own_template_passes_every_check() -> None:
     text = template_reasoning(HISTORY)
-    # "Signals: star in 2 of 3, striped in 2 of 3, red in 2 of 3. …": no four words of it stand in the history.
+    # "Signals: star in 2 of 3, striped in 2 of 3, red in 2 of 3. …": no four words in a row occur in the history.
     assert form_scores(text, HISTORY, ["1", "2", "3", "B000052YAN"]) == {
         "steps": 1.0,
         "length": 1.0,
@@ -45,10 +45,10 @@ def test_words_are_runs_of_letters_and_digits_and_single_ideographs() -> None:
         ("Signals：red. Preference：red. Look for：red.", True),
         ("A preference: none yet. Signals: red. Preference: red. Look for: red.", True),
         ("Signals: red. Look for: red.", False),
-        ("Preference: red. Signals: red. Look for: red.", False),  # the order
+        ("Preference: red. Signals: red. Look for: red.", False),  # the wrong order
         ("Signals: red. Preference: — Look for: red.", False),  # a step that says nothing
         ("Signals: red. Preference: red. Look for: ", False),
-        ("Signals red. Preference red. Look for red.", False),  # words of a sentence, no labels
+        ("Signals red. Preference red. Look for red.", False),  # words of a sentence, not labels
         ("Resignals: red. Preference: red. Look for: red.", False),
         ("", False),
     ],
@@ -88,7 +88,7 @@ def test_language_is_the_share_of_letters_in_the_scripts_of_the_history() -> Non
 
 def test_labels_are_no_letters_of_the_text() -> None:
     assert language_share("Signals: 红色。Preference: 红色。Look for：红色。", CHINESE) == 1.0
-    # Without their colon they are words: 7 Latin letters of 9.
+    # Without a colon they are words: 7 Latin letters of 9.
     assert language_share("Signals 红色", CHINESE) == 2 / 9
 
 
@@ -107,7 +107,7 @@ def test_without_letters_there_is_no_language_to_miss() -> None:
     ("text", "names"),
     [
         ("choose [ITEM_7]", True),
-        ("choose (ITEM_zzz)", True),  # whatever id it is
+        ("choose (ITEM_zzz)", True),  # whatever the id
         ("choose item_12", True),
         ("choose ［ITEM_7］", True),
         ("choose B000052YAN now", True),
@@ -169,10 +169,10 @@ def test_a_history_copied_has_no_own_words(history: list[str]) -> None:
 
 
 def test_copies_are_counted_in_fours() -> None:
-    # Six words have 3 four-grams: "a b c d", "b c d x", "c d x y"; the first stands in the history.
+    # Six words have 3 four-grams: "a b c d", "b c d x", "c d x y". The first occurs in the history.
     assert copied_share("a b c d x y", ["A b, c d e"]) == pytest.approx(1 / 3)
     assert copied_share("a b c x", ["a b c d"]) == 0.0
-    # In twos: "a b" and "b c" of three.
+    # With pairs, "a b" and "b c" of three occur.
     assert copied_share("a b c x", ["a b c d"], ngram=2) == pytest.approx(2 / 3)
 
 

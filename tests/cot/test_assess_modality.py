@@ -11,7 +11,7 @@ import pytest
 
 from mllmrec.cot.assess.modality import Idf, content_words, jaccard, modality_scores, overlap
 
-# N = 7: idf(w) = ln(8 / (n + 1)), so a word in 1 caption weighs ln 4 = 2 ln 2, one in 3 ln 2, one in all 7 nothing.
+# N = 7: idf(w) = ln(8 / (n + 1)). A word in 1 caption weighs ln 4 = 2 ln 2, a word in 3 ln 2, a word in all 7 nothing.
 CAPTIONS = ["item star", "item red dot", "item red", "item red", "item moon", "item sun", "item"]
 BIT = math.log(2)
 
@@ -39,7 +39,7 @@ def test_the_order_of_captions_changes_no_weight(idf: Idf) -> None:
 
 
 def test_jaccard_weighs_what_is_shared_against_all_that_is_said(idf: Idf) -> None:
-    # {star 2, red 1} and {red 1, moon 2}: shared 1, all 5.
+    # {star 2, red 1} and {red 1, moon 2}: 1 is shared, 5 is the whole.
     assert jaccard(frozenset({"star", "red"}), frozenset({"red", "moon"}), idf) == pytest.approx(1 / 5)
     assert jaccard(frozenset({"star"}), frozenset({"moon"}), idf) == 0.0
     assert jaccard(frozenset({"star"}), frozenset(), idf) == 0.0
@@ -48,9 +48,9 @@ def test_jaccard_weighs_what_is_shared_against_all_that_is_said(idf: Idf) -> Non
 
 def test_overlap_weighs_what_is_shared_against_the_smaller_side(idf: Idf) -> None:
     shown = frozenset({"star", "red", "dot"})  # 2 + 1 + 2 = 5
-    # {red 1, moon 2} names 3, of which 1 is shown.
+    # {red 1, moon 2} names 3; 1 of it is shown.
     assert overlap(frozenset({"red", "moon"}), shown, idf) == pytest.approx(1 / 3)
-    # {star 2, dot 2, moon 2, sun 2} names 8: the captions are the smaller side, 4 of 5.
+    # {star 2, dot 2, moon 2, sun 2} names 8, so the captions are the smaller side: 4 of 5.
     assert overlap(frozenset({"star", "dot", "moon", "sun"}), shown, idf) == pytest.approx(4 / 5)
     assert overlap(frozenset({"star"}), shown, idf) == 1.0
     assert overlap(frozenset({"mostly"}), shown, idf) == 0.0
@@ -82,7 +82,7 @@ def test_frames_that_all_reasoning_shares_are_no_agreement(idf: Idf) -> None:
 
 
 def test_scores_of_three_texts_by_hand(idf: Idf) -> None:
-    # Draft {star 2, red 1}, refined {star 2, moon 2}: 2 of 5. Captions {star 2, red 1, dot 2}: refined names 4, 2 of them shown.
+    # Draft {star 2, red 1}, refined {star 2, moon 2}: 2 of 5. Captions {star 2, red 1, dot 2}: 4 named, 2 shown.
     scores = modality_scores("a red star", "Look for: star, moon", ["item star", "item red dot"], idf)
     assert scores == {"draft_agreement": pytest.approx(2 / 5), "grounding": pytest.approx(1 / 2)}
 
@@ -107,7 +107,7 @@ def test_nothing_to_compare_is_unknown_and_naming_nothing_is_not(idf: Idf) -> No
 def test_scripts_without_spaces_are_compared_by_pairs_of_characters() -> None:
     assert content_words("红色条纹, A red Ｓｔａｒ红") == {"红色", "色条", "条纹", "red", "star"}
     idf = Idf(["红色条纹", "蓝色", "绿色"])
-    # 红色, 色条 and 条纹 stand in one caption of 3 each: equal weights, and 1 of the 2 pairs named is shown.
+    # 红色, 色条 and 条纹 occur in one caption of 3 each, so they weigh the same. 1 of the 2 named pairs is shown.
     scores = modality_scores("红色的", "红色的", ["红色条纹"], idf)
     assert scores == {"draft_agreement": 1.0, "grounding": 1.0}
     assert modality_scores("", "红色。蓝色", ["红色条纹"], idf)["grounding"] == pytest.approx(1 / 2)

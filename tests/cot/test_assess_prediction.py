@@ -21,7 +21,7 @@ def test_lift_is_the_log_ratio_of_the_true_answers_shares() -> None:
     gained = lift(_logs([6, 1, 1]), _logs([1, 2, 1]), torch.tensor([0]))
     assert gained.tolist() == pytest.approx([math.log(3)])
     assert lift_score(gained).tolist() == pytest.approx([3 / 4])
-    # Of a scale of half a nat: sigmoid(2 ln 3) = 9 / (9 + 1).
+    # With a scale of half a nat: sigmoid(2 ln 3) = 9 / (9 + 1).
     assert lift_score(gained, 0.5).tolist() == pytest.approx([9 / 10])
 
 
@@ -69,7 +69,7 @@ def test_a_likelier_target_rises_and_a_likelier_negative_falls() -> None:
 
 
 def test_absent_candidates_take_no_share() -> None:
-    # The third column is no candidate: from 1/2 to 3/4.
+    # The third column is not a candidate: from 1/2 to 3/4.
     gained = lift(_logs([3, 1, 0]), _logs([1, 1, 0]), torch.tensor([0]))
     assert gained.tolist() == pytest.approx([math.log(3 / 2)])
 
@@ -79,7 +79,7 @@ def test_absent_candidates_take_no_share() -> None:
     [
         ([[0.0, math.nan, 0.0]], [0]),
         ([[0.0, math.inf, 0.0]], [0]),
-        ([[-math.inf, 0.0, 0.0]], [0]),  # the target is no candidate
+        ([[-math.inf, 0.0, 0.0]], [0]),  # the target is not a candidate
         ([[0.0, 0.0]], [0]),
         ([[0.0, 0.0, 0.0]], [3]),
         ([[0.0, 0.0, 0.0]], [-1]),
@@ -126,7 +126,7 @@ def test_no_answers_have_no_agreement() -> None:
 
 
 def _reading_policy(prompt: str, titles: list[str]) -> list[float]:
-    """log p(c | prompt) ∝ how many of the title's words stand in the prompt: a policy that reads."""
+    """log p(c | prompt) grows with the number of the title's words in the prompt: a policy that reads."""
     said = re.findall(r"[a-z]+", prompt.lower())
     return [float(sum(said.count(word) for word in title.split())) for title in titles]
 
@@ -144,7 +144,7 @@ def test_a_leaked_target_has_the_largest_lift_so_assessment_is_no_protection_fro
         for text in (honest, leaking)
     ]
     # The honest text says "red" three times and "lamp" once: the target gains 3 and the last candidate 1.
-    # The leaking one says "teapot" once more: the target gains 4.
+    # The leaking text says "teapot" once more: the target gains 4.
     assert 0 < gained[0] < gained[1]
-    # And nothing about its form gives it away.
+    # And the form of the leaking text does not give it away.
     assert form_scores(leaking, history, ["1", "2"]) == form_scores(honest, history, ["1", "2"])

@@ -14,7 +14,7 @@ GOOD = "Signals: red in {0}. Preference: mostly red lamps. Look for: red and cap
 
 
 class Author(Scribe):
-    """Writes what it is told by user; drafts and refinements alike."""
+    """Writes the text that it is given for each user, as draft and as refinement."""
 
     def __init__(self, name: str, texts: dict[str, str]) -> None:
         super().__init__(name)
@@ -73,7 +73,7 @@ def test_form_vetoes_and_the_rest_is_ranked(make_pipeline, keys):
         "u1": "Signals: <b>red</b> in all of the lamps. Preference: red. Look for: red lamps again.",
         "u2": GOOD.format(2),
     }
-    # User 2's draft says nothing of what its refinement says.
+    # User 2's draft says nothing that its refinement says.
     drafts = {**texts, "u2": "Signals: wood. Preference: oak or beech. Look for: a long and low oaken table."}
     policy = confident(make_pipeline, texts, drafts, top_share=1 / 3)
     policy.make(keys)
@@ -85,7 +85,7 @@ def test_form_vetoes_and_the_rest_is_ranked(make_pipeline, keys):
 
 
 def test_a_text_as_trusted_as_one_that_is_kept_is_not_called_less_confident(make_pipeline, keys):
-    # All name item 1, which stands in the histories of users 0 and 1: one of these two is kept, by the draw.
+    # All texts name item 1, which is in the histories of users 0 and 1. The draw keeps one of these two users.
     kept = set()
     for seed in range(10):
         texts = dict.fromkeys(("u0", "u1", "u2"), GOOD.format(1))
@@ -100,7 +100,7 @@ def test_a_text_as_trusted_as_one_that_is_kept_is_not_called_less_confident(make
 
 def test_a_threshold_keeps_all_above_it(make_pipeline, keys):
     texts = {user: GOOD.format(number) for number, user in enumerate(("u0", "u1", "u2"), 1)}
-    # Draft and refinement of users 0 and 1 are the same: agreement 1. User 2's share no word: below 0.9 on average.
+    # Draft and refinement of users 0 and 1 are equal: agreement 1. User 2's share no word: below 0.9 on average.
     drafts = {**texts, "u2": "Oak or beech, and a long and low oaken table to go with all of that."}
     for threshold, kept in ((0.0, 3), (0.9, 2)):
         policy = confident(make_pipeline, texts, drafts, threshold=threshold, top_share=None)
@@ -159,7 +159,7 @@ def test_a_record_says_why_a_reasoner_wrote_nothing(make_pipeline, keys):
     ]
 
 
-MANY = [  # no two histories alike: such samples would share a text
+MANY = [  # no two histories are alike, since equal ones would share a text
     CotKey(f"u{user}", history, "11", f"u{user}:3")
     for user, history in enumerate(itertools.islice(itertools.permutations(map(str, range(11)), 3), 40))
 ]
@@ -177,7 +177,7 @@ def test_texts_that_are_vetoed_are_made_up_for(make_pipeline):
     texts = {key.user_id: VETOED if place % 4 else GOOD.format(5) for place, key in enumerate(MANY)}
     policy = confident(make_pipeline, texts, top_share=None, threshold=0.0)
     places = policy.supply(iter(MANY), 5)
-    # Every fourth is good: the fifth of them stands at 16.
+    # Every fourth is good; the fifth good one is at 16.
     assert places[:5] == [0, 4, 8, 12, 16]
     assert 17 <= len(policy.records) < 40
     assert all(policy.reasoning(MANY[place]) for place in places)
@@ -186,9 +186,9 @@ def test_texts_that_are_vetoed_are_made_up_for(make_pipeline):
 def test_a_share_of_texts_of_which_most_are_vetoed_is_the_share_of_all(make_pipeline):
     texts = {key.user_id: VETOED if place % 4 else GOOD.format(5) for place, key in enumerate(MANY)}
     policy = confident(make_pipeline, texts, top_share=0.5)
-    # Half of the first 10 would be 5, but 3 of them pass.
+    # Half of the first 10 would be 5, but 3 of them pass the floors.
     assert policy.supply(iter(MANY), 5)[:5] == [0, 4, 8, 12, 16]
-    # Half of 40 would be 20, but 10 of them pass.
+    # Half of 40 would be 20, but 10 of them pass the floors.
     assert len(confident(make_pipeline, texts, top_share=0.5).supply(iter(MANY), 20)) == 10
 
 
@@ -207,7 +207,7 @@ def test_a_reasoner_of_whose_texts_none_can_be_used_is_not_paid_for_more(make_pi
 def test_a_sample_that_gets_no_text_makes_room_for_the_next(make_pipeline, keys):
     drafts = Scribe("d", refuses=("u0",))
     policy = Built(make_pipeline(drafts))
-    assert policy.supply(iter(keys), 1) == []  # it costs, and the first sample gives nothing
+    assert policy.supply(iter(keys), 1) == []  # texts cost something, and the first sample gives none
     more = Built(make_pipeline(Scribe("d", refuses=("u1",))))
     assert more.supply(iter(keys), 2) == [0, 2]
 

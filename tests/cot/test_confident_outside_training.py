@@ -1,4 +1,4 @@
-"""Reasoning for prompts of test and validation is judged without their targets, and changes nothing in training."""
+"""Reasoning for test and validation prompts is judged without their targets, and changes nothing in training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD = "Signals: red in most. Preference: mostly red lamps. Look for: red and bl
 
 
 class Author(Scribe):
-    """Writes what it is told by user; drafts and refinements alike."""
+    """Writes the text that it is given for each user, as draft and as refinement."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         super().__init__("author")
@@ -32,7 +32,7 @@ class Author(Scribe):
 
 
 class Judge:
-    """A reference that says of each target what the text does for it, and knows user u2 by heart."""
+    """A reference with a given effect of the text on each target. It knows user u2 by heart."""
 
     def __init__(self) -> None:
         self.asked = []
@@ -67,9 +67,9 @@ def test_the_reference_is_asked_about_training_samples_alone(policy, keys):
     asked = len(made.reference.asked)
     made.make(at_test(keys))
     assert len(made.reference.asked) == asked
-    # Of users 0 and 1, whom it can judge, the reasoning helps user 0's target.
+    # It can judge users 0 and 1; the reasoning helps the target of user 0.
     assert [made.reasoning(key) is not None for key in keys] == [True, False, False]
-    # At test all three have theirs: neither the share nor the target decides.
+    # At test all three have reasoning: neither the share nor the target decides.
     assert [made.reasoning(key) for key in at_test(keys)] == [GOOD] * 3
     assert made.coverage(at_test(keys)) == {"matched": 3}
 
@@ -91,7 +91,7 @@ def test_form_still_vetoes(policy, keys):
 
 
 def test_no_target_changes_what_is_thought_of_a_text(policy, keys):
-    """A text that happens to name the target's id is not dropped for it."""
+    """A text is not dropped for happening to name the target's id."""
     key = dataclasses.replace(keys[0], split="test", target_id="7")
     named = dataclasses.replace(key, target_id="9")
     made = policy(GOOD.replace("blue lamps", "blue lamps like item 9"))
@@ -103,7 +103,7 @@ def test_no_target_changes_what_is_thought_of_a_text(policy, keys):
         other.confidence,
         other.dropped,
     )
-    # In training the id of the target is an id like those of the history.
+    # In training the target's id counts like the ids of the history.
     trained = dataclasses.replace(named, split="train")
     made.make([trained])
     assert made.records[trained].dropped == "form: no_ids"
@@ -134,7 +134,7 @@ def test_every_evaluated_prompt_carries_reasoning_and_training_prompts_stay(tmp_
 
 
 def test_prompts_of_evaluation_that_carry_none_are_counted(tmp_path, caplog):
-    """A file holds reasoning for training samples, as the released one does; no test prompt finds any."""
+    """A file, such as the released one, holds reasoning only for training samples; no test prompt finds any."""
     path = tmp_path / "records.json"
     path.write_text("[]")
     data, cfg = prepared(tmp_path, "cot_policy=precomputed", f"cot_policy.path={path}", "mix_ratio=0")

@@ -28,7 +28,7 @@ def test_every_sample_gets_the_text_of_its_own_history(make_pipeline, keys):
 
 
 def test_samples_that_differ_in_anything_but_their_id_have_texts_of_their_own(make_pipeline, keys):
-    """A user of a published split has a sequence in each file, and in both the target may have the same place."""
+    """A user of a published split has a sequence in each file, and the target may have the same place in both."""
     first = keys[0]
     others = [
         dataclasses.replace(first, split="test"),
@@ -40,7 +40,7 @@ def test_samples_that_differ_in_anything_but_their_id_have_texts_of_their_own(ma
     drafts, refined = both(make_pipeline(), [first, *others])
     assert set(drafts) == set(refined) == {first, *others}
     assert refined[others[1]].text == "refinement of 5 6 7"
-    # What is asked does not depend on the others, so they share a text.
+    # The request does not depend on these differences, so the samples share a text.
     assert {refined[key].text for key in (first, others[0], others[2], others[3])} == {"refinement of 0 1 2"}
 
 
@@ -76,7 +76,7 @@ def test_another_title_or_caption_is_another_request(make_pipeline, keys, change
     items = {**ITEMS, "1": dataclasses.replace(ITEMS["1"], **{changed: "other"})}
     scribe = Scribe("draft")
     make_pipeline(scribe, items=items).drafts(keys)
-    # Item 1 stands in the histories of users 0 and 1.
+    # Item 1 is in the histories of users 0 and 1.
     assert [request.user_id for request in scribe.asked] == ["u0", "u1"]
 
 
@@ -112,7 +112,7 @@ def test_nothing_that_is_asked_names_the_target(make_pipeline):
     for said in ("Unmistakable", "Unrepeatable", '"9"'):
         assert said not in draft
         assert said not in honest
-    # The ablation does tell it, so the search above can find it.
+    # The ablation does tell the target, so the search above can find it.
     assert "Unmistakable | Unrepeatable" in leaky
 
 
@@ -142,7 +142,7 @@ def test_a_line_that_was_cut_off_is_asked_for_again(make_pipeline, keys):
     scribe = Scribe("draft")
     assert len(make_pipeline(scribe).drafts(keys)) == 3
     assert [request.user_id for request in scribe.asked] == ["u2"]
-    # What was torn stays a line of its own, and the new text is found.
+    # The torn text stays a line of its own, and the new text is found.
     third = Scribe("draft")
     make_pipeline(third).drafts(keys)
     assert third.asked == []

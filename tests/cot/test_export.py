@@ -49,7 +49,7 @@ def test_exported_reasoning_is_found_by_the_same_samples(make_pipeline, keys, tm
 
 @pytest.fixture
 def exported(make_pipeline, keys, tmp_path):
-    """``exported(leak)``: the file of reasoning that build_cot leaves, without the mark for None."""
+    """``exported(leak)``: the reasoning file that build_cot leaves; for None, the file without the mark."""
 
     def write(leak: str | None):
         policy = Built(make_pipeline(), leak=leak or "none")
@@ -71,12 +71,12 @@ def exported(make_pipeline, keys, tmp_path):
 def test_what_a_reasoner_was_told_travels_with_its_texts(make_pipeline, keys, exported, leak, told):
     path = exported(leak)
     assert PrecomputedCot(path).told == told
-    # Nor does another reasoner wash it off who rewrites what one wrote that knew.
+    # The mark stays if another reasoner rewrites the texts of one that knew the target.
     drafted = Built(make_pipeline(draft=PrecomputedReasoner(path)))
     drafted.make(keys)
     assert drafted.told == told
     assert {record.leak for record in drafted.records.values()} == {told}
-    # Nobody was told by a file that is not read.
+    # A file that is not read tells nobody anything.
     assert Built(make_pipeline(refine=PrecomputedReasoner(path)), "draft").told == "none"
 
 

@@ -13,7 +13,7 @@ GOOD = "Signals: red in {0}. Preference: mostly red lamps. Look for: red and cap
 
 
 class Author(Scribe):
-    """Writes what it is told by user."""
+    """Writes the text that it is given for each user."""
 
     def __init__(self, name, texts):
         super().__init__(name)
@@ -32,7 +32,7 @@ def test_what_one_stage_keeps_goes_into_the_next(make_pipeline, keys):
     policy = Built(make_pipeline(Scribe("d", refuses=("u0",)), Scribe("r", refuses=("u2",))))
     policy.make(keys)
     assert counts(cot_funnel(policy, keys, CAPTIONS)) == {
-        # 7 + 2 + 1 + 2 items; what came from the cache is captioned like the rest.
+        # 7 + 2 + 1 + 2 items; items from the cache are captioned like the rest.
         "caption": (12, 7, {"no image": 2, "unreadable image": 1, "HTTP 400": 2}),
         "draft": (3, 2, {"refused": 1}),
         "refined": (2, 1, {"refused": 1}),
@@ -45,7 +45,7 @@ def test_the_assessment_drops_by_veto_and_by_rank(make_pipeline, keys):
         "u1": "Signals: <b>red</b> in most. Preference: red. Look for: red lamps again.",
         "u2": GOOD.format(2),
     }
-    # User 2's draft says nothing of what its refinement says.
+    # User 2's draft says nothing that its refinement says.
     drafts = {**texts, "u2": "Signals: wood. Preference: oak or beech. Look for: a long and low oaken table."}
     policy = Confident(make_pipeline(Author("d", drafts), Author("r", texts)), top_share=1 / 3)
     policy.make(keys)

@@ -1,4 +1,4 @@
-"""What a reasoner was told reaches the numbers, by whatever way its texts come into a run."""
+"""What a reasoner was told is marked in the results, whatever way its texts come into a run."""
 
 from __future__ import annotations
 

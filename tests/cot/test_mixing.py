@@ -21,7 +21,7 @@ def test_exactly_the_share_asked_for(ratio: float, chosen: int) -> None:
 
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.3, 2), (0.35, 2), (0.25, 1), (0.5, 2), (0.7, 4)])
 def test_a_share_between_two_numbers_of_samples_takes_the_nearer_one(ratio: float, chosen: int) -> None:
-    # Of five: 1.5, 1.75, 1.25, 2.5 and 3.5. What is cut instead carries too little reasoning in small data.
+    # Of five: 1.5, 1.75, 1.25, 2.5 and 3.5. Cutting instead of rounding gives small data too little reasoning.
     five = IDS[:5]
     assert len(select_cot(five, ratio, 0)) == chosen
     assert len(select_confident(five, ratio, 0, dict.fromkeys(five, 0.5))) == chosen
@@ -83,7 +83,7 @@ def test_no_samples() -> None:
 
 
 def test_the_choice_is_the_one_of_runs_made_before() -> None:
-    """Ids of the lowest ranks: a change here gives every run that is repeated other prompts."""
+    """The ids of the lowest ranks. A change here would give every repeated run other prompts."""
     chosen = select_cot([f"u{number}" for number in range(20)], 0.2, seed=0)
     assert sorted(chosen.tolist()) == [0, 9, 16, 19]
 
@@ -92,7 +92,7 @@ CONFIDENCES: dict[str, float | None] = {name: (number % 10) / 10 for number, nam
 
 
 def test_the_most_confident_are_chosen() -> None:
-    # 100 samples each have 0.0, 0.1, … 0.9.
+    # Each of 0.0, 0.1, … 0.9 is the confidence of 100 samples.
     chosen = select_confident(IDS, 0.2, 0, CONFIDENCES)
     assert [CONFIDENCES[IDS[place]] for place in chosen] == [0.9] * 100 + [0.8] * 100
     assert len(set(chosen.tolist())) == 200
@@ -107,7 +107,7 @@ def test_equal_confidences_are_chosen_as_if_there_were_none() -> None:
 def test_samples_without_confidence_are_never_chosen() -> None:
     some = {name: value for name, value in CONFIDENCES.items() if value != 0.9}
     some.update({name: None for name, value in some.items() if value == 0.8})
-    # 800 of 1,000 have one: a share of 0.9 takes as many as there are, and one of 0.1 counts all 1,000.
+    # 800 of 1,000 have a confidence. A share of 0.9 takes all of them, and a share of 0.1 is taken of all 1,000.
     assert len(select_confident(IDS, 0.9, 0, some)) == 800
     assert [some.get(IDS[place]) for place in select_confident(IDS, 0.1, 0, some)] == [0.7] * 100
     assert select_confident(IDS, 1.0, 0, {}).tolist() == []
@@ -190,14 +190,14 @@ class TestMixture:
         return [batch.tolist() for batch in mixture.forms(entries)]
 
     def test_a_chosen_sample_is_replaced_by_its_other_form(self):
-        # 6 more is the form with reasoning.
+        # 6 more means the form with reasoning.
         assert self.codes([4, 1]) == [[0, 7, 2, 3, 10, 5]]
 
     def test_augmented_samples_appear_in_both_forms(self):
         assert self.codes([4, 1], form="augment") == [[0, 1, 2, 3, 4, 5, 10, 7]]
 
     def test_the_share_falls_and_those_chosen_last_leave_first(self):
-        # Shares 1, 1/2 and 0 of two samples at the three steps.
+        # The shares at the three steps are 1, 1/2 and 0 of two samples.
         assert self.codes([4, 1], batches=3, schedule="linear") == [
             [0, 7, 2, 3, 10, 5],
             [0, 1, 2, 3, 10, 5],
@@ -209,12 +209,12 @@ class TestMixture:
             sum(code >= 6 for code in batch)
             for batch in self.codes([4, 1], batches=5, schedule="warmup", warmup=0.5)
         ]
-        # Progress 0, 1/4, 1/2 and on: shares 0, 1/2, 1, 1, 1 of two.
+        # Progress 0, 1/4, 1/2 and on: the shares are 0, 1/2, 1, 1, 1 of two samples.
         assert counts == [0, 1, 2, 2, 2]
 
     def test_the_share_at_a_step_is_that_of_the_nearer_number_of_samples(self):
         batches = self.codes([4, 1, 2], batches=5, schedule="linear")
-        # 3, 2.25, 1.5, 0.75 and 0 of three: cut, the last sample would leave a step early.
+        # 3, 2.25, 1.5, 0.75 and 0 of three. If these were cut, the last sample would leave a step early.
         assert [sum(code >= 6 for code in batch) for batch in batches] == [3, 2, 2, 1, 0]
 
     def test_nothing_chosen_leaves_the_samples_as_they_are(self):
@@ -222,7 +222,7 @@ class TestMixture:
 
 
 class Some(CotPolicy):
-    """Has reasoning, and a confidence in it, for some samples, and remembers whose it was asked for."""
+    """Has reasoning and a confidence for some samples, and records which samples it was asked about."""
 
     def __init__(self, trust: dict[str, float]) -> None:
         self.trust, self.asked = trust, []
@@ -263,7 +263,7 @@ class Silent(CotPolicy):
 
 def test_no_more_is_looked_at_than_the_share_takes():
     order = [TWENTY[place] for place in select_cot(TWENTY, 1.0, 5)]
-    # Those without reasoning are passed over: the second, and the fourth of the order.
+    # Samples without reasoning are skipped: the second and the fourth of the order.
     cot = Some({name: 0.5 for name in TWENTY if name not in (order[1], order[3])})
     chosen = choose(cot, 0.2)
     assert [TWENTY[place] for place in chosen.positions] == [order[0], order[2], order[4], order[5]]

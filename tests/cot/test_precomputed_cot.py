@@ -28,10 +28,10 @@ def _write(path: Path, records: list[dict[str, object]]) -> Path:
 
 
 def test_every_kept_sample_receives_its_own_users_reasoning(tmp_path: Path) -> None:
-    """Fault 8 of the release: stored by raw line, looked up by position after filtering.
+    """Fault 8 of the release: texts were stored by raw line and looked up by position after filtering.
 
-    200 users, every fourth from the first too short: 150 samples are kept, and 150 records belong to them. Joined by
-    position all of them would be another user's.
+    Of 200 users every fourth, beginning with the first, is too short. 150 samples are kept, and 150 records belong to
+    them. If they were joined by position, every sample would get another user's record.
     """
     lines = [
         (f"u{line}", [f"{line}-{step}" for step in range(3 if line % 4 == 0 else 10)]) for line in range(200)
@@ -130,10 +130,10 @@ def test_json_lines(tmp_path: Path) -> None:
         ('{"a": 1}', "cot.json: expected a list"),
         ('[{"user_id": 1, "history_items": []}]', "cot.json record 1: no target_item, reasoning"),
         (json.dumps([_record(1, [2], 3, "a"), "text"]), "cot.json record 2: expected a record"),
-        (json.dumps([{**_record(1, [2], 3, "a"), "history_items": "2 3"}]), "history_items is no list"),
-        (json.dumps([_record(1, [2], 3, 4)]), "reasoning is no text"),
-        (json.dumps([_record(1, [None], 3, "a")]), "is no item"),
-        (json.dumps([_record(1, [2], {"title": "x"}, "a")]), "is no item"),
+        (json.dumps([{**_record(1, [2], 3, "a"), "history_items": "2 3"}]), "history_items is not a list"),
+        (json.dumps([_record(1, [2], 3, 4)]), "reasoning is not text"),
+        (json.dumps([_record(1, [None], 3, "a")]), "is not an item"),
+        (json.dumps([_record(1, [2], {"title": "x"}, "a")]), "is not an item"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path: Path, content: str, message: str) -> None:

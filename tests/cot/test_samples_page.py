@@ -18,7 +18,7 @@ GOOD = "Signals: red in most. Preference: mostly red lamps. Look for: red and bl
 
 
 class Page(HTMLParser):
-    """The page's words, the pictures in it, and every address that it names."""
+    """The page's words, its pictures, and every address in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(make_pipeline, keys, tmp_path):
-    """``written(policy class, **settings)``: the page of two samples whose item 1 is shown in a big picture."""
+    """``written(policy class, **settings)``: the page of two samples; their item 1 has a big picture."""
     Image.new("RGB", (400, 800), "red").save(tmp_path / "1.png")
     (tmp_path / "2.png").write_text("no picture")
     items = {
@@ -90,7 +90,7 @@ def test_a_sample_shows_history_texts_and_what_came_next(written):
 def test_pictures_lie_in_the_page_and_are_small(written):
     page = written(Built)
     assert page.addresses == []
-    # Item 1 stands in both histories.
+    # Item 1 is in both histories.
     assert len(page.pictures) == 2
     data = base64.b64decode(page.pictures[0].partition(",")[2])
     with Image.open(io.BytesIO(data)) as picture:

@@ -12,7 +12,7 @@ from mllmrec.data.synthetic import Synthetic
 
 
 def test_words_are_counted_once_per_item_and_ranked_by_count_then_recency() -> None:
-    # red: 3 items; star: items 1 and 4; solid: items 1 and 2. Star was seen later than solid, so it stands first.
+    # red: 3 items; star: items 1 and 4; solid: items 1 and 2. Star was seen later than solid, so it comes first.
     texts = ["red, solid, star", "red, red, solid", "red, dotted, circle", "blue, striped, star"]
     assert template_reasoning(texts) == (
         "Signals: red in 3 of 4, star in 2 of 4, solid in 2 of 4. Preference: mostly red. "
@@ -55,7 +55,7 @@ def test_an_item_without_caption_speaks_through_its_details_then_its_title() -> 
         details={"1": "lamp", "2": "lamp", "3": ""},
         titles={"3": "red lamp", "2": "mug"},
     )
-    # The texts are "red", "lamp", "red lamp": lamp and red twice each, both last seen in item 3.
+    # The texts are "red", "lamp", "red lamp": both words occur twice and were last seen in item 3.
     assert policy.reasoning(CotKey("u", ("1", "2", "3"), "4")) == (
         "Signals: lamp in 2 of 3, red in 2 of 3. Preference: mostly lamp. Look for: lamp and red."
     )
@@ -69,7 +69,7 @@ def test_markup_in_a_title_does_not_get_through() -> None:
 def test_the_target_never_reaches_the_reasoning(tmp_path: Path) -> None:
     """Fault 3 of the release: the rewriter saw the target, so the answer could be read from the prompt.
 
-    Every title is unique, so a target's title words outside the history could only come from the target.
+    Every title is unique, so title words of a target that are not in the history could only come from the target.
     """
     source = Synthetic(tmp_path, num_users=300, num_items=200)
     attributes = source._attributes()
@@ -94,7 +94,7 @@ def test_the_target_never_reaches_the_reasoning(tmp_path: Path) -> None:
             assert captions[target] not in text
             said = set(re.findall(r"[a-z]+", text.lower())) - fixed
             assert said <= set(re.findall(r"[a-z]+", " ".join(captions[item] for item in history).lower()))
-            # Whatever the target, the reasoning is the same.
+            # The reasoning is the same, whatever the target.
             assert policy.reasoning(CotKey(str(user), history, "no such item")) == text
 
 
@@ -111,7 +111,7 @@ def test_the_reasoning_names_what_the_history_shows(tmp_path: Path) -> None:
         said = set(re.findall(r"[a-z]+", text.split("Look for:")[1]))
         assert said - {"and"} <= {*HUES, *PATTERNS, *SHAPES}
         hits.append(len(said & set(names[items[-1]].values())) / 3)
-    # Named at random, 3 of the 16 attribute words would contain a given one with probability 3/16 = 0.19.
+    # 3 of the 16 attribute words named at random would contain a given one with probability 3/16 = 0.19.
     assert np.mean(hits) > 0.3
 
 

@@ -1,4 +1,4 @@
-"""What a text of the CoT pipeline is found by: each ingredient is changed alone, and another text must be asked for."""
+"""The key of a text in the CoT pipeline: each ingredient is changed alone, and a new text must be asked for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_texts_that_a_file_has_of_each_user_stay_that_user_s(make_pipeline, tmp_
 
 
 def test_a_reasoner_that_is_told_the_target_tells_each_sample_its_own(make_pipeline, tmp_path):
-    # A wording of one's own that leaves the target out of the message; this reasoner reads it all the same.
+    # A user's own wording may leave the target out of the message, but this reasoner reads the target anyway.
     wording = tmp_path / "refine.yaml"
     wording.write_text(
         "system: s\nmessage: '{history}{draft}'\nhistory_item: '{title}'\ncaption: ''\ndraft: '{draft}'\nleak: ''\n"
@@ -111,7 +111,7 @@ def keys_of(folder: Path, *requests: Request, reads_users: bool) -> list[str]:
 def test_everything_that_a_request_says_counts(tmp_path, name, reads_users):
     changed = dataclasses.replace(REQUEST, **{name: OTHER[name]})
     first, second = keys_of(tmp_path, REQUEST, changed, reads_users=reads_users)
-    # Samples that ask the same share a text; so do users, but where the reasoner asks who it is.
+    # Samples with the same request share a text. Users share it too, unless the reasoner reads who they are.
     shared = name == "sample_id" or (name == "user_id" and not reads_users)
     assert (first == second) == shared
 
@@ -122,5 +122,5 @@ def test_everything_that_a_request_says_of_an_item_counts(tmp_path, name):
     first, second = keys_of(
         tmp_path, REQUEST, dataclasses.replace(REQUEST, history=(item,)), reads_users=False
     )
-    # What is seen of images stands in the request's own.
+    # A request carries the images that the reasoner sees.
     assert (first == second) == (name == "image")

@@ -1,4 +1,4 @@
-"""The share of the training samples that carry reasoning is `mix_ratio`, whoever writes it and however it is chosen."""
+"""The share of training samples that carry reasoning is `mix_ratio`, whoever writes it and however it is chosen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prepared(cache: Path):
 
 
 def carriers(data: Prepared) -> list[str]:
-    """The training samples whose prompts show reasoning."""
+    """The training samples with reasoning in their prompts."""
     examples = (data.train[index] for index in range(len(data.train)))
     return [example.sample_id for example in examples if example.has_reasoning]
 
@@ -92,7 +92,7 @@ def test_as_much_is_written_as_the_kept_ones_need(prepared, rule):
     other = ["cot_policy.top_share=null"] if "threshold" in rule else []
     data = prepared("cot_policy=confident", "mix_ratio=0.1", rule, *other)
     assert len(carriers(data)) == 3
-    # A quarter of 12 is 3; a threshold that all reach needs no more than 3.
+    # A quarter of 12 is 3. If every text reaches the threshold, only 3 are needed.
     written = data.summary["cot"]["stages"]["refined"]["samples"]
     assert written == (12 if "top_share" in rule else 3)
     assert data.summary["cot"]["looked_at"] == written
@@ -139,7 +139,7 @@ def test_a_ratio_that_rounds_to_no_sample_is_said_to(prepared, caplog):
 
 
 def test_equally_confident_texts_are_chosen_like_any_others(prepared):
-    """Rules that count words agree with themselves: all texts are as confident, and the choice is that of `refined`."""
+    """Rules that count words agree with themselves: all texts are equally confident, and `refined` chooses the same."""
     refined = carriers(prepared("cot_policy=refined", "mix_ratio=0.3"))
     assert carriers(prepared("cot_policy=confident", "mix_ratio=0.3")) == refined
     other = carriers(prepared("cot_policy=confident", "mix_ratio=0.3", "seed=1"))

@@ -1,4 +1,4 @@
-"""Reasoning belongs to a split, a user, a history and a target, and to nothing less."""
+"""Reasoning belongs to a split, a user, a history and a target together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USERS = 30
 
 @pytest.fixture
 def released(tmp_path) -> Path:
-    """30 users, each with a sequence in either file: the same place, other items."""
+    """30 users, each with a sequence in each file: the same place, different items."""
     folder = tmp_path / "data"
     folder.mkdir()
     words = [f"word{item}" for item in range(200)]
@@ -51,7 +51,7 @@ def prepared(tmp_path, released):
 
 
 def said(prompt: str) -> str:
-    """The reasoning that a prompt shows."""
+    """The reasoning in a prompt."""
     return prompt.partition("<think>")[2].partition("</think>")[0].strip()
 
 

@@ -1,4 +1,4 @@
-"""Whether confidence means anything: how much of what it keeps helps."""
+"""Measures whether confidence means anything: how many of the texts that it keeps help."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Helping:
-    """How much of a set of n samples helps."""
+    """How many of n samples help."""
 
     samples: int
-    share: float | None  # of the n that help; None for n = 0, like the rest
+    share: float | None  # share of the n that help; for n = 0 this and the fields below are None
     low: float | None  # 95 % Wilson interval of the share
     high: float | None
     mean_lift: float | None  # in nats
@@ -33,7 +33,7 @@ class Calibration:
     """The whole table."""
 
     base: Helping  # of all samples: the base rate
-    without: Helping  # of those without a confidence: vetoed, or nothing known
+    without: Helping  # of samples without a confidence: vetoed, or with no known score
     rows: tuple[Kept, ...]  # by rising threshold
 
 
@@ -45,11 +45,11 @@ def calibrate(
     """Count, for each threshold, how many samples are kept and how many of them help.
 
     Args:
-        confidences: (S,) in [0, 1], None where there is none.
-        lifts: (S,) nats, measured on **other** negatives than the lift inside the confidences: on the same ones
-            a lucky draw would confirm itself. Reasoning helps where this is above 0.
-        thresholds: in any order; None for the deciles: at decile d, the least confident d tenths are left out
-            (fewer where confidences are equal).
+        confidences: (S,) in [0, 1]; None for a sample without one.
+        lifts: (S,) in nats. Reasoning helps where this is above 0. They are measured on **other** negatives than the
+            lift inside the confidences: on the same negatives a lucky draw would confirm itself.
+        thresholds: in any order. None: the deciles; at decile d the least confident d tenths are left out (fewer if
+            confidences are equal).
 
     Raises:
         ValueError: lengths differ, a confidence or threshold is nan or outside 0 to 1, a lift is not finite.

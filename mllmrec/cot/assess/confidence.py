@@ -1,4 +1,4 @@
-"""From named scores to one confidence, and from confidences to what is kept."""
+"""Combines named scores into one confidence, and decides from confidences what is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from mllmrec.cot.mixing import known_confidences, most_confident, rounded_share
 from mllmrec.errors import UserError
 
-# Nothing measured says that one of them deserves more.
+# All weigh the same: no measurement says that one score deserves more.
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"draft_agreement": 1.0, "grounding": 1.0, "lift": 1.0, "agreement": 1.0}
 )
@@ -22,11 +22,11 @@ _NO_FLOORS: Mapping[str, float] = MappingProxyType({})
 
 
 def vetoes(scores: Mapping[str, float | None], floors: Mapping[str, float]) -> tuple[str, ...]:
-    """The names whose score lies below its floor, in the floors' order. A score that is not known vetoes nothing.
+    """Names of the scores below their floor, in the floors' order. An unknown score vetoes nothing.
 
     Raises:
-        UserError: a floor outside 0 to 1, or for a name that ``scores`` does not have.
-        ValueError: a score outside 0 to 1, or nan.
+        UserError: a floor lies outside 0 to 1, or ``scores`` does not have its name.
+        ValueError: a score is nan or outside 0 to 1.
     """
     for name, floor in floors.items():
         if not 0 <= floor <= 1:
@@ -40,23 +40,23 @@ def confidence(
     weights: Mapping[str, float],
     floors: Mapping[str, float] = _NO_FLOORS,
 ) -> float | None:
-    """The weighted arithmetic mean of the scores that are known: ``Σ w s / Σ w``.
+    """The weighted arithmetic mean of the known scores: ``Σ w s / Σ w``.
 
-    A geometric mean would let any single 0 decide, those of noisy scores too. Here only a floor decides alone, and
-    says so by its name.
+    With a geometric mean any single 0 would decide, even that of a noisy score. Here only a floor decides alone, and
+    the veto is reported under its name.
 
     Args:
-        scores: each in [0, 1]; None where not known, and its weight is spread over the others in proportion.
-        weights: of the scores that count; the others only face their floors.
-        floors: the least values of scores that may veto.
+        scores: each in [0, 1]; None if unknown. The weight of an unknown score is spread over the others in proportion.
+        weights: the weights of the scores that count; scores without a weight only face their floors.
+        floors: the lowest allowed values of the scores that may veto.
 
     Returns:
-        In [0, 1]; None where a floor vetoes or no score with a weight is known.
+        A value in [0, 1]; None if a floor vetoes or no score with a weight is known.
 
     Raises:
-        UserError: a weight is negative or no number, or none is positive; a name that ``scores`` does not have;
-            a floor outside 0 to 1.
-        ValueError: a score outside 0 to 1, or nan.
+        UserError: a weight is negative or not a number, no weight is positive, ``scores`` does not have a name, or a
+            floor lies outside 0 to 1.
+        ValueError: a score is nan or outside 0 to 1.
     """
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise UserError(f"weights {dict(weights)}: give numbers from 0 up, at least one above 0")
@@ -89,18 +89,18 @@ def keep(
     threshold: float | None = None,
     top_share: float | None = None,
 ) -> np.ndarray:
-    """Which samples' reasoning is kept; True where it is, (S,) bool.
+    """Which samples keep their reasoning: (S,) bool.
 
     Args:
-        sample_ids: (S,) unique.
-        confidences: in [0, 1] by sample id; None, or no entry: never kept.
-        seed: of the ranks that decide between equal ones, the same as in `select_cot`.
-        threshold: keep those of at least this confidence.
-        top_share: keep the ``round(top_share * S)`` most confident, or as many as have a confidence.
+        sample_ids: (S,) unique ids.
+        confidences: by sample id, in [0, 1]. A sample with None or without an entry is never kept.
+        seed: decides the ranks that order equal confidences, the same ranks as in `select_cot`.
+        threshold: keep samples with at least this confidence.
+        top_share: keep the ``round(top_share * S)`` most confident samples, or as many as have a confidence.
 
     Raises:
         UserError: not exactly one of the two is given, or it lies outside 0 to 1.
-        ValueError: an id stands twice; a confidence is nan or outside 0 to 1.
+        ValueError: an id is repeated, or a confidence is nan or outside 0 to 1.
     """
     if (threshold is None) == (top_share is None):
         raise UserError("give a threshold or a top_share, one of the two")

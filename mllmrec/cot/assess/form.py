@@ -1,4 +1,4 @@
-"""Form of a reasoning text: what can be seen without asking whether it is right."""
+"""The form of a reasoning text: what can be checked without asking whether the text is right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _LABEL = re.compile(r"item_\w", re.IGNORECASE)
 _ID_WORD = r"(?:(?<![0-9A-Za-z_])(?:items?|ids?|number|no\.)[\s:#(\[]+|#\s*)"
 _MARKUP = re.compile(r"```|~~~|</?think|<!--|</?[a-z|][^<>\n]*>|\[/?INST\]", re.IGNORECASE)
-_OWN_SCRIPT = 0.1  # a script that makes up less of the history's letters than this is not its own
+_OWN_SCRIPT = 0.1  # a script with a smaller share of the history's letters is not one of its own scripts
 
 
 def form_scores(
@@ -34,16 +34,16 @@ def form_scores(
     max_words: int = 120,
     ngram: int = 4,
 ) -> dict[str, float]:
-    """Every check of this module by name, each in [0, 1] with 1 for the good form.
+    """All checks of this module by name, each in [0, 1]; 1 is good form.
 
     Args:
-        text: the reasoning, as written: before anything is made safe for a prompt.
-        history_texts: what the prompt says of the history's items, oldest first.
-        ids: of the history's items and of the candidates.
-        labels: of the steps, in order.
-        min_words: the fewest words of a text, at least.
-        max_words: the most words of a text.
-        ngram: words in a row that make a copy.
+        text: the reasoning as written, before anything is made safe for a prompt.
+        history_texts: what the prompt says about the history's items, oldest first.
+        ids: the ids of the history's items and of the candidates.
+        labels: the labels of the steps, in order.
+        min_words: the fewest words that a text may have.
+        max_words: the most words that a text may have.
+        ngram: how many words in a row make a copy.
 
     Returns:
         ``steps``, ``length``, ``language``, ``no_ids``, ``no_markup``, ``own_words``.
@@ -64,7 +64,7 @@ def form_scores(
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text in lower case, in order; each ideograph and kana is a word, as word processors count.
+    """The words of a text in lower case, in order. Each ideograph and kana is a word, as word processors count.
 
     >>> split_words("T-shirt, 红色 2")
     ['t-shirt', '红', '色', '2']
@@ -74,7 +74,7 @@ def split_words(text: str) -> list[str]:
 
 
 def has_steps(text: str, labels: Sequence[str] = STEP_LABELS) -> bool:
-    """Whether every label stands there with a colon, in this order and with a word before the next one."""
+    """Whether every label stands in the text with a colon, in this order, and with a word before the next label."""
     plain = unicodedata.normalize("NFKC", text)
     found: list[re.Match[str]] = []
     for label in labels:
@@ -88,9 +88,10 @@ def has_steps(text: str, labels: Sequence[str] = STEP_LABELS) -> bool:
 
 
 def language_share(text: str, history_texts: Sequence[str], labels: Sequence[str] = STEP_LABELS) -> float:
-    """Share of the text's letters, labels aside, that are of the history's scripts.
+    """Share of the text's letters, without labels, that belong to the history's scripts.
 
-    The history's scripts are those of at least a tenth of its letters. 1 where there are no letters to compare.
+    A script belongs to the history if it makes up at least a tenth of its letters. The share is 1 if there are no
+    letters to compare.
     """
     history = _scripts(" ".join(history_texts))
     own = {script for script, count in history.items() if count >= _OWN_SCRIPT * history.total()}
@@ -110,16 +111,16 @@ def _scripts(text: str) -> Counter[str]:
 
 @cache
 def _script(letter: str) -> str:
-    """A letter's script: ``LATIN``, ``CJK``, ``CYRILLIC``: its Unicode name begins with it."""
+    """A letter's script, such as ``LATIN``, ``CJK`` or ``CYRILLIC``: the first word of its Unicode name."""
     return re.split("[ -]", unicodedata.name(letter, ""), maxsplit=1)[0]
 
 
 def names_ids(text: str, ids: Iterable[str]) -> bool:
     """Whether an item label (``[ITEM_7]``, ``item_7``) or one of ``ids`` stands in the text.
 
-    An id of five characters or more with a digit among them counts wherever it stands by itself. A shorter or
-    wordlike one (``7``, ``star``) would be found in "red in 7 of 9" too, so it counts after "item", "id", "number"
-    or a "#" only.
+    An id of five characters or more that include a digit counts wherever it stands by itself. A shorter or wordlike
+    id (``7``, ``star``) would also be found in "red in 7 of 9", so it counts only after "item", "id", "number" or
+    "#".
     """
     plain = unicodedata.normalize("NFKC", text)
     if _LABEL.search(plain):
@@ -130,24 +131,24 @@ def names_ids(text: str, ids: Iterable[str]) -> bool:
 
 
 def _stands(text: str, before: str, names: set[str]) -> bool:
-    """Whether one of the names follows the pattern ``before`` and is no part of a longer name."""
+    """Whether one of the names follows the pattern ``before`` and is not part of a longer name."""
     if not names:
         return False
-    # Ideographs are no part of it: they follow a name without a space.
+    # Ideographs do not make a name longer: they follow it without a space.
     pattern = rf"{before}(?<![0-9A-Za-z_])(?:{'|'.join(map(re.escape, names))})(?![0-9A-Za-z_])"
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def has_markup(text: str) -> bool:
-    """Whether there are think tags (closed or not), chat tokens, code fences or HTML tags."""
+    """Whether the text has think tags (closed or not), chat tokens, code fences or HTML tags."""
     return _MARKUP.search(unicodedata.normalize("NFKC", text)) is not None
 
 
 def copied_share(text: str, history_texts: Sequence[str], ngram: int = 4) -> float:
-    """Share of the text's n-grams of words that stand in the history's texts, read one after the other.
+    """Share of the text's word n-grams that occur in the history's texts, read one after the other.
 
-    A text of fewer words than ``ngram`` is one n-gram; one without words copies nothing, 0. Where each character
-    is a word, four in a row are hardly more than one attribute: 7 or so compares to 4 English words.
+    A text with fewer words than ``ngram`` is one n-gram. A text without words copies nothing: 0. In scripts where
+    each character is a word, four in a row are hardly more than one attribute; 7 or so compare to 4 English words.
 
     Raises:
         UserError: ``ngram`` is below 1.

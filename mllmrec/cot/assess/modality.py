@@ -1,4 +1,4 @@
-"""Modality consistency: whether reasoning from images and from captions names the same attributes; no model."""
+"""Modality consistency: whether reasoning from images and from captions names the same attributes. Needs no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mllmrec.cot.assess.form import UNSPACED
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The distinct content words of a text in lower case; in scripts without spaces, all pairs of neighbours.
+    """The distinct content words of a text in lower case. In scripts without spaces, all pairs of neighbours.
 
     >>> sorted(content_words("a red star, 红色星"))
     ['red', 'star', '红色', '色星']
@@ -26,10 +26,10 @@ def content_words(text: str) -> frozenset[str]:
 
 
 class Idf:
-    """How much a word tells: ``idf(w) = ln((N + 1) / (n_w + 1))`` for a word in n_w of the catalogue's N captions.
+    """The weight of a word: ``idf(w) = ln((N + 1) / (n_w + 1))`` for a word in n_w of the catalogue's N captions.
 
-    A word in every caption weighs 0. So does a word in none: it is no attribute that the captions could confirm
-    ("signals", "mostly", "user"), and texts that share a frame of such words do not agree for it.
+    A word in every caption weighs 0. So does a word in no caption ("signals", "mostly", "user"): captions cannot
+    confirm it as an attribute, so texts do not agree because they share a frame of such words.
     """
 
     def __init__(self, captions: Iterable[str]) -> None:
@@ -38,22 +38,22 @@ class Idf:
         self._weights = {word: math.log((len(documents) + 1) / (count + 1)) for word, count in counts.items()}
 
     def of(self, words: Iterable[str]) -> float:
-        """Summed weight of distinct words."""
-        # The order of a set of strings differs between processes, and fsum does not depend on it.
+        """The summed weight of distinct words."""
+        # The order of a set of strings differs between processes; fsum gives the same sum in any order.
         return math.fsum(self._weights.get(word, 0.0) for word in words)
 
 
 def jaccard(first: frozenset[str], second: frozenset[str], idf: Idf) -> float | None:
-    """``idf(A ∩ B) / idf(A ∪ B)``; None where neither has a word that weighs anything."""
+    """``idf(A ∩ B) / idf(A ∪ B)``; None if no word on either side weighs anything."""
     either = idf.of(first | second)
     return idf.of(first & second) / either if either else None
 
 
 def overlap(named: frozenset[str], shown: frozenset[str], idf: Idf) -> float | None:
-    """``idf(A ∩ B) / min(idf(A), idf(B))``; 0 where nothing is named, None where nothing is shown.
+    """``idf(A ∩ B) / min(idf(A), idf(B))``; 0 if nothing is named, None if nothing is shown.
 
-    With few words named and many shown it is the share of what is named that is shown. A further word that is
-    shown never lowers it: numerator and denominator grow alike, or the numerator alone.
+    If few words are named and many are shown, this is the share of the named words that are shown. Showing a further
+    word never lowers it: numerator and denominator grow alike, or only the numerator grows.
     """
     if not idf.of(shown):
         return None
@@ -62,17 +62,17 @@ def overlap(named: frozenset[str], shown: frozenset[str], idf: Idf) -> float | N
 
 
 def modality_scores(draft: str, refined: str, captions: Sequence[str], idf: Idf) -> dict[str, float | None]:
-    """How far the reasoning from images, that from captions, and the captions agree.
+    """How far three things agree: reasoning from images, reasoning from captions, and the captions.
 
     Args:
-        draft: the reasoning from the images; "" where there is none.
+        draft: the reasoning from the images; "" if there is none.
         refined: the reasoning from the captions.
-        captions: of the history's items; "" for those without one.
-        idf: of the catalogue.
+        captions: the captions of the history's items; "" for items without a caption.
+        idf: the word weights of the catalogue.
 
     Returns:
-        ``draft_agreement``, `jaccard` of draft and refined, which are texts of one kind; ``grounding``, `overlap`
-        of refined with the captions, which are many where the text is short. None where there is nothing to compare.
+        ``draft_agreement``: `jaccard` of draft and refined, since both are texts of one kind. ``grounding``: `overlap`
+        of refined and captions, since captions are many and the text is short. None if there is nothing to compare.
     """
     said = content_words(refined)
     shown = frozenset[str]().union(*map(content_words, captions))

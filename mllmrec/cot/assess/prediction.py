@@ -1,4 +1,4 @@
-"""Prediction consistency: what the reasoning does to the answers of a policy that reads it."""
+"""Prediction consistency: how reasoning changes the answers of a policy that reads it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def lift(
     without: torch.Tensor | np.ndarray,
     targets: torch.Tensor | np.ndarray,
 ) -> torch.Tensor:
-    """How much likelier the true answer becomes among the candidates when the reasoning stands in the prompt.
+    """How much likelier the true answer among the candidates becomes if the reasoning is in the prompt.
 
-    ``log p(t | x, cot) − log p(t | x)``, both renormalised over the C candidates, in nats. A constant added to all
-    of a row's log-probabilities (of one prompt or the other) changes nothing.
+    ``log p(t | x, cot) − log p(t | x)``, both renormalised over the C candidates, in nats. Adding a constant to all
+    log-probabilities of a row (with or without reasoning) changes nothing.
 
     Args:
-        with_cot: (S, C) log p(c | x, cot); −inf where there is no candidate.
-        without: (S, C) log p(c | x), the same candidates in the same columns.
+        with_cot: (S, C) log p(c | x, cot); −inf for an empty place.
+        without: (S, C) log p(c | x), with the same candidates in the same columns.
         targets: (S,) the target's column.
 
     Returns:
         (S,) float64.
 
     Raises:
-        ValueError: the shapes differ, a number is nan or +inf, or a target is no candidate or impossible.
+        ValueError: the shapes differ, a number is nan or +inf, or a target is not a candidate or is impossible.
     """
     after, before = (torch.as_tensor(scores).to(torch.float64) for scores in (with_cot, without))
     columns = torch.as_tensor(targets)
@@ -51,7 +51,7 @@ def lift(
 def lift_score(lifts: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """``sigmoid(lift / scale)``: 1/2 for reasoning that changes nothing, rising with the lift; (S,) in [0, 1].
 
-    With a scale of one nat it is p' / (p' + p), p' and p being the true answer's probability with and without.
+    With a scale of one nat it is p' / (p' + p): the true answer has probability p' with reasoning and p without.
 
     Raises:
         UserError: ``scale`` is not a positive number.
@@ -62,12 +62,12 @@ def lift_score(lifts: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
 
 
 def modal_share(answers: Sequence[str | None]) -> float:
-    """Share of k independently sampled answers that say the most frequent one, from 1/k to 1.
+    """Share of k independently sampled answers that equal the most frequent one, from 1/k to 1.
 
-    An answer that cannot be read (None) agrees with no other; 0 where none can.
+    An unreadable answer (None) agrees with no other. The share is 0 if no answer is readable.
 
     Raises:
-        ValueError: no answers.
+        ValueError: there are no answers.
     """
     _refuse_none_at_all(answers)
     counts = Counter(answer for answer in answers if answer is not None)
@@ -75,10 +75,10 @@ def modal_share(answers: Sequence[str | None]) -> float:
 
 
 def target_share(answers: Sequence[str | None], target: str) -> float:
-    """Share of k independently sampled answers that say the target.
+    """Share of k independently sampled answers that name the target.
 
     Raises:
-        ValueError: no answers.
+        ValueError: there are no answers.
     """
     _refuse_none_at_all(answers)
     return sum(answer == target for answer in answers) / len(answers)

@@ -1,4 +1,4 @@
-"""What reasoning does to the answers of a finished run's policy, asked about users that it was not trained on."""
+"""Measures how reasoning changes the answers of a finished run's policy, for users that it was not trained on."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ class Effect(NamedTuple):
 
     lift: float  # nats, see `lift`
     agreement: (
-        float  # probability of the likeliest candidate given the text: `modal_share` of endless many draws
+        float  # probability of the likeliest candidate given the text: `modal_share` of infinitely many draws
     )
 
 
 class Reference:
     """The last policy of a finished run. It is opened when it is first needed.
 
-    Its run may have trained on part of the users (``dataset.max_users``); here it sees all users of its dataset. A
-    text about a user that it was trained on is not measured: the policy knows that answer by heart, so no text helps.
+    The run may have trained on part of the users (``dataset.max_users``); here the policy sees all users of the
+    dataset. A text about a user that the policy was trained on is not measured: the policy knows that answer by heart,
+    so no text helps.
 
     Args:
-        run: folder of the run.
+        run: the run's folder.
     """
 
     def __init__(self, run: str) -> None:
@@ -51,11 +52,11 @@ class Reference:
         """The samples that the policy cannot judge, and why: `TRAINED` or `UNKNOWN`.
 
         Args:
-            keys: of the samples.
-            items: by id, to see whether the run speaks of the same ones.
+            keys: the samples.
+            items: by id, to check that the run knows the same items.
 
         Raises:
-            UserError: no such run, or it was trained on other data.
+            UserError: there is no such run, or it was trained on other data.
         """
         reasons = {}
         for key in keys:
@@ -74,7 +75,7 @@ class Reference:
         return reasons
 
     def judges_none(self, barred: Mapping[CotKey, str]) -> UserError:
-        """What to tell a user of whose samples all are barred."""
+        """The error for a user if all samples are barred."""
         trained = sum(reason == TRAINED for reason in barred.values())
         return UserError(
             f"cot_policy.reference={self.run}: it was trained on the users of {trained} of {len(barred)} samples and does "
@@ -83,14 +84,14 @@ class Reference:
         )
 
     def effects(self, texts: Mapping[CotKey, str], draw: str, batch_size: int = 16) -> dict[CotKey, Effect]:
-        """The effect of each sample's text as a hint in the prompt, among the candidates alone.
+        """The effect of each sample's text as a hint in the prompt, compared over the candidates only.
 
         Args:
-            texts: reasoning by sample, none of them barred.
-            draw: names the negatives; another name measures on other ones.
+            texts: reasoning by sample; no sample is barred.
+            draw: the name of the draw of negatives; another name draws other negatives.
             batch_size: samples at once.
         """
-        # The run's preparation imports this package.
+        # Imported here because the run's preparation imports this package.
         from mllmrec.evaluation.ranking import candidate_scores
         from mllmrec.prompts.examples import Examples
 
@@ -103,15 +104,15 @@ class Reference:
         samples = Samples(prepared.interactions, np.array(users, np.int32), np.array(positions, np.int64))
         settings = opened.cfg.candidates
         train = prepared.samples["train"]
-        # As in training, negatives know nothing of what comes later. The samples themselves are among what they know:
-        # under another split than the run's they may lie behind its training targets.
+        # As in training, negatives know nothing of what comes later. They do know the samples themselves: under
+        # another split than the run's, these may lie behind its training targets.
         known = Samples(
             prepared.interactions,
             np.concatenate([train.users, samples.users]),
             np.concatenate([train.positions, samples.positions]),
         )
         negatives = CandidateSampler(settings.num_negatives, settings.weighting, prepared.seed).bind(
-            # Of the run, whose items are coded alike: those that its policy may have met.
+            # The run's own items (their codes are the same): only those that its policy may have met.
             Catalogue(prepared.interactions, opened.prepared.items, known),
             train,
         )
@@ -169,7 +170,7 @@ class Reference:
 
     @cached_property
     def _trained_users(self) -> frozenset[str]:
-        """Those whose sequences the run had for training, whether or not they were long enough to give a sample."""
+        """The users with a training sequence in the run, even if it was too short to give a sample."""
         interactions = self._opened.prepared.interactions
         given = interactions.given_split
         users = interactions.user_ids if given is None else interactions.user_ids[given != TEST]
@@ -177,7 +178,7 @@ class Reference:
 
     @cached_property
     def _sequences(self) -> dict[str, int]:
-        """User id → the user's place in the interactions; of a given split, that of the training sequence."""
+        """User id → the user's place in the interactions; with a given split, the place of the training sequence."""
         interactions = self._prepared.interactions
         given = interactions.given_split
         return {
@@ -187,7 +188,7 @@ class Reference:
         }
 
     def _place(self, key: CotKey) -> tuple[int, int] | None:
-        """(user, place of the target in the interactions) where the run's data has this very sample."""
+        """(user, place of the target in the interactions), if the run's data has exactly this sample."""
         user = self._sequences.get(key.user_id)
         if user is None:
             return None
