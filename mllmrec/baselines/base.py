@@ -1,4 +1,4 @@
-"""What every classical recommender offers: it is fitted to sequences of item codes and scores candidates."""
+"""The interface of classical recommenders: each is fitted to sequences of item codes and scores candidates."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # its import takes seconds, and counting recommenders need none of it
+if TYPE_CHECKING:  # importing it takes seconds, and counting recommenders do not need it
     import lightning
 
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What a recommender may learn from; I items, U users."""
+    """The data that a recommender may learn from; I items, U users."""
 
-    sequences: Sequence[np.ndarray]  # U of item codes (0 to I - 1), oldest first: the users' training parts
+    sequences: Sequence[np.ndarray]  # U arrays of item codes (0 to I - 1), oldest first: training parts
     num_items: int  # I
     texts: Sequence[str]  # I texts: title, details and caption of an item
     seed: int
     make_trainer: Callable[
         ..., lightning.Trainer
-    ]  # takes max_epochs, max_steps, callbacks, as Lightning names them
+    ]  # takes max_epochs, max_steps and callbacks, named as in Lightning
     measure: Callable[[], float] | None = (
-        None  # held-out metric of the recommender as it is now; larger is better
+        None  # held-out metric of the recommender in its present state; larger is better
     )
-    section: str = "method.recommender"  # of the configuration, where the recommender's settings stand
+    section: str = "method.recommender"  # the section of the configuration with the recommender's settings
 
 
 class Recommender(ABC):
@@ -43,14 +43,14 @@ class Recommender(ABC):
 
     @abstractmethod
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Score candidates, larger is better; ties are broken by the caller.
+        """Score candidates; larger is better. The caller breaks ties.
 
         Args:
-            histories: S of item codes, whole and oldest first.
-            candidates: S of (C,) item codes; C may differ, and may be nearly all items.
+            histories: S arrays of item codes, complete and oldest first.
+            candidates: S arrays of (C,) item codes. C may differ, and may include nearly all items.
 
         Returns:
-            S of (C,) float64.
+            S arrays of (C,) float64.
         """
 
     @abstractmethod
@@ -62,5 +62,5 @@ class Recommender(ABC):
         """Read what `save` wrote.
 
         Raises:
-            UserError: the folder does not hold this recommender's weights for so many items.
+            UserError: the folder does not hold weights of this recommender for `num_items` items.
         """

@@ -22,27 +22,27 @@ from mllmrec.errors import UserError
 
 
 class Bert4Rec(NeuralRecommender):
-    """Self-attention in both directions, learnt by guessing masked items from those around them.
+    """Self-attention in both directions, trained to guess masked items from the items around them.
 
-    The next item is guessed at a mask behind the history. The loss is cross-entropy over all items.
+    It recommends by guessing the item at a mask behind the history. The loss is cross-entropy over all items.
 
     Args:
-        hidden_size: D.
-        num_layers: transformer layers.
-        num_heads: attention heads; they divide D.
+        hidden_size: size D of the item vectors.
+        num_layers: number of transformer layers.
+        num_heads: number of attention heads; must divide D.
         feedforward_size: width of the feed-forward part.
-        dropout: of embeddings, attention and layers.
-        masked_share: of a training sequence's items, each masked with this probability, at least one.
-        last_share: of the training sequences, in which the last item alone is masked, as it is when recommending.
-        max_length: places, the mask behind the history among them.
-        learning_rate: of Adam.
-        batch_size: sequences at once.
-        max_epochs: passes over the sequences at most.
+        dropout: dropout of embeddings, attention and layers.
+        masked_share: probability of masking each item of a training sequence; at least one item is masked.
+        last_share: share of the training sequences with only the last item masked, as when recommending.
+        max_length: number of places, including the mask behind the history.
+        learning_rate: learning rate of Adam.
+        batch_size: sequences per batch.
+        max_epochs: most passes over the sequences.
         every: epochs between two held-out measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     kind = "bert4rec"
@@ -84,7 +84,7 @@ class Bert4Rec(NeuralRecommender):
 
     @property
     def history_length(self) -> int:
-        """One place is the mask's."""
+        """One place is kept for the mask."""
         return self.max_length - 1
 
     def build(self, num_items: int, features: np.ndarray | None) -> SequenceNetwork:
@@ -121,7 +121,7 @@ class Bert4RecNetwork(SequenceNetwork):
         small_weights(self)
 
     def states(self, items: Tensor, lengths: Tensor, masked: Tensor, vectors: Tensor) -> Tensor:
-        """(B, L, D); `masked` (B, L) bool says where an item is hidden, `lengths` counts masks too."""
+        """(B, L, D); `masked` (B, L) bool says where an item is hidden; `lengths` includes the masks."""
         seen = torch.where(masked[..., None], self.mask, functional.embedding(items, vectors))
         hidden = self.dropout(seen + self.places(places_back(lengths, items.shape[1])))
         padding = ~in_sequence(lengths, items.shape[1])
@@ -134,18 +134,18 @@ class Bert4RecNetwork(SequenceNetwork):
         return self.states(longer, lengths + 1, masked, vectors)[masked]
 
     def loss(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """The mean over masked items."""
+        """The mean loss over masked items."""
         masked = self.draw_masks(lengths, items.shape[1])
         vectors = self.items()
         states = self.states(items, lengths, masked, vectors)[masked]
         return cross_entropy(states, vectors, items[masked])
 
     def draw_masks(self, lengths: Tensor, places: int) -> Tensor:
-        """(B, L) bool: which items are hidden, at least one in every sequence, none in the padding."""
+        """(B, L) bool: the items to hide. Every sequence has at least one, the padding none."""
         real = in_sequence(lengths, places)
         draws = torch.rand(real.shape, device=lengths.device)
         masked = (draws < self.masked_share) & real
-        # The item with the smallest draw, where no draw was small enough.
+        # If no draw was small enough, hide the item with the smallest draw.
         least = functional.one_hot(draws.masked_fill(~real, 2.0).argmin(dim=1), places).bool()
         masked = torch.where(masked.any(dim=1, keepdim=True), masked, least)
         only_last = torch.rand(len(lengths), 1, device=lengths.device) < self.last_share
@@ -153,5 +153,5 @@ class Bert4RecNetwork(SequenceNetwork):
 
 
 def last_place(lengths: Tensor, places: int) -> Tensor:
-    """(B, L) bool: True at each sequence's last item only."""
+    """(B, L) bool: True only at each sequence's last item."""
     return torch.arange(places, device=lengths.device) == lengths[:, None] - 1

@@ -1,4 +1,4 @@
-"""Recommenders that only count, ranked on the candidates of every run: the bar that a language model has to clear."""
+"""Ranks recommenders without training on the candidates of every run: the bar that a language model has to clear."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mllmrec.prepare import Prepared
 
 
 def rank_baselines(cfg: DictConfig, prepared: Prepared, protocols: Protocols) -> None:
-    """Fit each recommender to the training sequences and record how it ranks under every protocol.
+    """Fit each recommender to the training sequences and record its ranking under every protocol.
 
     Args:
-        cfg: of the run; ``baselines`` maps a name to what `hydra.utils.instantiate` takes. Runs of earlier versions have
-            none. The run's own method is left out.
+        cfg: the run's configuration. ``baselines`` maps a name to what `hydra.utils.instantiate` takes; runs of earlier
+            versions have none. The run's own method is left out.
         prepared: the data.
-        protocols: of the run.
+        protocols: the run's protocols.
 
     Raises:
-        UserError: one of them is trained instead of counted.
+        UserError: a recommender is trained instead of counted.
     """
     inputs = FitInputs(
         sequences=prepared.samples["train"].parts(),

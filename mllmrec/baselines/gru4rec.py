@@ -20,25 +20,25 @@ from mllmrec.baselines.next_item_loss import NextItemLoss
 class Gru4Rec(NeuralRecommender):
     """A recurrent network over the history.
 
-    Whole sequences are trained at once rather than session-parallel steps, as in RecBole's GRU4Rec.
+    Whole sequences are trained at once, as in RecBole's GRU4Rec, instead of session-parallel steps.
 
     Args:
-        hidden_size: D, of the items' vectors.
+        hidden_size: size D of the item vectors.
         state_size: width of the recurrent state.
-        num_layers: recurrent layers.
-        dropout: of the items' vectors, and between layers.
-        loss: ``cross_entropy`` over all items, or ``bce`` against sampled ones.
-        negatives: for bce, sampled for every positive.
-        calibration: for bce, t of gBCE, 0 to 1; 0 is plain.
-        max_length: latest items of a history that are read.
-        learning_rate: of Adam.
-        batch_size: sequences at once.
-        max_epochs: passes over the sequences at most.
+        num_layers: number of recurrent layers.
+        dropout: dropout of the item vectors, and between layers.
+        loss: ``cross_entropy`` over all items, or ``bce`` against sampled negatives.
+        negatives: for bce, negatives sampled per positive.
+        calibration: for bce, t of gBCE, 0 to 1; 0 is plain bce.
+        max_length: how many latest items of a history are read.
+        learning_rate: learning rate of Adam.
+        batch_size: sequences per batch.
+        max_epochs: most passes over the sequences.
         every: epochs between two held-out measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     kind = "gru4rec"

@@ -1,4 +1,4 @@
-"""Items bought by the same users as those of the history: item-based nearest neighbours."""
+"""Item-based nearest neighbours: recommends items that the same users have as the items of the history."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mllmrec.baselines.weights_file import read_weights, write_weights
 from mllmrec.errors import UserError
 
 KIND = "item_knn"
-_BLOCK_ITEMS = 1024  # rows of the similarity matrix made at once: bounds memory
+_BLOCK_ITEMS = 1024  # rows of the similarity matrix computed at once; bounds memory
 
 
 class ItemKnn(Recommender):
-    """Sums, over the history's items, their similarity to a candidate.
+    """Sums a candidate's similarity to each item of the history.
 
-    Similarity is the cosine of two items' columns in the binary user-item matrix, kept for each item's nearest
-    neighbours only (Deshpande and Karypis, 2004, "Item-based top-N recommendation algorithms").
+    The similarity is the cosine of two items' columns in the binary user-item matrix. It is kept only for each item's
+    nearest neighbours (Deshpande and Karypis, 2004, "Item-based top-N recommendation algorithms").
 
     Args:
-        neighbours: how many items each item is kept similar to.
-        shrinkage: added to the cosine's denominator; above 0 it trusts pairs of rare items less.
-        decay: weight of each item of the history relative to the one after it; 1 weighs all alike.
+        neighbours: how many neighbours of each item are kept.
+        shrinkage: added to the cosine's denominator; a value above 0 trusts pairs of rare items less.
+        decay: weight of each item of the history relative to the item after it; 1 weighs all items the same.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     def __init__(self, neighbours: int = 100, shrinkage: float = 0.0, decay: float = 1.0) -> None:
@@ -51,7 +51,7 @@ class ItemKnn(Recommender):
         self._similar = sparse.vstack(blocks, format="csr")
 
     def _nearest(self, together: sparse.csr_array, start: int, norms: np.ndarray) -> sparse.csr_array:
-        """Similarities of a block of items, from how many users have both: each row's largest; ties by item code."""
+        """Each item's largest similarities, for a block of items; `together` counts common users. Ties: item code."""
         pairs = together.tocoo()
         rows, columns = pairs.coords
         cosine = pairs.data / (norms[rows + start] * norms[columns] + self.shrinkage)
@@ -86,7 +86,7 @@ class ItemKnn(Recommender):
 
 
 def _incidence(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_array:
-    """(U, I) of 0 and 1: who has what; int64."""
+    """(U, I) int64 of 0 and 1: which user has which item."""
     distinct = [np.unique(sequence) for sequence in sequences]
     users = np.repeat(np.arange(len(distinct)), [len(items) for items in distinct])
     items = np.concatenate([*distinct, np.empty(0, dtype=np.int64)]).astype(np.int64)

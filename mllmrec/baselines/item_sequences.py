@@ -1,4 +1,4 @@
-"""Item sequences of different lengths as batches; B sequences, L places."""
+"""Batches of item sequences of different lengths; B sequences, L places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCHES_SORTED_TOGETHER = 16
 
 
 def padded(sequences: Sequence[np.ndarray], longest: int) -> tuple[Tensor, Tensor]:
-    """The latest `longest` items of each sequence, padded at the end to the batch's longest.
+    """The latest `longest` items of each sequence, padded at the end to the longest of the batch.
 
     Returns:
         (B, L) int64 item codes, 0 in the padding, and (B,) int64 lengths; L is at least 1.
@@ -33,9 +33,9 @@ def in_sequence(lengths: Tensor, places: int) -> Tensor:
 
 
 class LengthBatches:
-    """A batch sampler: every sequence once an epoch, in batches of similar length, in a new random order each epoch.
+    """A batch sampler. Each epoch has every sequence once, in batches of similar length and in a new random order.
 
-    Sequences are shuffled, then sorted by length among every 16 batches only, so that batches differ between epochs.
+    Sequences are shuffled, then sorted by length within every 16 batches only, so that batches differ between epochs.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
@@ -43,11 +43,11 @@ class LengthBatches:
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The next epoch's batches: positions of sequences."""
+        """The batches of the next epoch, as positions of sequences."""
         generator = numpy_generator(self.seed, "recommender batches", self._epoch)
         self._epoch += 1
         order = generator.permutation(len(self.lengths))

@@ -1,4 +1,4 @@
-"""What is known of an item in words."""
+"""The text about each item."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mllmrec.prepare import Prepared
 
 
 def item_texts(prepared: Prepared) -> list[str]:
-    """Title, details and caption of every item in one text."""
+    """Title, details and caption of each item, joined into one text."""
     items = prepared.items
     return [
         ". ".join(text for text in (title, details, prepared.captions.get(item, "")) if text)

@@ -1,4 +1,4 @@
-"""The job of a classical recommender: fitted to the users' training parts, then ranked like any other policy."""
+"""The job of a classical recommender: it is fitted to the users' training parts, then ranked like any other policy."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def run_baseline(
     """Fit, save and rank the recommender that ``method.recommender`` describes.
 
     Args:
-        cfg: of the run.
+        cfg: the run's configuration.
         prepared: the data.
-        protocols: of the results.
-        held_out: of the ranking of validation users while it trains; None for none.
-        folder: of the run.
-        loggers: of the run.
+        protocols: the protocols of the results.
+        held_out: the protocol that ranks validation users during training; None: no such ranking.
+        folder: the run's folder.
+        loggers: the run's loggers.
         begin: called when nothing is left that could be refused, before anything is written.
 
     Returns:
-        Its evaluation under the main protocol.
+        The recommender's evaluation under the main protocol.
     """
     name = str(cfg.method.name)
     recommender: Recommender = instantiate(cfg.method.recommender, _convert_="all")
@@ -73,14 +73,14 @@ def run_baseline(
 def train_item_vectors(
     cfg: DictConfig, prepared: Prepared, held_out: Protocol | None, folder: RunFolder, loggers: RunLoggers
 ) -> Tensor:
-    """Fit the recommender that ``method.item_vectors`` describes, for its vectors; arguments as above.
+    """Fit the recommender that ``method.item_vectors`` describes and return its vectors; arguments as above.
 
     Returns:
-        (I, D) of mean square 1. As they are learnt they may be so small that a new projector, whose biases they meet,
-        would hardly tell one item from another.
+        (I, D) scaled to mean square 1. The learnt vectors may be so small that a new projector would hardly tell one
+        item from another beside its own biases.
 
     Raises:
-        UserError: it has none.
+        UserError: the recommender has no item vectors.
     """
     recommender: Recommender = instantiate(cfg.method.item_vectors, _convert_="all")
     if not isinstance(recommender, NeuralRecommender):
@@ -95,7 +95,7 @@ def train_item_vectors(
 
 @dataclass(frozen=True)
 class _Fitting:
-    """What fitting a recommender takes from its run."""
+    """The parts of a run that fitting a recommender needs."""
 
     cfg: DictConfig
     prepared: Prepared
@@ -104,9 +104,9 @@ class _Fitting:
     loggers: RunLoggers
 
     def learn(self, recommender: Recommender, section: str, name: str) -> None:
-        """Fit what a section of ``method`` describes, or take it from an earlier job where jobs share; ``name`` is the
-        run's for it."""
-        # Only networks are kept: the others count, which is as quick as reading.
+        """Fit what a section of ``method`` describes, or take it from an earlier job if jobs share; ``name`` is the
+        run's name for it."""
+        # Only networks are stored. The other recommenders count, which is as quick as reading.
         if not (self.cfg.share_stages and isinstance(recommender, NeuralRecommender)):
             self._fit(recommender, section, name)
             return
@@ -145,7 +145,7 @@ class _Fitting:
 
     def _trainer(self, name: str, settings: dict[str, Any]) -> lightning.Trainer:
         return make_trainer(
-            # They are small, and half the bits would cost them more than they gain.
+            # Recommenders are small: half precision would cost them more than they gain.
             {**self.cfg.trainer, "precision": "32-true"},
             self.folder,
             **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},

@@ -1,4 +1,4 @@
-"""Early stopping on a held-out measure; the best weights are put back at the end."""
+"""Early stopping on a held-out measure. At the end the best weights are put back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class KeepBest(lightning.Callback):
-    """Measures after every so many epochs and stops when several measures in a row bring nothing better.
+    """Measures every few epochs and stops after several measures in a row without a new best.
 
     Args:
-        network: whose weights are kept.
-        measure: the held-out metric as it is now; larger is better.
+        network: the network with the weights to keep.
+        measure: the held-out metric in the network's present state; larger is better.
         every: epochs between two measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
     """
 
     def __init__(self, network: nn.Module, measure: Callable[[], float], every: int, patience: int) -> None:
@@ -26,7 +26,7 @@ class KeepBest(lightning.Callback):
         self._without_better = 0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure when it is time."""
+        """Measure if it is time."""
         if (trainer.current_epoch + 1) % self.every:
             return
         value = self.measure()
@@ -39,7 +39,7 @@ class KeepBest(lightning.Callback):
             trainer.should_stop = self._without_better >= self.patience
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Put the best weights back; where nothing was measured, the last ones stay."""
+        """Put the best weights back. If nothing was measured, the last weights stay."""
         if self._weights:
             with torch.no_grad():
                 self.network.load_state_dict(self._weights)

@@ -1,4 +1,4 @@
-"""What a trained recommender is found by: everything that made its weights, as named parts."""
+"""The key of a trained recommender: everything that made its weights, as named parts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mllmrec.prepare import Prepared
 def recommender_parts(
     settings: DictConfig, cfg: DictConfig, prepared: Prepared, held_out: Protocol | None
 ) -> dict[str, Any]:
-    """What a recommender is trained on and stopped by, as JSON values by name.
+    """What a recommender is trained on and what stops its training, as JSON values by name.
 
     Args:
-        settings: of the recommender.
-        cfg: of the run.
+        settings: the recommender's settings.
+        cfg: the run's configuration.
         prepared: the data.
-        held_out: of the ranking of validation users that stops the training; None for none.
+        held_out: the protocol that ranks validation users and stops the training; None: no such ranking.
     """
     plain: Any = OmegaConf.to_container(settings, resolve=True)
     return {
@@ -45,7 +45,7 @@ def recommender_parts(
 
 
 def _paths_in(settings: Any) -> Iterator[str]:
-    """The settings that name a file or a folder of this machine, such as that of a sentence encoder."""
+    """The settings that name a file or folder on this machine, such as a sentence encoder's folder."""
     if isinstance(settings, dict):
         settings = list(settings.values())
     if isinstance(settings, list):

@@ -1,4 +1,4 @@
-"""What GRU4Rec, SASRec and BERT4Rec share: training with Lightning, scoring, and their weights' file.
+"""Shared by GRU4Rec, SASRec and BERT4Rec: training with Lightning, scoring, and the weights file.
 
 B sequences, L places, D numbers in a vector, I items, F features of an item.
 """
@@ -29,7 +29,7 @@ _SCORED_AT_ONCE = 256
 
 
 class ItemVectors(nn.Module):
-    """A learnt vector for every item, to which a linear image of its features is added where it has some."""
+    """A learnt vector for every item, plus a linear image of the item's features if it has any."""
 
     features: Tensor | None
 
@@ -47,7 +47,7 @@ class ItemVectors(nn.Module):
 
 
 class SequenceNetwork(nn.Module, ABC):
-    """A network that says which item comes next by the inner product of a query with the items' vectors."""
+    """A network that predicts the next item by the inner product of a query with the items' vectors."""
 
     items: ItemVectors
 
@@ -67,13 +67,13 @@ class SequenceNetwork(nn.Module, ABC):
 
 
 class NextItemNetwork(SequenceNetwork):
-    """One that reads from the left: all next items of a sequence are learnt at once."""
+    """A network that reads from the left, so that all next items of a sequence are learnt at once."""
 
     next_item_loss: NextItemLoss
 
     @abstractmethod
     def states(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
-        """(B, L, D): at each place, what it knows from the items up to there."""
+        """(B, L, D): what the network knows at each place from the items up to that place."""
 
     def query(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
         """The state at the latest item."""
@@ -81,7 +81,7 @@ class NextItemNetwork(SequenceNetwork):
         return self.states(items, lengths, vectors)[rows, (lengths - 1).clamp(min=0)]
 
     def loss(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """The mean over all items that have one before them."""
+        """The mean loss over all items that have an item before them."""
         vectors = self.items()
         known, following = items[:, :-1], items[:, 1:]
         real = in_sequence(lengths - 1, known.shape[1])
@@ -90,7 +90,7 @@ class NextItemNetwork(SequenceNetwork):
 
 
 def small_weights(network: nn.Module) -> None:
-    """Draw all matrices from a normal of deviation 0.02, as BERT4Rec and S3-Rec's SASRec do."""
+    """Draw all matrices from a normal distribution with deviation 0.02, as BERT4Rec and S3-Rec's SASRec do."""
     for weight in network.parameters():
         if weight.ndim > 1:
             nn.init.normal_(weight, std=0.02)
@@ -100,15 +100,15 @@ class NeuralRecommender(Recommender):
     """Trains a `SequenceNetwork`.
 
     Args:
-        max_length: latest items of a history that are read.
-        learning_rate: of Adam, constant.
-        batch_size: sequences at once.
-        max_epochs: passes over the sequences at most.
+        max_length: how many latest items of a history are read.
+        learning_rate: the constant learning rate of Adam.
+        batch_size: sequences per batch.
+        max_epochs: most passes over the sequences.
         every: epochs between two held-out measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     kind: str
@@ -133,23 +133,23 @@ class NeuralRecommender(Recommender):
         )
         self.max_length, self.learning_rate, self.batch_size = max_length, learning_rate, batch_size
         self.max_epochs, self.every, self.patience = max_epochs, every, patience
-        self._progress: _Progress | None = None  # None where the weights were read
+        self._progress: _Progress | None = None  # None if the weights were read from a file
 
     @abstractmethod
     def build(self, num_items: int, features: np.ndarray | None) -> SequenceNetwork:
         """The untrained network; ``features`` are (I, F) or None."""
 
     def features(self, inputs: FitInputs) -> np.ndarray | None:
-        """(I, F) float32, what the network is told of the items, or None."""
+        """(I, F) float32 features of the items for the network, or None."""
         return None
 
     @property
     def history_length(self) -> int:
-        """Items of a history that are read; a training sequence has one more."""
+        """How many items of a history are read; a training sequence has one more."""
         return self.max_length
 
     def fit(self, inputs: FitInputs) -> None:
-        """Train; with a held-out measure, until it stops rising.
+        """Train. With a held-out measure, train until the measure stops rising.
 
         Raises:
             UserError: no sequence has two items, or the training diverged.
@@ -180,7 +180,7 @@ class NeuralRecommender(Recommender):
         """Inner products of the history's query with the candidates' vectors.
 
         Raises:
-            UserError: some are no finite numbers, since the training diverged.
+            UserError: some scores are not finite, because the training diverged.
         """
         network = self.network
         device = network.items.own.weight.device
@@ -207,10 +207,10 @@ class NeuralRecommender(Recommender):
         )
 
     def item_vectors(self) -> Tensor:
-        """(I, D) float32, on the CPU: what queries are multiplied with, a copy.
+        """(I, D) float32 on the CPU: a copy of the vectors that queries are multiplied with.
 
         Raises:
-            UserError: some are no finite numbers, since the training diverged.
+            UserError: some numbers are not finite, because the training diverged.
         """
         with torch.no_grad():
             vectors = self.network.items().detach().float().cpu().clone()
@@ -229,7 +229,7 @@ class NeuralRecommender(Recommender):
         """Read the weights.
 
         Raises:
-            UserError: they are not there, or of another network.
+            UserError: the weights are not there, or belong to another network.
         """
         arrays = read_weights(folder, self.kind, num_items)
         network = self.build(num_items, arrays.get("items.features"))
@@ -243,7 +243,7 @@ class NeuralRecommender(Recommender):
 
 
 def _products(queries: Tensor, vectors: Tensor, candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Scores of each query's candidates: by one product with all items where the candidates are as many."""
+    """Scores of each query's candidates. If there are as many candidates as items, one product covers all items."""
     counts = [len(wanted) for wanted in candidates]
     if sum(counts) >= len(vectors):
         table = (queries @ vectors.T).double().cpu().numpy()
@@ -258,7 +258,7 @@ def require_positive(**values: float) -> None:
     """Refuse settings of a recommender that are not above 0.
 
     Raises:
-        UserError: naming the first.
+        UserError: a setting is not; the message names the first.
     """
     for name, value in values.items():
         if value <= 0:
@@ -269,7 +269,7 @@ def require_share(**values: float) -> None:
     """Refuse settings of a recommender that do not lie in [0, 1).
 
     Raises:
-        UserError: naming the first.
+        UserError: a setting does not; the message names the first.
     """
     for name, value in values.items():
         if not 0 <= value < 1:
@@ -278,16 +278,16 @@ def require_share(**values: float) -> None:
 
 @dataclass
 class _Progress:
-    """Where a training stands."""
+    """How far a training has come."""
 
     kind: str
-    setting: str  # of the learning rate
+    setting: str  # the name of the learning rate's setting
     learning_rate: float
-    step: int = 0  # the latest that began, from 1
+    step: int = 0  # the latest step that began, from 1
     epoch: int = 0  # from 1
 
     def diverged(self, how: str) -> UserError:
-        """What to raise where numbers are no longer finite."""
+        """The error to raise when numbers are no longer finite."""
         return UserError(
             f"{self.kind} diverged at step {self.step} (epoch {self.epoch}): {how}; lower {self.setting} (now "
             f"{self.learning_rate})"

@@ -1,4 +1,4 @@
-"""How far a state is from the item that came next; N states, D numbers each, I items."""
+"""Losses that compare a state with the item that came next; N states with D numbers each, I items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mllmrec.errors import UserError, choices
 
 KINDS = ("cross_entropy", "bce")
 _STATES_AT_ONCE = (
-    128  # the table of their products with all items then fits a cache: twice as fast as all at once
+    128  # the products of so many states with all items fit a cache: twice as fast as all states at once
 )
 
 
@@ -24,17 +24,17 @@ def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
 class NextItemLoss:
     """Cross-entropy over all items, or binary cross-entropy against sampled negatives.
 
-    With β = α (t (1 - 1/α) + 1/α), α = negatives / (I - 1) and calibration t, a positive's log-sigmoid is weighed
-    by β: gBCE of Petrov and Macdonald (2023, "gSASRec: reducing overconfidence in sequential recommendation trained
+    A positive's log-sigmoid is weighted by β = α (t (1 - 1/α) + 1/α), with α = negatives / (I - 1) and calibration t.
+    This is gBCE of Petrov and Macdonald (2023, "gSASRec: reducing overconfidence in sequential recommendation trained
     with negative sampling"). t = 0 gives β = 1, the plain loss of SASRec. Negatives are uniform over the other items.
 
     Args:
         kind: ``cross_entropy`` or ``bce``.
-        negatives: for bce, sampled for every positive.
-        calibration: for bce, t, 0 to 1.
+        negatives: for bce, negatives sampled per positive.
+        calibration: for bce, the calibration t, 0 to 1.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     def __init__(self, kind: str = "cross_entropy", negatives: int = 1, calibration: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""The most frequent items first, the same for everybody."""
+"""Ranks the most frequent items first, in the same order for every user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Popularity(Recommender):
         self._counts = item_counts(inputs.sequences, inputs.num_items)
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Counts; histories play no part."""
+        """The counts. Histories are not used."""
         return [self._counts[wanted].astype(np.float64) for wanted in candidates]
 
     def save(self, folder: Path) -> None:

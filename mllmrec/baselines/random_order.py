@@ -1,4 +1,4 @@
-"""Scores that know nothing: what chance reaches under the same candidates."""
+"""Scores that know nothing: they show what chance reaches on the same candidates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ KIND = "random"
 
 
 class RandomOrder(Recommender):
-    """A random score for every item, drawn from the run's seed and the history.
+    """Gives every item a random score, drawn from the run's seed and the history.
 
-    The same history has the same scores, whatever the order of users and candidates.
+    The same history gets the same scores, whatever the order of users and candidates.
     """
 
     def fit(self, inputs: FitInputs) -> None:

@@ -10,15 +10,15 @@ from mllmrec.prompts.examples import Example
 
 
 class RecommenderRanker(Ranker):
-    """By score, from the whole history."""
+    """Ranks by score, computed from the whole history."""
 
-    name = "score"  # in protocols, whatever their settings say
+    name = "score"  # the name in protocols, whatever their settings say
 
     def __init__(self, recommender: Recommender, seed: int) -> None:
         self.recommender, self.seed = recommender, seed
 
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; ties are broken by a permutation of each user's own."""
+        """Rank one batch. A permutation of each user's own breaks ties."""
         scores = self.recommender.scores(
             [example.history for example in examples], [example.candidates for example in examples]
         )

@@ -1,4 +1,4 @@
-"""What followed the latest item most often in training: a first-order Markov chain."""
+"""Ranks by what followed the latest item most often in training: a first-order Markov chain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIND = "recent"
 class Recent(Recommender):
     """Scores an item by how often it directly followed the history's latest item.
 
-    Among equal counts, such as 0, the more popular item is first: popularity adds less than 1.
+    If counts are equal, such as 0, the more popular item comes first: popularity adds less than 1.
     """
 
     def fit(self, inputs: FitInputs) -> None:
@@ -29,11 +29,11 @@ class Recent(Recommender):
         afters = [sequence[1:] for sequence in inputs.sequences]
         rows = np.concatenate([*befores, np.empty(0, dtype=np.int64)])
         columns = np.concatenate([*afters, np.empty(0, dtype=np.int64)])
-        # Building CSR from pairs sums those that occur more than once.
+        # Building CSR from pairs sums pairs that occur more than once.
         self._followed = sparse.csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(size, size))
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Transition count plus the item's share of all interactions times one half."""
+        """The transition count, plus half of the item's share of all interactions."""
         popularity = self._counts / (2 * max(1, self._counts.sum()))
         return [
             self._from_latest(history, popularity)[wanted]

@@ -20,26 +20,26 @@ from mllmrec.errors import UserError
 
 
 class SasRec(NeuralRecommender):
-    """Self-attention over the history, each item seeing itself and those before it.
+    """Self-attention over the history. Each item sees itself and the items before it.
 
     Args:
-        hidden_size: D.
-        num_layers: transformer layers.
-        num_heads: attention heads; they divide D.
+        hidden_size: size D of the item vectors.
+        num_layers: number of transformer layers.
+        num_heads: number of attention heads; must divide D.
         feedforward_size: width of the feed-forward part.
-        dropout: of embeddings, attention and layers.
-        loss: ``cross_entropy`` over all items, or ``bce`` against sampled ones.
-        negatives: for bce, sampled for every positive.
-        calibration: for bce, t of gBCE, 0 to 1; 0 is plain.
-        max_length: latest items of a history that are read.
-        learning_rate: of Adam.
-        batch_size: sequences at once.
-        max_epochs: passes over the sequences at most.
+        dropout: dropout of embeddings, attention and layers.
+        loss: ``cross_entropy`` over all items, or ``bce`` against sampled negatives.
+        negatives: for bce, negatives sampled per positive.
+        calibration: for bce, t of gBCE, 0 to 1; 0 is plain bce.
+        max_length: how many latest items of a history are read.
+        learning_rate: learning rate of Adam.
+        batch_size: sequences per batch.
+        max_epochs: most passes over the sequences.
         every: epochs between two held-out measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     kind = "sasrec"
@@ -86,7 +86,7 @@ class SasRec(NeuralRecommender):
 
 
 class SasRecNetwork(NextItemNetwork):
-    """Item and place vectors, then a causal transformer; places are counted back from the latest item."""
+    """Item and place vectors, then a causal transformer. Places are counted back from the latest item."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class SasRecNetwork(NextItemNetwork):
         small_weights(self)
 
     def states(self, items: Tensor, lengths: Tensor, vectors: Tensor) -> Tensor:
-        """(B, L, D); what stands in the padding is seen by no real item."""
+        """(B, L, D). No real item sees the padding."""
         hidden = functional.embedding(items, vectors) + self.places(places_back(lengths, items.shape[1]))
         causal = nn.Transformer.generate_square_subsequent_mask(items.shape[1], items.device, hidden.dtype)
         return self.encoder(self.dropout(hidden), mask=causal, is_causal=True)
@@ -127,15 +127,15 @@ def transformer(
 
 
 def places_back(lengths: Tensor, places: int) -> Tensor:
-    """(B, L) int64: 0 at a sequence's last item, 1 at the one before; 0 in the padding."""
+    """(B, L) int64: 0 at a sequence's last item, 1 at the item before; 0 in the padding."""
     return (lengths[:, None] - 1 - torch.arange(places, device=lengths.device)).clamp(min=0)
 
 
 def require_heads(hidden_size: int, num_heads: int) -> None:
-    """Refuse heads that do not divide the hidden size.
+    """Refuse a number of heads that does not divide the hidden size.
 
     Raises:
-        UserError: saying so.
+        UserError: the heads do not divide the hidden size.
     """
     require_positive(hidden_size=hidden_size, num_heads=num_heads)
     if hidden_size % num_heads:

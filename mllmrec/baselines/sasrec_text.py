@@ -1,4 +1,4 @@
-"""SASRec that reads what the items are called and what is said of them."""
+"""SASRec that also reads the text about each item: title, details and caption."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from mllmrec.baselines.text_features import sentence_features, word_features
 
 
 class SasRecText(SasRec):
-    """SASRec in which a linear image of an item's text vector is added to its learnt vector.
+    """SASRec that adds a linear image of an item's text vector to its learnt vector.
 
-    The sum stands for the item in the history and among the candidates. The other parameters are `SasRec`'s.
+    The sum stands for the item in the history and among the candidates. The other parameters are as in `SasRec`.
 
     Args:
-        encoder: a transformer whose mean state is the text's vector: hub name, or folder; None for TF-IDF of words,
+        encoder: a transformer (hub name or folder); its mean state is the text's vector. None: TF-IDF of words,
             reduced to `text_size` numbers.
-        revision: of the encoder on the hub; None for main.
-        text_size: numbers of a word vector; plays no part with an encoder.
-        hidden_size: D.
-        num_layers: transformer layers.
-        num_heads: attention heads; they divide D.
+        revision: the encoder's revision on the hub; None: main.
+        text_size: numbers in a word vector; not used with an encoder.
+        hidden_size: size D of the item vectors.
+        num_layers: number of transformer layers.
+        num_heads: number of attention heads; must divide D.
         feedforward_size: width of the feed-forward part.
-        dropout: of embeddings, attention and layers.
-        loss: ``cross_entropy`` over all items, or ``bce`` against sampled ones.
-        negatives: for bce, sampled for every positive.
-        calibration: for bce, t of gBCE, 0 to 1; 0 is plain.
-        max_length: latest items of a history that are read.
-        learning_rate: of Adam.
-        batch_size: sequences at once.
-        max_epochs: passes over the sequences at most.
+        dropout: dropout of embeddings, attention and layers.
+        loss: ``cross_entropy`` over all items, or ``bce`` against sampled negatives.
+        negatives: for bce, negatives sampled per positive.
+        calibration: for bce, t of gBCE, 0 to 1; 0 is plain bce.
+        max_length: how many latest items of a history are read.
+        learning_rate: learning rate of Adam.
+        batch_size: sequences per batch.
+        max_epochs: most passes over the sequences.
         every: epochs between two held-out measures.
-        patience: measures without a new best before training stops.
+        patience: training stops after this many measures without a new best.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     kind = "sasrec_text"

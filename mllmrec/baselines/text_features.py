@@ -1,4 +1,4 @@
-"""Item texts as vectors: of a sentence encoder, or of word counts; I items, F numbers in a vector."""
+"""Item texts as vectors, from a sentence encoder or from word counts; I items, F numbers in a vector."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mllmrec.progress import track
 from mllmrec.randomness import derive_seed
 
 _ENCODED_AT_ONCE = 64
-_LONGEST_TEXT = 256  # tokens; sentence encoders are trained on no more
+_LONGEST_TEXT = 256  # tokens; sentence encoders are not trained on more
 
 
 def word_features(texts: Sequence[str], size: int, seed: int) -> np.ndarray:
     """Latent semantic analysis: TF-IDF of words, then a truncated singular value decomposition.
 
     Returns:
-        (I, F) float32 with rows of length 1 (0 where a text has no word); F is `size`, or fewer where the texts have
-        fewer words or items.
+        (I, F) float32 with rows of length 1 (0 if a text has no word). F is `size`, or less if the texts have fewer
+        words or items.
 
     Raises:
         UserError: no text has a word.
@@ -41,8 +41,8 @@ def sentence_features(texts: Sequence[str], encoder: str, revision: str | None =
     """The mean of a transformer's last states over the tokens of each text (Reimers and Gurevych, 2019).
 
     Args:
-        texts: I.
-        encoder: hub name, or folder written by save_pretrained.
+        texts: I texts.
+        encoder: hub name, or a folder written by save_pretrained.
         revision: branch, tag or commit on the hub.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a fitted recommender keeps, as one safetensors file in a folder."""
+"""The contents of a fitted recommender as one safetensors file in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "recommender.safetensors"
 
 
 def write_weights(folder: Path, kind: str, num_items: int, arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays of a recommender of this kind for so many items."""
+    """Write the arrays of a recommender of kind `kind` for `num_items` items."""
     with atomic_path(folder / NAME) as temporary:
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(contiguous, temporary, metadata={"kind": kind, "items": str(num_items)})
@@ -25,7 +25,7 @@ def read_weights(folder: Path, kind: str, num_items: int) -> dict[str, np.ndarra
     """The arrays that `write_weights` wrote.
 
     Raises:
-        UserError: there is no such file, or it is of another kind or for another number of items.
+        UserError: there is no such file, or it is for another kind or another number of items.
     """
     path = folder / NAME
     try:
@@ -39,7 +39,7 @@ def read_weights(folder: Path, kind: str, num_items: int) -> dict[str, np.ndarra
     found = (metadata.get("kind"), metadata.get("items"))
     if found != (kind, str(num_items)):
         raise UserError(
-            f"{path} holds {found[0]} for {found[1]} items, wanted is {kind} for {num_items}: "
+            f"{path} holds {found[0]} for {found[1]} items, but {kind} for {num_items} is needed: "
             "use the method and the dataset of the run"
         )
     return arrays

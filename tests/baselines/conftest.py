@@ -46,7 +46,7 @@ def cycle(make_inputs) -> Callable[..., FitInputs]:
 
 @pytest.fixture
 def cycle_hits() -> Callable[..., float]:
-    """HR@1 among all items but those of the history, over histories of 4 items from each start."""
+    """HR@1 among all items that are not in the history, over histories of 4 items from each start."""
 
     def hits(recommender) -> float:
         histories = [np.array([(start + place) % CYCLE for place in range(4)]) for start in range(CYCLE)]

@@ -19,7 +19,7 @@ def fitted(recommender, make_inputs, sequences=SEQUENCES, **settings):
 
 def test_popularity_counts_occurrences(make_inputs, items):
     popularity = fitted(Popularity(), make_inputs)
-    # 0: twice, 1: three times, 2: twice, 3: twice, 4: never; candidates keep their order.
+    # 0 occurs twice, 1 three times, 2 twice, 3 twice, 4 never. Candidates keep their order.
     scores = popularity.scores(items([0], [3, 2]), items([1, 0], [4, 2, 1]))
     assert [row.tolist() for row in scores] == [[3, 2], [0, 2, 3]]
     assert scores[0].dtype == np.float64
@@ -28,13 +28,13 @@ def test_popularity_counts_occurrences(make_inputs, items):
 def test_recent_counts_what_followed_the_latest_item(make_inputs, items):
     recent = fitted(Recent(), make_inputs)
     (scores,) = recent.scores(items([0, 2, 1]), items([0, 1, 2, 3, 4]))
-    # After 1 came 2 once and 3 twice; popularity adds count / (2 * 9): 2, 3, 2, 2 and 0 of nine.
+    # After 1 came 2 once and 3 twice. Popularity adds count / (2 * 9); the counts are 2, 3, 2, 2 and 0 of nine.
     assert scores == pytest.approx([2 / 18, 3 / 18, 1 + 2 / 18, 2 + 2 / 18, 0])
 
 
 def test_recent_falls_back_to_popularity(make_inputs, items):
     recent = fitted(Recent(), make_inputs)
-    # Nothing ever followed 3 or 4, nor does an empty history end in anything.
+    # Nothing ever followed 3 or 4, and an empty history has no latest item.
     for scores in recent.scores(items([0, 3], [4], []), items([4, 1, 0], [4, 1, 0], [4, 1, 0])):
         assert scores == pytest.approx([0, 3 / 18, 2 / 18])
 
@@ -48,7 +48,7 @@ def test_recent_puts_one_transition_before_any_popularity(make_inputs, items):
 def test_item_knn_is_the_cosine_of_the_items_users(make_inputs, items):
     knn = fitted(ItemKnn(), make_inputs)
     (scores,) = knn.scores(items([0]), items([0, 1, 2, 3, 4]))
-    # Users of 0: a b, of 1: a b c, of 2: a c, of 3: b c. Common with 0: 2, 1, 1. An item is no neighbour of itself.
+    # User 0: a b; 1: a b c; 2: a c; 3: b c. In common with 0: 2, 1, 1. An item is not its own neighbour.
     assert scores == pytest.approx([0, 2 / 6**0.5, 1 / 2, 1 / 2, 0])
     (scores,) = knn.scores(items([0, 2]), items([1, 3]))
     assert scores == pytest.approx([2 * 2 / 6**0.5, 1 / 2 + 1 / 2])
@@ -62,7 +62,7 @@ def test_item_knn_counts_a_user_once_however_often_an_item_repeats(make_inputs, 
 def test_item_knn_keeps_the_nearest_only(make_inputs, items):
     knn = fitted(ItemKnn(neighbours=2), make_inputs)
     (scores,) = knn.scores(items([0]), items([1, 2, 3]))
-    # 1 is nearest; 2 and 3 are equally near, the lower code is kept.
+    # 1 is nearest. 2 and 3 are equally near, so the lower code is kept.
     assert scores == pytest.approx([2 / 6**0.5, 1 / 2, 0])
 
 
@@ -78,7 +78,7 @@ def test_item_knn_blocks_change_nothing(make_inputs, items, monkeypatch):
 def test_item_knn_weighs_by_age_and_shrinks(make_inputs, items):
     knn = fitted(ItemKnn(decay=0.5), make_inputs)
     (scores,) = knn.scores(items([0, 1]), items([2]))
-    # The older item 0, of cosine 1/2, counts half; item 1, of cosine 2/√6, wholly.
+    # The older item 0 has cosine 1/2 and counts half; item 1 has cosine 2/√6 and counts in full.
     assert scores == pytest.approx([1 / 4 + 2 / 6**0.5])
     (scores,) = fitted(ItemKnn(shrinkage=2), make_inputs).scores(items([0]), items([2]))
     assert scores == pytest.approx([1 / (2 + 2)])
@@ -101,7 +101,7 @@ def test_random_scores_belong_to_a_history_and_an_item(make_inputs, items):
     chance = fitted(RandomOrder(), make_inputs)
     first, second = chance.scores(items([0, 1], [1, 0]), items([2, 3, 4], [2, 3, 4]))
     assert len({*first, *second}) == 6
-    # Neither the other users nor the order of the candidates matter.
+    # Neither the other users nor the order of the candidates matters.
     (again,) = chance.scores(items([0, 1]), items([4, 2, 3]))
     assert again.tolist() == first[[2, 0, 1]].tolist()
     (other,) = fitted(RandomOrder(), make_inputs, seed=1).scores(items([0, 1]), items([2, 3, 4]))
@@ -123,9 +123,9 @@ def test_a_folder_of_something_else_is_refused(make_inputs, tmp_path):
     with pytest.raises(UserError, match="train with this method first"):
         Popularity().load(tmp_path, 5)
     fitted(Popularity(), make_inputs).save(tmp_path)
-    with pytest.raises(UserError, match="popularity for 5 items, wanted is popularity for 6"):
+    with pytest.raises(UserError, match="popularity for 5 items, but popularity for 6 is needed"):
         Popularity().load(tmp_path, 6)
-    with pytest.raises(UserError, match="wanted is recent"):
+    with pytest.raises(UserError, match="but recent"):
         Recent().load(tmp_path, 5)
     (tmp_path / "recommender.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot be read"):

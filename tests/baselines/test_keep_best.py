@@ -6,7 +6,7 @@ from mllmrec.baselines.sasrec import SasRec
 
 
 def trained_with(measures: list[float], cycle, **settings) -> tuple[SasRec, list[float]]:
-    """SASRec whose held-out measures are as given, and its first weight at each of them."""
+    """SASRec with the given held-out measures, and its first weight at each of them."""
     recommender = SasRec(
         hidden_size=4, num_heads=1, num_layers=1, feedforward_size=4, batch_size=64, **settings
     )
@@ -26,7 +26,7 @@ def kept(recommender: SasRec) -> float:
 
 def test_training_stops_after_patience_and_the_best_weights_come_back(cycle):
     recommender, seen = trained_with([0.1, 0.3, 0.2, 0.3, 0.9], cycle, patience=2)
-    # Best is the second measure; the third is worse and the fourth no better: stop.
+    # The second measure is best; the third is worse and the fourth no better, so training stops.
     assert len(set(seen)) == len(seen) == 4
     assert kept(recommender) == seen[1]
 
@@ -39,7 +39,7 @@ def test_a_new_best_starts_the_patience_anew(cycle):
 
 def test_measures_are_so_many_epochs_apart(cycle):
     recommender, seen = trained_with([0.1, 0.2], cycle, every=3, max_epochs=7)
-    # After epochs 3 and 6; the seventh is undone as nobody measured it.
+    # Measured after epochs 3 and 6. Epoch 7 is undone, because nobody measured it.
     assert len(seen) == 2
     assert kept(recommender) == seen[1]
 

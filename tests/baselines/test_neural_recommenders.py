@@ -50,7 +50,7 @@ def test_scores_do_not_depend_on_the_batch(name, cycle, items):
     for history, row in zip(histories, together, strict=True):
         (alone,) = recommender.scores([history], items(range(12)))
         assert alone == pytest.approx(row, abs=1e-5)
-        # Few candidates are scored without the others, in their own order.
+        # A few candidates get the same scores without the others, in their own order.
         (few,) = recommender.scores([history], items([7, 0, 4]))
         assert few == pytest.approx(row[[7, 0, 4]], abs=1e-5)
     assert not np.allclose(together[0], together[1], atol=1e-3)
@@ -144,7 +144,7 @@ def test_padding_takes_no_part_in_the_loss(name, cycle):
 @pytest.mark.parametrize("measured", [False, True])
 @every_model
 def test_a_training_that_diverges_says_where_and_what_to_lower(name, measured, cycle, cycle_hits):
-    # 60 sequences in batches of 20: after a step or two of this size no weight is a number.
+    # 60 sequences in batches of 20: after one or two steps of this size, weights are no longer numbers.
     recommender = MODELS[name](learning_rate=1e30, max_epochs=3)
     message = rf"{name} diverged at step [1-4] \(epoch [12]\): .*lower method.item_vectors.learning_rate \(now 1e\+30\)"
     with pytest.raises(UserError, match=message):

@@ -10,7 +10,7 @@ from mllmrec.errors import UserError
 
 
 def test_cross_entropy_is_over_all_items():
-    # Products with the three items: 0, 0 and log 2, so shares 1/4, 1/4 and 1/2.
+    # Products with the three items are 0, 0 and log 2, so their shares are 1/4, 1/4 and 1/2.
     states = torch.tensor([[math.log(2)], [math.log(2)]])
     vectors = torch.tensor([[0.0], [0.0], [1.0]])
     loss = NextItemLoss()(states, vectors, torch.tensor([2, 0]))
@@ -27,7 +27,7 @@ def test_cross_entropy_in_blocks_is_that_of_the_whole(monkeypatch):
 
 
 def test_bce_is_of_the_target_against_other_items():
-    # Every other item has product 0, log σ = -log 2; the target's is log 3, log σ = -log(4/3).
+    # Every other item has product 0, so log σ = -log 2; the target's product is log 3, so log σ = -log(4/3).
     states, vectors = torch.tensor([[math.log(3)]]), torch.tensor([[0.0], [1.0], [0.0], [0.0]])
     loss = NextItemLoss("bce", negatives=5)(states, vectors, torch.tensor([1]))
     assert loss.item() == pytest.approx(math.log(4 / 3) + 5 * math.log(2))
@@ -47,7 +47,7 @@ def test_every_other_item_is_drawn_and_never_the_target(target):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         NextItemLoss("bce", negatives=2000)(torch.ones(1, 1), vectors, torch.tensor([target])).backward()
-    # A negative's gradient is σ(0) = 1/2 each time it is drawn, the target's is -1/2 once.
+    # A negative has gradient σ(0) = 1/2 each time it is drawn; the target has -1/2 once.
     drawn = vectors.grad[:, 0] * 2
     assert drawn[target].item() == -1
     others = [drawn[item].item() for item in range(3) if item != target]

@@ -1,4 +1,4 @@
-"""Whatever made a recommender's weights is part of its key: each ingredient is changed alone, and the key must change."""
+"""Whatever made a recommender's weights is part of its key: each part is changed alone, and the key must change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def parts_of(cache) -> Callable[..., dict[str, Any]]:
-    """``parts_of(*overrides, before=...)``: the parts of a SASRec with texts; ``before`` may change what was prepared."""
+    """``parts_of(*overrides, before=...)``: parts of a SASRec with texts; ``before`` may change the prepared data."""
     (cache / "encoder" / "weights").write_text("one")
 
     def make(*overrides: str, before: Callable[[Prepared], None] | None = None) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def other_caption(prepared: Prepared) -> None:
 
 
 def other_sequence(held_out: bool) -> Callable[[Prepared], None]:
-    """The first two items change places, in the history of a held-out user or of another."""
+    """Swaps the first two items in the history of a held-out user, or of another user."""
 
     def change(prepared: Prepared) -> None:
         interactions = prepared.interactions
@@ -83,7 +83,7 @@ def prepared_held_out(prepared: Prepared) -> np.ndarray:
     return prepared.samples["validation"].users[measured.positions]
 
 
-# One change for each part, which changes no other: were the part left out, the two recommenders would be one.
+# One change per part; it changes no other part. If the part were left out, the two recommenders would share a key.
 PARTS: dict[str, dict[str, Any]] = {
     "settings": {"overrides": ["method.recommender.dropout=0.1"]},
     "trainer": {"overrides": ["trainer.precision=bf16-mixed"]},
@@ -114,7 +114,7 @@ def test_each_part_alone_makes_another_key(parts_of, cache, monkeypatch, part):
 
 
 def test_the_histories_that_stop_the_training_make_another_key(parts_of):
-    # Held-out users of a published split are in no training sequence.
+    # Held-out users of a published split have no training sequence.
     found = changed(parts_of(), parts_of(before=other_sequence(held_out=True)))
     assert "held out" in found
 

@@ -13,7 +13,7 @@ def causal_network(name: str):
 
 
 def sharp(network):
-    """Item vectors larger than at initialisation, so that items make a difference."""
+    """Make item vectors larger than at initialisation, so that items make a difference."""
     with torch.no_grad():
         network.items.own.weight *= 20
     return network.eval()
@@ -57,7 +57,7 @@ def test_sasrec_counts_places_back_from_the_latest_item():
     one = network.query(torch.tensor([[3, 0]]), torch.tensor([1]), vectors)
     with torch.no_grad():
         network.places.weight[1:] -= 5
-    # A single item stands at place 0 whatever the padding, and sees no other place.
+    # A single item is at place 0 whatever the padding, and sees no other place.
     assert torch.allclose(one, network.query(torch.tensor([[3]]), torch.tensor([1]), vectors), atol=1e-6)
 
 
@@ -90,9 +90,9 @@ def test_bert4rec_masks_a_share_and_at_least_one_and_no_padding():
     assert not masked[:2000, 10:].any()
     assert not masked[2000:, 2:].any()
     assert masked.any(dim=1).all()
-    # Expected of ten: 3, and 0.7^10 = 0.03 more for at least one.
+    # Expected for ten items: 3, plus 0.7^10 = 0.03 for the forced one.
     assert masked[:2000].sum(1).float().mean().item() == pytest.approx(3.03, abs=0.15)
-    # Expected of two: 0.6, and 0.7^2 = 0.49 more; the forced one is either.
+    # Expected for two items: 0.6, plus 0.7^2 = 0.49; the forced one may be either.
     assert masked[2000:].sum(1).float().mean().item() == pytest.approx(1.09, abs=0.05)
     assert masked[2000:, 0].float().mean().item() == pytest.approx(1.09 / 2, abs=0.05)
 

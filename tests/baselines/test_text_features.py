@@ -39,7 +39,7 @@ def test_texts_with_the_same_words_have_the_same_vector():
     features = word_features(TEXTS, 3, seed=0)
     assert features.shape == (5, 3)
     assert features.dtype == np.float32
-    # Four texts have words, of length 1 each; the empty one is 0.
+    # Four texts have words and vectors of length 1; the empty text's vector is 0.
     assert np.linalg.norm(features, axis=1) == pytest.approx([1, 1, 1, 1, 0], abs=1e-6)
     cosines = features @ features.T
     assert cosines[0, 1] == pytest.approx(1)
@@ -77,7 +77,7 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path):
 
 
 def test_items_with_similar_texts_score_alike_where_nothing_else_is_known(make_inputs, items):
-    # Items 2 and 3 occur nowhere; 2 is worded like item 1, which follows item 0.
+    # Items 2 and 3 occur nowhere. Item 2 is worded like item 1, which follows item 0.
     texts = ["lamp red", "chair blue wood", "chair blue wood", "rug silk"]
     recommender = SasRecText(**{**SMALL, "max_epochs": 40}, learning_rate=0.01, text_size=3, dropout=0.0)
     recommender.fit(make_inputs([[0, 1]] * 8 + [[1, 0]] * 8, 4, texts=texts))
