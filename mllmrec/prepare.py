@@ -183,7 +183,7 @@ def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
     _warn_of_thin_subset(cfg.dataset.max_users, summary["samples"]["test"])
 
-    captions, caption_counts = captions_of(cfg, items, cache)
+    captions, caption_counts = captions_of(cfg, items.only_kept(), cache)
     builder = PromptBuilder(
         items.ids.tolist(),
         items.titles.tolist(),

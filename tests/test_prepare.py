@@ -113,7 +113,6 @@ def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplo
         "dataset.num_users=300",
         "dataset.num_items=300",
         "dataset.max_users=12",
-        "caption=none",
         "cot_policy=none",
     ]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -121,6 +120,8 @@ def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplo
     prepared = prepare(cfg)
     held = np.unique(prepared.interactions.items)
     assert len(held) < 150
+    # A captioner may cost money for each item.
+    assert set(prepared.captions) == set(prepared.items.ids[held].tolist())
     for weighting, num_negatives in (("uniform", 9), ("popularity", 9), ("uniform", "full")):
         cfg.eval.weighting, cfg.eval.num_negatives = weighting, num_negatives
         examples, positions, _ = prepared.evaluation(cfg.eval)

@@ -36,6 +36,15 @@ class Items:
         titled = self.titles != ""
         return titled if self.kept is None else titled & self.kept
 
+    def only_kept(self) -> Items:
+        """The kept items as a catalogue of their own, for what costs time or money for each item."""
+        if self.kept is None:
+            return self
+        kept = self.kept
+        ids = set(self.ids[kept].tolist())
+        images = {item: path for item, path in self.images.items() if item in ids}
+        return Items(self.ids[kept], self.titles[kept], self.details[kept], images)
+
 
 @dataclass(frozen=True)
 class RawInteractions:
