@@ -1,10 +1,10 @@
-"""Attention to a shared prefix, and how it gets into any Hugging Face decoder.
+"""Attention to a shared prefix, for any Hugging Face decoder.
 
-The queries of all completions of a prompt attend to the prompt's keys and values where they lie: completions and
-grouped query heads are folded into the query length, so nothing of the prefix is copied. Their attention to the
-completion's own tokens is computed apart, and the two parts are merged through their log-sum-exps, which is exact.
-The backward pass runs each part's own backward with the merged output and log-sum-exp (as ring attention does, Liu
-et al. 2023), so neither part keeps a matrix of attention weights.
+The queries of all completions of a prompt attend to the prompt's keys and values in place. Completions and grouped query
+heads are folded into the query length, so no part of the prefix is copied. Attention to the completion's own tokens is
+computed separately, and the two parts are merged exactly through their log-sum-exps. The backward pass runs each part's own
+backward with the merged output and log-sum-exp (as ring attention does, Liu et al. 2023), so neither part keeps a matrix of
+attention weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = "mllmrec_shared_prefix"
 
 
 class AttentionPass(Protocol):
-    """Stands in for a model's attention during one forward over N packed tokens."""
+    """Replaces a model's attention during one forward over N packed tokens."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """(1, H, N, D), (1, KV, N, D), (1, KV, N, D) → (1, N, H, D)."""
@@ -33,10 +33,10 @@ class AttentionPass(Protocol):
 
 
 def install(model: Any) -> None:
-    """Let a Hugging Face model's attention ask the ``attention_pass`` of its forward; without one it is SDPA's.
+    """Make a Hugging Face model's attention use the ``attention_pass`` given to its forward; without one it uses SDPA.
 
     Raises:
-        UserError: the model attends in a way that the engine does not know.
+        UserError: the engine does not support the model's kind of attention.
     """
     config = model.config.get_text_config()
     if config._attn_implementation == NAME:
@@ -63,22 +63,22 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
         model: a causal language model, with or without adapters.
         ids: (N,).
         positions: (N,), or (3, N) in time, height and width.
-        attention_pass: decides what they attend to.
+        attention_pass: decides what the tokens attend to.
 
     Returns:
         (N, h) hidden states after the last norm.
     """
     install(model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # A mask of four dimensions is taken as it is: without one, restarted positions would be read as a packed batch
-    # of separate sequences, and an N x N mask would be made of them.
+    # transformers takes a mask of four dimensions as it is. Without one it would read restarted positions as a packed
+    # batch of separate sequences and build an N x N mask.
     unused = torch.empty(1, 1, 1, 1, device=ids.device)
     tokens = len(ids)
     spare = recurring(tokens) - tokens if ids.device.type == "cpu" else 0
     if spare:
         ids, positions = functional.pad(ids, (0, spare)), functional.pad(positions, (0, spare))
         attention_pass = _Spared(attention_pass, tokens, spare)
-    # Ids may stand for more than their embeddings, as those of images do.
+    # Ids of images stand for more than an embedding.
     inputs = base.decoder_inputs(ids[None]) if hasattr(base, "decoder_inputs") else {"input_ids": ids[None]}
     hidden = base.get_decoder()(
         **inputs,
@@ -91,7 +91,7 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
 
 
 class _Spared:
-    """Keeps from attention the tokens that only make the number of rows a recurring one."""
+    """Hides from attention the tokens that only round the number of rows up to a recurring one."""
 
     def __init__(self, inner: AttentionPass, tokens: int, spare: int) -> None:
         self.inner, self.tokens, self.spare = inner, tokens, spare
@@ -119,10 +119,10 @@ def _attention(
         )
     unknown = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
     if unknown:
-        raise UserError(f"engine=shared_prefix has no attention with {', '.join(unknown)}: use engine=plain")
+        raise UserError(f"engine=shared_prefix cannot attend with {', '.join(unknown)}: use engine=plain")
     if dropout:
         raise UserError(
-            "engine=shared_prefix has no attention dropout: set attention_dropout to 0, or engine=plain"
+            "engine=shared_prefix cannot run attention dropout: set attention_dropout to 0, or engine=plain"
         )
     return attention_pass.attend(module.layer_idx, query, key, value, scaling), None
 
@@ -158,13 +158,13 @@ def with_prefix(
     """Attention of B * A rows to their prompt's prefix and, causally, to their own tokens.
 
     Args:
-        query: (B * A, H, T, D), row r belonging to prompt ``r // A``.
-        key: (B * A, KV, S, D), the rows' own; S = T, or T = 1 with S earlier and present tokens.
+        query: (B * A, H, T, D); row r belongs to prompt ``r // A``.
+        key: (B * A, KV, S, D), the rows' own keys; S = T, or T = 1 with S earlier and present tokens.
         value: as ``key``.
         prefix_key: (B, KV, P, D).
         prefix_value: (B, KV, P, D).
         prefix_bias: (B, 1, 1, P) added to the scores, very negative where a shorter prompt has no token; or None.
-        scaling: of the scores.
+        scaling: factor of the scores.
 
     Returns:
         (B * A, H, T, D).
@@ -235,7 +235,7 @@ class _WithPrefix(torch.autograd.Function):
 
 
 def _own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What attends to a row's own tokens: with one query token its heads are folded, with more the keys repeated."""
+    """Inputs of attention to a row's own tokens: one query token has its heads folded, more have their keys repeated."""
     rows, heads, width, size = query.shape
     if width == 1:
         return query.reshape(rows, key.shape[1], -1, size), key, value
@@ -285,7 +285,7 @@ def _part_backward(
     is_causal: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, where ``out`` and ``lse`` are those of the merged attention."""
+    """Gradients of query, key and value; ``out`` and ``lse`` come from the merged attention."""
     if query.device.type != "cpu":
         return _math_part_backward(gradient, query, key, value, out, lse, bias, is_causal, scaling)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(

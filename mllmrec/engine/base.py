@@ -1,4 +1,4 @@
-"""What an engine does: prompts are encoded, completions are scored against them, and rows are continued from them."""
+"""The interface of engines: they encode prompts, score completions against them, and continue rows from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mllmrec.engine.batches import TokenBatch
 
 
 class TokenScores(NamedTuple):
-    """Per completion token, (R, T); zero where the mask that was asked for is off."""
+    """Scores per completion token, (R, T); zero outside the requested mask."""
 
     logprobs: Tensor
-    entropy: Tensor  # nats, of the distribution that the token was drawn from; carries no gradient
+    entropy: Tensor  # nats, entropy of the distribution that the token was drawn from; carries no gradient
 
 
 class ChoiceSets(NamedTuple):
@@ -44,21 +44,21 @@ class Decoder(ABC):
 
     @abstractmethod
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only, given by their positions, ascending."""
+        """Continue with only the rows at these positions, in ascending order."""
 
 
 class Engine(ABC):
     """One way to run a causal language model on B prompts with R completions.
 
-    All engines compute the same numbers and gradients; they differ in what they compute twice.
+    All engines compute the same numbers and gradients; they differ in how much they compute more than once.
     """
 
-    # Whether prompts encoded with gradients can serve the rollout and the update alike.
+    # Whether both rollout and update can use prompts that were encoded with gradients.
     reusable: bool
 
     @abstractmethod
     def encode(self, model: Any, prompts: TokenBatch) -> Any:
-        """Encode B prompts, once for everything that is asked about them; with gradients where they are on."""
+        """Encode B prompts once for all later calls; with gradients where they are on."""
 
     @abstractmethod
     def score(
@@ -76,16 +76,16 @@ class Engine(ABC):
         """Log-probabilities and entropies of the tokens of R completions.
 
         Args:
-            model: the one that encoded the prompts.
+            model: the model that encoded the prompts.
             encoded: what `encode` returned.
             completions: (R, T), padded on the right.
             prompt_of: (R,) row of the prompt that each completion answers.
-            scored: (R, T) bool, the tokens wanted; None: all real ones. Tokens after the last one wanted are not
-                run through the model, and rows that are equal up to there are run once.
+            scored: (R, T) bool, the tokens to score; None: all real ones. Tokens after the last scored one do not run
+                through the model, and rows that are equal up to that token run once.
             choices: the tokens that compete for each place; probabilities are renormalised over them. None: the
                 whole vocabulary competes.
             temperature: divides the logits.
-            entropy: whether entropies are wanted; zeros otherwise.
+            entropy: whether to compute entropies; if not, they are zeros.
 
         Returns:
             `TokenScores` of shape (R, T).
@@ -93,14 +93,14 @@ class Engine(ABC):
 
     @abstractmethod
     def decoder(self, model: Any, encoded: Any, group_size: int) -> Decoder:
-        """A decoder of B * G rows, row r continuing prompt ``r // G``; no gradients."""
+        """A decoder of B * G rows without gradients; row r continues prompt ``r // G``."""
 
 
 def positions_of(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Where each token stands, for rotary embeddings: counted without padding, or as the model itself counts.
+    """Each token's position for rotary embeddings: counted without padding, or as the model itself counts.
 
     Args:
-        model: one with ``token_positions(ids, mask)`` has positions of its own, as Qwen3-VL does for images.
+        model: if it has ``token_positions(ids, mask)``, it counts its own positions, as Qwen3-VL does for images.
         ids: (B, L).
         mask: (B, L) bool.
 
@@ -122,7 +122,7 @@ def competing_logits(logits: Tensor, sets: Tensor, set_of: Tensor) -> Tensor:
         set_of: (M,) row of ``sets``; every place must have a set.
 
     Returns:
-        (M, A), -inf where a set has fewer than A.
+        (M, A), -inf where a set has fewer than A tokens.
     """
     columns = sets[set_of]
     return logits.gather(1, columns.clamp_min(0)).masked_fill(columns < 0, float("-inf"))

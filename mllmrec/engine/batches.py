@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TokenBatch(NamedTuple):
-    """Token ids and the mask of the real ones, both (rows, length)."""
+    """Token ids and the mask of real tokens, both (rows, length)."""
 
     ids: Tensor  # int64
     mask: Tensor  # bool

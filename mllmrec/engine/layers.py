@@ -1,7 +1,7 @@
-"""Linear layers by faster products, and LoRA layers as single ones, for as long as the weights stand still.
+"""Linear layers by faster products, and LoRA layers as single products, as long as no weight changes.
 
-PEFT adds each adapter's two thin products to the layer's output. Between two updates W + sBA is a constant: the forward
-pass and the gradient of the input need one product with it, and only the gradients of A and B are thin.
+PEFT adds each adapter's two thin products to the layer's output. Between two updates W + sBA is constant. The forward pass
+and the gradient of the input need only one product with it; only the gradients of A and B need thin products.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mllmrec.engine.products import linear, product
 
 
 class FastLayers:
-    """Linear layers run by `products`, adapted ones with W + sBA computed once; valid until a weight changes."""
+    """Linear layers run by `products`, with W + sBA of adapted layers computed once; valid until a weight changes."""
 
     def __init__(self, modules: Iterable[Any]) -> None:
-        """Merge what can be merged exactly among ``modules``; other adapters go on as PEFT runs them."""
+        """Merge the adapters in ``modules`` that can be merged exactly; PEFT still runs the others."""
         self._layers: list[tuple[Any, Any]] = []
-        inner: set[Any] = set()  # of merged layers, which run none of their own
+        inner: set[Any] = set()  # modules inside merged layers, which no longer run themselves
         for layer in modules:
             if isinstance(layer, LoraLinear) and (forward := _merged_forward(layer)) is not None:
                 self._layers.append((layer, forward))
@@ -34,7 +34,7 @@ class FastLayers:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Run the layers that way in here."""
+        """Run the layers this way in the block."""
         for layer, forward in self._layers:
             layer.forward = forward
         try:
@@ -49,7 +49,7 @@ def _merged_forward(layer: Any) -> Any:
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or not active or type(base) is not torch.nn.Linear:
         return None
-    # In half precision W + sBA would be rounded to what the layer itself does not compute.
+    # In half precision, rounding W + sBA would change what the layer computes.
     if base.weight.dtype not in (torch.float32, torch.float64) or base.weight.requires_grad:
         return None
     if any(name in layer.lora_variant for name in active):

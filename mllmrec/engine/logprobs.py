@@ -1,4 +1,4 @@
-"""From hidden states to log-probabilities, in chunks, so that tokens x vocabulary never stand in memory whole."""
+"""From hidden states to log-probabilities, in chunks, so that memory never holds tokens x vocabulary as a whole."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def token_logprobs(
     Args:
         hidden: (N, h) last hidden states.
         head: the model's output embeddings.
-        places: (M,) row of ``hidden`` that each target follows; rows that several targets share are projected once.
+        places: (M,) row of ``hidden`` before each target; a row that several targets share is projected once.
         targets: (M,) token ids.
         temperature: divides the logits.
-        entropy: whether entropies are wanted; zeros otherwise.
-        chunk: logits that may stand in memory at once; beyond it they are computed again in the backward pass.
+        entropy: whether to compute entropies; if not, they are zeros.
+        chunk: the most logits in memory at once; if there are more, the backward pass computes them again.
 
     Returns:
         (M,) log-probabilities and (M,) entropies without gradient, in single precision or better.
@@ -43,7 +43,7 @@ def token_logprobs(
     order = inverse.argsort(stable=True)
     size = max(1, chunk // _vocabulary(head))
     pieces: list[tuple[Tensor, Tensor]] = []
-    # Sorted places make each chunk's targets a run; where it ends is known on the host after one transfer.
+    # With sorted places each chunk's targets are contiguous, and one transfer tells the host where they end.
     ends = torch.searchsorted(
         inverse[order], torch.arange(size, len(distinct) + size, size, device=places.device)
     ).tolist()
@@ -83,7 +83,7 @@ def competing_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities renormalised over a set of competitors for each place.
 
-    Only the vocabulary that competes anywhere is projected.
+    Only tokens that compete at some place are projected.
 
     Args:
         hidden: (N, h).
@@ -93,7 +93,7 @@ def competing_logprobs(
         sets: (S, A) token ids, filled up with -1.
         set_of: (M,) row of ``sets``.
         temperature: divides the logits.
-        entropy: whether entropies are wanted; zeros otherwise.
+        entropy: whether to compute entropies; if not, they are zeros.
 
     Returns:
         As `token_logprobs`.
@@ -123,14 +123,14 @@ def _whole_vocabulary(
 
 def _logits(hidden: Tensor, head: Any, tokens: Tensor | None, temperature: float) -> Tensor:
     if temperature != 1.0 and getattr(head, "bias", None) is None:
-        # The same logits, and the division touches hidden sizes instead of vocabularies.
+        # The logits are the same, and dividing hidden states is cheaper than dividing logits.
         hidden, temperature = hidden / temperature, 1.0
     if tokens is None:
         logits = logits_of(hidden, head)
     elif type(head) is torch.nn.Linear:
         bias = None if head.bias is None else head.bias[tokens]
         logits = linear(hidden, head.weight[tokens], bias)
-    else:  # an adapter or quantisation: only the head itself knows its logits
+    else:  # an adapter or quantisation: only the head itself can compute its logits
         logits = head(hidden)[:, tokens]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits / temperature

@@ -1,4 +1,4 @@
-"""The plain engine: every distinct prompt + completion goes through the model as one sequence of its own.
+"""The plain engine: every distinct prompt + completion runs through the model as a separate sequence.
 
 It is the reference that faster engines must agree with.
 """
@@ -34,7 +34,7 @@ class Plain(Engine):
     reusable = False
 
     def encode(self, model: Any, prompts: TokenBatch) -> TokenBatch:
-        """(B, P) prompts, padded on the left, as they are."""
+        """Return the (B, P) prompts, padded on the left, as they are."""
         return prompts
 
     def score(
@@ -117,7 +117,7 @@ class PlainDecoder(Decoder):
         self._next = self._next + 1
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only."""
+        """Continue with only these rows."""
         self._cache.batch_select_indices(rows)
         self._mask, self._next, self.logits = self._mask[rows], self._next[..., rows], self.logits[rows]
 

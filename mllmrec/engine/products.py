@@ -1,11 +1,11 @@
-"""Matrix products of linear layers, in single precision on a CPU by oneDNN.
+"""Matrix products of linear layers; oneDNN computes those in single precision on a CPU.
 
 PyTorch gives these products to MKL, which runs them at half of oneDNN's rate on AMD processors
-(``experiments/speed.md``). oneDNN is called by the operator that PyTorch's own compiler uses; where it is not built
-in, and for everything that is not single precision on a CPU, PyTorch's own way is taken.
+(``experiments/speed.md``). This module calls oneDNN through the operator that PyTorch's own compiler uses. PyTorch itself
+computes everything else, and everything in builds without oneDNN.
 
-oneDNN compiles a product for its shape, which takes longer than the product itself, and keeps some thousand of them. So it is
-asked only for numbers of rows that will come again (`recurring`).
+oneDNN compiles a product for its shape, which takes longer than the product itself, and caches some thousand of them. So it
+is used only for numbers of rows that will recur (`recurring`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def recurring(rows: int) -> int:
-    """The next number of rows from ``rows`` on that comes again: a multiple of 64, or of 8 below that."""
+    """The smallest recurring number of rows from ``rows`` on: a multiple of 64, or below 64 a multiple of 8."""
     step = 64 if rows > 64 else 8
     return -(-rows // step) * step
 

@@ -1,10 +1,10 @@
-"""The fast engine: each prompt is encoded once, and all its completions attend to that one encoding.
+"""The fast engine: it encodes each prompt once, and all completions of the prompt attend to that one encoding.
 
-Three functions tell the story: `encode_prompts`, `score_completions`, and `SharedPrefixDecoder` for rollouts.
-Tokens are packed: what runs through the layers is (N,) real tokens, never padding; attention alone sees grids.
+Start reading at `encode_prompts`, `score_completions`, and `SharedPrefixDecoder` (for rollouts).
+Tokens are packed: (N,) real tokens run through the layers, without padding; only attention sees grids.
 
-The last token of a prompt belongs to the completions. Everything that is asked about a completion then comes out of the
-completions' own pass, and of the prompt only keys and values are needed: the last layer of its encoding stops there.
+The last token of a prompt belongs to the completions. Their own pass then yields everything about a completion, and it needs
+only keys and values from the prompt. So the encoding of prompts stops at the keys and values of the last layer.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from mllmrec.engine.logprobs import competing_logprobs, logits_of, token_logprob
 
 @dataclass(frozen=True)
 class Prefix:
-    """B encoded prompts, without their last tokens; P is the longest of what is left."""
+    """B encoded prompts without their last tokens; P is the length of the longest of them."""
 
     keys: list[Tensor]  # per layer (B, KV, P, D); empty if all prompts are a single token
     values: list[Tensor]  # per layer (B, KV, P, D)
     places: Tensor  # (B,) positions of the prompts' last tokens, or (3, B); see `positions_of`
     last: Tensor  # (B,) the prompts' last tokens
-    bias: Tensor | None  # (B, 1, 1, P) hides what pads shorter prompts; None if there are none
-    layers: FastLayers  # as they were when the prompts were encoded
+    bias: Tensor | None  # (B, 1, 1, P) hides the padding of shorter prompts; None if there is none
+    layers: FastLayers  # the layers as of the encoding of the prompts
 
 
 class SharedPrefix(Engine):
@@ -76,7 +76,7 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
         prompts: (B, L) with padding on either side.
 
     Returns:
-        A `Prefix`, whose keys and values carry gradients where gradients are on.
+        A `Prefix`; its keys and values carry gradients where gradients are on.
     """
     full = prompts.mask.sum(1)
     packed = prompts.ids[prompts.mask]
@@ -98,7 +98,7 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
         run_layers(model, packed[inside], positions[..., inside], recorder)
     bias = None
     if grid.places is not None:
-        # Finite, so that a prompt of a single token has no row of nothing but -inf.
+        # Finite, so that a prompt of a single token does not give a row of only -inf.
         hidden = torch.arange(width, device=packed.device) >= lengths[:, None]
         bias = torch.zeros(hidden.shape, device=packed.device).masked_fill(hidden, -1e30)[:, None, None]
     layers = sorted(recorder.keys)
@@ -125,14 +125,14 @@ def score_completions(
     """Log-probabilities of R completions; rows that are equal up to their last scored token run once.
 
     Args:
-        model: the one that encoded the prompts.
-        prefix: B of them.
+        model: the model that encoded the prompts.
+        prefix: the B encoded prompts.
         completions: (R, T) token ids.
         scored: (R, T) bool.
         prompt_of: (R,) row of the prompt.
         choices: tokens that compete for each place; None: the whole vocabulary.
         temperature: divides the logits.
-        entropy: whether entropies are wanted; zeros otherwise.
+        entropy: whether to compute entropies; if not, they are zeros.
 
     Returns:
         (R, T) scores.
@@ -144,14 +144,14 @@ def score_completions(
     if not bool(wanted.any()):
         empty = torch.zeros(rows, width, device=scored.device)
         return TokenScores(empty, empty)
-    # A row's inputs: the prompt's last token, then its own but for the last one that is scored.
+    # A row's inputs: the prompt's last token, then its own tokens before the last scored one.
     length = int(lengths.max())
     inputs = completions[:, : length - 1].masked_fill(steps[1:length] >= lengths[:, None], -1)
     distinct, row_of = torch.cat([prompt_of[:, None], inputs], 1)[wanted].unique(dim=0, return_inverse=True)
     prompt = distinct[:, 0]
     tokens = torch.cat([prefix.last[prompt, None], distinct[:, 1:]], 1)
 
-    # Distinct rows are sorted by prompt: their slots are counted within each.
+    # Distinct rows are sorted by prompt; their slots are counted within each prompt.
     counts = torch.bincount(prompt, minlength=len(prefix.last))
     slots = int(counts.max())
     slot = torch.arange(len(prompt), device=prompt.device) - (counts.cumsum(0) - counts)[prompt]
@@ -192,10 +192,10 @@ def score_completions(
 
 
 class SharedPrefixDecoder(Decoder):
-    """Decodes B * G rows against B encoded prompts; a row's cache holds its own tokens only."""
+    """Decodes B * G rows against B encoded prompts; a row's cache holds only its own tokens."""
 
     def __init__(self, model: Any, prefix: Prefix, group_size: int) -> None:
-        """Run the prompts' last tokens, once per prompt, and let G rows go on from each."""
+        """Run each prompt's last token once, and let G rows continue from it."""
         self._model, self._prefix = model, prefix
         device = prefix.last.device
         self._prompt_of = torch.arange(len(prefix.last), device=device)
@@ -214,7 +214,7 @@ class SharedPrefixDecoder(Decoder):
         self._length += 1
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only."""
+        """Continue with only these rows."""
         self._select(rows)
 
     def _select(self, rows: Tensor) -> None:
@@ -233,13 +233,13 @@ class Grid:
 
     @classmethod
     def of(cls, filled: Tensor) -> Grid:
-        """The grid whose (rows, width) bool is ``filled``."""
+        """The grid with tokens where ``filled``, (rows, width) bool, is true."""
         rows, width = filled.shape
         places = filled.flatten().nonzero()[:, 0]
         return cls(rows, width, None if len(places) == rows * width else places, places % width)
 
     def spread(self, packed: Tensor) -> Tensor:
-        """(1, H, N, D) → (rows, H, width, D), zero where no token is."""
+        """(1, H, N, D) → (rows, H, width, D), zero where there is no token."""
         heads, size = packed.shape[1], packed.shape[3]
         tokens = packed[0].transpose(0, 1)
         if self.places is not None:
@@ -253,7 +253,7 @@ class Grid:
 
 
 class _Recorded(Exception):
-    """Ends the encoding of prompts: the keys and values of the last layer are known."""
+    """Ends the encoding of prompts once the keys and values of the last layer are known."""
 
 
 class _PromptPass:
@@ -266,7 +266,7 @@ class _PromptPass:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         key, value = self.grid.spread(key).contiguous(), self.grid.spread(value).contiguous()
-        # Checkpointed layers run again in the backward pass, where nothing new is to be learnt.
+        # Checkpointed layers run again in the backward pass, but their keys and values are already recorded.
         if layer not in self.keys:
             self.keys[layer], self.values[layer] = key, value
         if layer == self.last_layer:
@@ -275,7 +275,7 @@ class _PromptPass:
 
 
 def _checkpoints(model: Any) -> bool:
-    """Whether layers will run again in the backward pass, and so must run whole and as they were."""
+    """Whether layers run again in the backward pass; such layers must run whole and unchanged."""
     graph = model.training and torch.is_grad_enabled()
     return graph and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
@@ -292,9 +292,9 @@ class _CompletionPass:
 
 
 class _DecodePass:
-    """One more token for every row: its key and value join the row's cache, and it attends to prompt and cache."""
+    """Adds one token to every row: its key and value go into the row's cache, and it attends to prompt and cache."""
 
-    _ROOM = 32  # tokens by which a full cache grows
+    _ROOM = 32  # a full cache grows by so many tokens
 
     def __init__(self, prefix: Prefix, prompt_of: Tensor) -> None:
         self.prefix = prefix
@@ -331,7 +331,7 @@ class _DecodePass:
         return keys[:, :, : length + 1], values[:, :, : length + 1]
 
     def _place(self, prompt_of: Tensor) -> None:
-        """Rows of a prompt stand together, in as many slots as the fullest prompt needs; spare ones repeat row 0."""
+        """Put the rows of each prompt together, in as many slots as the fullest prompt needs; spare slots repeat row 0."""
         prompts = len(self.prefix.last)
         counts = torch.bincount(prompt_of, minlength=prompts)
         slots = int(counts.max())

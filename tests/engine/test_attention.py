@@ -1,4 +1,4 @@
-"""Attention in two parts against the softmax over both together."""
+"""Attention in two parts equals the softmax over both parts together."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_parts_make_the_whole_attention():
 
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_attention_in_elementary_operations_is_the_gradient_of_its_part(is_causal):
-    """What other devices than the CPU run: one part's share of the gradient, given the merged result."""
+    """The code that devices other than the CPU run: one part's share of the gradient, given the merged result."""
     tensors = attention_tensors(prompts=1, rows=1, heads=2, width=5)
     query, (key, value), (other_key, other_value) = tensors[0], tensors[1:3], tensors[3:5]
     hidden = torch.tensor([0.0, 0, 0, -1e30, -1e30], dtype=torch.float64)

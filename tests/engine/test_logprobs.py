@@ -42,7 +42,7 @@ def gradients(logprobs, hidden, head):
     return torch.autograd.grad((coefficients * logprobs).sum(), [hidden, *head.parameters()])
 
 
-@pytest.mark.parametrize("rows_in_chunk", [1, 2, 3, 5, 6])  # of five places that are asked about
+@pytest.mark.parametrize("rows_in_chunk", [1, 2, 3, 5, 6])  # of five places
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chunks_change_nothing(head, rows_in_chunk, temperature):
     hidden = random(10, HIDDEN).requires_grad_()
@@ -105,7 +105,7 @@ def test_logprobs_are_in_single_precision_or_better(dtype):
         assert logprobs.dtype == entropy.dtype == torch.float32
 
 
-# Set 1 is used by no place; the others have three, two and one competitor.
+# No place uses set 1; the other sets have three, two and one competitor.
 SETS = torch.tensor([[3, 11, 40], [5, 6, 7], [0, 49, -1], [30, -1, -1]])
 # Place 2 has three targets of the same set.
 COMPETING = torch.tensor([2, 7, 2, 4, 2, 1]), torch.tensor([11, 49, 3, 0, 40, 30])
@@ -115,7 +115,7 @@ SET_OF = torch.tensor([0, 2, 0, 2, 0, 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", [torch.nn.Linear, Counted])
 def test_competitors_share_all_probability(kind, temperature):
-    """A head that is more than a linear layer is asked for all its logits, with the same result."""
+    """A head that is more than a linear layer computes all its logits itself, with the same result."""
     head = kind(HIDDEN, VOCABULARY, dtype=torch.float64) if kind is torch.nn.Linear else kind()
     hidden = random(10, HIDDEN).requires_grad_()
     places, targets = COMPETING

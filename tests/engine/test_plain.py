@@ -1,4 +1,4 @@
-"""The plain engine against one row at a time without padding."""
+"""The plain engine equals running one row at a time without padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllmrec.engine.plain import Plain
 
 ARCHITECTURES = ["qwen3", "qwen2", "llama"]
 PROMPTS = [[11, 12, 13, 14, 15, 16], [21, 22], [31, 32, 33, 34]]
-# Rows 0 and 1 are equal; row 2 begins as they do; prompt 2 has no completion.
+# Rows 0 and 1 are equal; row 2 begins like them; prompt 2 has no completion.
 COMPLETIONS = [[41, 42, 43, 44], [41, 42, 43, 44], [41, 42, 50], [60], [41, 42, 43, 44, 45], [61, 62]]
 PROMPT_OF = torch.tensor([0, 0, 0, 0, 1, 1])
 
@@ -29,7 +29,7 @@ def completion_scores(model, prompts, completions, prompt_of, *, allowed=None, *
 
 
 def batches():
-    # Padding with a token that also stands in the rows: only the mask may tell them apart.
+    # The padding token also occurs in the rows: only the mask may tell them apart.
     return pad(PROMPTS, 41, side="left"), pad(COMPLETIONS, 41, side="right")
 
 
@@ -65,7 +65,7 @@ def test_positions_shifted_by_one_are_noticed(make_pretrained, naive_logprobs):
 
 def naive_logprobs_shifted(naive_logprobs, model, shift):
     prompts, completions = batches()
-    if shift == 1:  # reading on needs a token more
+    if shift == 1:  # reading further needs one more token
         completions = pad([[*row, 1] for row in COMPLETIONS], 41, side="right")
         prompts = pad([row[:-1] for row in PROMPTS], 41, side="left")
         return naive_logprobs(model, prompts, completions, PROMPT_OF)[:, :5]
@@ -84,7 +84,7 @@ def test_gradients_equal_the_naive_path(make_pretrained, naive_logprobs, shake, 
     ours = gradients(policy, (coefficients * found).sum())
     theirs = gradients(policy, (coefficients * expected).sum())
     assert relative_error(ours, theirs) < 1e-5
-    # Had the duplicate row been dropped instead of run once for both, a quarter of the gradient would be gone.
+    # If the duplicate row were dropped instead of run once for both, a quarter of the gradient would be lost.
     dropped = gradients(
         policy, (coefficients[1:] * naive_logprobs(policy.model, *batches(), PROMPT_OF)[1:]).sum()
     )
@@ -152,8 +152,8 @@ def test_only_wanted_tokens_are_scored_and_run(make_pretrained):
     assert some.logprobs[3, 1] == 0
     assert (some.logprobs[:, [0, 2, 3, 4]] == 0).all()
     assert (some.entropy[:, [0, 2, 3, 4]] == 0).all()
-    # In full: prompts of 6 with 4 more tokens, rows 0 and 1 as one. Up to the second token rows 0, 1, 2 are one
-    # as well: 0 with 41, 0 with 60, 1 with 41, 1 with 61.
+    # In full: prompts of 6 with 4 more tokens, rows 0 and 1 run as one. Up to the second token row 2 joins them, which
+    # leaves 0 with 41, 0 with 60, 1 with 41, 1 with 61.
     assert lengths == Counter({(5, 10): 1, (4, 7): 1})
 
 

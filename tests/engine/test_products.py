@@ -37,7 +37,7 @@ def test_values_and_gradients_are_those_of_torch(dtype, shape, with_bias):
 def test_a_frozen_weight_gets_no_gradient():
     inputs, weight = torch.ones(8, 3, requires_grad=True), torch.ones(4, 3)
     linear(inputs, weight).sum().backward()
-    # Each of the four outputs passes its one on to every input.
+    # Each of the four outputs passes a gradient of one to every input.
     assert inputs.grad.tolist() == [[4.0] * 3] * 8
     assert weight.grad is None
 

@@ -1,4 +1,4 @@
-"""The shared-prefix engine against the plain one, which runs every prompt and completion as a sequence of its own."""
+"""The shared-prefix engine equals the plain one, which runs every prompt and completion as a separate sequence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ END = 2
 
 
 def completions_of(size, prompts=3):
-    """``size`` rows for each prompt, of one to six tokens; three words only, so that rows begin alike or are equal."""
+    """``size`` rows for each prompt, of one to six tokens; with only three words, many rows begin alike or are equal."""
     generator = torch.Generator().manual_seed(size)
     lengths = torch.randint(0, 6, (prompts * size,), generator=generator).tolist()
     return [[*torch.randint(41, 44, (length,), generator=generator).tolist(), END] for length in lengths]
@@ -35,7 +35,7 @@ def answers_of(size):
 
 def problem(size, constrained=False):
     """Prompts, completions, their prompts, and the settings of `Engine.score`."""
-    # Padding with a token that also stands in the rows: only the mask may tell them apart.
+    # The padding token also occurs in the rows: only the mask may tell them apart.
     prompts = pad(PROMPTS, 41, side="left")
     prompt_of = torch.arange(len(PROMPTS)).repeat_interleave(size)
     if not constrained:
@@ -50,7 +50,7 @@ def score(engine, model, prompts, completions, prompt_of, **settings):
 
 
 def gradient(model, logprobs):
-    """Of a sum with a coefficient of its own for every token."""
+    """Gradients of a sum that gives every token its own coefficient."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     coefficients = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
     parts = torch.autograd.grad((coefficients * logprobs).sum(), weights, allow_unused=True)
@@ -67,7 +67,7 @@ def relative_error(found, expected):
 
 
 def make_double(model):
-    """Double precision throughout: the norms of transformers would go through single, and round gradients to 1e-8."""
+    """Double precision throughout: transformers' norms would use single precision and round gradients to 1e-8."""
     for parent in list(model.modules()):
         for name, norm in parent.named_children():
             if type(norm).__name__.endswith("RMSNorm"):
@@ -79,7 +79,7 @@ def make_double(model):
 
 @pytest.fixture
 def make_adapted(make_pretrained, shake):
-    """A policy whose adapter is not nothing."""
+    """A policy with an adapter that is not zero."""
 
     def make(name="qwen3", dtype=torch.float32, **settings):
         policy = make_pretrained(name, **settings)
@@ -107,7 +107,7 @@ def test_scores_and_gradients_equal_the_plain_engine(make_adapted, name, dtype, 
         assert_close(found.logprobs, expected.logprobs, atol=limit, rtol=0)
         assert_close(found.entropy, expected.entropy, atol=limit, rtol=0)
         if constrained and size == 1:
-            assert (found.logprobs == 0).all()  # a single answer leaves nothing to say
+            assert (found.logprobs == 0).all()  # a single answer leaves no choice
             continue
         assert found.logprobs.dtype == dtype
         assert found.logprobs.std() > 0.1
@@ -133,7 +133,7 @@ def test_positions_shifted_by_one_are_noticed(make_adapted, name):
     found = engine.score(model, shifted, completions, prompt_of).logprobs
     expected = score(engine, model, prompts, completions, prompt_of).logprobs
     assert (found - expected).abs().max() > 1e-2
-    # Rotary positions are relative: without a prefix there is nothing to be shifted against.
+    # Rotary positions are relative: without a prefix a shift has no effect.
     assert_close(found[4:8], expected[4:8], atol=1e-5, rtol=0)
     assert relative_error(gradient(model, found), gradient(model, expected)) > 1e-2
 
@@ -184,7 +184,7 @@ def test_each_token_runs_once(make_adapted):
     )
     completions = pad([[41, 42, END], [41, 42, 50], [43, END], [END]], 41, side="right")
     score(SharedPrefix(), model, pad(PROMPTS, 0, side="left"), completions, torch.tensor([0, 0, 0, 1]))
-    # 9 and 6 tokens, and what makes their numbers recurring ones.
+    # 9 and 6 tokens, rounded up to recurring numbers.
     assert seen == [16, 8]
 
 
@@ -258,7 +258,7 @@ def test_micro_batches_add_up_to_the_whole_gradient(make_adapted, size):
 
 
 def follow(model, prompts, group, steps, keep=None):
-    """Give both engines' decoders the same random tokens and compare what they say after each."""
+    """Give both engines' decoders the same random tokens and compare their logits after each."""
     generator = torch.Generator().manual_seed(group)
     shared, plain = SharedPrefix(), Plain()
     with torch.no_grad():
@@ -286,7 +286,7 @@ def test_decoding_equals_the_plain_decoder(make_adapted, name, group):
 
 def test_rows_leave_the_decoder_at_any_time(make_adapted):
     model = make_adapted().model.eval()
-    # Of nine rows: prompt 1 loses one, then prompt 0 all but its last; prompt 1 ends, and one row is left.
+    # From nine rows, prompt 1 loses one, then prompt 0 all but its last; prompt 1 ends, and one row is left.
     keep = {0: [0, 1, 2, 3, 5, 6, 7, 8], 2: [2, 3, 4, 5, 6, 7], 3: [0, 3, 5], 7: [2]}
     decoder = follow(model, pad(PROMPTS, 41, side="left"), 3, steps=40, keep=keep)
     assert len(decoder.logits) == 1
@@ -328,7 +328,7 @@ WINDOWED = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers"
     ("config_class", "strange"),
     [
         (Qwen2Config, WINDOWED),
-        (MistralConfig, {"sliding_window": 4}),  # which names no types of layers
+        (MistralConfig, {"sliding_window": 4}),  # a config that names no layer types
         (GraniteConfig, {"logits_scaling": 8.0}),
     ],
 )
