@@ -1,4 +1,4 @@
-"""Ranks recommenders without training on the candidates of every run: the bar that a language model has to clear."""
+"""Counting recommenders, ranked on the candidates of every run: the bar that a language model has to clear."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ class CotKey:
 class CotPolicy(ABC):
     """Gives the reasoning that a training prompt carries."""
 
-    # Constructor arguments beside the settings: captions, details, titles (by item id), pipeline, seed.
+    # Constructor arguments besides the settings: captions, details, titles (by item id), pipeline, seed.
     wants: ClassVar[tuple[str, ...]] = ()
 
     @property
     def told(self) -> str:
-        """What the writers of the reasoning knew beside the history: none, unknown or target (`TOLD`)."""
+        """What the writers of the reasoning knew besides the history: none, unknown or target (`TOLD`)."""
         return NOTHING
 
     def make(self, keys: Sequence[CotKey]) -> None:

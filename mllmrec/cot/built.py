@@ -25,7 +25,7 @@ class CotRecord:
     draft: str = ""
     text: str = ""  # the reasoning; "" if there is none
     thoughts: str = ""  # the thoughts of a reasoning model before it wrote the text
-    leak: str = NOTHING  # what the reasoners were told beside the history: none, unknown, target
+    leak: str = NOTHING  # what the reasoners were told besides the history: none, unknown, target
     scores: dict[str, float | None] = field(default_factory=dict)
     confidence: float | None = None
     dropped: str = ""  # why the reasoning is not used
@@ -65,7 +65,7 @@ class Built(CotPolicy):
 
     @property
     def told(self) -> str:
-        """What the reasoners knew beside the history. For texts read from a file, the file says it."""
+        """What the reasoners knew besides the history. For texts read from a file, the file says it."""
         stages = (DRAFT,) if self.stage == DRAFT else (DRAFT, REFINED)
         return most_told([self.leak, *(self.pipeline.reasoner(stage).told for stage in stages)])
 

@@ -21,7 +21,7 @@ class PrecomputedCot(CotPolicy):
     does not show; such a record is used only while ``longer_history`` is True. Of several fitting records, the one
     with the longest history wins, then the first in the file.
 
-    Each record's ``leak`` may say what the writer was told beside the history (none, target or unknown). Files of
+    Each record's ``leak`` may say what the writer was told besides the history (none, target or unknown). Files of
     build_cot say it. Records that do not say it count as unknown. See `told`.
 
     Raises:
@@ -45,7 +45,7 @@ class PrecomputedCot(CotPolicy):
 
     @property
     def told(self) -> str:
-        """What the writers knew beside the history. If one text knew the target, the whole file is marked so."""
+        """What the writers knew besides the history. If one text knew the target, the whole file is marked so."""
         return self._told
 
     def reasoning(self, key: CotKey) -> str | None:
@@ -125,7 +125,7 @@ def parse_record(record: object, where: str) -> Record:
     leak = record.get("leak")
     if leak is not None and leak not in TOLD:
         raise UserError(
-            f"{where}: leak={as_text(leak)[:60]!r}: what the writer was told beside the history is {choices(TOLD)}"
+            f"{where}: leak={as_text(leak)[:60]!r}: give what the writer was told: {choices(TOLD)}"
         )
     return Record(
         str(record["user_id"]).strip(),

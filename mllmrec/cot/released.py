@@ -28,8 +28,8 @@ def write_captions(path: Path, items: Mapping[str, HistoryItem]) -> None:
 def write_reasoning(path: Path, cot: Built, keys: Sequence[CotKey], lines: Mapping[str, int]) -> None:
     """Write a list of records of the samples with used reasoning; ``precomputed`` policies and drafts read it.
 
-    Beside the release's keys a record has ``sample_id``, and ``leak``: what the reasoners were told beside the history
-    (none, target, or unknown).
+    A record has the release's keys, ``sample_id`` and ``leak``: what the reasoners were told besides the history (none,
+    target, or unknown).
 
     Args:
         path: the file.

@@ -82,7 +82,7 @@ class Catalogue:
         """Record every pair of a person and an item.
 
         Args:
-            interactions: of all users.
+            interactions: the interactions of all users.
             items: the I items.
             known: count only what each sequence holds up to and including the latest of these targets, so that
                 negatives know nothing of what comes after. None: everything counts.

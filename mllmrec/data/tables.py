@@ -147,7 +147,7 @@ def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) 
 def _refuse_repeated(place: str, wanted: Sequence[str], present: Sequence[str]) -> None:
     twice = [name for name in wanted if present.count(name) > 1]
     if twice:
-        raise UserError(f"{place}: column {choices(twice)} stands twice: rename one")
+        raise UserError(f"{place}: column {choices(twice)} appears twice: rename one")
 
 
 def _some(names: Sequence[str]) -> str:

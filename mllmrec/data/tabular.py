@@ -48,7 +48,7 @@ class Tabular(Dataset):
         header: which tables begin with a line of column names: ``both``, ``interactions``, ``items`` or ``none``.
             Name the columns of the other tables by number, from 1.
         unknown_items: what to do with interactions whose item is not in the item file: ``error`` or ``drop``.
-        encoding: of text files.
+        encoding: the encoding of text files.
         domain: the noun in the prompts.
         name: what reports call the dataset.
 

@@ -46,7 +46,7 @@ def load_template(name: str) -> PromptTemplate:
     """A shipped template by name, or a YAML file by path.
 
     Raises:
-        UserError: no such template, or its keys or placeholders are not those of `PromptTemplate`.
+        UserError: there is no such template, or its keys or placeholders are not those of `PromptTemplate`.
     """
     template = load_wording(
         PromptTemplate, _PLACEHOLDERS, "prompt.template", name, "mllmrec.prompts", "templates"

@@ -47,7 +47,7 @@ def load_wording(
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(content, dict) or set(content) != expected:
         raise UserError(f"{where}: its keys must be exactly {choices(list(expected))}")

@@ -74,7 +74,7 @@ class Reasoner(ABC):
 
     @property
     def told(self) -> str:
-        """What the writer knew beside the request: one of `TOLD`, and above none only for texts made elsewhere."""
+        """What the writer knew besides the request: one of `TOLD`, and above none only for texts made elsewhere."""
         return NOTHING
 
     @property

@@ -31,7 +31,7 @@ class PrecomputedReasoner(Reasoner):
 
     @property
     def told(self) -> str:
-        """What the writers knew beside the history, as the file says; unknown if there is no file."""
+        """What the writers knew besides the history, as the file says; unknown if there is no file."""
         if not self.path.is_file():
             return UNKNOWN
         self._load()

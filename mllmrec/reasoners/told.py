@@ -1,4 +1,4 @@
-"""What the writers of reasoning were told beside the history: a mark kept with texts, files, runs and tables."""
+"""What the writers of reasoning were told besides the history: a mark kept with texts, files, runs and tables."""
 
 from __future__ import annotations
 

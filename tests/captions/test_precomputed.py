@@ -49,7 +49,7 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
         ("c.json", b'["a"]', "c.json: expected an object"),
         ("c.json", b'{"7": {"title": "a"}}', "c.json: item 7: expected"),
         ("c.json", b'{"7": {"caption": 3}}', "c.json: item 7: expected"),
-        ("c.json", b'{"7": "a", "7": "b"}', "'7' stands twice"),
+        ("c.json", b'{"7": "a", "7": "b"}', "'7' appears twice"),
         ("c.json", b'{"7": "\xff"}', "c.json: byte 7 is not UTF-8"),
         ("c.csv", b"item_id,caption\n7,a\n7,b\n", "c.csv:2 and"),
         ("c.csv", b"item_id,text\n7,a\n", "no column caption"),

@@ -125,7 +125,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("[{]", "cot.json:1: not JSON"),
-        ('[{"reasoning": "a", "reasoning": "b"}]', "cot.json: 'reasoning' stands twice"),
+        ('[{"reasoning": "a", "reasoning": "b"}]', "cot.json: 'reasoning' appears twice"),
         ("[" * 100_000, "cot.json: nested too deeply"),
         ('{"a": 1}', "cot.json: expected a list"),
         ('[{"user_id": 1, "history_items": []}]', "cot.json record 1: no target_item, reasoning"),

@@ -152,7 +152,7 @@ def test_signs_and_points_of_numbers(tmp_path):
         ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"x": ' + "9" * 5000 + "}", "not JSON"),
         (r'{"x": "\ud800"}', "half of a surrogate pair"),
-        ('{"x": 1, "y": 2, "x": 3}', "'x' stands twice"),
+        ('{"x": 1, "y": 2, "x": 3}', "'x' appears twice"),
     ],
     ids=["nested", "digits", "surrogate", "twice"],
 )

@@ -146,7 +146,7 @@ def test_a_column_that_stands_twice(tmp_path, kind):
     else:
         columns = [pa.array([value]) for value in ("a", "1", "b", "2", "3")]
         pyarrow.parquet.write_table(pa.table(columns, names=["user", "item", "user", "x", "x"]), file)
-    with pytest.raises(UserError, match=rf"a\.{kind}.*: column user stands twice"):
+    with pytest.raises(UserError, match=rf"a\.{kind}.*: column user appears twice"):
         read_table(file, ["user", "item"])
     assert read_table(file, ["item"]).ids("item").to_pylist() == ["1"]
 
