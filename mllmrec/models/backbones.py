@@ -1,4 +1,4 @@
-"""Where a policy's weights come from: from scratch, or any Hugging Face causal language model."""
+"""Builds policies from scratch or from any Hugging Face causal language model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Backbone(ABC):
         """The untrained policy.
 
         Args:
-            corpus: texts as they stand in prompts (only a tokenizer trained here reads them).
+            corpus: texts as they appear in prompts (only a tokenizer trained here reads them).
             labels: the I item labels.
-            seed: of the run.
+            seed: the run's seed.
 
         Raises:
             UserError: weights or tokenizer cannot be loaded.
@@ -42,7 +42,7 @@ class Backbone(ABC):
 
         Args:
             adapters: folder of the stages' adapters.
-            stages: trained, in order.
+            stages: the trained stages, in order.
             weights: folder of all weights, for a policy without adapters.
         """
 
@@ -78,7 +78,7 @@ class Tiny(Backbone):
         return Policy(model, tokenizer)
 
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
-        """Load the weights and the tokenizer that were saved together."""
+        """Load weights and tokenizer that were saved together."""
         model, tokenizer = pretrained(str(weights), dtype="float32", attention=self.attention)
         return Policy(model, tokenizer)
 
@@ -101,9 +101,9 @@ class Tiny(Backbone):
 
 
 class Pretrained(Backbone):
-    """A Hugging Face causal language model by hub name or local folder, trained through LoRA or whole.
+    """A Hugging Face causal language model by hub name or local folder; LoRA adapters or all weights train.
 
-    Code that comes with a checkpoint is never run.
+    Code that comes with a checkpoint never runs.
     """
 
     from_scratch = False
@@ -126,7 +126,7 @@ class Pretrained(Backbone):
         self.max_length = max_length
         if quantization and self.lora is None:
             raise UserError(
-                "backbone.quantization needs LoRA (backbone.lora.rank > 0): 4-bit weights cannot train"
+                "backbone.quantization needs LoRA, since 4-bit weights cannot train: set backbone.lora.rank above 0"
             )
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
@@ -159,10 +159,10 @@ def pretrained(
     revision: str | None = None,
     models: Any = AutoModelForCausalLM,
 ) -> tuple[Any, Any]:
-    """Model and tokenizer from the hub or a folder; ``models`` has the ``from_pretrained`` that loads the former.
+    """Model and tokenizer from the hub or a folder; the ``from_pretrained`` of ``models`` loads the model.
 
     Raises:
-        UserError: one of them cannot be loaded.
+        UserError: the model or the tokenizer cannot be loaded.
     """
     extra: dict[str, Any] = {}
     if quantization == "4bit":
@@ -172,7 +172,7 @@ def pretrained(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
         )
     elif quantization is not None:
-        raise UserError(f"backbone.quantization={quantization}: only 4bit, or null for none")
+        raise UserError(f"backbone.quantization={quantization}: must be 4bit, or null for none")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
         with without_bars(path):

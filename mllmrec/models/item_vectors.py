@@ -1,7 +1,7 @@
-"""Items as tokens whose input embedding is projected from a vector, as in LLaRA (Liao et al. 2024, arXiv 2312.02445).
+"""Items as tokens with input embeddings projected from vectors, as in LLaRA (Liao et al. 2024, arXiv 2312.02445).
 
-I items, D numbers in a vector, V rows of the model's own embedding, h of the model's width. The output head keeps its V
-columns, so item tokens are read and never said.
+I items, D numbers in a vector, V rows of the model's own embedding, model width h. The output head keeps its V columns, so
+the model reads item tokens but never writes them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class ItemVectorEmbedding(nn.Module):
         """Put a new projector beside the model's embedding.
 
         Args:
-            base: the model's own input embedding, of ids below ``first``.
-            vectors: (I, D) of the items, which do not train.
+            base: the model's own input embedding, for ids below ``first``.
+            vectors: (I, D) item vectors, which do not train.
             first: id of the first item's token, V or more.
         """
         super().__init__()
@@ -47,11 +47,11 @@ class ItemVectorEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(V, h) of the model's own embedding."""
+        """(V, h) weights of the model's own embedding."""
         return self.base.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids of any shape → the same and h."""
+        """Token ids of any shape → the same shape with h added."""
         of_items = ids >= self.first
         embedded = self.base(ids.masked_fill(of_items, 0))
         if not bool(of_items.any()):
@@ -65,18 +65,18 @@ class ItemVectorEmbedding(nn.Module):
 
 
 def add_marks(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str], vocabulary: int) -> int:
-    """Make every mark one token, in order and beyond the model's vocabulary; again, it changes nothing.
+    """Make every mark one token, in order and beyond the model's vocabulary; a second call changes nothing.
 
     Args:
-        tokenizer: of the model.
-        marks: of the I items.
-        vocabulary: V, which may be more than the tokenizer's own: the ids between become tokens that no text holds.
+        tokenizer: the model's tokenizer.
+        marks: the marks of the I items.
+        vocabulary: V; if it exceeds the tokenizer's own size, the ids between become tokens that occur in no text.
 
     Returns:
         The id of the first mark.
 
     Raises:
-        UserError: the tokenizer gives them other ids.
+        UserError: the tokenizer gives the marks other ids.
     """
     if marks[0] not in tokenizer.get_added_vocab():
         unused = [f"<|unused:{place}|>" for place in range(len(tokenizer), vocabulary)]
@@ -102,7 +102,7 @@ def read_item_tokens(folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     """The marks and the state that `write_item_tokens` wrote.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file is missing or cannot be read.
     """
     path = folder / NAME
     try:

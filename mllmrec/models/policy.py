@@ -32,11 +32,11 @@ from mllmrec.randomness import seeded_globals
 class Policy:
     """A causal language model that is trained in stages.
 
-    With LoRA every stage gets an adapter of its own, stacked on those before it, which are frozen: the reference
-    of a stage is the same model without the stage's adapter, so their KL is exactly 0 until the first update.
-    Without LoRA all weights train, and the reference is a frozen copy taken when the stage begins.
-    Item tokens, where there are any, are read through a projector. It trains with all weights, and beside an adapter in
-    stages that have no reference: a reference shares it.
+    With LoRA every stage gets its own adapter on top of the earlier ones, which are frozen. The reference of a stage is
+    the same model without the stage's adapter, so the KL is exactly 0 until the first update. Without LoRA all weights
+    train, and the reference is a frozen copy from the start of the stage.
+    The model reads item tokens, if there are any, through a projector. The projector trains if all weights train. With
+    adapters it trains only in stages without a reference, because a reference shares it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Policy:
 
         Args:
             model: the base model.
-            tokenizer: with an end-of-sequence token.
+            tokenizer: a tokenizer with an end-of-sequence token.
             lora: ``rank, alpha, dropout, target_modules`` of every stage's adapter; None trains all weights.
             max_length: longest prompt + completion in tokens; None: the model's own limit.
         """
@@ -65,7 +65,7 @@ class Policy:
         own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
         self.stages: list[str] = []
-        self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in them all
+        self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
         self._frozen: Any = None
         self._items: ItemVectorEmbedding | None = None
         self._marks: list[str] = []
@@ -88,9 +88,9 @@ class Policy:
         return next(self.model.parameters()).device
 
     def render(self, prompt: str) -> str:
-        """The prompt inside the chat template, up to where the answer begins: the same text in every stage.
+        """The prompt inside the chat template, up to the start of the answer; the same text in every stage.
 
-        Models with a thinking mode are told not to think: reasoning, where wanted, is part of the prompt.
+        The template turns off a model's thinking mode: the prompt itself holds any reasoning.
         """
         if not self.tokenizer.chat_template:
             return prompt + "\n"
@@ -103,23 +103,23 @@ class Policy:
         return str(rendered)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts, which are counted."""
+        """Token ids of rendered prompts; counts prompts and tokens."""
         rows = self.encode_rendered([self.render(prompt) for prompt in prompts])
         self.prompts_read += len(rows)
         self.prompt_tokens_read += sum(map(len, rows))
         return rows
 
     def meet_items(self, items: Items) -> None:
-        """Learn what the item marks of prompts stand for, before the first prompt; a policy that reads text ignores them."""
+        """Take the items behind the marks in prompts, before the first prompt; a policy that reads only text ignores them."""
 
     def most_tokens(self, prompt: str) -> int:
-        """More tokens than this a prompt cannot have; cheaper than encoding it."""
+        """An upper bound on a prompt's tokens; cheaper than encoding the prompt."""
         # A token covers at least one byte of the rendered text.
         return len(self.render(prompt).encode())
 
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts as `render` gives them, or of parts of them."""
-        # A chat template brings its own special tokens, plain text needs a start.
+        """Token ids of texts from `render`, or of parts of such texts."""
+        # A chat template brings its own special tokens; plain text needs a start token.
         return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
@@ -131,17 +131,17 @@ class Policy:
         return pad(self.encode_prompts(prompts), self.padding_token, side="left").to(self.device)
 
     def decode(self, completions: TokenBatch) -> list[str]:
-        """Completions as text: everything that was said, except for the token that ends it.
+        """Completions as text: everything that was generated, without the token that ends it.
 
-        Special tokens are shown, since an answer with them in it is not the answer. Models have more ids than their
-        tokenizers have texts for; those are shown as padding.
+        Special tokens are shown, since a text that contains them is not a correct answer. Models have more ids than
+        their tokenizers have texts; ids without a text are shown as padding.
         """
         known = len(self.tokenizer)
         rows = []
         for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True):
             row = [token if token < known else self.padding_token for token in ids[mask].tolist()]
             rows.append(row[:-1] if row and row[-1] == self.end_token else row)
-        # Cleaned-up spaces ("who 's" to "who's") would make titles of other texts.
+        # Cleaning up spaces ("who 's" to "who's") could turn other texts into titles.
         return self.tokenizer.batch_decode(
             rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -150,20 +150,20 @@ class Policy:
         """Make every item's mark one token, which the model can read after `read_items`.
 
         Args:
-            marks: of the I items, as they stand in prompts.
+            marks: the marks of the I items, as they appear in prompts.
 
         Raises:
-            UserError: the tokenizer gives marks no ids of their own.
+            UserError: the tokenizer cannot give marks their own ids.
         """
         add_marks(self.tokenizer, marks, int(self.model.get_input_embeddings().weight.shape[0]))
         self._marks = list(marks)
 
     def read_items(self, vectors: torch.Tensor, seed: int) -> None:
-        """Project the embeddings of the marks from the items' vectors; before the first stage.
+        """Project the embeddings of the marks from the items' vectors; call it before the first stage.
 
         Args:
-            vectors: (I, D) float32 of the items in the order of `add_marks`, which never train.
-            seed: of the run, for the projector's first weights.
+            vectors: (I, D) float32 item vectors in the order of `add_marks`; they never train.
+            seed: the run's seed, for the projector's initial weights.
         """
         first: Any = self.tokenizer.convert_tokens_to_ids(self._marks[0])
         with seeded_globals(seed, "item-projector"):
@@ -172,10 +172,10 @@ class Policy:
         self.model.set_input_embeddings(self._items)
 
     def load_items(self, folder: Path) -> None:
-        """Read item tokens as a stage left them in the folder of its weights.
+        """Read the item tokens that a stage saved in the folder of its weights.
 
         Raises:
-            UserError: they are not there.
+            UserError: the item tokens are missing or cannot be read.
         """
         marks, state = read_item_tokens(folder)
         self.add_marks(marks)
@@ -184,7 +184,7 @@ class Policy:
         self._items.load_state_dict(state, strict=False)
 
     def changed_weights(self) -> dict[str, torch.Tensor]:
-        """What stages change, by name: with adapters only theirs and the projector's; item vectors, too."""
+        """The weights that stages change, by name; with adapters, only adapters and projector. Includes item vectors."""
         weights: dict[str, torch.Tensor] = {
             name: weight
             for name, weight in self.model.named_parameters()
@@ -196,10 +196,10 @@ class Policy:
 
     @contextmanager
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """The policy with these weights in place of its own until the block ends.
+        """Use these weights in place of the policy's own until the block ends.
 
         Args:
-            weights: by the model's own names; the others stay.
+            weights: weights by the model's own names; all others stay.
         """
         own = {name: weight for name, weight in self.model.named_parameters() if name in weights}
         before = {name: weight.detach().clone() for name, weight in own.items()}
@@ -216,12 +216,12 @@ class Policy:
     def begin_stage(
         self, name: str, lora: Mapping[str, Any] | None = None, *, keep_reference: bool = True
     ) -> None:
-        """Make the weights of a new stage trainable, and everything before it the stage's reference.
+        """Make the weights of a new stage trainable; the policy before it becomes the stage's reference.
 
         Args:
-            name: of the stage, which becomes the adapter's name.
-            lora: settings that differ from the policy's for this stage.
-            keep_reference: whether `reference` will be asked for; without LoRA it costs a copy of the model.
+            name: the stage's name, which becomes the adapter's name.
+            lora: this stage's settings that differ from the policy's.
+            keep_reference: whether `reference` will be used; without LoRA it costs a copy of the model.
 
         Raises:
             UserError: nothing would be trainable.
@@ -229,8 +229,8 @@ class Policy:
         self._projector_trains = not keep_reference
         if self.lora is None:
             self.model.requires_grad_(True)
-            # It keeps requires_grad, though nothing trains it: torch multiplies differently without, and the KL of
-            # a policy to itself would not be exactly 0.
+            # The copy keeps requires_grad, though nothing trains it. Without it torch multiplies differently, and the KL
+            # of a policy to itself would not be exactly 0.
             self._frozen = copy.deepcopy(self.model).eval() if keep_reference else None
         else:
             settings = {
@@ -259,12 +259,12 @@ class Policy:
             )
 
     def num_trainable(self) -> int:
-        """How many numbers an optimiser would change."""
+        """The number of trainable parameters."""
         return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
 
     @contextmanager
     def reference(self) -> Iterator[torch.nn.Module]:
-        """The current stage's reference policy, in evaluation mode; for use without gradients."""
+        """The current stage's reference policy in evaluation mode; use it without gradients."""
         if self.lora is None:
             assert self._frozen is not None, "reference() belongs inside a stage that keeps one"
             yield self._frozen.to(self.device)
@@ -285,7 +285,7 @@ class Policy:
             self.model.train(training)
 
     def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
-        """Save what a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
+        """Save the weights that a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
         folder = self.folder_of(stage, adapters, weights)
         with without_bars(folder):
             if self.lora is not None:
@@ -299,11 +299,11 @@ class Policy:
         return folder
 
     def save_reader(self, folder: Path) -> None:
-        """Save what turns prompts into the model's input."""
+        """Save the parts that turn prompts into the model's input."""
         self.tokenizer.save_pretrained(folder)
 
     def folder_of(self, stage: str, adapters: Path, weights: Path) -> Path:
-        """Where `save_stage` puts what a stage trained."""
+        """The folder in which `save_stage` saves a stage."""
         return weights if self.lora is None else adapters / stage
 
     def load_adapters(self, folder: Path, stages: Sequence[str]) -> None:
@@ -332,7 +332,7 @@ class Policy:
 
     @contextmanager
     def _without_items(self) -> Iterator[None]:
-        """The model as its own class knows it."""
+        """The model in the form that its own class knows, without item tokens."""
         if self._items is None:
             yield
             return
@@ -344,7 +344,7 @@ class Policy:
 
     def _add_adapter(self, name: str, config: LoraConfig) -> None:
         try:
-            # Adapters on all linear layers are meant for the model's own.
+            # Adapters on all linear layers mean the model's own layers.
             with self._without_items():
                 if isinstance(self.model, PeftModel):
                     self.model.add_adapter(name, config)
@@ -357,12 +357,12 @@ class Policy:
             raise UserError(f"backbone.lora cannot be applied to this model: {error}") from error
         if bypassed:
             raise UserError(
-                "prompt.item_tokens=vector with an adapter on the input embedding, which item tokens go past: leave "
+                "prompt.item_tokens=vector with an adapter on the input embedding, which item tokens bypass: leave "
                 "the embedding out of backbone.lora.target_modules"
             )
 
     def _silence_dropout(self, names: Sequence[str]) -> None:
-        # A frozen adapter that still dropped out would tell the policy from its reference before any update.
+        # Dropout in a frozen adapter would make the policy differ from its reference before any update.
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.lora_dropout.update(
@@ -374,7 +374,7 @@ class Policy:
         adapted: Any = self.model.base_model
         adapted.set_adapter(list(names))
         for name, weight in self.model.named_parameters():
-            # Adapters on embeddings are bare weights, whose names end with the adapter's.
+            # Adapters on embeddings are bare weights; their names end with the adapter's name.
             of_adapter = f".{trainable}." in f"{name}." and "lora_" in name
             of_projector = self._projector_trains and f".{PROJECTOR}." in name
             weight.requires_grad_(trainable is not None and (of_adapter or of_projector))

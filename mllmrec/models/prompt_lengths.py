@@ -1,8 +1,8 @@
-"""Whether all prompts of a run fit the backbone, found out before anything is trained.
+"""Checks before any training that all prompts of a run fit the backbone.
 
-H items of history and C candidates in a prompt. One prompt of nothing but the longest item stands for all prompts that carry
-no reasoning; only where it does not fit, and for prompts with reasoning, each is looked at. The same for questions, which
-show one candidate each.
+A prompt has H items of history and C candidates. One prompt with only the longest item is an upper bound for all prompts
+without reasoning. Single prompts are checked only if this one does not fit, or if they carry reasoning. Questions, which show
+one candidate each, are checked the same way.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def check_lengths(
     """Refuse prompts that the backbone cannot hold.
 
     Args:
-        policy: whose tokenizer and limit count.
-        answers: of the policy.
-        parts: every set of prompts that the run will show, by what it is for.
-        longest_completion: most tokens of a rollout.
+        policy: the policy that supplies tokenizer and limit.
+        answers: the policy's answer tokens.
+        parts: every set of prompts that the run will show, by its purpose.
+        longest_completion: the most tokens of a rollout.
 
     Raises:
-        UserError: saying how many prompts are too long, and the longest.
+        UserError: some prompts are too long; it says how many, and how long the longest is.
     """
     limit = policy.max_length - max(longest_completion, answers.longest)
     bounds = _Bounds(policy)
@@ -61,12 +61,12 @@ def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str
     """Refuse yes-or-no questions that the backbone cannot hold.
 
     Args:
-        policy: whose tokenizer and limit count.
-        questions: asked of every candidate of the examples.
-        parts: every set of examples that the run will ask about, by what it is for.
+        policy: the policy that supplies tokenizer and limit.
+        questions: the questions about every candidate of the examples.
+        parts: every set of examples that the run will ask about, by its purpose.
 
     Raises:
-        UserError: saying how many samples have too long a question, and the longest.
+        UserError: some samples have too long a question; it says how many, and how long the longest is.
     """
     words = policy.encode_answers([questions.positive, questions.negative])
     limit = policy.max_length - max(map(len, words)) - 1  # the end token
@@ -106,9 +106,9 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
 
 
 def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> int:
-    """Tokens of a prompt and of the reasoned answer; 0 where bounds tell that they keep to the limit."""
-    # A token of the answer covers at least one byte. Most prompts need no tokenizer, and of long ones the items are counted
-    # one by one: the same ones stand in many prompts.
+    """Tokens of a prompt and its reasoned answer; 0 if an upper bound already keeps to the limit."""
+    # A token of the answer covers at least one byte. Most prompts need no tokenizer. In long prompts the items are counted
+    # one by one, since the same items appear in many prompts.
     room = limit - len(example.reasoned_answer.encode())
     if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
         return 0
@@ -119,7 +119,7 @@ def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> in
 
 
 class _Bounds:
-    """Numbers of tokens that prompts do not exceed."""
+    """Upper bounds on the number of tokens in prompts."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -127,13 +127,13 @@ class _Bounds:
         self._longest: dict[PromptBuilder, tuple[int, int]] = {}
 
     def of_prompt(self, prompt: str) -> int:
-        """Of one prompt, counted item by item."""
+        """The bound for one prompt, counted item by item."""
         return sum(map(self._tokens_of, LABEL_BEGINS.split(self.policy.render(prompt))))
 
     def of_plain(
         self, builder: PromptBuilder, history_length: int, candidates: int | None, asks: bool = False
     ) -> int:
-        """Of all prompts without reasoning, with so many items at most; None for no list of candidates."""
+        """The bound for all prompts without reasoning and with at most so many items; None for no list of candidates."""
         if builder not in self._longest:
             items = range(len(builder.ids))
             in_history = self._longest_of([builder.prompt([item], None) for item in items])
@@ -153,4 +153,4 @@ class _Bounds:
         return int(np.argmax(lengths))
 
     def _count(self, piece: str) -> int:
-        return len(self.policy.encode_rendered([piece])[0]) + 1  # to spare, for the seam
+        return len(self.policy.encode_rendered([piece])[0]) + 1  # one to spare, for the seam

@@ -9,15 +9,15 @@ import torch
 
 @dataclass(frozen=True)
 class Selection:
-    """Which weights a stage ended with, and those that it did not end with."""
+    """The choice between a stage's best and last weights, and the weights that were not kept."""
 
     kept: str  # best (on the held-out users), or last
     best_step: int  # optimiser steps before the best ranking; 0 is the policy that the stage began with
     last_step: int  # optimiser steps of the stage
-    # The trainable weights that were not kept, by the model's own names; empty where the best are the last.
+    # The trainable weights that were not kept, by the model's own names; empty if the best are also the last.
     other: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def not_kept(self) -> str:
-        """What ``other`` is: last, or best."""
+        """Which weights ``other`` holds: last, or best."""
         return "last" if self.kept == "best" else "best"

@@ -9,17 +9,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 END, PADDING = "<|end|>", "<|pad|>"
-# Learning takes time with the square of the longest word's length, and nothing is learnt from what lies beyond.
+# Training time grows with the square of the longest word's length; the tokenizer learns nothing from text past this limit.
 LONG_WORD = re.compile(r"(\S{2000})\S+")
 # The prompt itself ends with a cue for the answer, so the template adds nothing.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train on ``corpus``; ``labels`` become single tokens whatever the corpus says.
+    """Train on ``corpus``; ``labels`` become single tokens whatever the corpus holds.
 
     Args:
-        corpus: texts as they stand in prompts.
+        corpus: texts as they appear in prompts.
         labels: the I item labels, all different.
         vocabulary: tokens for text, without labels; at least 257 + the two special ones.
     """

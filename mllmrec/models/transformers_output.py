@@ -1,4 +1,4 @@
-"""What transformers shows and says beside us: no bars for files at hand, and its warnings in our log."""
+"""Controls the output of transformers: no progress bars for local files, and its warnings go to our log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers.utils import logging
 
 @contextmanager
 def without_bars(source: str | Path) -> Iterator[None]:
-    """No bars of transformers in the block, unless something is downloaded and someone watches.
+    """Hide transformers' progress bars in the block, unless it downloads something and output goes to a terminal.
 
     Args:
-        source: a hub name, or the folder that is read or written (of one that is yet to be made, a `Path`).
+        source: a hub name, or the folder to read or write (a `Path` if the folder does not exist yet).
     """
     watched_download = isinstance(source, str) and not Path(source).exists() and sys.stderr.isatty()
     were_on = logging.is_progress_bar_enabled()
@@ -29,6 +29,6 @@ def without_bars(source: str | Path) -> Iterator[None]:
 
 
 def warn_through_our_log() -> None:
-    """Let its warnings go where ours go, `run.log` among them, instead of to standard error in a form of its own."""
+    """Send transformers' warnings where ours go, including `run.log`, instead of to standard error in its own format."""
     logging.disable_default_handler()
     logging.enable_propagation()

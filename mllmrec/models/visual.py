@@ -1,7 +1,7 @@
-"""A policy that sees item images: visual tokens of a Qwen3-VL stand where prompts have item marks.
+"""A policy that sees item images: Qwen3-VL's visual tokens replace the item marks of prompts.
 
-In the policy's token ids an image token of item ``i`` is written ``V + i``, with V the size of the model's vocabulary: a
-batch of prompts stays plain ids, and the model knows from them which images it is to see, and where.
+The policy writes an image token of item ``i`` as the id ``V + i``, where V is the size of the model's vocabulary. So a batch
+of prompts remains plain ids, and the ids tell the model which images to show and where.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mllmrec.models.policy import Policy
 from mllmrec.prompts.markup import ITEM_MARK, label_item
 from mllmrec.reasoners.hf_model import read_picture
 
-# Patches kept in memory: the images of a small catalogue, or the latest of a large one.
+# Patches kept in memory: all images of a small catalogue, or the latest ones of a large catalogue.
 _KEPT_BYTES = 1 << 28
 
 
 class Pictures:
-    """The items' images as the image processor cuts them into patches, read when first asked for."""
+    """The items' images, cut into patches by the image processor; each is read at its first use."""
 
     def __init__(self, processor: Any) -> None:
         """Hold no images yet.
@@ -42,18 +42,18 @@ class Pictures:
         self._bytes = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pictures:
-        """A copy of a model sees the same images."""
+        """Share the images: a copy of a model sees the same ones."""
         return self
 
     def assign(self, paths: Sequence[Path | None]) -> None:
-        """Take the image file of every item, None where there is none."""
+        """Take the image file of every item; None for an item without one."""
         self._paths = list(paths)
         self._tokens.clear()
         self._kept.clear()
         self._bytes = 0
 
     def tokens(self, item: int) -> int:
-        """How many tokens an item's image takes.
+        """The number of tokens that an item's image takes.
 
         Raises:
             UserError: the image is missing or cannot be read.
@@ -63,7 +63,7 @@ class Pictures:
         return self._tokens[item]
 
     def of(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Patches of the items' images one after the other, (patches, numbers in a patch), and grids (items, 3).
+        """Patches of the items' images in a row, (patches, numbers in a patch), and their grids (items, 3).
 
         Raises:
             UserError: an image is missing or cannot be read.
@@ -91,7 +91,7 @@ class Pictures:
 
 
 class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
-    """Qwen3-VL that takes a policy's ids: those from V on stand for images, each of which is encoded once a call."""
+    """Qwen3-VL that takes a policy's ids: ids from V on stand for images. A call encodes each image once."""
 
     pictures: Pictures
 
@@ -114,9 +114,9 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
         Args:
             input_ids: (B, L).
             attention_mask: (B, L), or longer where keys and values of earlier tokens are cached.
-            position_ids: as `token_positions` gives them; None: computed here, for a call without cached tokens.
-            logits_to_keep: last tokens whose logits are wanted; 0 for all.
-            kwargs: of the decoder.
+            position_ids: as `token_positions` gives them; None computes them here, for a call without cached tokens.
+            logits_to_keep: the number of last tokens that need logits; 0 for all.
+            kwargs: passed to the decoder.
         """
         if position_ids is None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -129,7 +129,7 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
             **given,
         )
         logits = self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:])
-        # Keys and values are in the cache that the caller gave.
+        # The caller's cache already holds keys and values.
         return CausalLMOutputWithPast(logits=logits)
 
     def token_positions(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
         return positions
 
     def decoder_inputs(self, ids: Tensor) -> dict[str, Any]:
-        """What the decoder takes for (B, L) ids: the ids, or embeddings and what images add in deeper layers."""
+        """The decoder's inputs for (B, L) ids: the ids, or embeddings and the images' additions to deeper layers."""
         items = self._images_in(ids)
         if not items:
             return {"input_ids": ids}
@@ -169,7 +169,7 @@ class SeeingQwen3VL(Qwen3VLForConditionalGeneration):
         }
 
     def _images_in(self, ids: Tensor) -> list[int]:
-        """The item of every image, in order; two images have text between them."""
+        """The item of every image, in order; there is always text between two images."""
         before = torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1)
         begins = (ids >= self.first_image_id) & (ids != before)
         return (ids[begins] - self.first_image_id).tolist()
@@ -182,10 +182,10 @@ class VisualPolicy(Policy):
         """Wrap a model.
 
         Args:
-            model: that sees.
-            tokenizer: with Qwen's vision tokens.
-            pictures: the items' images, once `meet_items` has named them.
-            settings: of `Policy`.
+            model: a model that sees images.
+            tokenizer: a tokenizer with Qwen's vision tokens.
+            pictures: the items' images; `meet_items` fills them in.
+            settings: see `Policy`.
         """
         super().__init__(model, tokenizer, **settings)
         model.pictures = self.pictures = pictures
@@ -197,13 +197,13 @@ class VisualPolicy(Policy):
         self._item_of: dict[str, int] = {}
 
     def meet_items(self, items: Items) -> None:
-        """Take the items' images, which are read when a prompt first shows them."""
+        """Take the items' images; each is read when a prompt first shows it."""
         ids = items.ids.tolist()
         self._item_of = {item_id: item for item, item_id in enumerate(ids)}
         self.pictures.assign([items.images.get(item_id) for item_id in ids])
 
     def most_tokens(self, prompt: str) -> int:
-        """More tokens than this a prompt cannot have."""
+        """An upper bound on a prompt's tokens."""
         text = self.render(prompt)
         shown = sum(self.pictures.tokens(item) + 2 for item in self._marked(text))
         return len(ITEM_MARK.sub("", text).encode()) + shown
@@ -214,7 +214,7 @@ class VisualPolicy(Policy):
         self.pictures.processor.save_pretrained(folder)
 
     def encode_rendered(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts as `render` gives them, or of parts of them; marks become image tokens."""
+        """Token ids of texts from `render`, or of parts of such texts; marks become image tokens."""
         rows = super().encode_rendered([ITEM_MARK.sub(self._image, text) for text in texts])
         return [self._with_images(row, self._marked(text)) for row, text in zip(rows, texts, strict=True)]
 
@@ -222,7 +222,7 @@ class VisualPolicy(Policy):
         return [self._item_of[label_item(encoded)] for encoded in ITEM_MARK.findall(text)]
 
     def _with_images(self, row: Sequence[int], items: Sequence[int]) -> list[int]:
-        """The row with each image token repeated as often as the image takes tokens, in the ids of its item."""
+        """The row with each image token repeated to the length of its image, as ids of the image's item."""
         shown = iter(items)
         result: list[int] = []
         for token in row:

@@ -1,4 +1,4 @@
-"""Where the weights of a policy come from that sees item images: Qwen3-VL's architecture from scratch, or a checkpoint."""
+"""Builds policies that see item images: from Qwen3-VL's architecture with random weights, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mllmrec.randomness import seeded_globals
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _PATCH, _MERGE = 16, 2
-_GRID = 16  # learned places along each side of an image, between which those of its patches are interpolated
+_GRID = 16  # learned positions along each side of an image; those of patches are interpolated
 
 
 class TinyVisual(Tiny):
-    """Qwen3-VL's architecture with random weights, all of which train; otherwise as `Tiny`.
+    """Qwen3-VL's architecture with random weights; all of them train. The rest is as in `Tiny`.
 
-    An image is resized to whole squares of 32 x 32 pixels, ``min_pixels`` to ``max_pixels`` in all, and takes a token
-    for each square.
+    An image is resized to whole squares of 32 x 32 pixels, with ``min_pixels`` to ``max_pixels`` in total, and takes one
+    token for each square.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TinyVisual(Tiny):
         return VisualPolicy(model, tokenizer, Pictures(processor))
 
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
-        """Load the weights, the tokenizer and the image processor that were saved together."""
+        """Load weights, tokenizer and image processor that were saved together."""
         model, tokenizer = pretrained(
             str(weights), dtype="float32", attention=self.attention, models=SeeingQwen3VL
         )
@@ -116,9 +116,9 @@ class TinyVisual(Tiny):
 
 
 class PretrainedVisual(Pretrained):
-    """A Qwen3-VL checkpoint by hub name or local folder, trained through LoRA on its language model, or whole.
+    """A Qwen3-VL checkpoint by hub name or local folder; LoRA on its language model or all weights train.
 
-    Code that comes with a checkpoint is never run.
+    Code that comes with a checkpoint never runs.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ def _image_processor(path: str, revision: str | None, pixels: Mapping[str, int |
     """The image processor of a Qwen3-VL checkpoint, in the form that gives the same pixels with and without torchvision.
 
     Raises:
-        UserError: it cannot be loaded, or the checkpoint is of another model.
+        UserError: it cannot be loaded, or the checkpoint belongs to another model.
     """
     given = {name: value for name, value in pixels.items() if value is not None}
     try:

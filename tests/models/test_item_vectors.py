@@ -23,7 +23,7 @@ def vectors(seed: int = 3) -> torch.Tensor:
 
 @pytest.fixture
 def doubling() -> ItemVectorEmbedding:
-    """Three rows of its own; two items, whose projector doubles them through GELU and back."""
+    """An embedding with three own rows and two items; the projector doubles item vectors through GELU and back."""
     base = nn.Embedding.from_pretrained(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), freeze=False)
     embedding = ItemVectorEmbedding(base, torch.tensor([[100.0, 200.0], [300.0, 400.0]]), first=3)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_ids_of_the_vocabulary_are_its_rows_and_ids_beyond_are_projected_items(d
 
 def test_the_projector_learns_and_the_vectors_do_not(doubling):
     doubling(torch.tensor([1, 3])).sum().backward()
-    # Row 1 is read once. Row 0 stands in for the item's token and must get nothing from it.
+    # Row 1 is read once. Row 0 is a placeholder for the item's token and must get no gradient from it.
     assert doubling.base.weight.grad.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert doubling.item_projector[2].bias.grad.tolist() == [1, 1]
     assert doubling.item_projector[2].weight.grad.tolist() == [[100, 200], [100, 200]]
@@ -62,7 +62,7 @@ def test_exchanged_vectors_exchange_their_items_and_nothing_else(doubling):
 
 @pytest.fixture
 def with_items(tiny):
-    """The tiny policy, whose prompts show items as tokens, too."""
+    """The tiny policy with prompts that also show items as tokens."""
     tiny.policy.add_marks(MARKS)
     tiny.policy.read_items(vectors(), seed=0)
     return tiny.policy
@@ -74,7 +74,7 @@ def test_marks_become_the_ids_beyond_the_vocabulary(with_items, make_builder):
     prompt = builder.prompt([4, 11], [0, 4])
     (ids,) = policy.encode_prompts([prompt])
     assert [token - size for token in ids if token >= size] == [4, 11, 0, 4]
-    # Without them the prompt has the tokens that it had before there were any.
+    # Without marks the prompt has the same tokens as before any were added.
     assert policy.encode_prompts([without_item_marks(prompt)])[0] == [token for token in ids if token < size]
     assert without_item_marks(prompt) == make_builder().prompt([4, 11], [0, 4])
     assert max(policy.encode_answers([builder.answer(item) for item in range(ITEMS)])[3]) < size
@@ -87,7 +87,7 @@ def test_a_model_with_more_rows_than_its_tokenizer_has_tokens(tiny):
     rows = len(tokenizer) + 5
     assert add_marks(tokenizer, MARKS, rows) == rows
     assert tokenizer(MARKS[7], add_special_tokens=False)["input_ids"] == [rows + 7]
-    assert add_marks(tokenizer, MARKS, rows) == rows  # again: nothing changes
+    assert add_marks(tokenizer, MARKS, rows) == rows  # a second call changes nothing
     with pytest.raises(UserError, match="cannot give each item a token of its own"):
         add_marks(tokenizer, MARKS[::-1], rows)
 

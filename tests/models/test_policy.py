@@ -31,7 +31,7 @@ def weights(policy, *marks):
 
 
 def update(policy):
-    """One step of SGD on the model as it is."""
+    """Make one step of SGD on the current model."""
     policy.model(input_ids=IDS).logits.logsumexp(-1).sum().backward()
     with torch.no_grad():
         for weight in policy.model.parameters():
@@ -113,7 +113,7 @@ def test_reference_restores_what_trains_and_the_mode(two_stages):
 
 
 def test_a_frozen_adapter_drops_nothing_out(make_pretrained, shake, lora):
-    # The released SFT has LoRA dropout 0.05: were it alive in the next stage, its KL would not begin at 0.
+    # The released SFT has LoRA dropout 0.05. If it still acted in the next stage, the KL would not begin at 0.
     policy = make_pretrained(lora={**lora, "dropout": 0.5})
     policy.begin_stage("sft")
     shake(policy, "sft")

@@ -15,7 +15,7 @@ from mllmrec.prompts.questions import Questions, load_question_wording
 def test_prompts_are_refused_from_the_first_token_on_that_does_not_fit(tiny, make_examples, spare, asks):
     policy, examples = tiny.policy, make_examples(asks=asks)
     lengths = [len(policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples))]
-    # A prompt of the longest item alone, bytes, the items one by one, and the tokenizer decide for some of these limits each.
+    # Each of these decides for some limits: the prompt with only the longest item, bytes, single items, the tokenizer.
     policy.max_length = max(lengths) + tiny.answers.longest + spare
     if spare >= 0:
         check_lengths(policy, tiny.answers, {"training": examples}, 0)

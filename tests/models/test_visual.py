@@ -29,16 +29,16 @@ SIZES = {
     "2": (70, 130),
     "3": (20, 20),
 }  # item -> height and width; others have none
-TOKENS = {"0": 4, "1": 3, "2": 8, "3": 1}  # squares of 32 x 32 pixels, sides rounded to whole ones
+TOKENS = {"0": 4, "1": 3, "2": 8, "3": 1}  # squares of 32 x 32 pixels, sides rounded to whole squares
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-# History, candidates: items with an image, without one, and one that stands there twice.
+# History, candidates: items with an image, items without one, and an item that appears twice.
 SHOWN = [([0, 5, 1], [2, 6]), ([2], [3, 2, 0]), ([7, 8], [9]), ([3, 3], [1])]
 COMPLETIONS = [[5, 6, 7], [5, 8], [9], [6, 7, 8]]
 ENGINES = [Plain, SharedPrefix]
 
 
 class OwnProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's, without its part for videos, which transformers hides where torchvision is missing."""
+    """Qwen3-VL's processor without its video part, which transformers hides if torchvision is missing."""
 
     def check_argument_for_proper_class(self, argument_name, argument):
         return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
