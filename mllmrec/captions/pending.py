@@ -18,7 +18,6 @@ class Pending(Captioner):
     Args:
         captioner: the captioner to stand in for.
         cache_dir: the folder where that captioner's captions are kept.
-        cache_dir: where its captions are kept.
     """
 
     # The texts it gives in place of captions must not be stored as captions.

@@ -37,7 +37,7 @@ class Items:
         return titled if self.kept is None else titled & self.kept
 
     def only_kept(self) -> Items:
-        """The kept items as a catalogue of their own, for what costs time or money for each item."""
+        """A catalogue of the kept items only, for work that costs time or money per item."""
         if self.kept is None:
             return self
         kept = self.kept

@@ -40,7 +40,7 @@ class TableFile:
         return len(next(iter(self.columns.values())))
 
     def ids(self, name: str) -> pa.ChunkedArray:
-        """A column as (R,) strings without surrounding spaces. Whole numbers lose their fraction: 1.0 is ``1``.
+        """A column as (R,) strings without surrounding spaces. Whole numbers have no fraction: 1.0 is ``1``.
 
         Raises:
             UserError: a value is missing, is a word for a missing value (`MISSING`), or is neither text nor a number.
