@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and files where folders should be: no defects, so a user is told what to do.
+"""Full or read-only disks, files in place of folders, damaged files: not defects, so the user is told what to do.
 
 Only the standard library is imported here, so that commands answer at once.
 """
@@ -68,6 +68,21 @@ def about(path: Path) -> Iterator[None]:
         if number in _SPACE:
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Read ``path`` in this block.
+
+    Raises:
+        UserError: it is not a Parquet file, or not one that `write_stage` wrote.
+    """
+    try:
+        yield
+    # pyarrow's exceptions are subclasses of these.
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is damaged ({first}): put a copy in its place, or run again") from error
 
 
 def disk_fault(error: BaseException) -> UserError | None:

@@ -28,7 +28,6 @@ from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.models.selection import Selection
-from mllmrec.models.transformers_output import warn_through_our_log
 from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
@@ -38,6 +37,7 @@ from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.key import StageKey
 from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
 from mllmrec.stages.store import SHARED, StageStore
+from mllmrec.transformers_output import warn_through_our_log
 
 log = logging.getLogger(__name__)
 

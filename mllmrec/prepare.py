@@ -27,10 +27,10 @@ from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
-from mllmrec.evaluation.listing import Listing
 from mllmrec.progress import StageProgress
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import CandidatesOf, Examples
+from mllmrec.prompts.listing import Listing
 from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.randomness import numpy_generator

@@ -24,9 +24,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mllmrec.cache import remove_abandoned, temporary_beside, write_json
-from mllmrec.disk_faults import about
+from mllmrec.disk_faults import about, refusing_damage
 from mllmrec.errors import UserError
-from mllmrec.evaluation.records import refusing_damage
 from mllmrec.input_files import InputFiles, Record
 
 # Of a damaged YAML file, and of one that names Python objects.

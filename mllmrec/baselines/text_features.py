@@ -53,7 +53,7 @@ def sentence_features(texts: Sequence[str], encoder: str, revision: str | None =
     """
     from transformers import AutoModel, AutoTokenizer
 
-    from mllmrec.models.transformers_output import without_bars
+    from mllmrec.transformers_output import without_bars
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision or "main")

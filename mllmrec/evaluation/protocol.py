@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
-from mllmrec.evaluation.listing import Listing
 from mllmrec.evaluation.metrics import expected_at_random, objective_name
 from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import Generate, InLists, Likelihood, Ranker
@@ -20,6 +19,7 @@ from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prepare import FULL, Prepared
 from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.listing import Listing
 from mllmrec.run_folder import RunFolder
 
 ASKED = "asked"  # value of a protocol's ``cot`` where prompts ask for reasoning; true: they show some

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mllmrec.cache import atomic_path
+from mllmrec.disk_faults import refusing_damage
 from mllmrec.errors import UserError, choices
 
 SCHEMA = pa.schema(
@@ -94,20 +95,6 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
                 if others.num_rows:
                     writer.write_table(others)
         yield StageWriter(writer, stage, keep_top)
-
-
-@contextmanager
-def refusing_damage(path: Path) -> Iterator[None]:
-    """Read ``path`` in this block.
-
-    Raises:
-        UserError: it is not a Parquet file, or not one that `write_stage` wrote.
-    """
-    try:
-        yield
-    except (pa.ArrowException, KeyError, TypeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} is damaged ({first}): put a copy in its place, or run again") from error
 
 
 def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:

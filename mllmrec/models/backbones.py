@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
-from mllmrec.models.transformers_output import without_bars
 from mllmrec.randomness import seeded_globals
+from mllmrec.transformers_output import without_bars
 
 
 class Backbone(ABC):

@@ -25,8 +25,8 @@ from mllmrec.models.item_vectors import (
     read_item_tokens,
     write_item_tokens,
 )
-from mllmrec.models.transformers_output import without_bars
 from mllmrec.randomness import seeded_globals
+from mllmrec.transformers_output import without_bars
 
 
 class Policy:

@@ -23,11 +23,11 @@ from transformers import (
 
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
-from mllmrec.models.transformers_output import without_bars
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
 from mllmrec.reasoners.base import UNREADABLE_IMAGE, Request, Written
 from mllmrec.rollout.draw import TRIES, draw, uniforms
+from mllmrec.transformers_output import without_bars
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
-from mllmrec.evaluation.listing import Listing
 from mllmrec.evaluation.ranking import InLists, Likelihood
+from mllmrec.prompts.listing import Listing
 
 
 @pytest.mark.parametrize(
