@@ -16,11 +16,10 @@ from mllmrec.captions import colours, palette
 from mllmrec.captions.openai import OpenAICaptioner
 from mllmrec.captions.palette import Palette
 from mllmrec.captions.vlm import Vlm
-from mllmrec.cot import template as cot_template
 from mllmrec.data import drawing, synthetic
 from mllmrec.data.synthetic import Synthetic
 from mllmrec.prompts import markup
-from mllmrec.reasoners import template
+from mllmrec.reasoners import counting, template
 from mllmrec.reasoners.hf import HfReasoner
 from mllmrec.reasoners.openai import OpenAIReasoner
 from mllmrec.reasoners.template import TemplateReasoner
@@ -131,7 +130,7 @@ def test_every_parameter_is_part_of_the_identity_or_named_as_one_that_plays_no_p
 
 RULES: dict[str, tuple[Callable[[], Any], tuple[ModuleType, ...]]] = {
     "palette": (Palette, (palette, colours)),
-    "template": (TemplateReasoner, (template, cot_template, markup)),
+    "template": (TemplateReasoner, (template, counting, markup)),
     "synthetic": (lambda: Synthetic("a"), (synthetic, drawing, randomness)),
 }
 

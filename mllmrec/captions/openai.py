@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mllmrec.captions.base import Captioner
+from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.endpoint import Budget, Chat, Endpoint
 from mllmrec.errors import UserError
-from mllmrec.reasoners.base import UNREADABLE_IMAGE, Estimate
+from mllmrec.reasoners.base import Estimate
 
 
 class OpenAICaptioner(Captioner):

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.captions.base import Captioner
+from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
-from mllmrec.reasoners.base import UNREADABLE_IMAGE, Estimate, Request
+from mllmrec.reasoners.base import Estimate, Request
 from mllmrec.reasoners.hf import HfReasoner
 
 

@@ -5,7 +5,7 @@ from mllmrec.cot.built import Built
 from mllmrec.cot.confident import Confident
 from mllmrec.cot.mixing import Mixing, select_confident, select_cot
 from mllmrec.cot.precomputed import PrecomputedCot
-from mllmrec.cot.template import Template, template_reasoning
+from mllmrec.cot.template import Template
 
 __all__ = [
     "Built",
@@ -17,5 +17,4 @@ __all__ = [
     "Template",
     "select_confident",
     "select_cot",
-    "template_reasoning",
 ]

@@ -5,27 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
+from mllmrec.prompts.keys import TRAINING, CotKey
 from mllmrec.reasoners.told import NOTHING
 
-TRAINING = "train"  # only this split's prompts may carry reasoning that was chosen knowing the target
-
-
-@dataclass(frozen=True)
-class CotKey:
-    """Everything that identifies a sample. Reasoning is joined by the whole key.
-
-    A sample id is unique only within its split: in a published split, one user may have a sequence in each file.
-    ``target_id`` is there to find recorded reasoning, never to make any.
-    """
-
-    user_id: str
-    history_ids: tuple[str, ...]  # oldest first, as shown in the prompt
-    target_id: str
-    sample_id: str = ""
-    split: str = TRAINING  # train, validation or test
+__all__ = ["TRAINING", "CotKey", "CotPolicy"]
 
 
 class CotPolicy(ABC):

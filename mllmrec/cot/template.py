@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from mllmrec.cot.base import CotKey, CotPolicy
-
-_WORD = re.compile(r"[^\W\d_][\w'-]+")
-_EMPTY_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "have", "in", "into", "is", "it", "its", "of",
-    "on", "or", "picture", "that", "the", "this", "to", "with",
-))  # fmt: skip
-_MOST_WORDS = 3
-_LONGEST_WORD = 24
-_LONGEST_TAG = 3  # words
+from mllmrec.reasoners.counting import template_reasoning
 
 
 class Template(CotPolicy):
@@ -39,58 +30,3 @@ class Template(CotPolicy):
 
     def _text(self, item: str) -> str:
         return next((source[item] for source in self.sources if source.get(item)), "")
-
-
-def template_reasoning(
-    history_texts: Sequence[str], split: Callable[[str], dict[str, None]] | None = None
-) -> str:
-    """Three steps from the texts of a history, oldest first; "" if they hold no words.
-
-    ``split`` gives the words of a text, by default `content_words`; with the default the result has at most 40 words.
-    A word counts once per item. Words in two or more items are named, most frequent first; equally frequent words are
-    ordered by how recently they were seen, then by the alphabet. If no word repeats, the latest item's words are used.
-    """
-    documents = [words for words in map(split or content_words, history_texts) if words]
-    if not documents:
-        return ""
-    counts: dict[str, int] = {}
-    latest: dict[str, int] = {}
-    for position, words in enumerate(documents):
-        for word in words:
-            counts[word] = counts.get(word, 0) + 1
-            latest[word] = position
-    ordered = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], -latest[w], w))
-    named = ordered[:_MOST_WORDS]
-    if not named:
-        named = list(documents[-1])[:_MOST_WORDS]
-        listed = join_words(named)
-        return f"Signals: nothing repeats; the latest item is {listed}. Preference: open. Look for: {listed}."
-    signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
-    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {join_words(named)}."
-
-
-def content_words(text: str) -> dict[str, None]:
-    """The distinct content words of a text in lower case, in order."""
-    words = (match.group().lower() for match in _WORD.finditer(text))
-    return dict.fromkeys(word for word in words if word not in _EMPTY_WORDS and len(word) <= _LONGEST_WORD)
-
-
-def tags_or_words(text: str) -> dict[str, None]:
-    """The distinct tags of a list such as ``dark blue, busy, vertical lines``; for other texts the content words.
-
-    A list has two or more parts between commas, each with at most three words.
-    """
-    parts = text.split(",")
-    if len(parts) < 2 or any(len(part.split()) > _LONGEST_TAG for part in parts):
-        return content_words(text)
-    words = [[match.group().lower() for match in _WORD.finditer(part)] for part in parts]
-    return dict.fromkeys(
-        " ".join(part)
-        for part in words
-        if not _EMPTY_WORDS.issuperset(part) and all(len(word) <= _LONGEST_WORD for word in part)
-    )
-
-
-def join_words(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -17,6 +17,7 @@ from mllmrec.errors import UserError, choices
 
 log = logging.getLogger(__name__)
 
+UNREADABLE_IMAGE = "unreadable image"  # why nothing was written about an item or a request
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FEW_FILES, FEW_ITEMS = 20, 100  # fewer matches than one in so many files or items look like a mistake
 

@@ -3,6 +3,5 @@
 from mllmrec.endpoint.answers import NO_ANSWER, Answer, Chat
 from mllmrec.endpoint.budget import Budget, Tally
 from mllmrec.endpoint.client import Endpoint
-from mllmrec.reasoners.base import UNREADABLE_IMAGE
 
-__all__ = ["NO_ANSWER", "UNREADABLE_IMAGE", "Answer", "Budget", "Chat", "Endpoint", "Tally"]
+__all__ = ["NO_ANSWER", "Answer", "Budget", "Chat", "Endpoint", "Tally"]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import openai
 from omegaconf import OmegaConf
 
+from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.endpoint.answers import (
     NO_ANSWER,
     Answer,
@@ -25,7 +26,6 @@ from mllmrec.endpoint.images import data_url
 from mllmrec.endpoint.keys import check_address, read_key
 from mllmrec.endpoint.tries import Refused, Tries, maybe_billed
 from mllmrec.errors import UserError
-from mllmrec.reasoners.base import UNREADABLE_IMAGE
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.data.splits import Samples
 from mllmrec.prompts.builder import PromptBuilder
+from mllmrec.prompts.keys import CotKey, Reasoning
 
 CandidatesOf = Callable[[int], tuple[np.ndarray, int]]  # sample index -> (C,) item codes, the target's column
 
@@ -47,7 +47,7 @@ class Examples:
         history_length: int,
         list_candidates: bool = True,
         list_size: int = 0,
-        cot: CotPolicy | None = None,
+        cot: Reasoning | None = None,
         with_cot: np.ndarray | None = None,
         placement: Literal["prompt", "completion"] = "prompt",
         asks: bool = False,

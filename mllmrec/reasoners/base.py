@@ -9,8 +9,6 @@ from pathlib import Path
 
 from mllmrec.reasoners.told import NOTHING
 
-UNREADABLE_IMAGE = "unreadable image"  # the problem of a request with an image that cannot be read
-
 
 @dataclass(frozen=True)
 class HistoryItem:

@@ -21,11 +21,12 @@ from transformers import (
     LogitsProcessor,
 )
 
+from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
-from mllmrec.reasoners.base import UNREADABLE_IMAGE, Request, Written
+from mllmrec.reasoners.base import Request, Written
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 from mllmrec.transformers_output import without_bars
 

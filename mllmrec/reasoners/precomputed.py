@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.cache import file_fingerprint
-from mllmrec.cot.precomputed import parse_record, read_records
 from mllmrec.data.text import require_files
 from mllmrec.reasoners.base import Reasoner, Request, Written
+from mllmrec.reasoners.records import parse_record, read_records
 from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 
 

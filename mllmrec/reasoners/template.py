@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllmrec.cache import source_fingerprint
-from mllmrec.cot import template
-from mllmrec.cot.template import content_words, join_words, tags_or_words, template_reasoning
 from mllmrec.prompts import markup
 from mllmrec.prompts.markup import neutral
+from mllmrec.reasoners import counting
 from mllmrec.reasoners.base import Reasoner, Request, Written
+from mllmrec.reasoners.counting import content_words, join_words, tags_or_words, template_reasoning
 
 _MOST_WORDS = 3
 
@@ -27,7 +27,7 @@ class TemplateReasoner(Reasoner):
 
     def identity(self) -> dict[str, object]:
         """The version of the rules; there are no settings."""
-        rules = source_fingerprint(__file__, template.__file__, markup.__file__)
+        rules = source_fingerprint(__file__, counting.__file__, markup.__file__)
         return {"reasoner": "template", "rules": rules}
 
     def write(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Written]]:

@@ -11,8 +11,8 @@ from mllmrec.cot.assess.form import (
     names_ids,
     split_words,
 )
-from mllmrec.cot.template import template_reasoning
 from mllmrec.errors import UserError
+from mllmrec.reasoners.counting import template_reasoning
 
 HISTORY = ["red, striped, star", "red, dotted, circle", "blue, striped, star"]
 CHINESE = ["红色条纹星形上衣", "红色圆点连衣裙", "蓝色条纹星形外套"]

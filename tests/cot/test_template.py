@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mllmrec.cot import CotKey, Template, template_reasoning
+from mllmrec.cot import CotKey, Template
 from mllmrec.data.drawing import HUES, PATTERNS, SHAPES
 from mllmrec.data.synthetic import Synthetic
+from mllmrec.reasoners.counting import template_reasoning
 
 
 def test_words_are_counted_once_per_item_and_ranked_by_count_then_recency() -> None:

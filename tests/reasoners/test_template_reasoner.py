@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mllmrec.cot import template_reasoning
 from mllmrec.reasoners.base import HistoryItem, Request
+from mllmrec.reasoners.counting import template_reasoning
 from mllmrec.reasoners.template import TemplateReasoner, supported_reasoning
 
 CAPTIONS = ["red, striped, star", "red, dotted, star", "red, solid, disc", "blue, solid, disc"]

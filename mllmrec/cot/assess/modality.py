@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from mllmrec.cot import template
 from mllmrec.cot.assess.form import UNSPACED
+from mllmrec.reasoners import counting
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -22,7 +22,7 @@ def content_words(text: str) -> frozenset[str]:
     spaced = UNSPACED.sub(
         lambda run: " " + " ".join(left + right for left, right in pairwise(run.group())) + " ", plain
     )
-    return frozenset(template.content_words(spaced))
+    return frozenset(counting.content_words(spaced))
 
 
 class Idf:
