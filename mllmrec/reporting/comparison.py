@@ -16,12 +16,12 @@ from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import KEPT, Run
 
 LAST, BEST = "last", "best"
-# What a stage's cost may say, as shown in this order.
+# The parts of a stage's cost, in the order shown.
 COSTS = ("tokens_per_prompt", "seconds_per_step", "peak_memory_mb")
-# What must be alike before two numbers stand in one table. The candidates' hash comes last: it differs whenever
-# the dataset, the split or the negatives do, and those say more.
+# What must agree before two numbers may share a table. The candidates' hash comes last: it differs whenever the
+# dataset, the split or the negatives differ, and these are more informative.
 _PROTOCOL = ("dataset", "split", "ranking", "num_candidates", "negatives", "cot", "users", "candidates_hash")
-# Ways of ranking that belong to a method, which has no other: they stand beside any.
+# Ways of ranking that are the only one of their method: runs with them may be compared with any other run.
 _METHODS_OWN = {"score", "pointwise"}
 _REMEDY = {
     "candidates_hash": "train both with the same protocol_seed, dataset, filters, split and eval settings",
@@ -34,12 +34,12 @@ class Scores:
     """One row's results."""
 
     row: Row
-    stage: str  # evaluated stages of its runs, joined by "/" should they differ
+    stage: str  # evaluated stages of its runs, joined by "/" if they differ
     per_user: dict[str, np.ndarray]  # metric -> (U,), averaged over the seeds
     per_seed: dict[str, list[float]]  # metric -> S means over users
-    intervals: dict[str, list[float]]  # metric -> [low, high], users resampled
+    intervals: dict[str, list[float]]  # metric -> [low, high], from resampling users
     seconds: float | None  # of all stages, mean over the seeds
-    cost: dict[str, float]  # of the stage, mean over the seeds; what every seed measured
+    cost: dict[str, float]  # cost of the stage, mean over the seeds; only what every seed measured
 
     def mean(self, metric: str) -> float:
         """Mean over seeds and users."""
@@ -60,15 +60,15 @@ class Comparison:
     interval: list[float]
     p: float  # two-sided, sign flips
     p_holm: float  # adjusted for the number of comparisons
-    effect: float | None  # Cohen's d of the paired differences; None when all are alike but not 0
+    effect: float | None  # Cohen's d of the paired differences; None if all are equal but not 0
     users: int
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse to set numbers side by side that were measured in different ways.
+    """Refuse to compare numbers that were measured in different ways.
 
     Raises:
-        UserError: naming the first two runs that differ, in what, and how to make them agree.
+        UserError: two runs differ; it names the first such pair, the difference, and how to make them agree.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -78,8 +78,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 continue
             if ours != theirs:
                 raise UserError(
-                    f"{first.path} and {run.path} cannot be compared: {key} is {ours} in the one and {theirs} in the "
-                    f"other; {_REMEDY.get(key, 'evaluate both alike')}, or report them apart as runs=DIR,DIR"
+                    f"{first.path} and {run.path} cannot be compared: {key} is {ours} in the first and {theirs} in the "
+                    f"second; {_REMEDY.get(key, 'evaluate both alike')}, or report them separately with runs=DIR,DIR"
                 )
 
 
@@ -89,11 +89,11 @@ def score_rows(
     """Read every run's ranks, join them by user, average over seeds, and bootstrap over users.
 
     Args:
-        rows: of comparable runs (`check_comparable`).
+        rows: rows of comparable runs (`check_comparable`).
         stage: name of a stage, or ``last`` for each run's last.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-        weights: of the stage (`Run.records`).
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap samples.
+        weights: which weights of the stage (`Run.records`).
 
     Raises:
         UserError: a run lacks the stage, or was not evaluated on the same users.
@@ -144,7 +144,7 @@ def _mean_cost(costs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def stage_of(run: Run, stage: str) -> str:
-    """The stage of ``run`` that ``stage`` names: a stage, or ``last``.
+    """The stage of ``run`` that ``stage`` names; ``last`` names the last one.
 
     Raises:
         UserError: the run has no such stage.
@@ -157,15 +157,15 @@ def stage_of(run: Run, stage: str) -> str:
 
 
 def by_cutoff(names: Sequence[str]) -> list[str]:
-    """HR@1, HR@3, NDCG@3, HR@5 …: a table's columns, cut-off by cut-off, those without one last."""
+    """The columns of a table by cut-off: HR@1, HR@3, NDCG@3, HR@5 …; metrics without a cut-off come last."""
     return sorted(names, key=lambda name: int(name.partition("@")[2] or 1 << 30))
 
 
 def chosen_metrics(scores: Sequence[Scores], names: Sequence[str] | None) -> list[str]:
-    """The columns to show: those asked for, or all that are not 1 for everybody, as HR@10 of ten candidates is.
+    """The columns to show: the requested ones, or all except those that are always 1, such as HR@10 of ten candidates.
 
     Raises:
-        UserError: an unknown one.
+        UserError: a metric is unknown.
     """
     known = list(scores[0].per_user)
     for name in names or ():
@@ -175,10 +175,10 @@ def chosen_metrics(scores: Sequence[Scores], names: Sequence[str] | None) -> lis
 
 
 def main_metric(scores: Sequence[Scores], name: str | None) -> str:
-    """The metric of tests and pictures: the one asked for, or NDCG at the second cut-off (HR when there is one).
+    """The metric of tests and pictures: the requested one, or NDCG at the second cut-off (HR if there is only one).
 
     Raises:
-        UserError: an unknown one.
+        UserError: the metric is unknown.
     """
     known = list(scores[0].per_user)
     if name is None:
@@ -194,14 +194,14 @@ def compare(
     """Test every row against the baseline on the seed-averaged values of the same users.
 
     Args:
-        scores: of all rows, users in the same order.
-        metric: what is compared.
+        scores: scores of all rows, with users in the same order.
+        metric: the metric to compare.
         baseline: a row's label, alone or as typed, or ``best`` for the row with the largest mean.
-        seed: of the flips and the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the sign flips and the bootstrap.
+        resamples: number of bootstrap samples.
 
     Returns:
-        The baseline, and the others' comparisons in the order of the rows.
+        The baseline, and the comparisons of the other rows in their order.
 
     Raises:
         UserError: no row has the label.
@@ -237,8 +237,8 @@ def compare(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, in the order given.
 
-    The k-th smallest of m (k from 0) is multiplied by m - k, and never falls below an adjusted smaller one (Holm,
-    Scandinavian Journal of Statistics 1979).
+    The k-th smallest of m p-values (k from 0) is multiplied by m - k; the result never falls below the adjusted value of
+    a smaller p (Holm, Scandinavian Journal of Statistics 1979).
     """
     count = len(p_values)
     adjusted = [0.0] * count
@@ -250,7 +250,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def cohens_d(differences: np.ndarray) -> float | None:
-    """Mean of the (U,) paired differences over their standard deviation; None where that is 0 and the mean is not."""
+    """Mean of the (U,) paired differences over their standard deviation; None if only the deviation is 0."""
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     if spread < 1e-12:
         return 0.0 if abs(mean) < 1e-12 else None

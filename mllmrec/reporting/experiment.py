@@ -1,4 +1,4 @@
-"""Everything that a report says about the jobs below one folder, as numbers."""
+"""All numbers in a report about the jobs below one folder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mllmrec.reporting.runs import KEPT, Jobs, Run, Unfinished, find_jobs
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an experiment's runs."""
+    """What a report should say about an experiment's runs."""
 
     stage: str = LAST  # a stage's name, or last
-    weights: str = KEPT  # of that stage: kept, best (on the held-out users) or last
+    weights: str = KEPT  # which of the stage's weights: kept, best (on the held-out users) or last
     metrics: Sequence[str] | None = None  # columns of the table; None for all
     metric: str | None = None  # of tests and pictures; None for NDCG at the second cut-off
     baseline: str = BEST  # a row's label, or best
-    seed: int = 0  # of the bootstrap and the flips
-    resamples: int = 2000  # of the bootstrap
+    seed: int = 0  # seed of the bootstrap and the sign flips
+    resamples: int = 2000  # bootstrap samples
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Experiment:
     metrics: list[str]  # columns of the table
     metric: str  # of tests and pictures
     baseline: Scores
-    chosen_as_best: bool  # the baseline, on the same users
+    chosen_as_best: bool  # whether the baseline was chosen as the best row on the same users
     comparisons: list[Comparison]
     weights: str = KEPT  # which weights of each stage were ranked
-    # How many runs, of all, were ranked among other negatives too; None where all were, or none.
+    # How many of all runs were also ranked among other negatives; None if all or none were.
     alone: tuple[int, int] | None = None
 
     @property
@@ -59,7 +59,7 @@ class Experiment:
 
     @property
     def axis(self) -> str:
-        """The setting whose values are the rows' labels; empty where a label names its settings itself."""
+        """The setting whose values label the rows; empty if each label names its settings itself."""
         return next(iter(self.rows[0].settings)) if self.rows[0].short else ""
 
     @property
@@ -74,12 +74,12 @@ class Experiment:
 
     @property
     def chance(self) -> dict[str, float]:
-        """What a random order scores; of metrics for which it is known."""
+        """The expected scores of a random order, for metrics where these are known."""
         return self.rows[0].runs[0].metrics["chance"]
 
     @property
     def baselines(self) -> dict[str, dict[str, Any]]:
-        """What only counts, ranked beside every run: name -> ``metrics`` and ``intervals``; none that is a row itself."""
+        """Counting baselines ranked beside every run: name -> ``metrics`` and ``intervals``, without those that are rows."""
         labels = {row.label for row in self.rows}
         known = self.rows[0].runs[0].metrics["baselines"]
         return {name: found for name, found in known.items() if name not in labels}
@@ -91,12 +91,12 @@ class Experiment:
 
     @property
     def unfinished(self) -> list[Unfinished]:
-        """Jobs that take no part."""
+        """Jobs that the report leaves out."""
         return self.jobs.unfinished
 
     @property
     def repeated(self) -> list[Run]:
-        """Older runs of the same settings and seed, which take no part."""
+        """Older runs of the same settings and seed, which the report leaves out."""
         return self.grouped.repeated
 
     def as_json(self) -> dict[str, Any]:
@@ -144,14 +144,15 @@ def build_experiments(folder: str | Path, name: str, question: Question) -> list
 
     Args:
         folder: holds run folders, at any depth.
-        name: of the experiment, as shown.
-        question: what is asked of them.
+        name: the experiment's name, as shown.
+        question: what the report should say.
 
     Returns:
-        One under the runs' main protocol and, where all of them were ranked among other negatives too, one under that.
+        One experiment under the runs' main protocol. If all runs were also ranked among other negatives, a second one
+        under that protocol.
 
     Raises:
-        UserError: no finished run, runs that cannot be compared, or an unknown stage, metric or baseline.
+        UserError: no run is finished, runs cannot be compared, or a stage, metric or baseline is unknown.
     """
     jobs = find_jobs(folder)
     main = build_experiment(jobs, name, question)
@@ -164,7 +165,7 @@ def build_experiments(folder: str | Path, name: str, question: Question) -> list
 
 
 def build_experiment(jobs: Jobs, name: str, question: Question) -> Experiment:
-    """Group, score and compare runs; as `build_experiments`, for one protocol."""
+    """Group, score and compare runs as `build_experiments` does, for one protocol."""
     check_comparable(jobs.runs)
     grouped = group_runs(jobs.runs)
     scores = score_rows(grouped.rows, question.stage, question.seed, question.resamples, question.weights)
@@ -185,7 +186,7 @@ def build_experiment(jobs: Jobs, name: str, question: Question) -> Experiment:
 
 
 def names_of(folders: Sequence[str]) -> list[str]:
-    """What each folder's section is called: its last part, or the whole path where two would be called alike."""
+    """The title of each folder's section: the last part of the path, or the whole path if two would be equal."""
     short = [Path(folder).resolve().name for folder in folders]
     return [
         name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)

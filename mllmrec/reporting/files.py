@@ -1,4 +1,4 @@
-"""What a report leaves in its folder: the page, the same as Markdown and LaTeX, every number, and the pictures."""
+"""The files of a report: the page, the same page as Markdown and LaTeX, all numbers, and the pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mllmrec.reporting.tables import latex, markdown
 
 
 def write_report(folder: Path, title: str, made: str, sections: Sequence[Section]) -> Path:
-    """Write report.html, report.md, table.tex and report.json; returns the page's path.
+    """Write report.html, report.md, table.tex and report.json; return the page's path.
 
     Args:
-        folder: of the report; the pictures lie in it.
-        title: of the report.
-        made: when, as text.
-        sections: one an experiment.
+        folder: the report's folder, which holds the pictures.
+        title: the report's title.
+        made: when the report was made, as text.
+        sections: one per experiment.
     """
     _write(folder / "report.md", markdown_page(title, made, sections, folder))
     _write(folder / "table.tex", latex_tables(sections))
@@ -32,7 +32,7 @@ def write_report(folder: Path, title: str, made: str, sections: Sequence[Section
 
 
 def markdown_page(title: str, made: str, sections: Sequence[Section], folder: Path) -> str:
-    """The report as Markdown, pictures linked relative to ``folder``."""
+    """The report as Markdown; links to pictures are relative to ``folder``."""
     parts = [f"# {title}\n", f"{made}\n"]
     for section in sections:
         parts.append(f"## {section.experiment.name}\n")

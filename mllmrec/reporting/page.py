@@ -19,23 +19,23 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one experiment's heading."""
+    """The content under one experiment's heading."""
 
     experiment: Experiment
     results: Table
     comparisons: Table | None
     costs: Table | None
-    notes: list[str]  # jobs that take no part
+    notes: list[str]  # jobs that are left out
     pictures: list[Picture]
 
     @property
     def tables(self) -> list[Table]:
-        """Those that there are, in the order in which they are shown."""
+        """The existing tables, in the order shown."""
         return [table for table in (self.results, self.comparisons, self.costs) if table is not None]
 
 
 def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section:
-    """The tables and notes of an experiment beside its pictures."""
+    """Put an experiment's tables and notes together with its pictures."""
     return Section(
         experiment,
         results(experiment),
@@ -51,8 +51,8 @@ def page(title: str, made: str, sections: Sequence[Section]) -> str:
 
     Args:
         title: shown at the top.
-        made: when, as text.
-        sections: one an experiment.
+        made: when the report was made, as text.
+        sections: one per experiment.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -19,14 +19,14 @@ from mllmrec.reporting.rows import numeric_key
 from mllmrec.reporting.series import Logs, Series
 from mllmrec.reporting.tables import label_of
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too faint for lines.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 WIDTH = 9.0
 SMOOTHED_POINTS = 20
-_TICKS = 8  # of a setting's values, all of them labelled
-_CLOSEST = 0.05  # of the axis; labels of closer values run into each other
+_TICKS = 8  # up to so many values of a setting all get a label
+_CLOSEST = 0.05  # share of the axis; labels of closer values overlap
 _RC: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -47,11 +47,11 @@ class Picture:
 
 
 def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
-    """Draw what the runs allow; a picture without data is left out.
+    """Draw the pictures for which the runs have data.
 
     Args:
-        experiment: scored.
-        folder: where the PNG files go.
+        experiment: the scored experiment.
+        folder: the folder for the PNG files.
     """
     import matplotlib
 
@@ -77,7 +77,7 @@ def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
 
 
 def learning_curves(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
-    """The main metric on held-out users over the steps of each stage, one line a row."""
+    """The main metric on held-out users over the steps of each stage, one line per row."""
     column = f"val/{experiment.metric}"
     stages = logs.stages(column)
     if not stages:
@@ -143,7 +143,7 @@ def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] |
     axis.set_ylabel(experiment.metric)
     if len(lines) > 1:
         _legend_below(figure, axis, list(enumerate(lines)))
-    spacing = ", whose values stand evenly spaced" if evenly else ""
+    spacing = " (values evenly spaced)" if evenly else ""
     caption = (
         f"{experiment.metric} on test users against {key}{spacing}; "
         "bands are 95 % bootstrap intervals over users."
@@ -152,7 +152,7 @@ def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] |
 
 
 def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
-    """Training reward beside held-out ranking over GRPO's steps, one panel a row."""
+    """Training reward beside held-out ranking over GRPO's steps, one panel per row."""
     column = f"val/{experiment.metric}"
     parts = {
         "reward": ("-", "training reward (normalised)"),
@@ -168,7 +168,7 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     held_out_limits = _limits([logs.series(entry.row, "grpo", column) for entry in panels])
     handles = {}
-    # One scale for all panels: how high a reward gets is half of what there is to see.
+    # All panels share one scale, so that readers can compare how high rewards get.
     drawn = [
         [
             (series, dash, label)
@@ -206,14 +206,14 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     caption = (
         f"Training reward beside held-out {experiment.metric} during GRPO. Inflated reward rises while the held-out metric "
-        "does not. Rewards are running means, averaged over seeds; all panels share the scale of rewards and that of "
+        "does not. Rewards are running means, averaged over seeds; all panels share one scale for rewards and one for "
         "held-out values."
     )
     return figure, "Reward and held-out ranking", caption
 
 
 def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
-    """The main metric against the seconds of all stages, one labelled point a row."""
+    """The main metric against the seconds of all stages, one labelled point per row."""
     points = [(place, entry) for place, entry in enumerate(experiment.scores) if entry.seconds is not None]
     if len(points) < 2:
         return None
@@ -240,14 +240,14 @@ def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, st
     axis.set_ylabel(experiment.metric)
     _label_on_the_right(axis, points, experiment.metric)
     caption = (
-        f"{experiment.metric} on test users, with its 95 % interval, against the time that training took. Compare times "
-        "of runs on the same machine only."
+        f"{experiment.metric} on test users, with its 95 % interval, against training time. Compare times only between "
+        "runs on the same machine."
     )
     return figure, "Cost against quality", caption
 
 
 def _label_on_the_right(axis: Axes, points: Sequence[tuple[int, Scores]], metric: str) -> None:
-    """Every point's label in one column beside the axis, by height, with a line to its point."""
+    """Put every point's label in one column beside the axis, ordered by height, with a line to its point."""
     ordered = sorted(points, key=lambda point: point[1].mean(metric))
     low, high = axis.get_ylim()
     heights = np.array([(entry.mean(metric) - low) / (high - low) for _, entry in ordered])

@@ -1,4 +1,4 @@
-"""Which runs belong to one row of a table, and what the row is called: the settings that vary, apart from the seed."""
+"""Groups runs into the rows of a table, and names each row by the settings that vary, apart from the seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mllmrec.reasoners.told import most_told
 from mllmrec.reporting.runs import Run
 
-# Settings that change nothing that is compared. The seed is what a row is averaged over.
+# Settings that do not affect comparisons. Each row is averaged over its seeds.
 IMMATERIAL = (
     "seed",
     "cache_dir",
@@ -30,27 +30,27 @@ IMMATERIAL = (
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
-    settings: dict[str, Any]  # what varies between rows: key -> value here
+    settings: dict[str, Any]  # settings that vary between rows: key -> value in this row
     runs: list[Run]  # by seed
-    short: bool = False  # whether the value alone names it
+    short: bool = False  # whether the value alone names the row
 
     @property
     def label(self) -> str:
-        """What the row is called: as typed, or ``sft`` where the names of one setting tell all rows apart."""
+        """The row's name: as typed, or just ``sft`` where the values of one setting distinguish all rows."""
         return self.typed.partition("=")[2] if self.short else self.typed
 
     @property
     def typed(self) -> str:
-        """``method=sft``, or several such, as one would type them."""
+        """The row's settings as one would type them, such as ``method=sft``."""
         if not self.settings:
             return f"method={method_of(self.runs[0])}"
         return " ".join(f"{key}={_shown(value)}" for key, value in self.settings.items())
 
     @property
     def leak(self) -> str:
-        """What the writers of its runs' reasoning knew beside the history: none, unknown or target."""
+        """What the writers of the runs' reasoning knew beside the history: none, unknown or target."""
         return most_told(run.leak for run in self.runs)
 
     @property
@@ -69,11 +69,11 @@ class Grouped:
 
 
 def group_runs(runs: Sequence[Run]) -> Grouped:
-    """Gather runs by everything but their seed; rows in the order of their first run, or of the one number that varies.
+    """Group runs by everything but their seed. Rows are ordered by their first run, or by the one number that varies.
 
-    A row is named by what was typed and differs. What still tells two rows apart is added: chosen files first, then
-    single keys, each only if it does not follow from those before it (a method's stages follow from its name). Of
-    several runs of the same settings and seed the latest counts.
+    The typed settings that differ name a row. If they leave two rows alike, other differing settings are added: chosen
+    files first, then single keys. A setting is added only if it does not follow from earlier ones (a method's stages follow
+    from its name). Among several runs of the same settings and seed only the latest counts.
     """
     flat = [_flatten(run.config) for run in runs]
     values = [{**settings, **_groups(run)} for settings, run in zip(flat, runs, strict=True)]
@@ -87,7 +87,7 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     typed = [key for key in dict.fromkeys(key for run in runs for key in run.typed) if not _immaterial(key)]
     shown: list[str] = []
     for key in typed:
-        # A typed section, as in sft.lora={rank: 8}, stands for the keys in it.
+        # A typed section, as in sft.lora={rank: 8}, means all keys in it.
         section = None if key in all_groups else f"{key}."
         shown += [
             known
@@ -113,7 +113,7 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
             latest[run.seed] = run
         settings = {key: values[members[0]].get(key) for key in shown}
         result.append(Row(settings, [latest[seed] for seed in sorted(latest)]))
-    # A number says nothing without its key.
+    # A number means nothing without its key.
     if len(shown) == 1 and all(isinstance(row.settings[shown[0]], str) for row in result):
         result = [replace(row, short=True) for row in result]
     table = {key: [_shown(values[members[0]].get(key)) for members in rows] for key in [*groups, *differing]}
@@ -127,7 +127,7 @@ def method_of(run: Run) -> str:
 
 
 def numeric_key(rows: Iterable[Row]) -> str | None:
-    """The one key that varies and is a number in every row; None when there is no such key, or more than one."""
+    """The one varying key that is a number in every row; None if there is no such key, or more than one."""
     settings = [row.settings for row in rows]
     keys = [key for key in settings[0] if all(_is_number(values[key]) for values in settings)]
     return keys[0] if len(keys) == 1 else None

@@ -30,11 +30,11 @@ class Run:
     """One finished run."""
 
     path: Path
-    metrics: dict[str, Any]  # of metrics.json, every section present
+    metrics: dict[str, Any]  # the content of metrics.json, with every section
     config: dict[str, Any]  # resolved
     group_choices: dict[str, str]  # config group -> chosen file
     typed: tuple[str, ...]  # keys and groups overridden on the command line
-    number: int = 0  # among the jobs of its multirun, as the experiment names them
+    number: int = 0  # position among the jobs of its multirun, in the experiment's order
 
     @property
     def seed(self) -> int:
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How it was evaluated."""
+        """How the run was evaluated."""
         return self.metrics["protocol"]
 
     @property
@@ -59,7 +59,7 @@ class Run:
             return NOTHING
         if "leak" in self.protocol:
             return str(self.protocol["leak"])
-        # Protocols written before they said it: from what the configuration names.
+        # Old protocols do not say it, so the configuration must tell.
         policy = self.config.get("cot_policy") or {}
         parts = [policy, self.config.get("draft"), self.config.get("refine")]
         if policy.get("stage") == "draft":
@@ -69,21 +69,21 @@ class Run:
 
     @property
     def among_other_negatives(self) -> Run | None:
-        """The same run, ranked among the other kind of negatives; None where it was ranked among one kind."""
+        """The same run, ranked among the other kind of negatives; None if it was ranked among only one kind."""
         folder = RunFolder(self.path).beside_path
         if not (folder / "metrics.json").is_file():
             return None
         return replace(self, path=folder, metrics=RunFolder(folder).metrics())
 
     def records(self, stage: str, weights: str = KEPT) -> StageRecords:
-        """What ``stage`` did for each user.
+        """The results of ``stage`` for each user.
 
         Args:
-            stage: that was evaluated.
-            weights: which of its weights: kept, best (on the held-out users) or last; of a stage without a choice, its own.
+            stage: an evaluated stage.
+            weights: which of its weights: kept, best (on the held-out users) or last; a stage without a choice has one set.
 
         Raises:
-            UserError: the numbers of metrics.json are not those of the users' ranks.
+            UserError: the numbers of metrics.json do not match the users' ranks.
         """
         path = self.path / "per_user.parquet"
         compared = self.metrics["weights"].get(stage, {})
@@ -95,7 +95,7 @@ class Run:
             if written is not None and abs(values.mean() - written) > 1e-5:
                 raise UserError(
                     f"{path}: {name} of stage {stage} is {values.mean():.6f}, but metrics.json beside it says "
-                    f"{written:.6f}: the two are of different runs; remove the folder or run it again"
+                    f"{written:.6f}: the two files are from different runs; remove the folder or run it again"
                 )
         return records
 
@@ -104,7 +104,7 @@ class Run:
         return cutoffs_of(self.metrics["stages"][stage])
 
     def seconds(self) -> float | None:
-        """Seconds of all stages together, or None when they were not measured, or elsewhere."""
+        """Seconds of all stages together; None if they were not measured, or measured in another run."""
         if RunFolder(self.path).evaluated_config_path.is_file():
             return None
         seconds = [cost["seconds"] for cost in self.metrics["cost"].values() if "seconds" in cost]
@@ -116,12 +116,12 @@ class Unfinished:
     """A job without results."""
 
     path: Path
-    error: str | None  # first line of what it died of; None for a job that runs or was killed
+    error: str | None  # first line of its error; None for a job that is running or was killed
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """What lies below one folder, ordered by path; the jobs of a multirun as its axes name them."""
+    """The jobs below one folder, ordered by path; jobs of a multirun are in the order of its axes."""
 
     folder: Path
     runs: list[Run]
@@ -129,10 +129,10 @@ class Jobs:
 
 
 def find_jobs(folder: str | Path) -> Jobs:
-    """Every job of mllmrec.train in ``folder`` or below it; what lies inside a job's folder belongs to the job.
+    """Every job of mllmrec.train in ``folder`` or below it; everything inside a job's folder belongs to that job.
 
     Raises:
-        UserError: no such folder, or no finished run in it.
+        UserError: the folder does not exist, or holds no finished run.
     """
     root = Path(folder)
     if not str(folder) or not root.is_dir():
@@ -164,12 +164,12 @@ def find_jobs(folder: str | Path) -> Jobs:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts 2 before 10, as multirun numbers its jobs."""
+    """A sort key that puts 2 before 10, as multirun numbers its jobs."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _is_training(path: Path) -> bool:
-    """Whether Hydra started mllmrec.train here; the other commands have folders of their own."""
+    """Whether Hydra started mllmrec.train here; other commands have their own folders."""
     described = path / ".hydra" / "hydra.yaml"
     if not described.is_file():
         return (path / ".hydra").is_dir()
@@ -184,8 +184,8 @@ def _read_run(path: Path) -> Run:
     ]
     if not described_by:
         raise UserError(
-            f"{path} has no .hydra/{folder.resolved_config_path.name}: what distinguishes the run from others is "
-            "unknown; give folders of mllmrec.train or mllmrec.evaluate"
+            f"{path} has no .hydra/{folder.resolved_config_path.name}, so the run's settings are unknown: give folders "
+            "of mllmrec.train or mllmrec.evaluate"
         )
     if not metrics["stages"] or not metrics["protocol"]:
         raise UserError(

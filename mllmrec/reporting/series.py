@@ -1,4 +1,4 @@
-"""What a row's runs logged, over the steps of one stage, averaged over seeds."""
+"""Logged values of a row's runs over the steps of one stage, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Series:
 
 
 def read_log(run: Run) -> pd.DataFrame:
-    """The run's log.csv; an empty table where nothing was logged (classical baselines)."""
+    """The run's log.csv; an empty table if nothing was logged (classical baselines)."""
     path = run.path / "log.csv"
     if not path.exists():
         return pd.DataFrame(columns=["stage", "step"])
@@ -47,13 +47,13 @@ class Logs:
         return sorted(found, key=lambda stage: first.index(stage) if stage in first else len(first))
 
     def series(self, row: Row, stage: str, column: str, smoothed_points: int = 0) -> Series | None:
-        """``column`` of a row in a stage, at the steps that all its seeds logged; None where there are none.
+        """``column`` of a row in a stage, at the steps that all its seeds logged; None if there are no such steps.
 
         Args:
             row: one of the rows.
             stage: a stage's name.
-            column: of log.csv.
-            smoothed_points: replace each seed's values by their running mean over 1 / ``smoothed_points`` of them;
+            column: a column of log.csv.
+            smoothed_points: replace each seed's values by a running mean over 1 / ``smoothed_points`` of them;
                 0 leaves them as they are.
         """
         columns = []

@@ -1,4 +1,4 @@
-"""The tables of a report, once as cells, and then as Markdown, LaTeX and on the screen."""
+"""The tables of a report: first as cells, then as Markdown, as LaTeX and on the screen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAK_NOTES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: the number, and what is said about it in smaller print."""
+    """One entry: the number, and its details in smaller print."""
 
     text: str
     detail: str = ""  # interval
@@ -42,14 +42,14 @@ class Table:
     header: list[str]
     rows: list[list[Cell]]
     caption: str
-    muted: set[int] = field(default_factory=set)  # rows of reference, such as chance
+    muted: set[int] = field(default_factory=set)  # reference rows, such as chance
 
 
 def marks(values: Sequence[float]) -> list[str]:
-    """Which of a column's values are best and second, larger being better.
+    """Which of a column's values are best and second; larger is better.
 
-    Values that read the same are marked the same, so no reader wonders why one of two 0.566 is bold. A column of one
-    value has no best.
+    Values that look the same get the same mark, so no reader wonders why only one of two 0.566 is bold. A column with
+    one value has no best.
     """
     shown = [f"{value:.3f}" for value in values]
     ranked = sorted(set(shown), key=float, reverse=True)
@@ -59,7 +59,7 @@ def marks(values: Sequence[float]) -> list[str]:
 
 
 def results(experiment: Experiment) -> Table:
-    """One row a setting, one column a metric; mean, interval, spread over seeds."""
+    """One row per setting, one column per metric: mean, interval, spread over seeds."""
     scores, metrics = experiment.scores, experiment.metrics
     stages_differ = len({entry.stage for entry in scores}) > 1
     columns = {name: marks([entry.mean(name) for entry in scores]) for name in metrics}
@@ -82,7 +82,7 @@ def results(experiment: Experiment) -> Table:
 
 
 def comparisons(experiment: Experiment) -> Table | None:
-    """Every row against the baseline; None where there is a single row."""
+    """Every row against the baseline; None if there is only one row."""
     if not experiment.comparisons:
         return None
     leaks = {row.label: row.leak for row in experiment.rows}
@@ -112,7 +112,7 @@ def comparisons(experiment: Experiment) -> Table | None:
 
 
 def costs(experiment: Experiment) -> Table | None:
-    """What a step of each row's stage took; None where it was never measured."""
+    """The cost of a step in each row's stage; None if it was never measured."""
     if not any("seconds_per_step" in entry.cost for entry in experiment.scores):
         return None
     columns = {"tokens_per_prompt": "{:,.0f}", "seconds_per_step": "{:.3f}", "peak_memory_mb": "{:,.0f}"}
@@ -129,15 +129,15 @@ def costs(experiment: Experiment) -> Table | None:
     ]
     header = [experiment.axis, "stage", "tokens a prompt", "seconds a step", "peak memory, MB"]
     caption = (
-        "What the stage took: mean tokens of the prompts it read, median seconds of its steps, and the largest memory, each "
-        "averaged over seeds. Compare seconds and memory of runs on the same machine only; without a GPU, memory is the "
-        "whole process's."
+        "Cost of the stage: mean tokens of the prompts it read, median seconds of its steps, and peak memory, each averaged "
+        "over seeds. Compare seconds and memory only between runs on the same machine; without a GPU, memory is that of the "
+        "whole process."
     )
     return Table("Cost of a step", header, rows, caption)
 
 
 def label_of(entry: Scores) -> str:
-    """A row's label with the mark of reasoning that knew the target, or may have."""
+    """A row's label, marked if the writer of its reasoning knew the target or may have known it."""
     return entry.row.label + LEAK_MARKS.get(entry.row.leak, "")
 
 
@@ -169,7 +169,7 @@ def protocol_words(experiment: Experiment) -> str:
 
 
 def unfinished_lines(experiment: Experiment) -> list[str]:
-    """What takes no part, and why."""
+    """Lines that say what is left out and why."""
     failed = [job for job in experiment.unfinished if job.error is not None]
     open_jobs = [job for job in experiment.unfinished if job.error is None]
     lines = []
@@ -182,8 +182,8 @@ def unfinished_lines(experiment: Experiment) -> list[str]:
     if experiment.alone is not None:
         some, every = experiment.alone
         lines.append(
-            f"{some} of {every} runs were ranked among other negatives too; a table of those alone is left out (give all "
-            "the same eval.weighting)"
+            f"only {some} of {every} runs were also ranked among other negatives, so there is no table for those (give "
+            "all runs the same eval.weighting)"
         )
     if experiment.repeated:
         named = ", ".join(str(run.path) for run in experiment.repeated)
@@ -203,7 +203,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """A booktabs table, at most as wide as the text; intervals stand on a line of their own below the numbers."""
+    """A booktabs table, at most as wide as the text; intervals have their own line below the numbers."""
     lines = [
         r"\begin{table*}[t]",
         r"\centering\small",
@@ -225,11 +225,11 @@ def latex(table: Table, label: str) -> str:
 
 
 def on_screen(table: Table, detailed: Sequence[str] | None = None) -> RichTable:
-    """For a terminal.
+    """The table for a terminal.
 
     Args:
-        table: any.
-        detailed: columns that show intervals and spread too; None for all. The files have them everywhere.
+        table: any table.
+        detailed: columns that also show intervals and spread; None for all. The files show them in all columns.
     """
     shown = RichTable(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
     for place, name in enumerate(table.header):
@@ -262,7 +262,7 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """``text`` with what LaTeX would read as commands escaped."""
+    """``text`` with LaTeX's special characters escaped."""
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
@@ -321,7 +321,7 @@ def _pipes(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """``text`` that Markdown shows as it is."""
+    """``text`` escaped, so that Markdown shows it as it is."""
     for sign in "\\|*_<>[]`":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The report as a Weights & Biases report: the tables as Markdown, the pictures from a run that carries them."""
+"""The report as a Weights & Biases report: tables as Markdown, pictures from a run that logs them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mllmrec.reporting.page import Section
 from mllmrec.reporting.pictures import Picture
 from mllmrec.reporting.tables import markdown
 
-LONGEST_TITLE = 128  # that wandb takes
+LONGEST_TITLE = 128  # characters that wandb accepts
 
 
 def media_key(number: int, section: Section, picture: Picture) -> str:
-    """What the picture of the ``number``-th section is logged as."""
+    """The key under which a picture of the ``number``-th section is logged."""
     return f"{number}-{slug(section.experiment.name)}/{picture.name}"
 
 
 def build(title: str, sections: Sequence[Section], project: str, entity: str, run_id: str) -> Any:
-    """The report as wandb's own object; asks no server.
+    """The report as wandb's own object; contacts no server.
 
     Args:
         title: shown at the top.
-        sections: one an experiment.
-        project: of the report and of the run with the pictures.
-        entity: user or team; empty while none is known.
-        run_id: of the run with the pictures.
+        sections: one per experiment.
+        project: the project of the report and of the run with the pictures.
+        entity: user or team; empty if not yet known.
+        run_id: the id of the run with the pictures.
 
     Returns:
         A ``wandb_workspaces.reports.v2.Report``.
@@ -67,7 +67,7 @@ def send(title: str, sections: Sequence[Section], folder: Path, project: str, en
     """Log the pictures to a run and save the report, if the environment has WANDB_API_KEY and is not offline.
 
     Returns:
-        One line for the screen: where the report is, or why it was not sent.
+        One line for the screen that says where the report is, or why it was not sent.
     """
     if not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE", "online") != "online":
         report = build(title, sections, project, entity="", run_id="unsent")

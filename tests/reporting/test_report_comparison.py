@@ -10,7 +10,7 @@ from mllmrec.reporting.comparison import by_cutoff, cohens_d, holm
 
 
 def test_holm_by_hand():
-    # Ascending .01, .02, .03, .04 times 4, 3, 2, 1: .04, .06, .06, .04, and none below the one before it.
+    # Ascending .01, .02, .03, .04 times 4, 3, 2, 1: .04, .06, .06, .04; then none may be below the one before it.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     # .5 * 2 is capped at 1.
     assert holm([0.6, 0.5]) == [1.0, 1.0]
@@ -71,16 +71,16 @@ def test_a_known_shift_is_found_and_signed(tmp_path, write_run, experiment):
     assert up.interval[0] > 0.2
     # Standard deviation of a share: sqrt(.3 * .7 * 200 / 199).
     assert up.effect == pytest.approx(0.3 / (0.21 * 200 / 199) ** 0.5)
-    # A single user changed: either sign is as extreme.
+    # Only one user changed: both signs are equally extreme.
     assert (little.p, little.p_holm, little.users) == (1.0, 1.0, 200)
-    # Against the best row the others lie below.
+    # Compared with the best row, the others are lower.
     best = experiment(tmp_path)
     assert best.baseline.row.label == "mllmrec_r1"
     assert all(comparison.difference < 0 for comparison in best.comparisons)
 
 
 def test_of_no_difference_one_test_in_twenty_is_below_a_twentieth():
-    # Two runs whose ranks are drawn alike for each user, so that either could have been the other.
+    # Both runs draw each user's ranks from the same distribution, so the runs are exchangeable.
     generator = np.random.default_rng(0)
     low = 0
     for trial in range(1000):
@@ -96,8 +96,8 @@ def test_of_no_difference_one_test_in_twenty_is_below_a_twentieth():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"candidates_hash": "bbbb"}, "candidates_hash is aaaa in the one and bbbb .* same protocol_seed"),
-        ({"dataset": "other"}, "dataset is toy in the one and other"),
+        ({"candidates_hash": "bbbb"}, "candidates_hash is aaaa in the first and bbbb .* same protocol_seed"),
+        ({"dataset": "other"}, "dataset is toy in the first and other"),
         ({"split": "validation"}, "split is test"),
         ({"ranking": "generate"}, "ranking is likelihood"),
         ({"num_candidates": 100}, "num_candidates is 10"),

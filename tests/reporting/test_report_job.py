@@ -1,4 +1,4 @@
-"""The command on runs of the real mllmrec.train, as one types it."""
+"""The report command, as users type it, on runs of the real mllmrec.train."""
 
 from __future__ import annotations
 
@@ -118,6 +118,6 @@ def test_a_comma_list_of_folders_is_one_value_for_hydra(tmp_path, monkeypatch):
     assert listed(["runs=a,b/c", "seed=1,2"]) == ["runs=['a','b/c']", "seed=1,2"]
     assert listed(["runs=[a,b]", "runs='x,y'"]) == ["runs=[a,b]", "runs='x,y'"]
     assert listed(["runs="]) == ["runs="]
-    # As multirun names folders after overrides.
+    # Multirun names folders after overrides in this way.
     (tmp_path / "method=sft,seed=0").mkdir()
     assert listed(["runs=method=sft,seed=0"]) == ["runs=['method=sft,seed=0']"]

@@ -69,7 +69,7 @@ def test_inflation_sets_the_scaled_reward_beside_the_held_out_metric(study):
     figure, _, _ = inflation(study, Logs(study.rows))
     left, right = figure.axes
     reward, with_cot = lines(left)
-    # From -1 to 1 onto 0 to 1; of the part with reasoning, 0.5 and 1 likewise.
+    # From -1 to 1 onto 0 to 1; for prompts with reasoning this gives 0.5 and 1.
     assert [value for _, value in reward] == pytest.approx([0, 0.5, 1])
     assert with_cot == [(10, 0.75), (20, 1.0)]
     assert [value for _, value in lines(right)[0]] == pytest.approx([0.2, 0.4])
@@ -142,7 +142,7 @@ def test_many_rows_are_all_drawn(tmp_path, write_run, experiment):
     assert all(picture.path.read_bytes().startswith(b"\x89PNG") for picture in drawn)
     figure, _, _ = inflation(study, Logs(study.rows))
     assert sum(axis.get_title().startswith("method_") for axis in figure.axes) == 9
-    # Rewards of all panels lie between -1 and 1, so the last ones, 0 to 1 in eighths, come to lie at 1/2 to 1.
+    # Rewards of all panels lie between -1 and 1, so the last ones, 0 to 1 in eighths, are drawn at 1/2 to 1.
     last = [lines(axis)[0][-1][1] for axis in figure.axes if axis.get_title().startswith("method_")]
     assert sorted(last) == pytest.approx([(1 + number / 8) / 2 for number in range(9)], abs=1e-6)
     figure, _, _ = cost_against_quality(study, Logs(study.rows))

@@ -16,7 +16,7 @@ def labels(folder):
 
 def test_runs_that_differ_in_their_seed_share_a_row_named_by_what_was_typed(tmp_path, write_run):
     for number, (method, seed) in enumerate([("sft", 1), ("sft", 0), ("grpo_only", 0), ("grpo_only", 1)]):
-        # The stages follow from the method, and the name of the run means nothing.
+        # The stages follow from the method, and the run's name has no effect.
         write_run(tmp_path / str(number), [1, 2], method=method, seed=seed, typed=[f"method={method}"])
     assert labels(tmp_path) == [("sft", [0, 1]), ("grpo_only", [0, 1])]
 
@@ -39,7 +39,7 @@ def test_what_was_typed_alike_everywhere_is_not_named(tmp_path, write_run):
 
 
 def test_a_difference_that_the_typed_keys_do_not_explain_is_added(tmp_path, write_run):
-    # Same command line, other defaults: the rate must not be averaged away as if it were a seed.
+    # Same command line, other defaults: the report must not average over the rate as if it were a seed.
     for number, (method, rate) in enumerate([("sft", 0.1), ("sft", 0.2), ("grpo_only", 0.1)]):
         write_run(
             tmp_path / str(number),
@@ -72,7 +72,7 @@ def test_a_group_stands_for_its_section(tmp_path, write_run):
     result = grouped(tmp_path)
     assert [row.label for row in result.rows] == ["grpo", "dapo"]
     assert [row.typed for row in result.rows] == ["loss=grpo", "loss=dapo"]
-    # Nothing that differs is kept from the reader.
+    # The report hides no difference from the reader.
     assert result.differing == {
         "loss": ["grpo", "dapo"],
         "loss._target_": ["grpo", "dapo"],

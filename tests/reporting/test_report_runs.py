@@ -104,7 +104,7 @@ MADE = {"_target_": "mllmrec.cot.Built", "leak": "none"}
         ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0}, "none"),
         ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0, "eval": {"cot": True}}, "target"),
         ({"leak": "target"}, {"cot_policy": FILE, "mix_ratio": 0, "eval": {"cot": "auto"}}, "none"),
-        # Runs whose protocol does not say it.
+        # Runs with a protocol that does not say it.
         ({}, {"cot_policy": {"leak": "target"}}, "target"),
         ({}, {"cot_policy": {"leak": "none"}}, "none"),
         ({}, {}, "none"),

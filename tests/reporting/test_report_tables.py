@@ -27,7 +27,7 @@ from mllmrec.reporting.tables import (
     ("values", "expected"),
     [
         ([0.2, 0.5, 0.3], ["", "best", "second"]),
-        # Alike as shown, marked alike; second is the next that reads differently.
+        # Values that look the same get the same mark; second is the next value that looks different.
         ([0.56649, 0.56651, 0.5], ["second", "best", ""]),
         ([0.5661, 0.5659, 0.5, 0.4], ["best", "best", "second", ""]),
         ([0.5, 0.4, 0.4], ["best", "second", "second"]),
@@ -59,7 +59,7 @@ def study(tmp_path, write_run, experiment):
 
 def test_the_table_holds_means_spread_marks_and_its_protocol(study):
     table = results(study)
-    # Ten candidates: everybody's target is within 10, and HR@10 tells nothing.
+    # With ten candidates every target is within 10, so HR@10 says nothing.
     assert table.header == [
         "method",
         "stage",
@@ -201,7 +201,7 @@ def test_the_screen_shows_every_mean_in_a_pipe_and_intervals_where_asked(study):
     for words in ("0.375", "0.750", "± 0.177", "method", "mllmrec_r1 †", "chance"):
         assert words in text
     assert "…" not in text
-    # The first row's and the second's HR@1 have one each.
+    # HR@1 of the first and of the second row has one each.
     assert text.count("±") == 2 + 1  # and the caption
 
 

@@ -1,4 +1,4 @@
-"""Reports of a stage's best or last weights, and of what stands beside every run."""
+"""Reports of a stage's best or last weights, and of the baselines and other negatives beside every run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_runs_without_other_negatives_leave_a_note_instead_of_a_table(write_run,
     assert unfinished_lines(experiment(tmp_path)) == []
     write_run(tmp_path / "sft" / "other_negatives", [2, 1])
     (line,) = unfinished_lines(experiment(tmp_path))
-    assert line.startswith("1 of 2 runs were ranked among other negatives too")
+    assert line.startswith("only 1 of 2 runs were also ranked among other negatives")
 
 
 def test_what_only_counts_stands_above_the_rows_unless_it_is_a_row(write_run, experiment, tmp_path):
