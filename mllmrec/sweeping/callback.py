@@ -1,4 +1,4 @@
-"""What happens around every job of a sweep, in the process that runs it."""
+"""Hydra callback around every job of a sweep, in the process that runs the job."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mllmrec.disk_faults import user_error_behind
 from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.names import register_job_name
 
-# The module is imported by every process that runs jobs, before any of them asks for its folder.
+# Every process that runs jobs imports this module before any job asks for its folder.
 register_job_name()
 
-ENDED = "ended.jsonl"  # one line for each job that came to an end, good or bad, in the sweep's folder
+ENDED = "ended.jsonl"  # one line for each job that finished or failed, in the sweep's folder
 _CLAIMED: list[BaseFileLock] = []  # this process's device, held until it ends
 _watched = threading.Event()
 
 
 class SweepCallback(Callback):
-    """Ties jobs to the sweep that started them, gives each process a device, and tells what ended.
+    """Ties jobs to the sweep that started them, gives each process a device, and records which jobs ended.
 
     Args:
-        devices: what ``CUDA_VISIBLE_DEVICES`` may say, one of them for each process; empty to leave it alone.
-        slots: processes at once; with more than devices, some share one.
+        devices: values for ``CUDA_VISIBLE_DEVICES``, one for each process; empty to leave the variable alone.
+        slots: processes at once; if there are more processes than devices, some share one.
     """
 
     def __init__(self, devices: Sequence[int | str] = (), slots: int = 1) -> None:
@@ -62,7 +62,7 @@ class SweepCallback(Callback):
         value = job_return._return_value
         failed = job_return.status == JobStatus.FAILED
         if failed:
-            # Of one that its checks refused nothing is written yet.
+            # If its checks refused a job, nothing is written yet.
             folder.fail(value)
             if user_error_behind(value) is None:
                 traceback.print_exception(value)
@@ -77,7 +77,7 @@ class SweepCallback(Callback):
 
 
 def claim_device(folder: Path, devices: Sequence[str], slots: int) -> None:
-    """Show this process one device for the rest of its life: the first that no other process of the sweep has."""
+    """Give this process one device for the rest of its life: the first that no other process of the sweep has."""
     while not _CLAIMED:
         for slot in range(slots):
             lock = FileLock(folder / f".slot-{slot}")
@@ -88,12 +88,12 @@ def claim_device(folder: Path, devices: Sequence[str], slots: int) -> None:
             _CLAIMED.append(lock)
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
             return
-        # A process of a killed sweep has not ended yet.
+        # A process of a killed sweep may still be running.
         time.sleep(0.5)
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that came about."""
+    """End this process when its parent process has ended for any reason."""
     if _watched.is_set():
         return
     _watched.set()
@@ -102,7 +102,7 @@ def end_with_parent() -> None:
     def wait() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        # As a signal, so that a job can write down that it was stopped.
+        # A signal lets the job record that it was stopped.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(CHILDREN_SECONDS)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""What ``python -m mllmrec.sweep`` does: plans the jobs, runs them, tells which ended how, makes the report."""
+"""The command ``python -m mllmrec.sweep``: plans the jobs, runs them, says how each ended, and makes the report."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ SYNOPSIS
 
 DESCRIPTION
   Runs python -m mllmrec.train --multirun experiment=NAME, K jobs at a time, then
-  python -m mllmrec.report on what came out. A job that fails does not stop the
-  others; it is named at the end. Started again, the command runs only what is
-  missing or failed, or whose settings have changed since, or the files that they
-  name.
+  python -m mllmrec.report on the results. A job that fails does not stop the
+  others; the end of the output names it. Started again, the command runs only
+  jobs that are missing or failed, or whose settings or input files have changed.
 
 SETTINGS
-  scale=small       the experiment cut to minutes a job, for two cores
+  scale=small       a smaller experiment: minutes per job on two cores
   scale=amazon_beauty   the same on Amazon Beauty; with dataset.root=DIR
-  jobs=K            jobs at a time (or the environment's JOBS); by default one on
-                    each GPU, without one, one on each core and at most eight
+  jobs=K            jobs at a time (or the environment variable JOBS); by default
+                    one per GPU; without a GPU one per core, at most eight
   report=false      no report at the end
-  key=1,2,3         an axis, added or in place of the experiment's own: seed=0,1
-  key=value         for all jobs; their folders are then named by it too
-  hydra.sweep.dir=DIR   where to
+  key=1,2,3         a new axis, or new values for an axis: seed=0,1
+  key=value         a setting for all jobs; it becomes part of their folders' names
+  hydra.sweep.dir=DIR   another folder for the sweep
 
 EXPERIMENTS
   {experiments}
@@ -54,15 +53,15 @@ FILES
 
 EXIT STATUS
   0    all jobs finished
-  1    some did not, or the report failed
+  1    some jobs did not finish, or the report failed
   2    wrong use, or a folder that cannot be written: nothing was run
-  130  interrupted, 143 terminated; start it again to go on
+  130  interrupted, 143 terminated; start it again to continue
 """
 WRONG_USE = 2
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run the command on what was typed after its name; returns its exit status."""
+    """Run the command with the arguments after its name; return its exit status."""
     given = list(arguments)
     write_what_can_be_encoded()
     try:
@@ -78,7 +77,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"mllmrec.sweep: error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_USE
     except BrokenPipeError:
-        # Whoever read the output has enough, as with `--help | head`.
+        # The reader of the output closed it early, as in `--help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -95,7 +94,7 @@ def _sweep(given: list[str]) -> int:
     with_report = _own(given, "report") or "true"
     if not given or "=" in given[0] or given[0].startswith("-"):
         raise UserError(
-            f"no experiment is named: ./sweep.sh NAME with {choices(experiments(given, config_dir))}"
+            f"no experiment is named: give ./sweep.sh NAME with {choices(experiments(given, config_dir))}"
         )
     if asked is not None and not (asked.isdecimal() and int(asked) > 0):
         raise UserError(f"jobs={asked}: must be a whole number from 1 on")

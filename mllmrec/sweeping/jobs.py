@@ -1,4 +1,4 @@
-"""The jobs of a named sweep: composed and checked before the first of them starts."""
+"""The jobs of a named sweep; all are composed and checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Job:
     """One combination of the axes.
 
     Attributes:
-        config: composed.
-        overrides: that make it.
+        config: the composed configuration.
+        overrides: the overrides that make the job.
     """
 
     config: DictConfig
@@ -41,12 +41,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is going to run.
+    """The jobs that a sweep will run.
 
     Attributes:
-        folder: of the sweep.
-        jobs: by the name of their folder below it, in the order in which they start.
-        overrides: that make all of them, axes included.
+        folder: the sweep's folder.
+        jobs: jobs by the names of their folders in it, in starting order.
+        overrides: the overrides that make all jobs, including the axes.
     """
 
     folder: Path
@@ -55,22 +55,22 @@ class Sweep:
 
 
 def experiments(overrides: Sequence[str] = (), config_dir: str | None = None) -> list[str]:
-    """The names that can be run, those in further folders of configuration files among them."""
+    """The names of experiments that can be run, including those in additional configuration folders."""
     with initialize_config_dir(str(CONFIG_DIR), job_name=ROOT, version_base=VERSION_BASE):
         return sorted(group_choices("experiment", ROOT, overrides, config_dir))
 
 
 def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> Sweep:
-    """Compose every job of the experiment ``name`` under further ``overrides``.
+    """Compose every job of the experiment ``name`` with additional ``overrides``.
 
     Args:
-        name: a file of ``conf/experiment``, whose ``hydra.sweeper.params`` are the axes; without them it is one job.
-        overrides: as typed, single values or axes (``seed=0,1,2``); they replace the experiment's.
-        config_dir: a folder of further configuration files, as Hydra's ``--config-dir``.
+        name: a file in ``conf/experiment``; its ``hydra.sweeper.params`` are the axes, and without them it is one job.
+        overrides: as typed, single values or axes (``seed=0,1,2``); they replace the experiment's own.
+        config_dir: an additional folder of configuration files, as in Hydra's ``--config-dir``.
 
     Raises:
         UserError: there is no such experiment.
-        ConfigError: the overrides or at least one job's settings are wrong; all faults are named.
+        ConfigError: the overrides or the settings of at least one job are wrong; it names all faults.
     """
     places = further_places(overrides, config_dir)
     if places.faults:
@@ -79,7 +79,7 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     if name not in known:
         raise UserError(f"{name}: no such experiment{nearest(name, known)}; choose {choices(known)}")
     given = [f"experiment={name}", "skip_finished=true", "overwrite=true", "share_stages=true", *overrides]
-    # As typed: of a value that replaces the experiment's, what is wrong is said best.
+    # Check overrides as typed first, which gives the best message about a value that replaces the experiment's.
     composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
     if composed.faults:
         raise ConfigError(composed.faults)
@@ -104,7 +104,7 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
 
 
 def _folder(name: str, given: Sequence[str], config: DictConfig) -> Path:
-    """``hydra.sweep.dir`` where it was given, else one named by the experiment and the presets."""
+    """``hydra.sweep.dir`` if given, else a folder named by the experiment and the presets."""
     if any(text.startswith("hydra.sweep.dir=") for text in given):
         return Path(config.hydra.sweep.dir)
     presets = [
@@ -114,13 +114,13 @@ def _folder(name: str, given: Sequence[str], config: DictConfig) -> Path:
 
 
 def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) -> list[str]:
-    """The overrides that let Hydra run jobs of a sweep, each in its own folder.
+    """The overrides with which Hydra runs jobs of a sweep, each in its own folder.
 
     Args:
-        sweep: whose jobs they are.
+        sweep: the sweep that the jobs belong to.
         at_once: jobs of this multirun at a time.
         slots: jobs of the sweep at a time.
-        devices: to be shared out to them.
+        devices: devices to distribute to the jobs.
     """
     callback = "+hydra.callbacks.sweep"
     added = [
@@ -131,6 +131,6 @@ def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) ->
         f"{callback}.slots={slots}",
     ]
     if not any(text.startswith("hydra/launcher=") for text in sweep.overrides):
-        # One by one: short jobs at the start, such as finished ones, must not make packets of the long ones after them.
+        # One by one: after short jobs at the start, such as finished ones, joblib would bundle the long jobs that follow.
         added += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}", "hydra.launcher.batch_size=1"]
     return added

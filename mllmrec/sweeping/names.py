@@ -1,4 +1,4 @@
-"""The folder of a sweep's job, named by what distinguishes the job and not by its number."""
+"""Names the folder of a sweep's job by the settings that distinguish the job, not by its number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from mllmrec.cache import fingerprint
 
-# Said by the sweep's own folder, or of no consequence to what a job computes.
+# Already in the name of the sweep's folder, or without effect on a job's results.
 PRESETS = ("experiment", "scale", "debug")
 _LEFT_OUT = (*PRESETS, "skip_finished", "overwrite", "share_stages", "hydra")
 _LONGEST = 120
@@ -19,12 +19,12 @@ def job_name(overrides: Sequence[str]) -> str:
     """A folder name such as ``method-sft+seed-0``, the same whatever other jobs the sweep has.
 
     Args:
-        overrides: of one job, as ``key=value``.
+        overrides: the overrides of one job, as ``key=value``.
 
     Returns:
-        ``job`` where nothing distinguishes the job. A name with other characters than letters, digits, ``._+-`` is cut
-        to these and ends in a hash, so that it can be typed as ``run=DIR``; so does a long one, which begins with the
-        chosen groups.
+        ``job`` if nothing distinguishes the job. Characters other than letters, digits and ``._+-`` become ``_`` and a hash
+        is appended, so that the name can be typed as ``run=DIR``. A long name begins with the chosen groups and is cut; it
+        also ends in a hash.
     """
     parts = sorted(
         text for text in overrides if re.split(r"[=./@]", text.lstrip("+~"), maxsplit=1)[0] not in _LEFT_OUT
@@ -45,5 +45,5 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def register_job_name() -> None:
-    """Let a configuration say ``${job_name:${hydra.overrides.task}}``."""
+    """Let a configuration use ``${job_name:${hydra.overrides.task}}``."""
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)

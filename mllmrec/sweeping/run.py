@@ -1,4 +1,4 @@
-"""Runs a planned sweep as a Hydra multirun in a process of its own, and follows it."""
+"""Runs a planned sweep as a Hydra multirun in a separate process, and follows it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mllmrec.sweeping.callback import ENDED
 from mllmrec.sweeping.jobs import ROOT, Sweep, launching
 
 MULTIRUN = [sys.executable, "-m", f"mllmrec.{ROOT}", "--multirun"]
-OUTPUT = "output.log"  # what the jobs print, in the sweep's folder
+OUTPUT = "output.log"  # the jobs' output, in the sweep's folder
 POLL_SECONDS = 0.5
 MOST_ON_CPU = 8  # jobs at once by default: each holds the libraries and the data
-DIED = f"its process ended in the middle (killed, or out of memory?); {OUTPUT} has its last words"
+DIED = f"its process ended in the middle (killed, or out of memory?); {OUTPUT} has its last output"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How many jobs run at once, and on what.
+    """How many jobs run at once, and on which devices.
 
     Attributes:
-        at_once: jobs.
+        at_once: number of jobs at once.
         devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; empty for the CPU.
-        threads: of a job's arithmetic on the CPU.
+        threads: threads of each job's arithmetic on the CPU.
     """
 
     at_once: int
@@ -43,11 +43,11 @@ class Machine:
 
     @classmethod
     def of_this_one(cls, jobs: int, at_once: int | None, accelerators: set[str]) -> Machine:
-        """One job on each GPU; without one, one on each core, at most eight.
+        """One job per GPU; without a GPU one job per core, at most eight.
 
         Args:
-            jobs: how many there are.
-            at_once: as asked for, or None.
+            jobs: number of jobs.
+            at_once: the requested number of jobs at once, or None.
             accelerators: ``trainer.accelerator`` of the jobs.
         """
         devices = [] if accelerators <= {"cpu"} else _gpus()
@@ -67,21 +67,21 @@ def _gpus() -> list[str]:
 def run_sweep(
     sweep: Sweep, machine: Machine, config_dir: str | None, tell: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, str]:
-    """Run all jobs; one that fails stops no other.
+    """Run all jobs; a job that fails does not stop the others.
 
-    A process that is killed takes its whole multirun along. What is left then runs in a multirun for each job.
+    If a process is killed, its whole multirun ends. The remaining jobs then run in one multirun each.
 
     Args:
-        sweep: what to run.
-        machine: how many at once.
-        config_dir: as Hydra's ``--config-dir``.
-        tell: called with the name of each job that ended and the line in `ENDED` about it.
+        sweep: the sweep to run.
+        machine: how many jobs run at once, and where.
+        config_dir: as in Hydra's ``--config-dir``.
+        tell: called with the name of each job that ended and its line in `ENDED`.
 
     Returns:
-        job -> first line of its error, for those that did not finish.
+        job -> first line of its error, for jobs that did not finish.
 
     Raises:
-        UserError: another sweep runs in this folder, or no job could be begun.
+        UserError: another sweep runs in this folder, or no job could start.
     """
     sweep.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(sweep.folder / ".sweep.lock")
@@ -89,7 +89,7 @@ def run_sweep(
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{sweep.folder}: another sweep is running there; wait for its end, or set hydra.sweep.dir=DIR"
+            f"{sweep.folder}: another sweep is running here; wait for its end, or set hydra.sweep.dir=DIR"
         ) from None
     with lock:
         (sweep.folder / ENDED).unlink(missing_ok=True)
@@ -125,8 +125,8 @@ def _run(
     sweep: Sweep,
     follow: Callable[[], None],
 ) -> None:
-    """Run multiruns, ``at_once`` of them, and wait for their end."""
-    # Of two different numbers torch takes the larger, and the threads that wait for one another then spin.
+    """Run multiruns, ``at_once`` at a time, and wait until they end."""
+    # If the two numbers differ, torch takes the larger one, and threads then spin while they wait for each other.
     threads = os.environ.get("OMP_NUM_THREADS", str(machine.threads))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     waiting = list(commands)

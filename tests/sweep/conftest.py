@@ -1,4 +1,4 @@
-"""A sweep of jobs that take a second, in a folder of its own, run by the real command."""
+"""The real command runs a sweep of one-second jobs in its own folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# No language model, no images: what is tested is the sweep.
+# No language model and no images, since the tests are about the sweep.
 LIGHT = """\
 # @package _global_
 defaults:

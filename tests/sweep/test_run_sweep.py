@@ -12,7 +12,7 @@ from mllmrec.sweeping import run
 from mllmrec.sweeping.jobs import Job, Sweep
 from mllmrec.sweeping.run import Machine, run_sweep
 
-# Stands in for mllmrec.train, whose imports take most of a test's time.
+# Replaces mllmrec.train, because its imports would take most of a test's time.
 JOB = """
 import os, signal
 from mllmrec.cli import run_app
@@ -58,7 +58,7 @@ def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(make_sweep, 
     assert told["kind-last"]["objective"] == 0.5
     output = (sweep.folder / "output.log").read_text(encoding="utf-8")
     assert "threads 3" in output
-    # Where a pool of processes ran the job its source is not at hand, so its lines may be missing.
+    # If a pool of processes ran the job, its source is not available, so its lines may be missing.
     assert "Traceback" in output
     assert "ValueError: first line" in output
     assert (sweep.folder / "kind-first" / ".hydra" / "overrides.yaml").exists()

@@ -100,7 +100,7 @@ def test_a_job_that_its_checks_refuse_failed_and_takes_nothing_with_it(
     around.on_job_end(
         config, JobReturn(status=JobStatus.FAILED, _return_value=ConfigError(["a=1: too small"]))
     )
-    # What finished had other settings: those of the refused job are not in its folder.
+    # The finished job had other settings; the settings of the refused job are not in its folder.
     assert (tmp_path / "job" / "finished.json").exists() == finished_before
     assert (tmp_path / "job" / "failed.json").exists() == (not finished_before)
     entry = json.loads((tmp_path / "ended.jsonl").read_text(encoding="utf-8"))
@@ -113,5 +113,5 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     status = Path(f"/proc/{pid}/stat")
-    # Killed, but not yet waited for by whoever inherited it.
+    # Killed, but its new parent has not waited for it yet.
     return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")

@@ -21,7 +21,7 @@ def test_wrong_use_is_2_and_runs_nothing(tmp_path, write_experiment, monkeypatch
         ("light", "jobs=none"): "jobs=none: must be a whole number",
         ("light", "report=perhaps"): "report=perhaps: must be true or false",
         ("light", "method=popularty"): "did you mean popularity?",
-        # Only the second of its jobs is wrong.
+        # Only the second job is wrong.
         ("light", "eval.ks=[1,3],[1,30]"): "30 exceeds the 10 candidates",
     }.items():
         assert main([*arguments, "--config-dir", "extra"]) == 2, arguments
@@ -61,7 +61,7 @@ def test_experiments_of_ones_own_are_listed_and_planned(
     monkeypatch.chdir(tmp_path)
     assert main(["--help", *flags]) == 0
     assert "\n  light\n" in capsys.readouterr().out
-    # Hydra's own settings go to every job with the others.
+    # Every job gets Hydra's own settings along with the others.
     sweep = plan("light", flags[:1], None) if len(flags) == 1 else plan("light", [], flags[1])
     assert [job.config.method.name for job in sweep.jobs.values()] == ["popularity", "random"]
     assert main(["light", "hydra.searchpath=[extr]"]) == 2

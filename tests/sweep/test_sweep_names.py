@@ -11,7 +11,7 @@ def test_a_job_is_named_by_what_distinguishes_it() -> None:
     assert job_name(overrides) == "method-sft+seed-0"
     assert job_name(overrides[::-1]) == "method-sft+seed-0"
     assert job_name(["experiment=main_table", "debug=fast"]) == "job"
-    # A key that only begins like a preset is no preset.
+    # A key that only begins like a preset is not one.
     assert job_name(["scales=1"]) == "scales-1"
 
 

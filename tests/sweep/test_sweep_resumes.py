@@ -9,12 +9,12 @@ FAILING = ["candidates.num_negatives-5000+seed-0", "candidates.num_negatives-500
 
 
 def finished(sweep: Path) -> dict[str, int]:
-    """Jobs that came to a good end, and when."""
+    """Jobs that finished, and when."""
     return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("*/finished.json")}
 
 
 def test_a_killed_sweep_of_twelve_goes_on_where_it_stopped(tmp_path, write_experiment, start, finish) -> None:
-    # 40 items are too few for 5,000 negatives, which shows only when the data is there.
+    # 40 items are too few for 5,000 negatives; only the loaded data shows this.
     write_experiment("twelve", {"candidates.num_negatives": "4,5,5000,6,7,8", "seed": "0,1"})
     sweep = tmp_path / "sweeps" / "twelve"
     killed = start("twelve", "jobs=2", "report=false")
@@ -25,7 +25,7 @@ def test_a_killed_sweep_of_twelve_goes_on_where_it_stopped(tmp_path, write_exper
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
-    # What it started notices within half a second.
+    # The processes that it started notice within half a second.
     time.sleep(2)
     before = finished(sweep)
     assert 3 <= len(before) < 10
