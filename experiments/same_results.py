@@ -5,7 +5,7 @@
 
 Each job runs twice: with the code of ``before``, in a git worktree of its own, and with the code here. Compares the numbers of
 `metrics.json` and `log.csv`, the rankings of every user and the sampled rollouts, but not times and memory. Both use the
-Python that runs this script. The status is 1 if anything differs, and the first difference of each job is printed.
+Python that runs this script. The status is 1 if anything differs, and the first three differences of each job are printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = ["debug=fast", "dataset.max_users=60", "logger=csv"]
+FEW = ["debug=fast", "dataset.max_users=null", "dataset.num_users=60", "dataset.num_items=80", "logger=csv"]
 # The policy that the first job saved, opened like any pretrained model.
 PRETRAINED = ["backbone=hf", "backbone.path={model}", "backbone.dtype=float32", "prompt.template=compact"]
 JOBS = {
@@ -50,6 +50,7 @@ JOBS = {
     "sasrec": ["method=sasrec"],
 }
 TIMES = ("seconds", "time")  # columns of the log
+MOST_SHOWN = 3  # differences of a job
 
 
 class WrongUse(ValueError):
@@ -135,13 +136,14 @@ def results_of(run: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{name} row {number}", row
 
 
-def first_difference(before: Path, after: Path) -> str | None:
-    """The first difference between two runs; None if they are equal. A column that only one run has is a difference."""
+def differences(before: Path, after: Path) -> list[str]:
+    """Every result that two runs do not have in common, with both values; one that a single run has counts too."""
     theirs, ours = dict(results_of(before)), dict(results_of(after))
-    for name in dict.fromkeys([*theirs, *ours]):
-        if theirs.get(name) != ours.get(name):
-            return f"{name}: {theirs.get(name)!r:.300} before, {ours.get(name)!r:.300} now"
-    return None
+    return [
+        f"{name}: {theirs.get(name)!r:.300} before, {ours.get(name)!r:.300} now"
+        for name in dict.fromkeys([*theirs, *ours])
+        if theirs.get(name) != ours.get(name)
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -159,9 +161,11 @@ def main(arguments: Sequence[str]) -> int:
                 overrides = [text.replace("{model}", str(model)) for text in JOBS[name]]
                 for which, code in (("before", old), ("now", ROOT)):
                     run_job(code, place / which / name, overrides)
-                found = first_difference(place / "before" / name / "run", place / "now" / name / "run")
-                print(f"{name}: {found or 'equal'}", flush=True)
-                differing += found is not None
+                found = differences(place / "before" / name / "run", place / "now" / name / "run")
+                print(f"{name}: {f'differences: {len(found)}' if found else 'equal'}", flush=True)
+                for line in found[:MOST_SHOWN]:
+                    print(f"  {line}", flush=True)
+                differing += bool(found)
     print(f"{len(names) - differing} of {len(names)} jobs compute the same as {settings.before}")
     return 1 if differing else 0
 

@@ -23,17 +23,18 @@ def write(run: Path, hits: float = 0.25, loss: str = "0.5", seconds: str = "1.0"
 
 def test_times_are_no_difference_and_the_last_digit_is_one(tmp_path) -> None:
     before = write(tmp_path / "before")
-    assert same_results.first_difference(before, write(tmp_path / "slower", seconds="9.0")) is None
-    found = same_results.first_difference(before, write(tmp_path / "metric", hits=0.250001))
+    assert same_results.differences(before, write(tmp_path / "slower", seconds="9.0")) == []
+    (found,) = same_results.differences(before, write(tmp_path / "metric", hits=0.250001))
     assert found.startswith("metrics.json stages: ")
-    found = same_results.first_difference(before, write(tmp_path / "loss", loss="0.500001"))
+    (found,) = same_results.differences(before, write(tmp_path / "loss", loss="0.500001"))
     assert found.startswith("log.csv line 2: ")
 
 
 def test_a_file_that_one_alone_has_is_a_difference(tmp_path, write_rankings) -> None:
     before, after = write(tmp_path / "before"), write(tmp_path / "after")
     write_rankings(after)
-    assert same_results.first_difference(before, after).startswith("per_user.parquet row 0: None before")
+    (found,) = same_results.differences(before, after)
+    assert found.startswith("per_user.parquet row 0: None before")
 
 
 @pytest.fixture
