@@ -1,4 +1,4 @@
-"""``python -m mllmrec``: which commands there are; ``python -m mllmrec train ...`` runs one of them."""
+"""``python -m mllmrec`` lists the commands; ``python -m mllmrec train ...`` runs one of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-# Module of the package -> what it does. Installed, each is a command of its own too: `mllmrec-build-cot`.
+# Module of the package -> what it does. After installation each also has its own command: `mllmrec-build-cot`.
 COMMANDS = {
     "train": "prepare, train, evaluate",
     "build_cot": "write, refine and assess reasoning",
@@ -35,12 +35,12 @@ WRONG_USE = 2
 
 
 def script(command: str) -> str:
-    """What a command is called when it is installed."""
+    """The name of a command after installation."""
     return f"mllmrec-{command.replace('_', '-')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names, or list them all; returns the exit status."""
+    """Run the command that the first argument names, or list all commands; return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join(name.replace("_", "-") for name in COMMANDS)
         print(f"mllmrec: error: {given[0]}: no such command; there are {names}", file=sys.stderr)
         return WRONG_USE
-    # The command reads its own arguments, and Hydra its own name.
+    # The command reads its arguments and Hydra its name from sys.argv.
     sys.argv = [script(command), *given[1:]]
     return import_module(f"mllmrec.{command}").main() or 0
 

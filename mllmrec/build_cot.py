@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_cot(cfg: DictConfig) -> None:
-    """Make what is missing, or say what it would cost."""
+    """Make the missing captions and reasoning, or say what they would cost."""
     from pathlib import Path
 
     import numpy as np
@@ -34,7 +34,7 @@ def build_cot(cfg: DictConfig) -> None:
     prepared = prepare(cfg if captioner is None else without_captioning(cfg))
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
-    # The samples that training would look at first.
+    # The samples that training would consider first.
     ids = [prepared.train.samples.sample_id(index) for index in range(len(prepared.train))]
     chosen = np.sort(select_cot(ids, 1.0, cfg.seed)[: cfg.max_samples])
     keys = [prepared.train.cot_key(int(index)) for index in chosen]
@@ -59,7 +59,7 @@ def build_cot(cfg: DictConfig) -> None:
 
 
 def slow_captioner(cfg: DictConfig) -> Captioner | None:
-    """The captioner, where captions cost money or a model's time."""
+    """The captioner, if captions cost money or a model's time."""
     from hydra.utils import instantiate
 
     captioner = None if cfg.caption._target_ is None else instantiate(cfg.caption)
@@ -67,7 +67,7 @@ def slow_captioner(cfg: DictConfig) -> Captioner | None:
 
 
 def without_captioning(cfg: DictConfig) -> DictConfig:
-    """The configuration with a captioner that counts what is missing and makes nothing."""
+    """The configuration with a captioner that only counts missing captions."""
     from omegaconf import open_dict
 
     changed = cfg.copy()

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and caches that carry everything that made them."""
+"""Files that are either complete or absent, and caches that record everything that made them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import psutil
 from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
 
-# What is not whole yet is hidden and says who writes it: .<name>.<process>@<machine>.part
+# An incomplete file has a hidden name that says who writes it: .<name>.<process>@<machine>.part
 _MACHINE = re.sub(r"[^\w-]", "-", platform.node())
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[\w-]*)\.part")
 
 
 def temporary_beside(path: Path) -> Path:
-    """The name under which this process writes what is to become ``path``; `remove_abandoned` knows it."""
+    """The temporary name under which this process writes ``path``; `remove_abandoned` knows such names."""
     return path.with_name(f".{path.name}.{os.getpid()}@{_MACHINE}.part")
 
 
@@ -37,8 +37,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file's name.
-        durable: whether the content is on the disk before it gets its name, so that a power cut leaves no empty file
-            there. Not worth the wait for many small files that are verified when they are read.
+        durable: whether to wait until the content is on the disk before the rename, so that a power cut leaves no empty
+            file. Not worth the wait for many small files that are verified when they are read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -55,12 +55,12 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove what killed processes of this machine were writing below ``folder``.
+    """Remove the temporary files of killed processes of this machine below ``folder``.
 
-    What a process writes that is still there, or that runs on another machine, is left alone.
+    Files of running processes and of other machines stay.
 
     Returns:
-        What was removed.
+        The removed paths.
     """
     removed = []
     for place, folders, files in os.walk(folder):
@@ -83,7 +83,7 @@ def to_disk(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return  # Windows opens no folders, and what cannot be read was written by someone else
+        return  # Windows cannot open folders, and a path that cannot be read belongs to someone else
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -95,7 +95,7 @@ def to_disk(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN is refused: a missing number is ``null``."""
+    """Write ``value`` as indented JSON, atomically. It refuses NaN; a missing number is ``null``."""
     with atomic_path(path) as temporary:
         temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
@@ -118,15 +118,15 @@ def file_fingerprint(path: Path) -> str:
 
 
 def files_fingerprint(files: Mapping[str, Path]) -> str:
-    """A short hash of files by what each is called and holds (16 hexadecimal digits); their order does not count."""
+    """A short hash of the names and contents of files (16 hexadecimal digits); their order does not count."""
     names = sorted(files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and reading let other threads run
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # other threads can run during hashing and reading
         contents = list(pool.map(file_fingerprint, (files[name] for name in names)))
     return fingerprint(list(zip(names, contents, strict=True)))
 
 
 def content_fingerprint(path: Path) -> str:
-    """A hash of a file's bytes, or of all files below a folder and what they are called (16 hexadecimal digits)."""
+    """A hash of a file's bytes, or of the names and bytes of all files below a folder (16 hexadecimal digits)."""
     if path.is_file():
         return file_fingerprint(path)
     files = (file for file in path.rglob("*") if file.is_file())
@@ -134,18 +134,18 @@ def content_fingerprint(path: Path) -> str:
 
 
 def source_fingerprint(*files: str, libraries: Sequence[str] = ()) -> str:
-    """A hash of what computes something by rules (16 hexadecimal digits).
+    """A hash of the code behind a rule-based computation (16 hexadecimal digits).
 
     Args:
         files: source files, as in ``__file__``.
-        libraries: names of packages whose version counts.
+        libraries: names of packages; their versions count.
     """
     sources = [file_fingerprint(Path(file)) for file in files]
     return fingerprint([sources, {name: library_version(name) for name in libraries}])
 
 
 def library_version(package: str) -> str:
-    """The version of an installed package; "none" where it is not installed."""
+    """The version of an installed package, or "none" if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -159,8 +159,8 @@ class Digest:
         self._hash = hashlib.blake2b(digest_size=8)
 
     def add(self, name: str, value: bytes) -> None:
-        """Take up a part; their order counts."""
-        # With its length, so that no two lists of parts are one text.
+        """Add a part; the order of parts counts."""
+        # With its length, so that two different lists of parts never give the same bytes.
         self._hash.update(f"{name}:{len(value)}:".encode())
         self._hash.update(value)
 
@@ -170,18 +170,18 @@ class Digest:
 
 
 class GrowingFile:
-    """Records appended one by one, one JSON line each; a killed process loses none that was appended.
+    """Records appended one by one as JSON lines; a killed process loses no appended record.
 
-    The first line says what made the records: ``{"identity": ...}``. Whoever names the file puts the fingerprint of
-    that in its name.
+    The first line says what made the records: ``{"identity": ...}``. The caller puts the identity's fingerprint into the
+    file's name.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
         self.path, self._identity = path, dict(identity)
-        self._checked = False  # whether the last line of an earlier process is known to have its end
+        self._checked = False  # whether the last line of an earlier process is known to be complete
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What was appended, oldest first; a line that a killed process left unfinished is passed over.
+        """The appended records, oldest first, without a line that a killed process left unfinished.
 
         Raises:
             UserError: the file cannot be read.
@@ -199,9 +199,9 @@ class GrowingFile:
                 yield record
 
     def append(self, record: Mapping[str, object]) -> None:
-        """Write a record down; it is handed to the system when this returns."""
+        """Append a record; the operating system has it when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One unbuffered write a line: lines of two processes at once do not mix.
+        # One unbuffered write per line, so that lines of two processes do not mix.
         with about(self.path), self.path.open("ab", buffering=0) as stream:
             if stream.tell() == 0:
                 stream.write(_json_line({"identity": self._identity}))

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a command: tables and the closing panel. Numbers come in, nothing is computed."""
+"""The tables and the closing panel that a command shows at its end. This module computes nothing."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def make_console() -> Console:
 
 
 def stage_title(stage: str) -> str:
-    """The name of a stage as shown."""
+    """The name of a stage for display."""
     return STAGE_TITLES.get(stage, stage)
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
-    """The protocol in one line: it stands under every table of results."""
+    """The protocol in one line, for the bottom of every table of results."""
     candidates = protocol.get("num_candidates")
     negatives = protocol.get("negatives")
     parts = [str(protocol["dataset"]), f"{protocol['split']} split", f"n = {protocol['users']:,} users"]
@@ -70,11 +70,11 @@ def _cell(value: float | None, interval: Sequence[float] | None, between: str = 
 
 
 def results_table(metrics: Mapping[str, Any], width: int = MIN_PLAIN_WIDTH) -> Table:
-    """The main table: one row a metric, one column a stage, 95 % intervals, chance and baselines, the protocol below.
+    """The main table: a row per metric, a column per stage, with 95 % intervals, chance, baselines and the protocol.
 
     Args:
         metrics: the content of `metrics.json` (`RunFolder.metrics`).
-        width: of the screen, in characters; where the table would be wider, intervals stand below their numbers.
+        width: the screen's width in characters; in a wider table, intervals stand below their numbers.
     """
     stages = metrics["stages"]
     chance = metrics.get("chance", {})
@@ -108,7 +108,7 @@ def results_table(metrics: Mapping[str, Any], width: int = MIN_PLAIN_WIDTH) -> T
 def difference_lines(
     metrics: Mapping[str, Any], names: Sequence[str] = ("HR@1", "HR@3", "NDCG@3")
 ) -> list[str]:
-    """One line for each paired comparison and metric, whatever its sign; a metric that was not computed is left out."""
+    """One line for each paired comparison and computed metric, whatever its sign."""
     lines = []
     for pair, values in metrics.get("differences", {}).items():
         later, _, earlier = pair.partition(" - ")
@@ -124,7 +124,7 @@ def difference_lines(
 
 
 def weights_table(metrics: Mapping[str, Any]) -> Table:
-    """How each stage's best held-out weights and its last ones rank the same users; those in bold were kept."""
+    """The results of each stage's best held-out weights and last weights on the same users; the kept ones are bold."""
     weights = metrics["weights"]
     metric = objective_name(cutoffs_of(next(iter(metrics["stages"].values()))))
     table = Table(
@@ -158,16 +158,16 @@ def weights_table(metrics: Mapping[str, Any]) -> Table:
 def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
     """One line for each stage that ended with the weights it began with."""
     return [
-        f"{stage_title(stage)}: no ranking of held-out users was better than that before its first step, so it kept those "
-        f"weights: it changed nothing. Its last weights stand in the table above; heldout.keep=last keeps them. Try a lower "
-        f"{stage}.learning_rate, or more users in heldout.users."
+        f"{stage_title(stage)}: no ranking of held-out users was better than the one before its first step, so it kept the "
+        f"weights from before and changed nothing. Its last weights are in the table above; heldout.keep=last keeps them. "
+        f"Try a lower {stage}.learning_rate, or more users in heldout.users."
         for stage, compared in metrics.get("weights", {}).items()
         if compared["kept"] == "best" and compared["best"]["step"] == 0
     ]
 
 
 def validity_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What is to be said of answers where every candidate was scored, or where hardly any generated one counts."""
+    """Remarks on answers, for rankings that score every candidate and for generated answers that are mostly invalid."""
     validity = {stage: rates for stage, rates in metrics.get("validity", {}).items() if rates}
     ranking = metrics["protocol"]["ranking"]
     if not validity:
@@ -185,10 +185,10 @@ def validity_lines(metrics: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"Most generated answers name no listed candidate (invalid: {_rates_line(lost, 'invalid')}; they name an item that "
-        f"the prompt does not list: {_rates_line(lost, 'off_candidate')}), and such users count as missed. The numbers say "
-        "how often the policy keeps to the form and the list, not how well it orders candidates: for that set "
-        "eval.ranking=constrained (it can say candidates alone) or likelihood (all of them are scored). SFT teaches which "
-        "item follows, out of all there are; GRPO with rollout=free pays answers from the list alone."
+        f"the prompt does not list: {_rates_line(lost, 'off_candidate')}), and such users count as misses. The numbers say "
+        "how often the policy keeps to the form and the list, not how well it orders candidates. To measure that, set "
+        "eval.ranking=constrained (it can answer only candidates) or likelihood (it scores all of them). SFT teaches which "
+        "of all items comes next; GRPO with rollout=free rewards only answers from the list."
     ]
 
 
@@ -199,7 +199,7 @@ def _rates_line(validity: Mapping[str, Mapping[str, float]], name: str) -> str:
 
 
 def validity_table(metrics: Mapping[str, Any]) -> Table:
-    """Share of answers that were no proper ranking, and of users for whom the first candidate shown came first."""
+    """Shares of answers that were no proper ranking, and of users with the first shown candidate ranked first."""
     validity = {stage: rates for stage, rates in metrics.get("validity", {}).items() if rates}
     candidates = metrics["protocol"].get("num_candidates")
     caption = f"first_position is {1 / candidates:.3f} by chance" if candidates else None
@@ -224,7 +224,7 @@ def validity_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def print_results(metrics: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the main table, the paired comparisons, and the validity of answers where it was measured."""
+    """Print the main table, the paired comparisons, and the validity of answers if it was measured."""
     console = console or make_console()
     console.print(results_table(metrics, console.width))
     for line in difference_lines(metrics):
@@ -242,7 +242,7 @@ def print_results(metrics: Mapping[str, Any], console: Console | None = None) ->
 def rows_table(
     title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None
 ) -> Table:
-    """Any small table, such as the summary of a dataset or what each filter dropped; numbers on the right."""
+    """Any small table, such as the summary of a dataset or the counts that filters dropped; numbers on the right."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for position, name in enumerate(header):
         numeric = bool(rows) and all(isinstance(row[position], (int, float)) for row in rows)
@@ -287,20 +287,20 @@ def print_rollouts(
 
 
 def relative(path: Path) -> str:
-    """A path as one would type it from here."""
+    """A path as one would type it from the current folder."""
     try:
         return os.path.relpath(path)
     except ValueError:
-        # Another drive on Windows.
+        # The path is on another drive on Windows.
         return str(path)
 
 
 def closing_panel(files: Sequence[tuple[str, Path]], commands: Sequence[tuple[str, str]]) -> Panel:
-    """Where to look next.
+    """The panel that says where to look next.
 
     Args:
-        files: (what it is, path); a path that does not exist is left out.
-        commands: (what it does, command line).
+        files: (description, path); a path that does not exist is left out.
+        commands: (description, command line).
     """
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)

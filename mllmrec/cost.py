@@ -1,4 +1,4 @@
-"""What a stage cost: seconds, memory, tokens read and generated."""
+"""The cost of a stage: seconds, memory, tokens read and generated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _reset_host_peak() -> None:
     try:
         _CLEAR_REFERENCES.write_text("5", encoding="ascii")
     except OSError:
-        # No such file outside Linux, or no right to write it in some containers: the peak is then the process's.
+        # The file exists only on Linux, and some containers forbid writing it: the peak then covers the whole process.
         return
 
 
@@ -36,15 +36,15 @@ def _host_peak_mb() -> float:
 class CostMeter:
     """Measures a block: ``with CostMeter() as meter: ...; meter.generated_tokens += n``, then `cost`.
 
-    ``peak_memory_mb`` is the largest sum of allocated tensors on the GPU where there is one, and otherwise the
-    largest resident size of this process, which holds Python, the libraries and the data too. Where the system
-    does not let a process reset its peak (outside Linux), the resident peak is the one since the process started.
+    ``peak_memory_mb`` is the largest sum of allocated tensors on the GPU, if there is one. Otherwise it is the largest
+    resident size of this process, including Python, the libraries and the data. Systems other than Linux do not let a
+    process reset its peak; there it is the peak since the process started.
     """
 
     def __init__(self) -> None:
         self.generated_tokens = 0
-        self.prompts = self.prompt_tokens = 0  # read, and the tokens in them all
-        self.step_seconds: Sequence[float] = ()  # of every step, where there were steps
+        self.prompts = self.prompt_tokens = 0  # read, and the tokens in all of them
+        self.step_seconds: Sequence[float] = ()  # of every step, if there were steps
 
     def __enter__(self) -> CostMeter:
         if torch.cuda.is_available():
@@ -67,8 +67,8 @@ class CostMeter:
     def cost(self) -> dict[str, float | int]:
         """``seconds``, ``generated_tokens`` and ``peak_memory_mb`` of the finished block.
 
-        Where prompts were read, ``tokens_per_prompt`` too (a mean), and where there were steps, ``seconds_per_step`` (a
-        median, so that neither the first step nor the rankings between steps count).
+        If prompts were read, it also has ``tokens_per_prompt`` (a mean). If there were steps, it has ``seconds_per_step``
+        (a median, so that neither the first step nor the rankings between steps matter).
         """
         found: dict[str, float | int] = {
             "seconds": round(self._seconds, 3),

@@ -1,4 +1,4 @@
-"""`log.csv` of a run: a Lightning logger over all its stages."""
+"""`log.csv` of a run: a Lightning logger for all its stages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FLUSH_ROWS, FLUSH_SECONDS = 50, 10.0
 class CsvLog(Logger):
     """A Lightning logger that merges the stages of a run into one `log.csv`.
 
-    A row is one (stage, step): values logged for it in several calls share the row, and a step that a resumed run
-    repeats replaces its row. The header is the union of all columns. The file is replaced whole, every 50 new
-    rows, every 10 seconds of logging, and when the trainer ends or fails.
+    A row is one (stage, step). Values from several calls for one step share the row, and a step that a resumed run repeats
+    replaces its row. The header is the union of all columns. The whole file is replaced every 50 new rows, every 10
+    seconds of logging, and when the trainer ends or fails.
 
     Args:
-        path: the CSV file; rows of other stages in it are kept.
+        path: the CSV file; it keeps its rows of other stages.
         stage: the name written in the ``stage`` column.
         seconds: the clock of the ``seconds`` column.
     """
@@ -57,7 +57,7 @@ class CsvLog(Logger):
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config is in the run folder."""
+        """Do nothing: the resolved config is in the run folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -84,18 +84,18 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left, whether the trainer ended or failed."""
+        """Write the remaining rows, whether the trainer ended or failed."""
         self._write()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `log.csv`: column → text, those that are not empty."""
+    """The rows of a `log.csv`: column → text, without empty values."""
     with path.open(newline="", encoding="utf-8") as stream:
         return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(stream)]
 
 
 def write_log(path: Path, rows: Collection[Mapping[str, Any]]) -> None:
-    """Write a `log.csv` whole; its header is the union of the rows' columns."""
+    """Write a whole `log.csv`; its header is the union of the rows' columns."""
     header = list(dict.fromkeys(["stage", "step", "seconds", *(key for row in rows for key in row)]))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, header, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""`curves.png`: what was logged, over the steps of all stages."""
+"""`curves.png`: the logged values over the steps of all stages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mllmrec.errors import UserError
 
 STAGE_COLOURS = ("#dfe8f2", "#f3ead9", "#e2efdf", "#efe0ec")
 HELD_OUT = ("val/HR@1", "val/HR@3", "val/NDCG@3")
-SMOOTHED_POINTS = 30  # a noisy series is shown behind its running mean over 1/30 of a stage
-SMALLEST_SHARE = 0.22  # of the axis: a few hundred GRPO steps stay legible after thousands of SFT
+SMOOTHED_POINTS = 30  # a noisy series is drawn behind its running mean over 1/30 of a stage
+SMALLEST_SHARE = 0.22  # of the axis: keeps a few hundred GRPO steps legible after thousands of SFT
 
 
 def _time_axis(log: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, float, float, float]]]:
-    """The place of each row on the shared axis, and each stage's (name, start, end, last step)."""
+    """The position of each row on the shared axis, and each stage's (name, start, end, last step)."""
     last_steps = log.groupby("stage", sort=False)["step"].max().clip(lower=1)
     widths = (last_steps / last_steps.sum()).clip(lower=SMALLEST_SHARE)
     position = np.zeros(len(log))
@@ -59,10 +59,10 @@ def _spans_decades(values: pd.Series) -> bool:
 
 
 def draw_curves(log_csv: Path, out: Path) -> bool:
-    """Draw training loss, reward, KL and held-out HR/NDCG over all steps, the stages shaded and named.
+    """Draw training loss, reward, KL and held-out HR/NDCG over all steps, with shaded and named stages.
 
-    The stages follow each other on one axis, in proportion to their steps except that none falls below a minimum
-    width; ticks count each stage's own steps. A panel whose columns were never logged is left out.
+    The stages follow each other on one axis. Each width is proportional to the stage's steps, with a minimum; ticks count
+    each stage's own steps. Panels without logged columns are left out.
 
     Returns:
         Whether there was anything to draw: a run too short to log a step has no picture.

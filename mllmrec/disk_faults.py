@@ -1,6 +1,6 @@
-"""Full or read-only disks, files in place of folders, damaged files: not defects, so the user is told what to do.
+"""Full or read-only disks, files in place of folders, damaged files: not defects, so messages say what to do.
 
-Only the standard library is imported here, so that commands answer at once.
+This module imports only the standard library, so that commands answer at once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SPACE = {
     errno.ENOSPC: f"the disk is full: free some space; {_WHOLE}",
     errno.EDQUOT: f"your quota of disk space is used up: free some space; {_WHOLE}",
     errno.EFBIG: f"no file may become so large here: raise the limit (ulimit -f); {_WHOLE}",
-    errno.EIO: f"the disk failed: look after it; {_WHOLE}",
+    errno.EIO: f"the disk failed: check the disk; {_WHOLE}",
     errno.EROFS: f"the file system is read-only: {_ELSEWHERE}",
 }
 _PERMISSION = f"cannot be opened, permission denied: grant it, or {_ELSEWHERE}"
-# These are of the user only where they are about a path.
+# These are the user's errors only if they concern a path.
 _OF_PATHS = {
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
@@ -32,14 +32,14 @@ _OF_PATHS = {
     errno.EISDIR: "is a folder, and a file is needed there: move it away",
     errno.ENAMETOOLONG: f"is too long for a file's name here: {_ELSEWHERE}",
 }
-# Libraries written in Rust say the number in words alone.
+# Libraries written in Rust give the number only inside the message.
 _IN_WORDS = re.compile(r"\(os error (\d+)\)")
 
 
 def user_error_behind(error: BaseException) -> UserError | None:
-    """The `UserError` behind an exception, or what a user is told of a disk's error behind it; None for a defect.
+    """The `UserError` behind an exception, or one that describes a disk error behind it; None for a defect.
 
-    Hydra wraps what a constructor raises, so causes are looked through.
+    It searches the causes, because Hydra wraps exceptions of constructors.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -52,10 +52,10 @@ def user_error_behind(error: BaseException) -> UserError | None:
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Let an error of the disk in the block name ``path``: that of a write names nothing, or a temporary file.
+    """Make disk errors in the block name ``path``; an error from a write names no file, or a temporary one.
 
     Raises:
-        OSError: in place of a library's own exception, where that says an error of the disk.
+        OSError: in place of a library's own exception, if that reports a disk error.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def refusing_damage(path: Path) -> Iterator[None]:
 
 
 def disk_fault(error: BaseException) -> UserError | None:
-    """What a user is told of an error of the disk; None for any other exception."""
+    """A `UserError` that describes a disk error; None for any other exception."""
     number = _number(error)
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if number in _SPACE:

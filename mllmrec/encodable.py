@@ -1,4 +1,4 @@
-"""Output on streams that are not UTF-8, such as a Windows redirect: what cannot be written has a plain stand-in."""
+"""Output on streams that are not UTF-8, such as a Windows redirect: plain stand-ins replace other characters."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _PLAIN = {
 
 
 def write_what_can_be_encoded() -> None:
-    """Let standard output and error write a stand-in for what their encoding lacks, instead of failing."""
+    """Make standard output and error write stand-ins for characters that their encoding lacks, instead of failing."""
     codecs.register_error(_NAME, _stand_in)
     for stream in (sys.stdout, sys.stderr):
-        # A stream that a notebook or a test put in its place takes any text.
+        # A notebook's or a test's replacement stream takes any text.
         if hasattr(stream, "reconfigure") and not (stream.encoding or "").lower().startswith("utf"):
             stream.reconfigure(errors=_NAME)
 
 
 def plain(text: str) -> str:
-    """``text`` in ASCII: signs by their stand-ins, letters without accents, and ``?`` for what remains."""
+    """``text`` in ASCII: stand-ins for signs, letters without accents, and ``?`` for everything else."""
     spelt = "".join(_PLAIN.get(letter, letter) for letter in text)
     return "".join(
         letter if letter.isascii() else "?"

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that users are meant to read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 class UserError(Exception):
     """Wrong use or wrong input: the message says what, where (file, line, id) and what to do.
 
-    The command line prints it on one line without a traceback and exits with status 2, and so it does with errors of
-    the disk (`mllmrec.disk_faults`). Everything else that is raised is a defect of ours and keeps its traceback.
+    The command line prints it on one line without a traceback and exits with status 2. It treats disk errors the same way
+    (`mllmrec.disk_faults`). Every other exception is a defect of this package and keeps its traceback.
     """
 
 
@@ -32,7 +32,7 @@ class ConfigError(UserError):
         )
 
     def __reduce__(self) -> tuple[type, tuple[list[str]]]:
-        # Exceptions are otherwise made anew from their message when they come from another process.
+        # Python would otherwise rebuild an exception from another process from its message.
         return type(self), (self.faults,)
 
 
@@ -45,7 +45,7 @@ def choices(names: Sequence[str]) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """What failed, and where: ``KeyError: 'x'; mine.py, line 3``, the last place outside installed libraries."""
+    """What failed and where: ``KeyError: 'x'; mine.py, line 3``, the last place outside installed libraries."""
     message = " ".join(str(error).split())
     places = traceback.extract_tb(error.__traceback__)
     own = [place for place in places if "site-packages" not in place.filename] or places

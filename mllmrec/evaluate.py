@@ -13,7 +13,7 @@ SAME = "same"
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Evaluate and print; returns the NDCG at the second cut-off (or the only one)."""
+    """Evaluate and print; return the NDCG at the second cut-off (or the only one)."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 

@@ -1,6 +1,7 @@
-"""Hashes of what trained weights come from: examples, sequences, a policy, a ranking, source files.
+"""Hashes of everything that trained weights come from: examples, sequences, a policy, a ranking, source files.
 
-They cover content and never a name: whatever was renamed, edited in place or reached by another way is seen.
+They cover content and never names: the same content under another name or path has the same hash, and an edit in place
+changes it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prompts.examples import Example
 
 _PACKAGE = Path(__file__).parent
-# The files of this package that decide what is trained: code, and wording.
+# The files of this package that determine training: code and wordings.
 _SOURCES = ("*.py", "*.yaml")
 _LIBRARIES = (
     "torch",
@@ -46,21 +47,21 @@ _LIBRARIES = (
     "scikit-learn",
     "pillow",
 )
-# Where a model was loaded from is no part of what it is.
+# The place that a model was loaded from is not part of its content.
 _ORIGIN = ("_name_or_path", "transformers_version")
-# What a ranking of held-out users does not depend on: its users and candidates are hashed, the others are of reports.
+# A ranking of held-out users does not depend on these: its users and candidates are hashed, the others concern reports.
 _NOT_MEASURED = ("split", "max_users", "num_negatives", "weighting", "cot", "keep_top", "resamples")
-# What only a policy that reads prompts is ranked by.
+# These affect only rankings by a policy that reads prompts.
 _OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "hint")
 _OF_PROMPT_READERS = ("ranking", "listing", "max_new_tokens")
 
 
 def examples_fingerprint(examples: Iterable[Example], without: Collection[str] = ()) -> str:
-    """A hash of everything that examples say, in their order (16 hexadecimal digits).
+    """A hash of all content of examples, in their order (16 hexadecimal digits).
 
     Args:
-        examples: as the model is shown them.
-        without: fields that are not read.
+        examples: the examples as the model sees them.
+        without: fields to leave out.
     """
     digest = Digest()
     names = [field.name for field in fields(Example) if field.name not in without]
@@ -87,7 +88,7 @@ def texts_fingerprint(texts: Sequence[str]) -> str:
 
 
 def model_fingerprint(model: Any) -> str:
-    """A hash of a Hugging Face model's configuration and weights as they are now (16 hexadecimal digits)."""
+    """A hash of a Hugging Face model's current configuration and weights (16 hexadecimal digits)."""
     digest = Digest()
     config = json.dumps(_without(model.config.to_dict(), _ORIGIN), sort_keys=True, default=str)
     digest.add("config", config.encode())
@@ -97,18 +98,18 @@ def model_fingerprint(model: Any) -> str:
 
 
 def reader_fingerprint(policy: Policy) -> str:
-    """A hash of what turns prompts into a policy's input: tokenizer, chat template, image processor."""
+    """A hash of the parts that turn prompts into a policy's input: tokenizer, chat template, image processor."""
     with tempfile.TemporaryDirectory() as folder:
         policy.save_reader(Path(folder))
         return content_fingerprint(Path(folder))
 
 
 def measure_fingerprint(measured: Protocol | None, reads_prompts: bool = True) -> dict[str, Any] | None:
-    """What decides the numbers of a ranking, as JSON values; None for no ranking.
+    """Everything that determines the numbers of a ranking, as JSON values; None for no ranking.
 
     Args:
         measured: the ranking.
-        reads_prompts: whether what is ranked reads prompts; others read the histories.
+        reads_prompts: whether the ranked model reads prompts; other models read histories.
     """
     if measured is None:
         return None
@@ -123,10 +124,10 @@ def measure_fingerprint(measured: Protocol | None, reads_prompts: bool = True) -
 
 
 def code_fingerprint(settings: Any) -> dict[str, Any]:
-    """What computes: versions of the libraries, hashes of this package's source and of a user's own, CPU or GPU.
+    """The code and device of a computation: library versions, hashes of this package's and the user's source, CPU or GPU.
 
     Args:
-        settings: of what is trained; the classes that their ``_target_`` name may lie outside this package.
+        settings: settings of the training; classes in their ``_target_`` may lie outside this package.
     """
     return {
         "libraries": {name: library_version(name) for name in _LIBRARIES},
@@ -144,7 +145,7 @@ def package_fingerprint(root: Path = _PACKAGE) -> str:
 
 
 def _own_sources(settings: Any) -> dict[str, Path]:
-    """``_target_`` → source file, of those outside this package."""
+    """``_target_`` → source file, for classes outside this package."""
     if isinstance(settings, Mapping):
         found = [_own_sources(value) for value in settings.values()]
         target = settings.get("_target_")
@@ -169,9 +170,9 @@ def _bytes_of(value: Any) -> bytes:
     if isinstance(value, bool | int):
         return repr(int(value)).encode()
     if isinstance(value, np.ndarray) and value.dtype.kind in "iub":
-        # Codes are codes, however wide they are stored.
+        # The storage width of codes does not matter.
         return np.ascontiguousarray(value, dtype=np.int64).tobytes()
-    raise TypeError(f"{type(value).__name__} is not hashed yet: say here how")
+    raise TypeError(f"{type(value).__name__} is not hashed yet: add it here")
 
 
 def _bytes_of_tensor(tensor: torch.Tensor) -> bytes:

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its configuration, its data and what it trained."""
+"""Opens a finished run again: its configuration, its data and its trained model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from mllmrec.run_folder import RunFolder, read_settings
 
 log = logging.getLogger(__name__)
 
-# Evaluated, but not saved as a policy of their own.
+# Stages that are evaluated but not saved as separate policies.
 NOT_SAVED = ("zero_shot", "warmup")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run left behind: a language model."""
+    """A finished run of a language model."""
 
     cfg: DictConfig
     stage: str
@@ -45,10 +45,10 @@ class FinishedRun:
     policy: Policy
     answers: AnswerTokens
     engine: Engine
-    ranking = None  # as its settings say
+    ranking = None  # None: as its settings say
 
     def ranker(self, protocol: Protocol) -> Ranker:
-        """What ranks under a protocol, whose prompts must fit the backbone."""
+        """The ranker for a protocol; the protocol's prompts must fit the backbone."""
         protocol.check_lengths(self.policy, self.answers, "evaluation")
         return protocol.ranker(self.policy, self.answers, self.engine)
 
@@ -76,7 +76,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FinishedBaseline:
-    """What a run left behind: a classical recommender."""
+    """A finished run of a classical recommender."""
 
     cfg: DictConfig
     stage: str
@@ -85,7 +85,7 @@ class FinishedBaseline:
     ranking = RecommenderRanker.name
 
     def ranker(self, protocol: Protocol) -> Ranker:
-        """What ranks under a protocol."""
+        """The ranker for a protocol."""
         return RecommenderRanker(self.recommender, protocol.seed)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
@@ -94,15 +94,15 @@ class FinishedBaseline:
 
 
 def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:
-    """Open a run after ``stage``; None for its last one. A warning says where the run did not come to its end.
+    """Open a run after ``stage``; None means its last one. It logs a warning if the run did not finish.
 
     Args:
-        path: folder of the run.
-        stage: trained in the run.
-        training: whether its training samples are to carry reasoning, which is written anew where it is missing.
+        path: the run's folder.
+        stage: a stage that the run trained.
+        training: whether its training samples should carry reasoning; missing reasoning is written anew.
 
     Raises:
-        UserError: no such run or stage, or nothing was trained.
+        UserError: the run or stage does not exist, or nothing was trained.
     """
     folder = RunFolder.of_finished_run(path)
     if not folder.resolved_config_path.is_file():
@@ -134,7 +134,7 @@ def _opened(
     stage = stage or trained[-1]
     if state is not None:
         log.warning(
-            "%s did not come to its end (%s): it has weights of %s, and those after %s are used",
+            "%s did not finish (%s): it has weights of %s; the weights after %s are used",
             path,
             state,
             ", ".join(trained),
@@ -153,17 +153,17 @@ def _opened(
 
 
 def _settings_of(folder: RunFolder) -> DictConfig:
-    """The settings of a run, checked as those of a command line are: the folder may be someone else's.
+    """The settings of a run, checked like those of a command line, since the folder may come from someone else.
 
     Raises:
-        UserError: they cannot be read, or this version would refuse them.
+        UserError: the settings cannot be read, or this version refuses them.
     """
     path = folder.resolved_config_path
     cfg = read_settings(path)
     if not isinstance(cfg, DictConfig) or "method" not in cfg:
         raise UserError(f"{path} does not hold the settings of a run: put a copy in its place, or run again")
     try:
-        # It may have been trained on another machine.
+        # The run may come from another machine.
         check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]
     except ConfigError as error:
         raise UserError(f"{path} holds settings that this version refuses: {error}") from error
@@ -174,7 +174,7 @@ def open_policy(path: str, stage: str | None, training: bool = False) -> Finishe
     """Open a run of a language model, as `open_run` does.
 
     Raises:
-        UserError: the run is one of a classical recommender, too.
+        UserError: as in `open_run`, or the run is of a classical recommender.
     """
     run = open_run(path, stage, training)
     if isinstance(run, FinishedBaseline):
@@ -188,9 +188,9 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
     """The policy of a run after the last of ``stages``, in evaluation mode.
 
     Args:
-        cfg: of the run.
-        folder: of the run.
-        stages: trained so far, in order.
+        cfg: the run's configuration.
+        folder: the run's folder.
+        stages: the stages trained so far, in order.
     """
     backbone: Backbone = instantiate(cfg.backbone)
     earlier = folder.checkpoints_path / stages[-1]

@@ -1,6 +1,6 @@
-"""Files and folders that settings name: whether they hold what they held when a job read them.
+"""Checks whether files and folders in the settings still have the content that a job read.
 
-They are found by what settings say, whatever the part is that reads them: every text that is a path of this machine.
+Every text in the settings that is a path on this machine counts, whichever component reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mllmrec.cache import files_fingerprint, fingerprint
 
 Record = dict[str, dict[str, str]]
 
-# Settings whose value may be one word that is a path; elsewhere a word such as `test` is none.
+# In these settings a single word may be a path; in others a word such as `test` is not one.
 _PATHS = {
     "encoder",
     "images",
@@ -31,13 +31,13 @@ _PATHS = {
 
 
 class InputFiles:
-    """The files and folders that settings name.
+    """The files and folders in the settings.
 
-    Of a folder neither hidden files count, nor those that cannot be read, nor the part of it that jobs write to.
+    In a folder, hidden files, unreadable files and the part that jobs write to do not count.
 
     Args:
         settings: the resolved configuration.
-        written: folders that jobs write to; a setting that names one names no input.
+        written: folders that jobs write to; these are not inputs.
     """
 
     def __init__(self, settings: Mapping[str, Any], written: Collection[Path]) -> None:
@@ -45,17 +45,16 @@ class InputFiles:
         self._named = {key: path for key, path in _paths_in(settings) if path.resolve() not in self._written}
 
     def record(self) -> Record:
-        """What to keep of them, as JSON values by the setting. Every byte is read: gigabytes take seconds."""
+        """A record of the files, as JSON values by setting. It reads every byte, so gigabytes take seconds."""
         return {
             key: {"seen": _seen(files), "content": files_fingerprint(files)}
             for key, files in ((key, self._files(path)) for key, path in self._named.items())
         }
 
     def edited(self, record: Record) -> list[str]:
-        """The settings whose files hold something else than when ``record`` was made.
+        """The settings with files that have changed since ``record`` was made.
 
-        Content is read again only where names, sizes or times of change differ. What is no longer there has not been
-        edited.
+        Content is read again only if names, sizes or times of change differ. A missing file does not count as edited.
         """
         edited = []
         for key, path in self._named.items():
@@ -97,7 +96,7 @@ def _paths_in(settings: Any, key: str = "") -> Iterator[tuple[str, Path]]:
             if path.exists():
                 yield key, path
         except (OSError, ValueError):
-            return  # too long for a path, or no text of one
+            return  # too long for a path, or not a valid one
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A job's hold on its run folder: no other job's while it works, and emptied only when it has something to put there."""
+"""A job's lock on its run folder. The job empties the folder only when it has something to write."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LOCK = ".lock"
 class JobFolder:
     """A run folder that this job holds.
 
-    An earlier finished run in it stays whole until `begin`: its files, its configuration and its log.
+    An earlier finished run in the folder stays complete until `begin`: its files, its configuration and its log.
 
     Args:
-        folder: held by this job (`alone_in`).
-        cfg: of the job.
+        folder: a folder that this job has locked (`alone_in`).
+        cfg: the job's configuration.
     """
 
     def __init__(self, folder: RunFolder, cfg: DictConfig) -> None:
@@ -37,7 +37,7 @@ class JobFolder:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Log the block to `run.log`; say in `failed.json` why it ended before its end."""
+        """Log the block to `run.log`; if it fails, write the reason to `failed.json`."""
         with self._log.collecting():
             if not self.folder.is_finished:
                 self._describe()
@@ -48,12 +48,12 @@ class JobFolder:
                 raise
 
     def begin(self) -> None:
-        """Take the folder: remove what an earlier run left in it. Called when nothing is left that may be refused."""
+        """Remove what an earlier run left in the folder. Call it after everything that could still refuse the job."""
         self.folder.start_afresh()
         self._describe()
 
     def _describe(self) -> None:
-        """Begin the log, and write Hydra's own files, which Hydra would write before anything is known."""
+        """Begin the log and write Hydra's own files, which Hydra itself would write too early."""
         self._log.open()
         hydra = HydraConfig.get()
         for name, config in (
@@ -67,14 +67,14 @@ class JobFolder:
 
 @contextmanager
 def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
-    """Keep other jobs out of ``folder`` until the block ends. The lock of a job that was killed is free.
+    """Keep other jobs out of ``folder`` until the block ends. A killed job releases its lock.
 
     Args:
-        folder: of the run.
-        wait: for the end of the job that holds it.
+        folder: the run's folder.
+        wait: whether to wait until another job releases the folder.
 
     Raises:
-        UserError: another job holds it, and ``wait`` is false.
+        UserError: another job holds the folder, and ``wait`` is false.
     """
     lock = FileLock(folder.path / _LOCK)
     try:
@@ -92,11 +92,11 @@ def alone_in(folder: RunFolder, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()  # nothing happens where it was never held
+        lock.release()  # has no effect if it was never held
 
 
 def unfinished(folder: RunFolder) -> str | None:
-    """Why there is no finished run in ``folder``, in words; None where there is one."""
+    """Why there is no finished run in ``folder``, in words; None if there is one."""
     if folder.is_finished:
         return None
     if _is_held(folder):
@@ -115,19 +115,19 @@ def _is_held(folder: RunFolder) -> bool:
     except Timeout:
         return True
     except (OSError, NotImplementedError):
-        return False  # a folder that cannot be written, or without locks
+        return False  # a folder that is not writable or has no locks
     lock.release()
     return False
 
 
 def refuse_finished(folder: RunFolder, overwrite: bool) -> None:
-    """Keep a finished run from being replaced by accident.
+    """Protect a finished run from being replaced by accident.
 
     Raises:
-        UserError: the folder holds one, and ``overwrite`` is false.
+        UserError: the folder holds a finished run, and ``overwrite`` is false.
     """
     if folder.is_finished and not overwrite:
         raise UserError(
-            f"{relative(folder.path)} holds a finished run: choose another hydra.run.dir, or let it be replaced by "
+            f"{relative(folder.path)} holds a finished run: choose another hydra.run.dir, or replace the run with "
             "overwrite=true"
         )

@@ -1,4 +1,4 @@
-"""The job of a language model: the method's stages in order, an evaluation before the first and after each."""
+"""The job of a language model: it runs the method's stages in order and evaluates before the first and after each."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def run_language_model(
     loggers: RunLoggers,
     begin: Callable[[], None],
 ) -> Evaluation:
-    """Train the stages of ``method.stages``; what came of each is written when it is known.
+    """Train the stages of ``method.stages``; write the results of each as soon as they are known.
 
     Args:
-        cfg: of the run.
+        cfg: the run's configuration.
         prepared: the data.
-        protocols: of the results.
-        held_out: of the ranking of validation users while a stage trains; None for none.
-        folder: of the run.
-        loggers: of the run.
-        begin: called when nothing is left that could be refused, before anything is written.
+        protocols: the protocols of the results.
+        held_out: the protocol that ranks validation users while a stage trains; None for none.
+        folder: the run's folder.
+        loggers: the run's loggers.
+        begin: called after everything that could refuse the run, and before anything is written.
 
     Returns:
         The evaluation after the last stage under the main protocol.
@@ -142,7 +142,7 @@ def run_language_model(
 
 
 def training_prompts(cfg: DictConfig, stages: list[str], prepared: Prepared) -> dict[str, Examples]:
-    """Every set of prompts that stages are trained on: those of all, and by stage where it has others."""
+    """Every set of training prompts: the common one, and a separate one for each stage that has other prompts."""
     used: dict[str, Examples] = {}
     if not {"sft", *AFTER_SFT}.isdisjoint(stages):
         used["training"] = prepared.train
@@ -161,10 +161,10 @@ def check_prompts(
     protocols: Protocols,
     held_out: Protocol | None,
 ) -> None:
-    """Refuse a run that would show the policy a prompt which it cannot hold, or cut off the reasoning that it learns.
+    """Refuse a run with prompts that the policy cannot hold, or with limits that cut off the reasoning that it learns.
 
     Raises:
-        UserError: saying how many are too long, and the longest.
+        UserError: some are too long; it says how many, and how long the longest is.
     """
     check_learnt_reasoning(cfg, stages, prepared, policy)
     longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0

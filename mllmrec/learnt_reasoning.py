@@ -1,4 +1,4 @@
-"""Reasoning that a policy learns to say before its answer (``cot.placement=completion``): does a run leave room for it?"""
+"""Checks that a run leaves room for reasoning that a policy learns to give before its answer (``cot.placement=completion``)."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mllmrec.prompts.examples import Examples
 
 log = logging.getLogger(__name__)
 
-MOST_CUT_OFF = 0.05  # share of the training completions that a limit may be too low for
-FEW = 0.5  # share of the training prompts below which asking for reasoning is seldom learnt
+MOST_CUT_OFF = 0.05  # the largest share of training completions that a limit may cut off
+FEW = 0.5  # if fewer training prompts than this share ask for reasoning, a policy seldom learns to give it
 _ENCODED_AT_ONCE = 1024
 
 
 def check_learnt_reasoning(
     cfg: DictConfig, stages: Sequence[str], prepared: Prepared, policy: Policy
 ) -> None:
-    """Refuse token limits that would cut off what is learnt; warn of what only works badly.
+    """Refuse token limits that would cut off learnt reasoning; warn of settings that only work badly.
 
     Args:
-        cfg: of the run.
-        stages: of the run.
+        cfg: the run's configuration.
+        stages: the run's stages.
         prepared: the data.
-        policy: whose tokenizer counts.
+        policy: the policy that supplies the tokenizer.
 
     Raises:
-        UserError: more than `MOST_CUT_OFF` of the training completions are longer than a limit, with the number to set.
+        UserError: more than `MOST_CUT_OFF` of the training completions are longer than a limit; it says what to set.
     """
     if not prepared.asks or {"sft", "sft_more"}.isdisjoint(stages):
         return
@@ -60,12 +60,12 @@ def check_learnt_reasoning(
         else:
             log.warning("%s", found)
     if refused:
-        raise UserError("; ".join(refused) + ", or have shorter reasoning written")
+        raise UserError("; ".join(refused) + ", or use shorter reasoning")
     _warn(cfg, prepared, len(lengths))
 
 
 def completion_lengths(policy: Policy, examples: Examples) -> np.ndarray:
-    """Tokens of every completion with reasoning that is learnt, the answer and the end token included, (n,) int64."""
+    """Tokens of every learnt completion with reasoning, including answer and end token, (n,) int64."""
     chosen = [] if examples.with_cot is None else np.flatnonzero(examples.with_cot).tolist()
     blocks = [chosen[start : start + _ENCODED_AT_ONCE] for start in range(0, len(chosen), _ENCODED_AT_ONCE)]
     lengths: list[int] = []
@@ -80,14 +80,14 @@ def _warn(cfg: DictConfig, prepared: Prepared, asking: int) -> None:
         return
     if cfg.eval.ranking != "generate":
         log.warning(
-            "cot.placement=completion with eval.ranking=%s: answers are scored right behind prompts that ask for reasoning "
-            "first, without any; set eval.ranking=generate, or eval.cot=false to ask for none",
+            "cot.placement=completion with eval.ranking=%s: prompts ask for reasoning first, but answers are scored right "
+            "after the prompt without any; set eval.ranking=generate, or eval.cot=false to ask for none",
             cfg.eval.ranking,
         )
     if asking < FEW * len(prepared.train):
         log.warning(
-            "cot.placement=completion: %s of %s training prompts ask for reasoning, and all evaluation prompts do, so what "
-            "is measured is seldom trained; raise mix_ratio",
+            "cot.placement=completion: only %s of %s training prompts ask for reasoning, but all evaluation prompts do, so "
+            "training seldom covers what is measured; raise mix_ratio",
             f"{asking:,}",
             f"{len(prepared.train):,}",
         )

@@ -1,7 +1,7 @@
-"""Where logged steps go: always `log.csv`, and TensorBoard or Weights & Biases when asked for.
+"""The loggers of training steps: always `log.csv`, and on request TensorBoard or Weights & Biases.
 
-One object serves all stages of a job (``hydra.utils.instantiate(cfg.logger)``), gives the loggers of each stage,
-and is closed at the end, so that the jobs of a multirun do not share a run.
+One object serves all stages of a job (``hydra.utils.instantiate(cfg.logger)``) and gives each stage its loggers. It is
+closed at the end, so that the jobs of a multirun do not share a run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mllmrec.errors import UserError
 from mllmrec.run_folder import RunFolder, read_rollouts
 from mllmrec.secret_values import is_called_secret, secret_values
 
-# A configuration is checked without Lightning, whose import takes seconds.
+# The check of a configuration avoids Lightning, because importing it takes seconds.
 if TYPE_CHECKING:
     from lightning.pytorch.loggers.logger import Logger
 
@@ -26,30 +26,30 @@ REDACTED = "<redacted>"
 
 @dataclass(frozen=True)
 class Labels:
-    """What a run is called by services that show many."""
+    """The names of a run in services that show many runs."""
 
-    group: str | None  # the sweep that it belongs to
+    group: str | None  # the run's sweep
     name: str
     tags: Sequence[str]
 
 
 class RunLoggers:
-    """`log.csv` alone: the base of the other choices."""
+    """Only `log.csv`; the base of the other choices."""
 
     def start(self, folder: RunFolder, labels: Labels, settings: Mapping[str, Any]) -> None:
         """Begin the job's run.
 
         Args:
-            folder: of the run.
-            labels: what the run is called where the configuration names nothing.
-            settings: the resolved configuration, to be found by in services that show many runs.
+            folder: the run's folder.
+            labels: the run's names if the configuration gives none.
+            settings: the resolved configuration, for searching in services that show many runs.
         """
 
     def log_protocol(self, protocol: Mapping[str, Any]) -> None:
-        """Hand over how the numbers to come are computed (the ``protocol`` section of `metrics.json`)."""
+        """Hand over how the coming numbers are computed (the ``protocol`` section of `metrics.json`)."""
 
     def for_stage(self, folder: RunFolder, stage: str) -> list[Logger]:
-        """The loggers of one stage, `mllmrec.csv_log.CsvLog` first, to be given to its Trainer."""
+        """The loggers for one stage's Trainer, `mllmrec.csv_log.CsvLog` first."""
         from mllmrec.csv_log import CsvLog
 
         return [CsvLog(folder.log_path, stage, folder.seconds), *self._more(folder, stage)]
@@ -61,14 +61,14 @@ class RunLoggers:
         """Hand the final numbers, the picture of the curves and the sampled rollouts to services that show them."""
 
     def close(self, failed: bool = False) -> None:
-        """End the job's run; ``failed`` when it did not come to its end."""
+        """End the job's run; ``failed`` if the job did not finish."""
 
 
 class TensorBoardLoggers(RunLoggers):
-    """`log.csv` and TensorBoard event files, one folder a stage, under ``tensorboard/`` in the run folder.
+    """`log.csv` and TensorBoard event files, one folder per stage, under ``tensorboard/`` in the run folder.
 
-    The folder ``tensorboard/run`` has the configuration, the protocol and the rollouts as texts, the curves as a
-    picture, and the settings with the final numbers for the page of hyper-parameters.
+    The folder ``tensorboard/run`` has configuration, protocol and rollouts as text, the curves as a picture, and settings
+    with final numbers for the page of hyper-parameters.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class TensorBoardLoggers(RunLoggers):
         return [_tensorboard(folder, stage)]
 
     def log_results(self, folder: RunFolder) -> None:
-        """Write what belongs to the whole run."""
+        """Write the parts that concern the whole run."""
         from matplotlib.image import imread
 
         logger = _tensorboard(folder, "run")
@@ -124,16 +124,16 @@ def _cell(value: object) -> str:
 
 
 class WandbLoggers(RunLoggers):
-    """`log.csv` and one Weights & Biases run for the whole job, each stage's metrics prefixed by its name.
+    """`log.csv` and one Weights & Biases run for the whole job; stage names prefix the metrics.
 
-    The run has the resolved configuration (secrets blanked out) and the protocol as its config, the final numbers as
-    its summary, the curves as a picture and the sampled rollouts as a table. ``trainer/global_step`` counts on from
-    stage to stage. The key is read by wandb from the environment (WANDB_API_KEY) and never from a config.
+    The run's config has the resolved configuration (secrets blanked out) and the protocol, its summary the final numbers.
+    The curves are a picture and the sampled rollouts a table. ``trainer/global_step`` continues from stage to stage. wandb
+    reads the key from the environment (WANDB_API_KEY) and never from a config.
 
     Args:
         project: the project's name.
         entity: user or team; None for the account's default.
-        group: what the runs of one experiment share; None for the sweep's name.
+        group: the common group of an experiment's runs; None for the sweep's name.
         name: the run's name; None for the run folder's.
         tags: labels, beside the choices of the main groups.
         offline: None for offline unless the environment has WANDB_API_KEY (or sets WANDB_MODE).
@@ -152,7 +152,7 @@ class WandbLoggers(RunLoggers):
         self.tags = list(tags)
         self.offline = offline
         self._run: Any = None
-        self._stages: Any = None  # `mllmrec.wandb_log.WandbStages` of the run
+        self._stages: Any = None  # the run's `mllmrec.wandb_log.WandbStages`
 
     def _mode(self) -> Any:
         if self.offline is not None:
@@ -189,7 +189,7 @@ class WandbLoggers(RunLoggers):
         return [self._stages.begin(stage)]
 
     def log_results(self, folder: RunFolder) -> None:
-        """Put the final numbers into the run's summary, ``test/<stage>/<metric>`` and the others by their section."""
+        """Put the final numbers into the run's summary: ``test/<stage>/<metric>``, and the others by section."""
         if self._run is None:
             return
         import wandb
@@ -206,16 +206,16 @@ class WandbLoggers(RunLoggers):
             self._run.log(shown)
 
     def close(self, failed: bool = False) -> None:
-        """Finish the run, which wandb then shows as failed or finished; the next job of a multirun starts its own."""
+        """Finish the run; wandb then shows it as failed or finished. The next job of a multirun starts its own run."""
         if self._run is not None:
             self._run.finish(exit_code=int(failed))
             self._run, self._stages = None, None
 
 
 def final_numbers(folder: RunFolder) -> Iterator[tuple[str, float]]:
-    """Every number of `metrics.json` under a path: ``test/grpo/HR@1`` of a stage, ``cost/grpo/seconds`` and so on.
+    """Every number of `metrics.json` with a path: ``test/grpo/HR@1`` for a stage, ``cost/grpo/seconds`` and so on.
 
-    The bounds of an interval are ``<path>/low`` and ``<path>/high``. Numbers among other negatives begin with
+    The bounds of an interval are ``<path>/low`` and ``<path>/high``. Paths of numbers among other negatives begin with
     ``other_negatives/``.
     """
     yield from _numbers("", folder)
@@ -241,7 +241,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def rollout_table(folder: RunFolder) -> tuple[list[str | int], list[list[Any]]]:
-    """Columns and rows of the rollouts that a run kept, one column for each part of the reward; no rows for none."""
+    """Columns and rows of the rollouts that a run kept; each part of the reward has a column. No rollouts, no rows."""
     rollouts = read_rollouts(folder.rollouts_path) if folder.rollouts_path.exists() else []
     parts = list(dict.fromkeys(name for rollout in rollouts for name in rollout.parts))
     columns: list[str | int] = ["step", "prompt_id", "completion", "reward", *parts, "advantage"]
@@ -260,10 +260,10 @@ def rollout_table(folder: RunFolder) -> tuple[list[str | int], list[list[Any]]]:
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which values that are or hold a secret are blanked out.
+    """A copy of the settings with secrets blanked out.
 
-    A text is taken for a secret where its key is called one (``api_key``, ``password``), and where it holds the value of
-    an environment variable that is called one.
+    A text counts as a secret if the name of its key says so (``api_key``, ``password``), or if it contains the value of an
+    environment variable with such a name.
     """
     secrets = [value for _, value in secret_values()]
 

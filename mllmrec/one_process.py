@@ -1,4 +1,4 @@
-"""Training happens in one process on one device, whatever cluster the process was started on."""
+"""Keeps training in one process on one device, on whatever cluster the process was started."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mllmrec.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# How many copies of a command were started together, and by what.
+# Environment variables that say how many copies of a command were started together, and by which launcher.
 _STARTERS = {"SLURM_STEP_NUM_TASKS": "srun", "WORLD_SIZE": "torchrun"}
 
 
 def make_trainer(settings: Mapping[str, Any], folder: RunFolder, **more: Any) -> lightning.Trainer:
-    """A Trainer of this process alone.
+    """A Trainer for this process only.
 
-    Lightning takes an allocation of several SLURM tasks, or torchrun, for several processes that train one model, and
-    refuses one device for them; and of all but the first it drops what they log.
+    In an allocation of several SLURM tasks, or under torchrun, Lightning assumes several processes that train one model. It
+    then refuses a single device and drops the logs of all processes but the first.
 
     Args:
         settings: the configuration's ``trainer``.
-        folder: of the run.
+        folder: the run's folder.
         more: arguments of Lightning's Trainer.
     """
     alone = LightningEnvironment()
@@ -43,13 +43,13 @@ def make_trainer(settings: Mapping[str, Any], folder: RunFolder, **more: Any) ->
 
 
 def warn_of_copies() -> None:
-    """Say where a cluster started this command several times, which is rarely what was meant."""
+    """Warn if a cluster started this command several times, which is rarely intended."""
     for variable, starter in _STARTERS.items():
         count = os.environ.get(variable, "")
         if count.isdecimal() and int(count) > 1:
             log.warning(
-                "%s started this command %s times, and each is a run of its own on one device: they train no model "
-                "together. For one run start it once (srun --ntasks=1)",
+                "%s started this command %s times. Each is a separate run on one device; they do not train one model "
+                "together. For a single run start it once (srun --ntasks=1)",
                 starter,
                 count,
             )

@@ -1,4 +1,4 @@
-"""The main job: data, then what the method trains, then tables and files."""
+"""The main job: prepare the data, train what the method trains, then write tables and files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mllmrec.run_folder import RunFolder, read_rollouts
 log = logging.getLogger(__name__)
 
 
-# What a job is called, shows, shares, replaces and warns of does not change what it computes.
+# Settings for a job's name, output, sharing, overwriting and warnings do not change its results.
 _NOT_COMPUTED = (
     "cache_dir",
     "logger",
@@ -49,16 +49,16 @@ _NOT_COMPUTED = (
 
 
 def run(cfg: DictConfig) -> float:
-    """Run the job in Hydra's output folder; returns the last stage's NDCG at the second cut-off (or the only one).
+    """Run the job in Hydra's output folder; return the last stage's NDCG at the second cut-off (or the only one).
 
     Raises:
-        UserError: the folder holds a finished run that is not to be replaced, or another job works in it; and whatever
-            is wrong with the data.
+        UserError: the folder holds a finished run that must not be replaced, another job works in it, or the data has
+            faults.
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config = fingerprint({name: value for name, value in plain.items() if name not in _NOT_COMPUTED})
-    # A job that a killed sweep left behind ends first; its result then counts.
+    # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):
         files = None
         if cfg.skip_finished:
@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> float:
             if (objective := folder.finished(config, inputs)) is not None:
                 make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
                 return objective
-            # Before any of them is read: what is edited meanwhile counts as edited.
+            # Before the job reads any of them, so that an edit during the job counts as an edit.
             files = inputs.record()
         refuse_finished(folder, cfg.overwrite)
         job = JobFolder(folder, cfg)
@@ -115,7 +115,7 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
 
 
 def labels(folder: RunFolder) -> Labels:
-    """How services that show many runs tell this one: the sweep, the folder, the choices of the main groups."""
+    """The names of this run in services that show many: the sweep, the folder, the choices of the main groups."""
     hydra = HydraConfig.get()
     chosen = hydra.runtime.choices
     group = None
@@ -146,7 +146,7 @@ def describe_data(folder: RunFolder, prepared: Prepared, protocols: Protocols) -
 
 
 def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
-    """The summary's main counts, for the screen."""
+    """The main counts of the data summary, for the screen."""
     summary = prepared.summary
     rows: list[tuple[str, object]] = [(f"{name} in all", count) for name, count in summary["whole"].items()]
     rows += [
@@ -173,22 +173,22 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
 
 
 def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
-    """The ranking of a fixed sample of validation users while something trains, or None where there is none.
+    """The protocol that ranks a fixed sample of validation users during training, or None if there is no sample.
 
-    Generated answers are slow, and a policy early in its training names few items; so where the results are ranked by them,
-    held-out users are ranked by the likelihood of every answer.
+    Generated answers are slow, and a policy early in its training names few items. So if results are ranked by generated
+    answers, held-out users are ranked by the likelihood of every answer.
     """
     if not cfg.heldout.users:
         return None
     if len(prepared.samples["validation"]) == 0:
         log.warning(
-            "heldout.users=%d, and the split has no validation users: nothing is ranked while stages train, and each "
-            "ends with its last weights",
+            "heldout.users=%d, but the split has no validation users: nothing is ranked while stages train, and each "
+            "stage ends with its last weights",
             cfg.heldout.users,
         )
         return None
     ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
-    # No reasoning is written for them; where the results' prompts ask for some, so do these.
+    # No reasoning is written for held-out users. Their prompts ask for reasoning if the results' prompts do.
     cot = False if cfg.eval.cot is True else cfg.eval.cot
     settings = OmegaConf.merge(
         cfg.eval,
@@ -204,7 +204,7 @@ def next_steps(
     """The files and commands to look at after a run."""
     user = prepared.interactions.user_ids[0]
     shown = relative(folder.path)
-    # An answer is generated from a list of all candidates, which would be longer than any of the training.
+    # Generated answers need a list of all candidates, which would be longer than any training list.
     scored = " eval.ranking=likelihood" if ranking == "generate" else ""
     return (
         [

@@ -1,4 +1,4 @@
-"""From the configuration to everything that stages and evaluation read: data, captions, prompts, candidates."""
+"""Builds everything that stages and evaluation read from the configuration: data, captions, prompts, candidates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mllmrec.reasoners.base import HistoryItem
 log = logging.getLogger(__name__)
 
 FULL = "full"
-# Keys of the dataset's section that describe filtering and not the source.
+# Keys of the dataset's section that describe filtering, not the source.
 _FILTER_KEYS = ("max_users", "filters")
 
 
@@ -54,20 +54,20 @@ class Prepared:
     questions: Questions  # about single candidates
     cot: CotPolicy | None
     train: Examples
-    mixture: Mixture  # which of them are seen with reasoning
+    mixture: Mixture  # which training samples carry reasoning
     asks: bool  # whether training prompts of samples with reasoning ask for it, before the answer
-    redraw: Callable[[str], Examples]  # the training examples with the negatives of another draw, by its name
+    redraw: Callable[[str], Examples]  # the training examples with the negatives of another, named draw
     summary: dict[str, Any]
     captions: dict[str, str]  # by item id
-    seed: int  # of what runs that are compared must share: candidates, evaluated users, ties, intervals
+    seed: int  # for everything that compared runs must share: candidates, evaluated users, ties, intervals
     history_length: int
     trained_list: int  # candidates that a training prompt lists
     _cache: Path
 
     def evaluation(self, settings: DictConfig) -> tuple[Examples, list[int], str]:
-        """The examples of ``settings.split`` under the settings' candidates.
+        """The examples of ``settings.split`` with candidates as in the settings.
 
-        Where training prompts ask for reasoning, these ask for it in the same words, unless ``settings.cot`` is false.
+        If training prompts ask for reasoning, these ask for it in the same words, unless ``settings.cot`` is false.
 
         Returns:
             The examples, the positions to evaluate, and the hash of the candidates of the whole split.
@@ -116,7 +116,7 @@ class Prepared:
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        """What evaluation avoids; the same for every number and weighting of negatives."""
+        """The catalogue for drawing negatives in evaluation; the same for every number and weighting of negatives."""
         return Catalogue(self.interactions, self.items)
 
     def _candidates(self, samples: Samples, settings: DictConfig) -> tuple[CandidatesOf, str]:
@@ -140,7 +140,7 @@ class Prepared:
         return look_up, stored.hash
 
     def corpus(self) -> Iterator[str]:
-        """Texts as they stand in prompts, without marks: one line per item, and some whole prompts for the wording."""
+        """Texts as they appear in prompts, without marks: one line per item, and some whole prompts for the wording."""
         for item in range(len(self.items)):
             yield without_item_marks(self.builder.prompt([item], None))
         step = max(1, len(self.train) // 500)
@@ -155,14 +155,14 @@ def seeded_subset(samples: Samples, size: int, seed: int) -> list[int]:
 
 
 def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
-    """Load, filter, caption, split; draw what is frozen; describe everything in ``summary``.
+    """Load, filter, caption and split the data; draw the frozen parts; describe everything in ``summary``.
 
     Args:
-        cfg: of the run.
-        training: whether training samples are to carry reasoning, which is written where it is missing.
+        cfg: the run's configuration.
+        training: whether training samples should carry reasoning; missing reasoning is written.
 
     Raises:
-        UserError: data or settings do not fit, saying how.
+        UserError: data and settings do not fit; it says in what way.
     """
     cache = Path(cfg.cache_dir)
     remove_abandoned(cache)
@@ -241,12 +241,12 @@ def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
 
 
 def _warn_of_thin_subset(max_users: int | None, test: dict[str, Any]) -> None:
-    """Say so where a subset of the users is another task than the whole: most targets are unknown to training."""
+    """Warn if a subset of the users makes a different task, because training does not know most targets."""
     unseen, samples = test["targets_unseen_in_training"], test["samples"]
     if max_users is not None and unseen >= samples / 2:
         log.warning(
-            "dataset.max_users=%d: %d of %d test targets occur in no training sequence of these users, so little but "
-            "their titles and images can tell them; keep more users before numbers are believed",
+            "dataset.max_users=%d: %d of %d test targets occur in no training sequence of these users, so only their "
+            "titles and images can help to find them; keep more users before you trust the numbers",
             max_users,
             unseen,
             samples,
@@ -254,13 +254,13 @@ def _warn_of_thin_subset(max_users: int | None, test: dict[str, Any]) -> None:
 
 
 def marked_items(item_tokens: str, items: Items) -> list[str]:
-    """The ids of the items that prompts show by tokens that are no text, too."""
+    """The ids of the items that prompts also show by tokens other than text."""
     ids: list[str] = items.ids.tolist()
     return {"none": [], "vector": ids, "image": [item for item in ids if item in items.images]}[item_tokens]
 
 
 def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Captions by item id, read from the cache where they were written before, and what was counted."""
+    """Captions by item id, from the cache if they exist there, and their counts."""
     if cfg.caption._target_ is None:
         return {}, {"captioned": 0}
     captioner = instantiate(cfg.caption)
@@ -271,7 +271,7 @@ def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, s
 
 
 def carriers_of(cfg: DictConfig, cot: CotPolicy | None, train: Examples) -> Carriers:
-    """Which training samples carry reasoning. What has to be made for that is made here."""
+    """Which training samples carry reasoning. Missing reasoning is made here."""
     mixing: Mixing = instantiate(cfg.mixing)
     if cot is None:
         none = np.empty(0, dtype=np.int64)
@@ -283,7 +283,7 @@ def carriers_of(cfg: DictConfig, cot: CotPolicy | None, train: Examples) -> Carr
 def cot_summary(
     mix_ratio: float, cot: CotPolicy | None, carriers: Carriers, train: Examples
 ) -> dict[str, Any]:
-    """How much reasoning was asked for, how much there is, and why the rest has none; warns of too little."""
+    """How much reasoning was requested, how much exists, and why the rest has none; warns of too little."""
     coverage = (
         {} if cot is None else cot.coverage(train.cot_key(index) for index in carriers.looked_at.tolist())
     )
@@ -291,10 +291,10 @@ def cot_summary(
     if len(carriers.positions) < carriers.wanted or (mix_ratio > 0 and carriers.wanted == 0):
         found = _counted(coverage)
         log.warning(
-            "mix_ratio=%g asks for reasoning in %s of %s training samples, and %s carry it (a share of %.4g)%s: results "
-            "are those of that share; change mix_ratio, or let cot_policy keep more",
+            "mix_ratio=%g asks for reasoning in %s of %s training samples, but %s carry it (a share of %.4g)%s: results "
+            "are for that share; change mix_ratio, or let cot_policy keep more",
             *(mix_ratio, f"{carriers.wanted:,}", f"{len(train):,}", f"{len(carriers.positions):,}", share),
-            f". Of {len(carriers.looked_at):,} looked at: {found}" if found else "",
+            f". Of {len(carriers.looked_at):,} samples considered: {found}" if found else "",
         )
     return {
         "policy": None if cot is None else type(cot).__name__,
@@ -335,7 +335,7 @@ def cot_policy(
 def cot_pipeline(
     cfg: DictConfig, items: Items, captions: dict[str, str], domain: str, cache: Path
 ) -> CotPipeline:
-    """The reasoners that ``draft`` and ``refine`` name, and what they may see of the items."""
+    """The reasoners that ``draft`` and ``refine`` name, and the parts of items that they may see."""
     shown = {
         item: HistoryItem(item, title, captions.get(item, ""), items.images.get(item))
         for item, title in zip(items.ids.tolist(), items.titles.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Progress of everything that takes more than a few seconds: a bar in a terminal, plain lines elsewhere."""
+"""Progress of work that takes more than a few seconds: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class StageProgress:
     """Progress of one stage, as a context manager: name, bar, count, rate, time left and a note.
 
     In a terminal it is a rich bar. Elsewhere (CI, a file) it prints one line about every ten seconds and one at
-    the end, so that a log shows that the run lives.
+    the end, so that a log shows that the run is alive.
 
     Args:
-        stage: what is being done, as shown.
-        total: how many steps; None when unknown.
-        unit: what is counted.
+        stage: the name of the work, as shown.
+        total: number of steps; None if unknown.
+        unit: the unit of the steps.
         console: where to show; standard output by default.
         every_seconds: time between two plain lines.
         clock: seconds, monotonic.
@@ -52,7 +52,7 @@ class StageProgress:
         self.console = console or make_console()
         self.every_seconds = every_seconds
         self.done = 0
-        self._shown = 0  # of ``done``, in the last plain line
+        self._shown = 0  # the value of ``done`` in the last plain line
         self._note = ""
         self._clock = clock
         self._bar: Progress | None = None
@@ -74,10 +74,10 @@ class StageProgress:
         return self
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Count ``steps`` more; ``note`` (a loss, a reward) stands behind the time left until it is replaced.
+        """Count ``steps`` more; ``note`` (a loss, a reward) follows the time left until another note replaces it.
 
         Raises:
-            Stopped: the command was asked to end, and whoever heard it first kept it to itself.
+            Stopped: a signal asked the command to end, and some code suppressed the signal's exception.
         """
         check_stopped()
         self.done += steps

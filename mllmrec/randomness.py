@@ -1,7 +1,7 @@
-"""Local generators, one per purpose: nothing in mllmrec draws from a global one.
+"""Local generators, one per purpose: nothing in mllmrec draws from a global generator.
 
-Each generator is named by the run's seed and by what it is for, so candidates, CoT selection and shuffles are
-each reproducible alone, whatever else was drawn before them.
+The run's seed and a purpose name each generator. So candidates, CoT selection and shuffles are each reproducible alone,
+whatever else was drawn before them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A NumPy generator of its own for this purpose."""
+    """A separate NumPy generator for this purpose."""
     return np.random.Generator(np.random.Philox(derive_seed(seed, *purpose)))
 
 
 def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator of its own for this purpose."""
+    """A separate torch generator for this purpose."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
 
 
 @contextmanager
 def seeded_globals(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Lend libraries that draw from torch's global generators (weight initialisation, dropout) one of their own.
+    """Seed torch's global generators for libraries that draw from them (weight initialisation, dropout).
 
-    The global state is what it was afterwards.
+    Afterwards the generators have their old state again.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *purpose))

@@ -34,7 +34,7 @@ def recommend(cfg: DictConfig) -> None:
         for place, (item, score) in enumerate(ranked[: cfg.top], 1)
     ]
     two_prompts = 2 <= shortlist < min(cfg.top, len(ranked)) and len(ranked) > trained
-    note = f"ranks 1 to {shortlist}: of a prompt that lists them; the others: of one without a list"
+    note = f"ranks 1 to {shortlist} come from a prompt that lists them; the others from one without a list"
     columns = ("rank", "item", "title", "log-probability")
     console.print(rows_table("Recommended", columns, rows, note if two_prompts else None))
 

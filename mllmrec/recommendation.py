@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 def history_of(
     prepared: Prepared, user: str | int | None, history: Sequence[str | int] | None
 ) -> tuple[list[int], set[int], str]:
-    """The history to continue, the items not to recommend, and what to call it.
+    """The history to continue, the items not to recommend, and a name for the history.
 
     Args:
         prepared: the run's data.
-        user: whose whole history to take.
-        history: or the item ids of one, oldest first.
+        user: take the whole history of this user.
+        history: or take these item ids, oldest first.
 
     Raises:
-        UserError: neither or both are given, or an id is unknown.
+        UserError: ``user`` and ``history`` are both given or both missing, or an id is unknown.
     """
     if (user is None) == (history is None):
         raise UserError("give either user=ID or history=[ITEM,ITEM,...]")
@@ -42,7 +42,7 @@ def history_of(
 
 
 def item_codes(prepared: Prepared, ids: Sequence[str | int]) -> list[int]:
-    """Item codes of ids.
+    """The item codes of these ids.
 
     Raises:
         UserError: an id is unknown.
@@ -65,16 +65,16 @@ def rank_items(
     candidates: Sequence[str | int] | None = None,
     shortlist: int = 0,
 ) -> list[tuple[int, float]]:
-    """Items with their scores, best first: log-probabilities where a language model ranks.
+    """Items with their scores, best first; a language model's scores are log-probabilities.
 
-    The prompt lists no more ``candidates`` than training prompts do. Where there are more, or the whole catalogue but
-    ``excluded`` competes, none is listed; the ``shortlist`` best are then listed in a second prompt and ranked anew, and the
-    others stand behind them with their first scores.
+    The prompt lists ``candidates`` if there are no more of them than in training prompts. If there are more, or if the whole
+    catalogue except ``excluded`` competes, it lists none. A second prompt then lists the ``shortlist`` best and ranks them
+    again; the other items follow with their first scores.
     """
     trained = run.prepared.trained_list
     if shortlist > trained:
         log.warning(
-            "shortlist=%d: training prompts list %d items, and longer lists are ranked badly",
+            "shortlist=%d: training prompts list only %d items, and policies rank longer lists badly",
             shortlist,
             trained,
         )
@@ -88,7 +88,7 @@ def rank_items(
     ranked = _ranked(run, history, items, listed=False)
     if shortlist < 2:
         return ranked
-    # In catalogue order: the first pass must not speak through the positions.
+    # In catalogue order, so that positions do not reveal the order of the first pass.
     best = sorted(item for item, _ in ranked[:shortlist])
     return _ranked(run, history, best, listed=True) + ranked[shortlist:]
 

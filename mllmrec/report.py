@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def report(cfg: DictConfig) -> None:
-    """Read the runs, write the report, print its tables and where it lies."""
+    """Read the runs, write the report, print its tables and its path."""
     from dataclasses import fields
     from datetime import datetime
 
@@ -61,9 +61,9 @@ def report(cfg: DictConfig) -> None:
 
 
 def listed(arguments: Sequence[str]) -> list[str]:
-    """``runs=A,B`` as the list that is meant; Hydra alone would take it for a sweep over A and B.
+    """Turn ``runs=A,B`` into a list; Hydra itself would read it as a sweep over A and B.
 
-    A path that exists as typed is one folder, whatever commas it has: multirun names folders after overrides.
+    A path that exists as typed is one folder even if it has commas, since multirun names folders after overrides.
     """
     result = []
     for argument in arguments:

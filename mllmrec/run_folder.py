@@ -1,4 +1,4 @@
-"""The run folder of one job: where everything lies, and the writers of `metrics.json` and `rollouts.parquet`."""
+"""The run folder of one job: the paths of its files, and the writers of `metrics.json` and `rollouts.parquet`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mllmrec.disk_faults import about, refusing_damage
 from mllmrec.errors import UserError
 from mllmrec.input_files import InputFiles, Record
 
-# Of a damaged YAML file, and of one that names Python objects.
+# Exceptions from a damaged YAML file, or from one that names Python objects.
 _NOT_SETTINGS = (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError)
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON values, floats rounded to 6 decimals; refuses what is not a number."""
+    """``value`` as JSON values, with floats rounded to 6 decimals; refuses NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -77,7 +77,7 @@ class RunFolder:
     """Paths of one run, and `metrics.json`, which grows as numbers are computed.
 
     Args:
-        path: the folder; created when absent. Nothing in it is touched until something is written.
+        path: the folder; created if missing. Nothing in it changes until something is written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,7 +95,7 @@ class RunFolder:
         self.run_log_path = self.path / "run.log"
         self.hydra_path = self.path / ".hydra"
         self.resolved_config_path = self.hydra_path / "resolved.yaml"
-        # Of a finished run that was ranked again in this folder, with the protocol and the stage of that ranking.
+        # Settings of a finished run that was ranked again in this folder, with that ranking's protocol and stage.
         self.evaluated_config_path = self.hydra_path / "evaluated.yaml"
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
@@ -109,7 +109,7 @@ class RunFolder:
         """The folder of an earlier run.
 
         Raises:
-            UserError: there is no such folder, or it holds no metrics.
+            UserError: the folder does not exist, or holds no metrics.
         """
         if not (Path(path) / "metrics.json").is_file():
             raise UserError(
@@ -118,16 +118,16 @@ class RunFolder:
         return cls(path)
 
     def seconds(self) -> float:
-        """Seconds since this object was made: since the start of the job."""
+        """Seconds since this object was made, that is, since the start of the job."""
         return time.monotonic() - self._started
 
     @property
     def is_finished(self) -> bool:
-        """Whether a job came to its end here."""
+        """Whether a job finished in this folder."""
         return self.finished_path.is_file()
 
     def start_afresh(self) -> None:
-        """Remove what an earlier run left in this folder, so that none of it is taken for this one's."""
+        """Remove the files of an earlier run, so that nobody takes them for this run's."""
         remove_abandoned(self.path)
         for path in (
             self.finished_path,
@@ -147,25 +147,25 @@ class RunFolder:
             shutil.rmtree(trained, ignore_errors=True)
 
     def finish(self, config: str, objective: float, files: Record | None = None) -> None:
-        """Say that the job came to its end.
+        """Record that the job finished.
 
         Args:
             config: fingerprint of its configuration.
-            objective: what it returned.
-            files: what the files held that its settings name; None where nobody will ask.
+            objective: its return value.
+            files: record of the files that its settings name; None if nobody will need it.
         """
         known = {} if files is None else {"files": files}
         write_json(self.finished_path, {"config": config, "objective": objective, **known})
 
     def fail(self, error: BaseException) -> None:
-        """Say why the job did not come to its end; not where an earlier one did, whose results are still there."""
+        """Record why the job did not finish, unless the folder still holds the results of an earlier finished job."""
         if self.is_finished:
             return
-        with suppress(OSError):  # of a disk that is full, of which the error itself tells
+        with suppress(OSError):  # of a full disk; the error itself reports it
             write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
 
     def failure(self) -> str | None:
-        """The first line of why the job did not come to its end; None where it said nothing, as when it was killed."""
+        """The first line of the reason why the job did not finish; None if it left none, as when it was killed."""
         if not self.failed_path.is_file():
             return None
         try:
@@ -175,12 +175,12 @@ class RunFolder:
         return (text.strip().splitlines() or ["no message"])[0]
 
     def finished(self, config: str, files: InputFiles | None = None) -> float | None:
-        """The objective of a job of this configuration that came to its end here; None where there is none.
+        """The objective of a finished job of this configuration in this folder; None if there is none.
 
         Args:
             config: fingerprint of the configuration.
-            files: that its settings name; they must hold what they held then. Earlier versions kept no record of them, and
-                such a job counts.
+            files: the files that its settings name; their content must not have changed. A job of an earlier version, which
+                kept no record of them, counts as finished.
         """
         try:
             content = json.loads(self.finished_path.read_text(encoding="utf-8"))
@@ -222,7 +222,7 @@ class RunFolder:
         write_json(self.metrics_path, content)
 
     def record_protocol(self, protocol: Mapping[str, Any], chance: Mapping[str, float] | None = None) -> None:
-        """Say how the numbers to come are computed, before the first of them.
+        """Record how the coming numbers are computed, before the first of them.
 
         Raises:
             UserError: the folder holds numbers computed under another protocol.
@@ -238,7 +238,7 @@ class RunFolder:
         self._update("chance", chance or {})
 
     def record_reasoning(self, mix_ratio: float, share: float) -> None:
-        """Say which share of the training samples was to carry reasoning, and which share does."""
+        """Record the requested and the actual share of training samples that carry reasoning."""
         self._update("reasoning", {"mix_ratio": mix_ratio, "share": share})
 
     def record_stage(
@@ -251,7 +251,7 @@ class RunFolder:
         """Add one evaluated stage.
 
         Raises:
-            ValueError: no protocol was recorded: a number without its protocol is not written.
+            ValueError: no protocol was recorded, since a number is not written without its protocol.
         """
         if not self.metrics()["protocol"]:
             raise ValueError(f"record the protocol before the metrics of stage {stage}")
@@ -266,27 +266,27 @@ class RunFolder:
     def record_baseline(
         self, name: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
     ) -> None:
-        """Add a recommender that stands beside the run's stages as a bar to clear."""
+        """Add a recommender that the run's stages should beat."""
         self._update("baselines", {name: {"metrics": metrics, "intervals": intervals}})
 
     def record_weights(self, stage: str, compared: Mapping[str, Any]) -> None:
-        """Say how a stage's best held-out weights and its last ones rank.
+        """Record the results of a stage's best held-out weights and of its last weights.
 
         Args:
-            stage: evaluated before, with the weights that it kept.
-            compared: ``kept`` (best or last); under ``best`` and ``last`` the ``step``, ``metrics`` and ``intervals`` of each;
-                under ``difference`` the paired comparison best - last, where the two are not the same weights.
+            stage: a stage whose kept weights are already evaluated.
+            compared: ``kept`` (best or last); ``best`` and ``last``, each with ``step``, ``metrics`` and ``intervals``; and
+                ``difference``, the paired comparison best - last, if the two are not the same weights.
         """
         self._update("weights", {stage: compared})
 
     def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
-        """Add what a stage cost: the only section in which two identical runs differ."""
+        """Add the cost of a stage; only this section differs between identical runs."""
         self._update("cost", {stage: cost})
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled completion, as shown to a person."""
+    """One sampled completion for people to read."""
 
     step: int
     prompt_id: str
@@ -297,10 +297,10 @@ class Rollout:
 
 
 def read_settings(path: Path) -> Any:
-    """A YAML file of settings, as OmegaConf holds it; nothing in it is run.
+    """A YAML file of settings as an OmegaConf object; no code in the file runs.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         return OmegaConf.load(path)
@@ -312,8 +312,8 @@ def read_settings(path: Path) -> Any:
 class RolloutWriter:
     """Streams sampled rollouts to `rollouts.parquet`.
 
-    Use as a context manager: the file appears, whole, when the block ends, also by an exception, for the samples
-    before a failure are what explains it. Rows before ``from_step`` of an earlier attempt are kept (resume).
+    Use it as a context manager. The complete file appears when the block ends, even by an exception, because the samples
+    before a failure help to explain it. It keeps an earlier attempt's rows before ``from_step`` (resume).
     """
 
     def __init__(self, path: Path, from_step: int = 0) -> None:

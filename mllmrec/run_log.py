@@ -1,4 +1,4 @@
-"""`run.log`: what a job logs, from its first line on."""
+"""`run.log`: everything that a job logs, from its first line on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FOR_DEVELOPERS = (": FutureWarning:", ": DeprecationWarning:", ": PendingDeprec
 
 
 class RunLog:
-    """Collects what is logged and writes it to a file, which it begins anew.
+    """Collects log records and writes them to a new file.
 
     Args:
-        path: the file; an earlier one stays as it is until `open`.
-        level: of what is collected.
+        path: the file; an earlier file stays as it is until `open`.
+        level: the lowest level to collect.
     """
 
     def __init__(self, path: Path, level: int = logging.INFO) -> None:
@@ -29,7 +29,7 @@ class RunLog:
         self._held.setLevel(level)
 
     def open(self) -> None:
-        """Begin the file with what was collected, and write from now on; a second call does nothing."""
+        """Start the file with the collected records, and write to it from now on; a second call does nothing."""
         if self._held.target is not None:
             return
         handler = _LogFile(self.path, "w", encoding="utf-8")
@@ -40,10 +40,10 @@ class RunLog:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Collect what is logged in the block, values of secret environment variables blanked out.
+        """Collect all log records in the block, with the values of secret environment variables blanked out.
 
-        Meanwhile the handlers that were there (the screen's) show warnings only: the screen has tables and bars. Python's
-        own warnings are collected too; of those, what a library will change in future stays off the screen.
+        Meanwhile existing handlers (the screen's) show only warnings, since the screen has tables and bars. Python's own
+        warnings are collected too, but notices of future changes in libraries stay off the screen.
         """
         root = logging.getLogger()
         logging.captureWarnings(True)
@@ -68,11 +68,11 @@ class RunLog:
             if target is not None:
                 target.close()
             if isinstance(target, _LogFile) and target.fault is not None:
-                root.warning("%s is not whole: %s", self.path, target.fault.strerror)
+                root.warning("%s is incomplete: %s", self.path, target.fault.strerror)
 
 
 class _LogFile(logging.FileHandler):
-    """A log that ends where the disk takes no more: no reason to end the job, nor for a traceback a line."""
+    """A log that stops if the disk refuses a line, without ending the job or printing a traceback for each line."""
 
     fault: OSError | None = None
 
@@ -93,7 +93,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _for_the_user(record: logging.LogRecord) -> bool:
-    """Whether the screen shows it: what libraries will change is for those who develop with them."""
+    """Whether the screen shows a record; future changes in libraries concern only developers."""
     return record.name != "py.warnings" or not any(kind in record.getMessage() for kind in _FOR_DEVELOPERS)
 
 

@@ -1,8 +1,8 @@
 """Signals that end a command: Ctrl-C (SIGINT), SIGTERM and a closed terminal (SIGHUP).
 
-Each is raised in the main thread as `Stopped`, wherever the command is: in an import, in a loop of ours, inside a
-Lightning trainer, which turns a KeyboardInterrupt into exit status 1 and SIGTERM into 0. Only the standard library is
-imported here, so that a command can watch for signals before imports that take seconds.
+Each raises `Stopped` in the main thread, wherever the command is: in an import, in a loop of this package, or inside a
+Lightning trainer, which by itself turns a KeyboardInterrupt into exit status 1 and SIGTERM into 0. This module imports only
+the standard library, so that a command can watch for signals before imports that take seconds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 AGAIN_SECONDS = (
-    1.0  # `timeout`, a terminal and a sweep may each send the same signal: within this time it is one
+    1.0  # `timeout`, a terminal and a sweep may each send the same signal; within this time they count as one
 )
-SWALLOWED_SECONDS = 0.1  # before a signal is raised again that was lost in a destructor
-CHILDREN_SECONDS = 10.0  # that worker processes are given to write down that they were stopped
+SWALLOWED_SECONDS = 0.1  # wait before raising a signal again that was lost in a destructor
+CHILDREN_SECONDS = 10.0  # time for worker processes to record that they were stopped
 HINT = "what is on disk is whole; start the command again"
 _WORDS = {
     "SIGINT": "interrupted (Ctrl-C)",
@@ -37,10 +37,10 @@ _said = False
 
 
 class Stopped(BaseException):
-    """A signal asked this process to end. Not an Exception: nothing that failed, and nothing to recover from.
+    """A signal asked this process to end. It is not an Exception, since nothing failed and there is nothing to handle.
 
     Args:
-        number: of the signal.
+        number: the signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -49,7 +49,7 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """The exit status that shells give it."""
+        """The exit status that shells use for the signal."""
         return 128 + self.number
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -62,7 +62,7 @@ def stopped_by() -> Stopped | None:
 
 
 def check_stopped() -> None:
-    """End what is under way if a signal came and its exception was lost, as in a library's bare ``except``.
+    """Raise again if a signal came but its exception was lost, as in a library's bare ``except``.
 
     Raises:
         Stopped: a signal came.
@@ -73,8 +73,8 @@ def check_stopped() -> None:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Let signals raise `Stopped` in the block. One that is ignored (nohup) stays so; elsewhere than in the main
-    thread nothing changes."""
+    """Let signals raise `Stopped` in the block. An ignored signal (nohup) stays ignored; outside the main thread nothing
+    changes."""
     before: dict[int, Any] = {}
     hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
@@ -96,8 +96,8 @@ def stoppable(command: str, hint: str = HINT) -> Iterator[None]:
     """Run the block as a command: a signal ends it with one line on standard error and status 128 + its number.
 
     Args:
-        command: its name, which begins the line.
-        hint: what to do next, which ends the line.
+        command: the command's name, at the start of the line.
+        hint: what to do next, at the end of the line.
 
     Raises:
         SystemExit: a signal came.
@@ -110,12 +110,12 @@ def stoppable(command: str, hint: str = HINT) -> Iterator[None]:
             stopped = Stopped(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _received
             if stopped is None or _said:
                 raise
-            # Whatever it is, it followed from the signal.
+            # Any other exception here is a consequence of the signal.
             _end(f"{command}: {stopped}; {hint}", stopped.status)
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End without waiting for threads, which Python would do: for a request to a slow server many minutes."""
+    """End without waiting for threads. Python would wait for them, many minutes if a request goes to a slow server."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
@@ -149,7 +149,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _pass_on() -> None:
-    """End the processes that work for this one, while there is someone to end them gently."""
+    """End this process's workers while this process can still end them gently."""
     multiprocessing = sys.modules.get("multiprocessing")
     children = multiprocessing.active_children() if multiprocessing else []
     for child in children:
@@ -160,7 +160,7 @@ def _pass_on() -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> bool:
-    """Send the signal again whose exception Python had to drop, in a destructor or a weak reference's callback."""
+    """Send a signal again if Python dropped its exception, in a destructor or a weak reference's callback."""
     global _swallowed
     if _received is None or dropped.exc_value is not _received:
         return False

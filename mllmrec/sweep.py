@@ -1,4 +1,4 @@
-"""``python -m mllmrec.sweep NAME``: a named experiment as a multirun that goes on where it stopped, and its report."""
+"""``python -m mllmrec.sweep NAME``: a named experiment as a resumable multirun, and its report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mllmrec.stopping import stoppable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    with stoppable("mllmrec.sweep", "start it again to go on"):
+    """Run the command; return its exit status."""
+    with stoppable("mllmrec.sweep", "start it again to continue"):
         from mllmrec.sweeping.command import run_command
 
         return run_command(sys.argv[1:] if arguments is None else arguments)

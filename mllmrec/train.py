@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(cfg: DictConfig) -> float:
-    """Run the job that ``cfg`` describes; returns the last stage's objective for sweepers."""
+    """Run the job that ``cfg`` describes; return the last stage's objective for sweepers."""
     from mllmrec.pipeline import run
 
     return run(cfg)

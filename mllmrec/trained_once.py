@@ -1,8 +1,8 @@
-"""Folders of trained weights kept for other jobs: what several runs have in common is trained once.
+"""Folders of trained weights kept for other jobs, so that runs train common parts only once.
 
-A folder is named by the fingerprint of everything that made its weights. It is whole or absent: it names its files with
-their hashes, and what does not fit them is trained again. Jobs that need the same one at the same time wait for the one
-that trains it.
+The fingerprint of everything that made the weights names the folder. A folder is complete or absent: it lists its files with
+their hashes, and weights that do not match are trained again. If several jobs need the same weights at the same time, one
+trains them and the others wait.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from mllmrec.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 _LOG, _COST = "log.csv", "cost.json"
-# What the weights were made from, and the hash of every other file of the folder.
+# The parts that the weights were made from, and the hash of every other file in the folder.
 _MADE_FROM = "made_from.json"
 
 
 def place_of(folder: Path, parts: Mapping[str, Any]) -> Path:
-    """Where in ``folder`` weights are kept that were made from these parts."""
+    """The place in ``folder`` of weights that were made from these parts."""
     return folder / fingerprint(parts)
 
 
 @contextmanager
 def alone(place: Path, what: str) -> Iterator[None]:
-    """Keep other jobs from training what belongs at ``place``, and is called ``what``, until the block ends."""
+    """Keep other jobs from training the weights at ``place``, called ``what``, until the block ends."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{place}.lock")
     try:
@@ -52,15 +52,15 @@ def alone(place: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def keeping(place: Path, parts: Mapping[str, Any], run: RunFolder, stages: Sequence[str]) -> Iterator[Path]:
-    """Yield a folder to write weights to, which becomes ``place``; log and cost of the run so far go with them.
+    """Yield a folder for weights, which becomes ``place``; it also stores log and cost of the run so far.
 
-    Where the disk takes no more, nothing is kept, and a warning says so.
+    If the disk cannot take the weights, nothing is kept, and a warning says so.
 
     Args:
-        place: of ``parts``, and empty.
-        parts: what made the weights.
-        run: that trained them.
-        stages: of the run that they come from.
+        place: the place for ``parts``, empty so far.
+        parts: everything that made the weights.
+        run: the run that trained the weights.
+        stages: the run's stages that the weights come from.
     """
     temporary = temporary_beside(place)
     try:
@@ -81,21 +81,21 @@ def keeping(place: Path, parts: Mapping[str, Any], run: RunFolder, stages: Seque
         fault = disk_fault(error)
         if fault is None:
             raise
-        # The run has its weights.
+        # The run itself already has its weights.
         log.warning("%s: not kept for other jobs: %s", ", ".join(stages), fault)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_whole(place: Path, parts: Mapping[str, Any], what: str) -> bool:
-    """Whether `keeping` left ``place`` and nothing has happened to it since; for a block of `alone`.
+    """Whether ``place`` is as `keeping` left it; call it in a block of `alone`.
 
-    What is damaged is named in the log and removed, so that it is trained again.
+    A damaged folder is named in the log and removed, so that its weights are trained again.
 
     Args:
-        place: of ``parts``.
-        parts: what made the weights.
-        what: the weights are called.
+        place: the place for ``parts``.
+        parts: everything that made the weights.
+        what: the name of the weights.
     """
     if not place.exists():
         return False
@@ -113,12 +113,12 @@ def is_whole(place: Path, parts: Mapping[str, Any], what: str) -> bool:
 
 
 def hand_over(place: Path, run: RunFolder, stage: str | None = None) -> None:
-    """Give a run the log and the cost of what it takes from ``place``, as if it had trained that.
+    """Give a run the log and the cost of the weights at ``place``, as if it had trained them.
 
     Args:
-        place: that `is_whole`.
-        run: whose log holds nothing else.
-        stage: what the run calls it where ``place`` holds one stage that may have another name; None keeps the names.
+        place: a place that `is_whole`.
+        run: a run with an otherwise empty log.
+        stage: the run's name for the single stage in ``place``, which may have another name there; None keeps the names.
     """
     if (place / _LOG).exists():
         write_log(run.log_path, [{**row, "stage": stage or row["stage"]} for row in read_log(place / _LOG)])
@@ -129,7 +129,7 @@ def hand_over(place: Path, run: RunFolder, stage: str | None = None) -> None:
 
 
 def _damage(place: Path, parts: Mapping[str, Any]) -> str | None:
-    """What is wrong with a folder; None where nothing is."""
+    """What is wrong with a folder; None if nothing is wrong."""
     try:
         made_from = json.loads((place / _MADE_FROM).read_text(encoding="utf-8"))
         if made_from["parts"] != json.loads(json.dumps(parts, default=str)):
@@ -147,7 +147,7 @@ def _damage(place: Path, parts: Mapping[str, Any]) -> str | None:
 
 
 def _files_of(folder: Path) -> dict[str, str]:
-    """The hash of every file of a folder but of the one that holds them."""
+    """The hash of every file in a folder, except the file that holds the hashes."""
     return {
         path.relative_to(folder).as_posix(): file_fingerprint(path)
         for path in sorted(folder.rglob("*"))

@@ -1,6 +1,6 @@
-"""What watches a Lightning stage: its progress and the time of its steps.
+"""Callbacks that watch a Lightning stage: its progress and the time of its steps.
 
-Apart from `progress` and `cost`, so that commands that train nothing need not wait for Lightning's import.
+They are separate from `progress` and `cost`, so that commands without training need not wait for Lightning's import.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mllmrec.progress import StageProgress
 
 
 class TrainingProgress(ProgressBar):
-    """Shows a Lightning stage by `StageProgress`: optimiser steps, rate, time left and what the module logs.
+    """Shows a Lightning stage with `StageProgress`: optimiser steps, rate, time left and logged values.
 
     Args:
-        stage: what is being trained, as shown.
-        shown: names of logged values to show, in this order, those present; all with ``prog_bar=True`` when empty.
+        stage: the name of the stage, as shown.
+        shown: names of logged values to show if present, in this order; if empty, all with ``prog_bar=True``.
         console: where to show; standard output by default.
     """
 
@@ -47,7 +47,7 @@ class TrainingProgress(ProgressBar):
         """Open the bar."""
         if not self._enabled:
             return
-        # A stage of ours knows its updates; a batch of it may hold several.
+        # A stage of this package knows its updates; one batch may hold several.
         steps = getattr(pl_module, "updates", None) or trainer.estimated_stepping_batches
         total = int(steps) - trainer.global_step if 0 < steps < float("inf") else None
         self._step = trainer.global_step
@@ -80,7 +80,7 @@ class TrainingProgress(ProgressBar):
 
 
 class StepTimer(lightning.Callback):
-    """Times the steps of the stage that a Trainer trained last, the reading of its batches left out."""
+    """Times the steps of the stage that a Trainer trained last, without the reading of its batches."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -12,13 +12,13 @@ from mllmrec.csv_log import read_log
 
 
 class WandbStages:
-    """The stages of one job: each counts on from where the one before it ended, so that steps never go back.
+    """The stages of one job. Each stage counts on from the end of the one before it, so that steps never go back.
 
-    Stages that an earlier job had trained have no logger; their steps are taken from `log.csv`.
+    Stages that an earlier job trained have no logger; their steps come from `log.csv`.
 
     Args:
-        run: of the job.
-        log_csv: of the job.
+        run: the job's wandb run.
+        log_csv: the job's `log.csv`.
     """
 
     def __init__(self, run: Any, log_csv: Path) -> None:
@@ -49,7 +49,7 @@ class WandbStages:
 
 
 class WandbLog(WandbLogger):
-    """One stage: its metrics are prefixed by its name, and its step 0 is the last step of the stage before it."""
+    """Logs one stage: its name prefixes its metrics, and its step 0 is the last step of the stage before it."""
 
     LOGGER_JOIN_CHAR = "/"
 

@@ -120,7 +120,7 @@ def test_a_limit_that_cuts_off_what_is_learnt_is_refused_with_the_one_to_set(lea
         "rollout.max_new_tokens=44 cuts off 10 of 30 training completions with reasoning: the longest has 84 tokens, and "
         "44 lies at percentile 66 of their lengths; set rollout.max_new_tokens=84; "
         "eval.max_new_tokens=20 cuts off 30 of 30 training completions with reasoning: the longest has 84 tokens, and "
-        "20 lies at percentile 0 of their lengths; set eval.max_new_tokens=84, or have shorter reasoning written"
+        "20 lies at percentile 0 of their lengths; set eval.max_new_tokens=84, or use shorter reasoning"
     )
     with pytest.raises(UserError, match=r"^rollout\.max_new_tokens=83 cuts off 10 of 30"):
         learnt(words, "rollout.max_new_tokens=83", "eval.max_new_tokens=84")
@@ -147,7 +147,7 @@ def test_a_limit_that_cuts_off_one_in_twenty_warns(learnt, caplog):
 def test_reasoning_that_is_scored_without_being_said_warns(learnt, caplog):
     learnt([10], "eval.ranking=likelihood")
     (warning,) = warnings_of(caplog)
-    assert "eval.ranking=likelihood: answers are scored right behind prompts that ask" in warning
+    assert "eval.ranking=likelihood: prompts ask for reasoning first, but answers are scored" in warning
     caplog.clear()
     learnt([10], "eval.ranking=likelihood", "eval.cot=false")
     assert warnings_of(caplog) == []
@@ -158,6 +158,6 @@ def test_reasoning_that_is_seldom_learnt_warns(learnt, caplog):
     assert warnings_of(caplog) == []
     learnt([10], asking=14)
     assert warnings_of(caplog) == [
-        "cot.placement=completion: 14 of 30 training prompts ask for reasoning, and all evaluation prompts do, so what is "
-        "measured is seldom trained; raise mix_ratio"
+        "cot.placement=completion: only 14 of 30 training prompts ask for reasoning, but all evaluation prompts do, so "
+        "training seldom covers what is measured; raise mix_ratio"
     ]

@@ -77,4 +77,4 @@ def test_a_full_disk_ends_the_log_and_neither_the_job_nor_in_tracebacks(tmp_path
         log.info("second")
     assert capsys.readouterr().err == ""
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == f"{tmp_path / 'run.log'} is not whole: No space left on device"
+    assert told == f"{tmp_path / 'run.log'} is incomplete: No space left on device"

@@ -224,7 +224,7 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(MemoryError):
         job(folder.path, "heldout.users=0")
-    used = "it has weights of sft, and those after sft are used"
+    used = "it has weights of sft; the weights after sft are used"
 
     def told() -> str:
         caplog.clear()
@@ -232,11 +232,11 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
         (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         return line
 
-    assert told().startswith(f"{folder.path} did not come to its end (it ended early: MemoryError: no memory")
+    assert told().startswith(f"{folder.path} did not finish (it ended early: MemoryError: no memory")
     with alone_in(folder):
-        assert told() == f"{folder.path} did not come to its end (it is still running): {used}"
+        assert told() == f"{folder.path} did not finish (it is still running): {used}"
     folder.failed_path.unlink()
-    assert told() == f"{folder.path} did not come to its end (it was killed): {used}"
+    assert told() == f"{folder.path} did not finish (it was killed): {used}"
     with pytest.raises(UserError, match=r"has no stage grpo; it has sft \(it was killed\)"):
         open_run(str(folder.path), "grpo")
     folder.metrics_path.write_text('{"stages": {"zero_shot": {}}}', encoding="utf-8")
