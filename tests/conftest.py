@@ -1,4 +1,4 @@
-"""A toy catalogue, tiny policies, and a slow but obvious way to compute what the engine computes."""
+"""A toy catalogue, tiny policies, and a slow but obvious computation of the engine's results."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from types import SimpleNamespace
 
-# Tests run side by side, a process on each core: more threads than that only slow each other down.
+# Tests run in parallel, one process per core: more threads would only slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# pytest-xdist tells its workers the width of the terminal; commands under test are to write as into a pipe.
+# pytest-xdist tells its workers the terminal's width, but commands under test should write as into a pipe.
 os.environ.pop("COLUMNS", None)
 
 import lightning
@@ -55,7 +55,7 @@ LORA = {
     "dropout": 0.0,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
-# Like Qwen's: turns with control tokens, and an empty thought where thinking is switched off.
+# Like Qwen's: turns with control tokens, and an empty thought if thinking is switched off.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -187,7 +187,7 @@ def sharpen(model: torch.nn.Module) -> None:
 
 @pytest.fixture
 def shake() -> Callable[[Policy, str], None]:
-    """Makes a stage's adapter differ from nothing: PEFT begins with B = 0."""
+    """Makes a stage's adapter nonzero, since PEFT begins with B = 0."""
 
     def apply(policy: Policy, stage: str) -> None:
         generator = torch.Generator().manual_seed(len(stage))

@@ -1,4 +1,4 @@
-"""Reads what wandb wrote for a run without a network: the records of its ``.wandb`` file."""
+"""Reads the records that wandb wrote for an offline run: its ``.wandb`` file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FULL, LAST = 1, 4
 
 @dataclass
 class OfflineRun:
-    """What would be uploaded."""
+    """The content that wandb would upload."""
 
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class OfflineRun:
 
 def read_run(run_folder: Path) -> OfflineRun:
     """The one run below ``run_folder/wandb``, of this process or an earlier one."""
-    wandb.teardown()  # the file is whole when the process that writes it has ended
+    wandb.teardown()  # the file is complete once its writing process has ended
     (place,) = (run_folder / "wandb").glob("offline-run-*")
     (path,) = place.glob("*.wandb")
     run = OfflineRun(files=place / "files")

@@ -48,7 +48,7 @@ def test_an_earlier_file_survives_a_failure(tmp_path):
 
 
 def recorded(monkeypatch):
-    """What reaches the disk in which order: (fsync, name) and (replace, name)."""
+    """The order of operations on the disk: (fsync, name) and (replace, name)."""
     events = []
     sync, replace = os.fsync, os.replace
 
@@ -101,7 +101,7 @@ def test_fingerprint_depends_on_content_not_on_order():
 
 
 def test_a_large_file_edited_in_place_has_another_fingerprint(tmp_path):
-    # 60 MB, the size and the time of the last change kept: only the content can tell.
+    # 60 MB with the same size and time of change: only the content can tell them apart.
     path = tmp_path / "ratings.csv"
     with path.open("wb") as stream:
         stream.truncate(60 * 2**20)
@@ -155,7 +155,7 @@ def test_a_growing_file_that_cannot_be_read_is_named(tmp_path):
 
 @pytest.fixture
 def killed(tmp_path):
-    """What a process that was killed while it wrote left behind: a file and a folder."""
+    """The file and the folder that a process left behind when it was killed while writing."""
     code = (
         "import os, sys, time; from pathlib import Path; from mllmrec.cache import atomic_path, temporary_beside\n"
         "folder = temporary_beside(Path(sys.argv[1]) / 'weights'); folder.mkdir(); (folder / 'x').write_text('half')\n"
@@ -166,7 +166,7 @@ def killed(tmp_path):
     assert process.stdout.readline() == b"written\n"
     left = {path for path in tmp_path.rglob("*") if path.name.endswith(".part")}
     assert {path.name.split(".")[1] for path in left} == {"weights", "file"}
-    # Nobody takes away what is still being written.
+    # Nobody removes a file that is still being written.
     assert remove_abandoned(tmp_path) == []
     process.kill()
     process.wait()

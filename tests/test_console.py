@@ -70,7 +70,7 @@ def test_the_protocol_travels_with_the_table():
         "protocol seed 0"
     )
     assert protocol_line(METRICS["protocol"]) == line
-    # The caption may break where the table ends.
+    # The caption may wrap at the table's width.
     assert line in " ".join(console.file.getvalue().split())
 
 
@@ -138,7 +138,7 @@ def test_generated_answers_that_hardly_ever_count_are_explained():
     assert "Most generated answers name no listed candidate (invalid: zero-shot 0.953; " in text
     assert "does not list: zero-shot 0.906)" in text
     assert "eval.ranking=constrained" in text
-    # Half of them is no reason yet.
+    # Half of the answers is not enough for the remark.
     calm = shown(generated(invalid=0.5, off_candidate=0.5))
     assert "Validity of answers" in calm
     assert "Most generated answers" not in calm

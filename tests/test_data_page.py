@@ -1,4 +1,4 @@
-"""Every command of docs/data.md, on small files that are as the page says."""
+"""Every command of docs/data.md, on small files in the form that the page describes."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def released(folder: Path) -> None:
     write(root / "netflix_deepseek_cot.json", [json.dumps(records)])
 
 
-# In the order of the page: the files, and samples of train, validation and test that they hold. The default backbone asks
-# for histories of two items and trains on every window: of six items 3 and 4 are training targets, 5 and 6 held out.
+# In the order of the page: the files, and their numbers of train, validation and test samples. The default backbone needs
+# histories of two items and trains on every window: of six items, 3 and 4 are training targets, 5 and 6 are held out.
 CASES = [
     (interactions, (2 * 40, 40, 40)),
     (headless, (2 * 40, 40, 40)),

@@ -1,4 +1,4 @@
-"""What the package may be installed with."""
+"""The dependencies that the package may be installed with."""
 
 from __future__ import annotations
 

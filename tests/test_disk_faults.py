@@ -1,4 +1,4 @@
-"""Disks that are full and folders that are files: real ones, /dev/full and a limit on the size of files."""
+"""Full disks, and files in place of folders: real ones, /dev/full and a limit on the size of files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def job(tmp_path: Path) -> list[str]:
 
 
 def test_a_file_that_finds_no_room_ends_in_one_line_and_what_was_there_stays(tmp_path, job):
-    # 2,000 numbers on a line each are more than 4,096 bytes.
+    # 2,000 lines with a number each are more than 4,096 bytes.
     ended = run(tmp_path, [*job, "seed=2000"])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
@@ -91,7 +91,7 @@ def test_what_a_disk_refuses_is_told_and_defects_are_not(tmp_path):
     assert refused(errno.EACCES, "run").startswith("run cannot be opened, permission denied: grant it")
     assert refused(errno.EISDIR, str(tmp_path)).startswith(f"{tmp_path} is a folder, and a file is needed")
     assert refused(errno.ENOSPC).startswith("the output of the command, or a file: the disk is full")
-    # No path, a folder that may well exist, or nothing of the disk: defects of ours.
+    # Without a path, about a folder that may well exist, or unrelated to the disk: these are defects of the package.
     assert refused(errno.EACCES) == refused(errno.ENOENT, "run") == "None"
     assert refused(errno.EEXIST, str(tmp_path)) == "None"
     assert disk_fault(ValueError("28")) is None
@@ -110,7 +110,7 @@ def test_the_first_that_tells_a_user_something_is_told():
 def write_tensors(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.symlink_to(FULL)
-        # A library that says what happened in words alone.
+        # A library that reports the error only in words.
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 

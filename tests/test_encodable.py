@@ -1,4 +1,4 @@
-"""Where output is not UTF-8, commands end as everywhere else and numbers keep their signs."""
+"""If output is not UTF-8, commands still end normally and numbers keep their signs."""
 
 from __future__ import annotations
 

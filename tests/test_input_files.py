@@ -27,7 +27,7 @@ SETTINGS = {
         "cache_dir": "data/runs",
         "details": ["title"],
     },
-    # Words that are folders here, a class, a sign and a text that is too long for a path.
+    # Words that are also folders here, a class, a sign, and a text too long for a path.
     "eval": {"split": "test", "_target_": "mllmrec.data.Tabular", "separator": ".", "note": "a." * 5000},
 }
 

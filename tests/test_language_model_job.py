@@ -18,7 +18,7 @@ from mllmrec.run_folder import RunFolder
 
 @pytest.fixture
 def opened(tmp_path):
-    """A small run before its first stage: what `check_prompts` takes, under further overrides."""
+    """A small run before its first stage, with additional overrides: the arguments of `check_prompts`."""
 
     def make(*overrides):
         small = ["dataset.num_users=30", "dataset.num_items=40", "backbone.vocabulary=400", "caption=none"]
@@ -51,7 +51,7 @@ def longest_prompt(policy, protocols):
 
 
 def test_held_out_prompts_are_checked(opened):
-    # Validation lists twice as many candidates, so that its prompts alone are too long.
+    # Validation lists twice as many candidates, so that only its prompts are too long.
     parts = opened("method=zero_shot", "eval.num_negatives=9", "eval.listing=all")
     cfg, _, prepared, policy, answers, protocols, _ = parts
     changed = {"num_negatives": 19, "split": "validation", "max_users": 5, "weighting": "uniform"}

@@ -1,4 +1,4 @@
-"""Reasoning that is learnt before the answer: evaluation asks for it as training does, and limits leave room for it."""
+"""Learnt reasoning before the answer: evaluation asks for it as training does, and limits leave room for it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_test_and_held_out_prompts_ask_in_the_words_of_training(cache, tmp_path)
     prompts, main = evaluated(cfg, prepared, tmp_path)
     assert all(instruction in prompt and "<think>\n" not in prompt for part in prompts for prompt in part)
     assert main.describe()["cot"] == "asked"
-    # A finished run is opened without reasoning in its training samples, and asks all the same.
+    # A finished run is opened without reasoning in its training samples, but its prompts still ask for it.
     opened = prepare(cfg, training=False)
     assert evaluated(cfg, opened, tmp_path)[0] == prompts
     assert not any(opened.train[index].has_reasoning for index in range(len(opened.train)))
@@ -78,7 +78,7 @@ def test_what_training_does_not_ask_for_nobody_is_asked_for(cache, tmp_path, ove
 
 
 class Words:
-    """A tokenizer to which every word is a token."""
+    """A tokenizer that makes every word a token."""
 
     def encode_answers(self, answers):
         return [answer.split() for answer in answers]
@@ -128,7 +128,7 @@ def test_a_limit_that_cuts_off_what_is_learnt_is_refused_with_the_one_to_set(lea
 
 
 def test_limits_that_nothing_reads_are_not_looked_at(learnt):
-    # SFT rolls nothing out, and likelihood generates nothing.
+    # SFT makes no rollouts, and likelihood ranking generates nothing.
     learnt([80], "method=sft", "rollout.max_new_tokens=1", "eval.max_new_tokens=84")
     learnt([80], "rollout.max_new_tokens=84", "eval.max_new_tokens=1", "eval.ranking=likelihood")
     learnt([80], "method=grpo_only", "rollout.max_new_tokens=1", "eval.max_new_tokens=1")  # learns no text

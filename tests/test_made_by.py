@@ -1,4 +1,4 @@
-"""Captions, reasoning and pictures are found by what made them: every parameter, and the rules where rules make them."""
+"""The keys of captions, reasoning and pictures hold everything that made them: every parameter, and the code of rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mllmrec.reasoners.hf import HfReasoner
 from mllmrec.reasoners.openai import OpenAIReasoner
 from mllmrec.reasoners.template import TemplateReasoner
 
-# What is sent to a server, and how often, changes no text; servers move.
+# The server's address and the way requests are sent change no text.
 _SERVER = (
     "base_url",
     "api_key_env",
@@ -107,14 +107,14 @@ KINDS: dict[str, tuple[type, dict[str, Any], dict[str, Any], tuple[str, ...]]] =
         Synthetic,
         {"cache_dir": "a"},
         {"num_items": 20, "seed": 1, "image_size": 32},
-        # Who chose the items is not in their pictures.
+        # The users' choices do not affect the items' pictures.
         ("cache_dir", "num_users", "min_length", "max_length", "visual_share", "temperature"),
     ),
 }
 
 
 def identity_of(made: Any) -> dict[str, object]:
-    """What captions and texts, or the pictures of a synthetic catalogue, are found by."""
+    """The keys of captions and texts, or of the pictures of a synthetic catalogue."""
     return made._image_identity() if isinstance(made, Synthetic) else made.identity()
 
 

@@ -36,7 +36,7 @@ def test_another_draw_has_other_negatives_for_the_same_samples(prepared):
         assert two.candidates[two.target_column] == two.target
         assert np.array_equal(two.candidates, three.candidates)
         differing += set(one.candidates.tolist()) != set(two.candidates.tolist())
-    # Nine of some thirty unseen items twice alike: one chance in millions each.
+    # Two equal draws of nine from some thirty unseen items: a chance of one in millions each.
     assert differing == len(first)
 
 
@@ -50,7 +50,7 @@ def test_no_draw_has_an_item_that_training_shows_of_the_user(prepared):
 
 
 def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path):
-    # Sample ids and settings of candidates are the same: of 40 users, 40 must be ranked with their own targets.
+    # Sample ids and settings of candidates are the same: all 40 users must be ranked with their own targets.
     for seed in (0, 1):
         overrides = [
             f"cache_dir={tmp_path}",
@@ -73,8 +73,8 @@ def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path):
 
 def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
     # Rank the ten test candidates by "was not listed to this user as a negative in twelve draws of training". Each
-    # draw lists an item with chance 9/92 or so, after twelve some 70 % of all were. A target that can never be listed
-    # would come first in one of 1 + 9 x 0.3 = 3.7 cases or more often (HR@1 0.33). By chance it is 0.1 +- 0.008.
+    # draw lists an item with a chance of about 9/92, so twelve draws list some 70 % of all items. A target that can never
+    # be listed would come first at least once in 1 + 9 x 0.3 = 3.7 cases (HR@1 0.33). By chance it is 0.1 +- 0.008.
     overrides = [
         f"cache_dir={tmp_path}",
         "dataset.num_users=400",
@@ -107,7 +107,7 @@ def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
 
 
 def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplog):
-    # Twelve of 300 users with some 120 interactions hold a part of 300 items; all of them have an owner in the whole.
+    # Twelve of 300 users have some 120 interactions, which cover a part of 300 items; in the whole every item has a user.
     overrides = [
         f"cache_dir={tmp_path}",
         "dataset.num_users=300",
@@ -158,7 +158,7 @@ def test_kinds_of_negatives_share_what_they_do_not_change(prepared, monkeypatch)
 
 
 def toy_dataset(folder, split):
-    """Overrides for sixty users of twelve out of forty items; the split decides the layout."""
+    """Overrides for sixty users with twelve of forty items each; the split decides the layout."""
     generator = np.random.default_rng(0)
     rows = [generator.choice(40, 12, replace=False).tolist() for _ in range(60)]
     if split == "given":
@@ -177,7 +177,7 @@ def toy_dataset(folder, split):
 
 @pytest.mark.parametrize("split", sorted(path.stem for path in (CONFIG_DIR / "split").glob("*.yaml")))
 def test_the_training_seed_decides_nothing_of_what_is_evaluated(tmp_path, split):
-    # By popularity the candidates follow from who trains, so who trains must not follow from the seed either.
+    # Candidates by popularity depend on which users train, so that choice must not depend on the seed either.
     data = toy_dataset(tmp_path, split)
     found = []
     for seed in (0, 1):

@@ -11,7 +11,7 @@ def test_a_seed_is_named_by_run_and_purpose():
     seeds = [derive_seed(*name) for name in names]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
-    # Written down once: a change would make every earlier run irreproducible.
+    # A fixed value: a change would make every earlier run irreproducible.
     assert derive_seed(0, "candidates", "test", "u1") == 4065389839108814205
 
 

@@ -1,4 +1,4 @@
-"""Real processes, real signals: what they end with, wherever they are."""
+"""Real processes and real signals: how a process ends, wherever the signal reaches it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = {
     signal.SIGTERM: "terminated (SIGTERM)",
     signal.SIGHUP: "SIGHUP",
 }
-# Where a test wants its signal: says that it is there, and stays long.
+# The place where a test wants its signal: the process reports that it is there, and stays long.
 HERE = "import pathlib, time\ndef here():\n    pathlib.Path('here').touch()\n    time.sleep(120)\n"
 SMALL = "seed: 0\nhydra: {run: {dir: out}, sweep: {dir: sweep, subdir: '${seed}'}}\n"
 JOB = """
@@ -72,7 +72,7 @@ THREAD = """
     finally:
         pool.shutdown(wait=False)
 """
-# Parts of a real run that stay long where a test wants its signal.
+# Parts of a real run that stay long at the place where a test wants its signal.
 PARTS = """
 import os, time
 from here import here
@@ -114,7 +114,7 @@ Run = Callable[..., "tuple[int, str]"]
 
 @pytest.fixture
 def signalled(tmp_path: Path) -> Run:
-    """Start Python in ``tmp_path``, signal it when it is ``here``; its exit status and standard error."""
+    """Start Python in ``tmp_path`` and signal it when it is ``here``; return its exit status and standard error."""
     (tmp_path / "here.py").write_text(HERE)
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "small.yaml").write_text(SMALL)
@@ -129,7 +129,7 @@ def signalled(tmp_path: Path) -> Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell lets its background jobs, and so perhaps these tests, ignore Ctrl-C.
+            # A shell makes its background jobs, and so perhaps these tests, ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
@@ -219,7 +219,7 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path, small: Run) -> None:
 
 @pytest.mark.parametrize("command", ["train", "build_cot", "evaluate", "recommend", "report", "sweep"])
 def test_ctrl_c_during_the_first_import_of_a_command(tmp_path: Path, signalled: Run, command: str) -> None:
-    # The first library that takes its time.
+    # The first library with a slow import.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Slow:\n"
@@ -236,7 +236,7 @@ def test_ctrl_c_during_the_first_import_of_a_command(tmp_path: Path, signalled: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_no_fault_of_the_configuration(tmp_path: Path, signalled: Run, number: int) -> None:
-    # Components are imported to be checked: seconds in which a user may think better of it.
+    # The check imports components, which takes seconds; a user may interrupt it.
     (tmp_path / "slow.py").write_text("from here import here\nhere()\n")
     status, errors = signalled(["-m", "mllmrec.train", "reward._target_=slow.Reward"], number)
     assert status == STATUS[number], errors

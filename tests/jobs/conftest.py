@@ -1,4 +1,4 @@
-"""Whole jobs on toy data, in this process: composing, checking and running as the command line does."""
+"""Whole jobs on toy data in this process; they are composed, checked and run as on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CoT pipeline as it is run: by the command line, with a real server, killed in the middle."""
+"""The CoT pipeline in real use: from the command line, with a real server, killed in the middle."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_the_embedded_default_writes_and_assesses_reasoning_without_any_model(tm
 
 
 def prepared(folder: Path, *overrides: str):
-    """What the main job would train on."""
+    """The training data of the main job."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", [*SMALL, f"cache_dir={folder / 'cache'}", *overrides])
@@ -194,7 +194,7 @@ def test_reasoning_about_released_data_carries_the_lines_of_its_file(tmp_path):
     items = range(1, 21)
     titles = "".join(f"{item},Movie {item}\n" for item in items)
     (tmp_path / "movielens_titles.csv").write_text(f"item,title\n{titles}")
-    # Users a, b and c stand on the lines 0, 2 and 3.
+    # Users a, b and c are on lines 0, 2 and 3.
     (tmp_path / "train.tsv").write_text("a\t1 2 3 4 5\n\nb\t2 3 4 5 6\nc\t3 4 5 6 7\n")
     (tmp_path / "test.tsv").write_text("d\t4 5 6 7 8\n")
     done = subprocess.run(
@@ -338,7 +338,7 @@ def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_p
         *("backbone.hidden_size=32", "backbone.vocabulary=400"),
         *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={reference}"),
     ]
-    # As where output is redirected on Windows: not UTF-8.
+    # Not UTF-8, as with redirected output on Windows.
     done = subprocess.run(
         train, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
     )
@@ -358,17 +358,17 @@ def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_p
     for row in judged:
         scores = row["scores"]
         assert 0 < scores["lift"] < 1
-        # The likeliest of ten has a tenth at least.
+        # The likeliest of ten has a probability of at least a tenth.
         assert 0.1 <= scores["agreement"] <= 1
     assert len({row["scores"]["lift"] for row in judged}) > 20
-    # Half of those that could be judged.
+    # Half of the texts that could be judged.
     assert abs(sum(not row["dropped"] for row in records) - len(judged) / 2) <= 1
     assert "Does what is kept help?" in done.stdout
     assert "cannot be judged by cot_policy.reference" in done.stdout
     funnel = json.loads((tmp_path / "out" / "funnel.json").read_text("utf-8"))
     (stage,) = (stage for stage in funnel if stage["stage"] == "reference")
     assert (stage["in"], stage["kept"]) == (len(records), len(judged))
-    # The same users as the reference's, and other data under the same ids.
+    # The same users as in the reference, but other data under the same ids.
     for changed, message in (
         ("dataset.max_users=12", "it can judge none"),
         ("dataset.seed=1", "the same dataset"),

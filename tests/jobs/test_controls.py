@@ -1,4 +1,4 @@
-"""What stands beside a run's stages: baselines, other negatives, the weights that were not kept, SFT continued."""
+"""The controls beside a run's stages: baselines, other negatives, the weights that were not kept, SFT continued."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_run_ranks_what_only_counts_on_its_own_candidates(run, job, tmp_pa
     beside = metrics_of(run)["baselines"]
     assert list(beside) == ["popularity", "item_knn"]
     for name, known in beside.items():
-        # The same recommender as a run of its own, whose table leaves it out beside itself.
+        # A separate run of the same recommender; its table does not show the recommender twice.
         alone = metrics_of(job(tmp_path / name, f"method={name}"))
         assert alone["stages"][name] == known["metrics"]
         assert alone["intervals"][name] == known["intervals"]
@@ -71,7 +71,7 @@ def test_best_and_last_weights_are_reported_apart_for_every_stage(run):
     assert list(metrics["weights"]) == ["sft", "sft_more"]
     for stage, compared in metrics["weights"].items():
         assert compared["kept"] == "best"
-        # The table's row is that of the weights that were kept.
+        # The table's row shows the weights that were kept.
         assert compared["best"]["metrics"] == metrics["stages"][stage]
         if "difference" not in compared:
             assert compared["best"] == compared["last"]
@@ -81,7 +81,7 @@ def test_best_and_last_weights_are_reported_apart_for_every_stage(run):
         assert compared["last"]["metrics"] == pytest.approx(means, abs=1e-6)
         gain = compared["best"]["metrics"]["NDCG@3"] - compared["last"]["metrics"]["NDCG@3"]
         assert compared["difference"]["NDCG@3"]["mean"] == pytest.approx(gain, abs=2e-6)
-    # Four optimiser steps of SFT and three of what continues it.
+    # Four optimiser steps of SFT and three of SFT continued.
     assert [compared["last"]["step"] for compared in metrics["weights"].values()] == [4, 3]
 
 
@@ -108,7 +108,7 @@ def test_a_stage_that_kept_the_weights_it_began_with_is_named():
 
 
 def test_sft_continued_reads_the_prompts_of_grpo_in_its_order(job, tmp_path, monkeypatch):
-    """The control differs from GRPO in its loss alone: prompts, negatives, order and number of steps are the same."""
+    """The control differs from GRPO only in its loss: prompts, negatives, order and number of steps are the same."""
     from mllmrec.stages.grpo import Grpo
     from mllmrec.stages.sft import SftMore
 

@@ -1,4 +1,4 @@
-"""A run folder that was damaged, or that someone else made, is refused in one line, and nothing in it is run."""
+"""A run folder that is damaged or comes from someone else is refused in one line, and no code in it runs."""
 
 from __future__ import annotations
 

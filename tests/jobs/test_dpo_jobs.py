@@ -1,4 +1,4 @@
-"""Whole jobs whose last stage is DPO or expert iteration, and their runs opened again."""
+"""Whole jobs that end with DPO or expert iteration, and their runs opened again."""
 
 from __future__ import annotations
 

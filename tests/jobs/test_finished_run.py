@@ -97,7 +97,7 @@ def test_lists_longer_than_those_of_the_training_are_warned_of(finished, tmp_pat
         settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": negatives, "listing": "all"})
         protocol = main_protocol(settings, "uniform", run.cfg.protocol_seed, run.prepared)
         score, likelihood = (Protocols(protocol, None, RunFolder(tmp_path / f"{n}{negatives}")) for n in "ab")
-        score.describe("score")  # of a recommender that reads no prompt
+        score.describe("score")  # for a recommender that reads no prompt
         assert not caplog.messages
         assert "listed" not in score.places[0].folder.metrics()["protocol"]
         likelihood.describe()
@@ -115,7 +115,7 @@ def test_rankings_under_another_protocol_are_reported_together(finished, tmp_pat
     assert (len(jobs.runs), jobs.unfinished) == (2, [])
     assert {run.protocol["num_candidates"] for run in jobs.runs} == {21}
     assert {row.label for row in group_runs(jobs.runs).rows} == {"sft", "grpo"}
-    # The time of a ranking is not what the policy cost.
+    # The time of a ranking is not part of the policy's cost.
     assert [run.seconds() for run in jobs.runs] == [None, None]
 
 

@@ -1,4 +1,4 @@
-"""Whose a run folder is: a finished run's until another has something to put there, and one job's at a time."""
+"""A run folder belongs to one job at a time, and keeps a finished run until another job has something to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole jobs whose prompts show item tokens, and their runs opened again."""
+"""Whole jobs with item tokens in their prompts, and their runs opened again."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ def test_jobs_share_a_stage_with_its_projector(job, tmp_path, adapters, backbone
     costs = [metrics.pop("cost") for metrics in found]
     assert found[0] == found[1]
     assert costs[0]["sft"] == costs[1]["sft"]
-    # Other vectors are another SFT.
+    # Other vectors make a different SFT.
     job(tmp_path / "third", *settings, "method.item_vectors.learning_rate=1e-2", **extra)
     assert len(list((tmp_path / "cache" / "stages").glob("*/weights.safetensors"))) == 2 * len(stored)

@@ -1,4 +1,4 @@
-"""Whole jobs on small parts of the shared real data; skipped where it is absent."""
+"""Whole jobs on small parts of the shared real data; skipped if it is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shared stage is found by is what it was trained on, not how that is called: real jobs, two at a time."""
+"""The key of a shared stage is the content that it was trained on, not its names: tests with pairs of real jobs."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_another_text_in_the_same_template_file_is_another_sft(job, tmp_path, sh
 
 def test_interactions_that_a_filter_hides_make_another_sft(job, tmp_path, sharing, table):
     job(tmp_path / "first", *sharing, *table(), small=False)
-    # Five more items of each user are no negatives, though no prompt shows them in a history.
+    # Five more items of each user cannot be negatives, though no prompt shows them in a history.
     job(tmp_path / "second", *sharing, *table(rated_low=5), small=False)
     assert len(trained(tmp_path, "sft")) == 2
 
 
 @pytest.fixture
 def pretrained(tmp_path: Path, checkpoints, adapters) -> tuple[Path, tuple[str, ...]]:
-    """A checkpoint of this test's own, and the overrides of a job on it."""
+    """A checkpoint for one test, and the overrides of a job on it."""
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoints("qwen3"), folder)
     return folder, (*adapters, f"backbone.path={folder}", "sft.max_steps=2", "heldout.keep=last")
@@ -112,7 +112,7 @@ def test_other_weights_in_the_same_folder_are_another_sft(job, tmp_path, sharing
 
 def test_weights_of_another_vocabulary_are_never_met(job, tmp_path, sharing, pretrained):
     folder, settings = pretrained
-    # All weights train, so that what is stored has a row for every token.
+    # All weights train, so that the stored weights have a row for every token.
     settings = (*settings, "backbone.lora.rank=0")
     job(tmp_path / "first", *sharing, *settings, small=False)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

@@ -46,7 +46,7 @@ def test_a_shared_stage_gives_the_run_that_training_it_gives(job, tmp_path, own_
     found = [metrics_of(folder) for folder in (alone, first, second)]
     costs = [metrics.pop("cost") for metrics in found]
     assert found[0] == found[1] == found[2]
-    # What the stage cost is known though it was not paid again.
+    # The stage's cost is known although this job did not train it.
     assert costs[2]["sft"] == costs[1]["sft"]
     assert log_of(alone) == log_of(first) == log_of(second)
 
@@ -58,7 +58,7 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     assert len(stored(tmp_path)) == 2
     job(tmp_path / "c", own_cache, *SHARING, "method=sft")
     assert len(stored(tmp_path)) == 2
-    # Another rate of SFT shares the warm-up, and so do other negatives in its prompts; another seed shares nothing.
+    # A job with another SFT learning rate or other negatives in SFT's prompts shares the warm-up; another seed does not.
     job(tmp_path / "d", own_cache, *SHARING, "method=sft", "sft.learning_rate=1e-3")
     assert len(stored(tmp_path)) == 3
     job(tmp_path / "e", own_cache, *SHARING, "method=sft", "candidates.weighting=popularity")
@@ -68,10 +68,10 @@ def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     # A narrower model begins with other weights.
     job(tmp_path / "g", own_cache, *SHARING, "method=sft", "backbone.hidden_size=16")
     assert len(stored(tmp_path)) == 8
-    # SFT would end with other weights; its best and its last ones are stored both, but no job looks into both.
+    # SFT would end with other weights. Its best and its last weights are both stored, but no job reads both.
     job(tmp_path / "b2", own_cache, *SHARING, "method=sft", "heldout.keep=last")
     assert len(stored(tmp_path)) == 9
-    # The curve of held-out users would be of another protocol.
+    # The curve of held-out users would belong to another protocol.
     job(tmp_path / "h", own_cache, *SHARING, "method=sft", "eval.num_negatives=11")
     assert len(stored(tmp_path)) == 10
 
@@ -80,7 +80,7 @@ def test_an_adapter_is_shared_too(job, tmp_path, own_cache, adapters):
     settings = (*adapters, own_cache, *SHARING)
     first = job(tmp_path / "first", *settings, small=False)
     (weights,) = stored(tmp_path)
-    # The adapter alone: the base model has been there before.
+    # Only the adapter: the base model existed before.
     assert all(".lora_" in name for name in load_file(weights))
     second = job(tmp_path / "second", *settings, small=False)
     found = [metrics_of(folder) for folder in (first, second)]
@@ -122,7 +122,7 @@ def test_a_finished_job_is_left_alone_and_any_other_is_run(job, tmp_path):
     before = (folder / "metrics.json").stat().st_mtime_ns
     job(folder, "method=sft", "skip_finished=true")
     assert (folder / "metrics.json").stat().st_mtime_ns == before
-    # Other settings are another job; what it is called is not.
+    # Other settings make another job; another name does not.
     job(folder, "method=sft", "skip_finished=true", "run_name=other")
     assert (folder / "metrics.json").stat().st_mtime_ns == before
     other = ("method=sft", "overwrite=true", "sft.learning_rate=1e-3")
@@ -191,7 +191,7 @@ def test_a_recommender_is_trained_once_for_its_own_job_and_for_item_vectors(job,
     for folder, name, unshared in ((folders[0], "sasrec", "sasrec"), (folders[1], "item_vectors", "llara")):
         assert [row for row in log_of(folder) if row["stage"] == name]
         assert log_of(folder) == log_of(tmp_path / unshared)
-    # It ranks as it did when it is taken again, and is saved in the run like one that was trained.
+    # The shared recommender ranks as before, and the run saves it like a newly trained one.
     again = job(tmp_path / "third", *sasrec, *SHARING)
     assert {**metrics_of(again), "cost": None} == {**found[0], "cost": None}
     weights = [read_weights(folder, "sasrec", 40) for folder in (kept, again / "model")]

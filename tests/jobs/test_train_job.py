@@ -69,7 +69,7 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     assert len(grpo) == 3
     for name in ("reward_std", "frac_reward_zero_std", "kl", "entropy", "completions/mean_length", "loss"):
         assert grpo[0][name] != "", name
-    assert float(grpo[0]["kl"]) == 0.0  # the reference is the policy that the stage began with
+    assert float(grpo[0]["kl"]) == 0.0  # the reference is the policy at the start of the stage
     assert any(row["val/NDCG@3"] for row in logged if row["stage"] == "grpo")
 
     rollouts = read_rollouts(folder / "rollouts.parquet")
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_numbers(job, tmp_path):
     assert first == second
     other = metrics_of(job(tmp_path / "c", "seed=1"))
     assert other["stages"]["grpo"] != first["stages"]["grpo"]
-    # What is compared shares its candidates, whatever its seed.
+    # Runs that are compared share their candidates, whatever their seeds.
     assert other["protocol"] == first["protocol"]
     third = metrics_of(job(tmp_path / "d", "protocol_seed=1", "method=zero_shot"))
     assert third["protocol"]["candidates_hash"] != first["protocol"]["candidates_hash"]
@@ -153,7 +153,7 @@ def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_pat
     )
     with (folder / "log.csv").open(encoding="utf-8") as stream:
         ranked = [row for row in csv.DictReader(stream) if row["stage"] == "sft" and row["val/NDCG@3"]]
-    # At the beginning and after each of four steps; free text of four tokens would name nobody's target.
+    # At the beginning and after each of four steps; free text of four tokens could not name any target.
     assert [int(row["step"]) for row in ranked] == [0, 1, 2, 3, 4]
     assert all(float(row["val/HR@10"]) == 1.0 for row in ranked)
     metrics = metrics_of(folder)
@@ -207,7 +207,7 @@ def test_a_run_on_a_cluster_is_one_process_and_says_where_there_are_copies(
         **cluster,
     }.items():
         monkeypatch.setenv(name, value)
-    # What Lightning makes of them when it is imported: all but the first process log nothing.
+    # Lightning reads these variables when it is imported: then only the first process logs.
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     folder = job(tmp_path / "run", "method=gru4rec", "method.recommender.max_epochs=2")
     assert {row["stage"] for row in read_log(folder / "log.csv")} == {"gru4rec"}

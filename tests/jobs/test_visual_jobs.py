@@ -41,9 +41,9 @@ def test_images_cost_tokens_that_the_same_model_without_them_does_not(job, tmp_p
     text = job(tmp_path / "text", "backbone=tiny_vl", "caption=none", "backbone.vision_size=16", *short)
     visual = job(tmp_path / "visual", *VISUAL, *short)
     tokens = [metrics_of(folder)["cost"]["sft"]["tokens_per_prompt"] for folder in (text, visual)]
-    # An image of 64 x 64 pixels takes 4 tokens between two: 6 each for 10 candidates and 2 to 9 items of history.
+    # An image of 64 x 64 pixels takes 4 tokens between two others: 6 each for 10 candidates and 2 to 9 history items.
     assert 12 * 6 <= tokens[1] - tokens[0] <= 19 * 6
-    # The same first example before and after: the text policy saw no mark.
+    # The first example is the same before and after: the text policy saw no mark.
     prompts = [open_run(str(folder), None).prepared.train[0].prompt for folder in (text, visual)]
     assert "<|item:" not in prompts[0]
     assert "<|item:" in prompts[1]
