@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import textwrap
 from collections.abc import Sequence
 
@@ -21,10 +20,14 @@ def register_help(config_name: str, overrides: Sequence[str]) -> None:
         overrides: of its command line, which may add places to find files in.
     """
 
-    # Hydra asks again each time it composes, and looks through the folders each time.
-    @functools.cache
+    # Hydra asks each time it composes, and every answer means a look through the folders. A multirun sends this function
+    # to other processes, which functools.cache would not survive.
+    known: dict[str, str] = {}
+
     def choices(group: str) -> str:
-        names = sorted(group_choices(group, config_name, overrides))
-        return textwrap.fill(" ".join(names), WIDTH - INDENT).replace("\n", "\n" + " " * INDENT)
+        if group not in known:
+            names = sorted(group_choices(group, config_name, overrides))
+            known[group] = textwrap.fill(" ".join(names), WIDTH - INDENT).replace("\n", "\n" + " " * INDENT)
+        return known[group]
 
     OmegaConf.register_new_resolver("choices", choices, replace=True)
