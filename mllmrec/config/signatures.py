@@ -28,6 +28,9 @@ _KNOWN_MODULES: Mapping[str, Any] = {
 }
 
 
+_WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases
+
+
 class Unreadable(Exception):
     """The source does not say plainly what is asked."""
 
@@ -57,7 +60,7 @@ class _Module:
 
     def statement(self, name: str) -> ast.stmt:
         """What binds a name at the top level: a class, an assignment or an import."""
-        for node in self.tree.body:
+        for node in reversed(self.tree.body):  # the last one counts
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return node
             if isinstance(node, ast.Assign) and any(
@@ -120,13 +123,14 @@ def _parameters(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
             return _of_function(place, statement)
         if isinstance(statement, ast.FunctionDef) and statement.name == "__new__":
             raise Unreadable(node.name)
-    for base in node.bases:
-        if not isinstance(base, ast.Name):
-            raise Unreadable(node.name)
-        if base.id in ("ABC", "Protocol", "object"):
-            continue
-        return _parameters(*_class_of(place, base.id))
-    return []
+    bases = [base for base in node.bases if not (isinstance(base, ast.Name) and base.id in _WITHOUT_INIT)]
+    if not bases:
+        return []
+    # Which of several bases has the constructor is for Python's method resolution order to say.
+    (base, *others) = bases
+    if others or not isinstance(base, ast.Name):
+        raise Unreadable(node.name)
+    return _parameters(*_class_of(place, base.id))
 
 
 def _class_of(place: _Module, name: str) -> tuple[_Module, ast.ClassDef]:
@@ -140,7 +144,14 @@ def _called(node: ast.expr) -> str:
 
 
 def _fields(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
-    if node.bases:
+    own_init = any(isinstance(one, ast.FunctionDef) and one.name == "__init__" for one in node.body)
+    # What `field(...)`, ClassVar, InitVar and KW_ONLY do to the constructor is not read here.
+    plain = all(
+        isinstance(one.annotation, ast.Name | ast.BinOp) and not isinstance(one.value, ast.Call)
+        for one in node.body
+        if isinstance(one, ast.AnnAssign)
+    )
+    if node.bases or own_init or not plain:
         raise Unreadable(node.name)
     return [
         _parameter(place, statement.target.id, statement.annotation, statement.value, keyword_only=False)
@@ -179,8 +190,8 @@ def _parameter(
     if annotation is not None:
         try:
             known = _type(place, annotation)
-        except Unreadable:
-            known = UNREADABLE
+        except (Unreadable, TypeError, AttributeError):
+            known = UNREADABLE  # such as `int[str]`, which Python never evaluates in an annotation
     # That there is a default counts here, and not what it is.
     value = inspect.Parameter.empty if default is None else None
     return inspect.Parameter(name, kind, default=value, annotation=known)

@@ -38,6 +38,24 @@ class Data:
     share: float
     count: int = 3
 
+class Mixin:
+    pass
+
+class SeveralBases(Mixin, Base): ...
+
+@dataclass
+class Fields:
+    made: list[str] = field(default_factory=list, init=False)
+    share: float = 0.5
+
+@dataclass
+class OfTheClass:
+    limit: ClassVar[int]
+    share: float = 0.5
+
+class Odd:
+    def __init__(self, never: int[str] = 1): ...
+
 @wrapped
 class Decorated:
     def __init__(self, a): ...
@@ -76,6 +94,7 @@ def test_classes_of_one_s_own(tmp_path: Path, monkeypatch) -> None:
         ("more", UNREADABLE),
     ]
     assert plain["more"].kind is inspect.Parameter.VAR_KEYWORD
+    assert signature_of("mine.Odd")["never"].annotation is UNREADABLE
     assert signature_of("mine.Inherits")["weight"].default is inspect.Parameter.empty
     assert {name: one.annotation for name, one in signature_of("mine.Data").items()} == {
         "share": float,
@@ -84,7 +103,18 @@ def test_classes_of_one_s_own(tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["mine.Decorated", "mine.Meta", "mine.function", "mine.Absent", "absent.Class", "x"]
+    "target",
+    [
+        "mine.SeveralBases",
+        "mine.Fields",
+        "mine.OfTheClass",
+        "mine.Decorated",
+        "mine.Meta",
+        "mine.function",
+        "mine.Absent",
+        "absent.Class",
+        "x",
+    ],
 )
 def test_what_is_not_plain_is_left_to_the_import(tmp_path: Path, monkeypatch, target: str) -> None:
     (tmp_path / "mine.py").write_text(OWN)
