@@ -205,7 +205,8 @@ def next_steps(
     user = prepared.interactions.user_ids[0]
     shown = relative(folder.path)
     # Generated answers need a list of all candidates, which would be longer than any training list.
-    scored = " eval.ranking=likelihood" if ranking == "generate" else ""
+    # A constrained score is renormalised in its list, and a hundred candidates take several.
+    scored = " eval.ranking=likelihood" if ranking in ("generate", "constrained") else ""
     return (
         [
             ("all numbers", folder.metrics_path),

@@ -147,9 +147,23 @@ def generated_answers_are_listed(cfg: Settings) -> str | None:
         longer = "" if asked <= trained else f", a longer list than the {trained + 1} of training prompts"
         return (
             f"eval.ranking=generate with eval.listing={listing} and eval.num_negatives={asked}: answers are chosen from a "
-            f"list of all candidates; set eval.listing=all{longer}, or eval.ranking=likelihood or constrained"
+            f"list of all candidates; set eval.listing=all{longer}, or eval.ranking=likelihood"
         )
     return None
+
+
+def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
+    """Constrained scores add up to 1 in each list, so those of candidates in different lists cannot be compared."""
+    asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
+    if cfg["eval"]["ranking"] != "constrained" or asked == "full" or asked <= trained:
+        return None
+    if cfg["eval"].get("listing", "trained") != "trained":
+        return None
+    return (
+        f"eval.ranking=constrained with eval.listing=trained and eval.num_negatives={asked}: probabilities would be "
+        f"renormalised within each list of {trained + 1}, so candidates of different lists could not be compared; set "
+        "eval.ranking=likelihood, or eval.listing=none or all"
+    )
 
 
 def reward_needs_title(cfg: Settings) -> str | None:
@@ -344,6 +358,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     yes_or_no_is_ranked,
     listed_candidates_end,
     generated_answers_are_listed,
+    renormalised_scores_are_of_one_list,
     reward_needs_title,
     baselines_have_names_of_their_own,
     item_tokens_have_vectors,

@@ -91,6 +91,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             "eval.listing=all, a longer list than the 10 of",
         ),
         (["eval.listing=none", "eval.ranking=generate"], "answers are chosen from a list of all candidates"),
+        (["eval.ranking=constrained", "eval.num_negatives=10"], "renormalised within each list of 10"),
         (["reward=release"], "reward=release with prompt.answer=id"),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
         (["backbone=qwen3_0.6b", "sft=null"], "method.stages names sft"),
