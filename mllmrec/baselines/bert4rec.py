@@ -8,16 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mllmrec.baselines.item_sequences import in_sequence
-from mllmrec.baselines.neural import (
-    ItemVectors,
-    NeuralRecommender,
-    SequenceNetwork,
-    require_positive,
-    require_share,
-    small_weights,
-)
+from mllmrec.baselines.neural import ItemVectors, NeuralRecommender, SequenceNetwork, small_weights
 from mllmrec.baselines.next_item_loss import cross_entropy
-from mllmrec.baselines.sasrec import places_back, require_heads, transformer
+from mllmrec.baselines.sasrec import places_back, transformer
+from mllmrec.baselines.settings import AttentionSettings, TrainingSettings, require_share
+from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
 
 
@@ -27,19 +22,10 @@ class Bert4Rec(NeuralRecommender):
     It recommends by guessing the item at a mask behind the history. The loss is cross-entropy over all items.
 
     Args:
-        hidden_size: size D of the item vectors.
-        num_layers: number of transformer layers.
-        num_heads: number of attention heads; must divide D.
-        feedforward_size: width of the feed-forward part.
-        dropout: dropout of embeddings, attention and layers.
         masked_share: probability of masking each item of a training sequence; at least one item is masked.
         last_share: share of the training sequences with only the last item masked, as when recommending.
-        max_length: number of places, including the mask behind the history.
-        learning_rate: learning rate of Adam.
-        batch_size: sequences per batch.
-        max_epochs: most passes over the sequences.
-        every: epochs between two held-out measures.
-        patience: training stops after this many measures without a new best.
+        attention: the sizes of the transformer.
+        training: how the network is trained; ``max_length`` counts the mask behind the history.
 
     Raises:
         UserError: a value is out of range.
@@ -47,54 +33,40 @@ class Bert4Rec(NeuralRecommender):
 
     kind = "bert4rec"
 
+    @flat_settings
     def __init__(
         self,
-        hidden_size: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        feedforward_size: int = 256,
-        dropout: float = 0.2,
         masked_share: float = 0.6,
         last_share: float = 0.1,
-        max_length: int = 50,
-        learning_rate: float = 1e-3,
-        batch_size: int = 256,
-        max_epochs: int = 200,
-        every: int = 1,
-        patience: int = 10,
+        attention: AttentionSettings = AttentionSettings(dropout=0.2),
+        training: TrainingSettings = TrainingSettings(),
     ) -> None:
-        super().__init__(
-            max_length=max_length,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_epochs=max_epochs,
-            every=every,
-            patience=patience,
-        )
-        require_heads(hidden_size, num_heads)
-        require_positive(num_layers=num_layers, feedforward_size=feedforward_size)
-        if max_length < 2:
+        super().__init__(training)
+        if training.max_length < 2:
             raise UserError(
-                f"method.recommender.max_length={max_length} must be at least 2: an item and the mask behind it"
+                f"method.recommender.max_length={training.max_length} must be at least 2: an item and the mask "
+                "behind it"
             )
-        require_share(dropout=dropout, masked_share=masked_share, last_share=last_share)
-        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
-        self.feedforward_size, self.dropout = feedforward_size, dropout
+        require_share(masked_share=masked_share, last_share=last_share)
+        self.attention = attention
         self.masked_share, self.last_share = masked_share, last_share
 
     @property
     def history_length(self) -> int:
         """One place is kept for the mask."""
-        return self.max_length - 1
+        return self.training.max_length - 1
 
     def build(self, num_items: int, features: np.ndarray | None) -> SequenceNetwork:
         """The untrained network."""
-        encoder = transformer(
-            self.hidden_size, self.num_layers, self.num_heads, self.feedforward_size, self.dropout
-        )
-        vectors = ItemVectors(num_items, self.hidden_size, features)
+        encoder = transformer(self.attention)
+        vectors = ItemVectors(num_items, self.attention.hidden_size, features)
         return Bert4RecNetwork(
-            vectors, encoder, self.max_length, self.dropout, self.masked_share, self.last_share
+            vectors,
+            encoder,
+            self.training.max_length,
+            self.attention.dropout,
+            self.masked_share,
+            self.last_share,
         )
 
 

@@ -6,15 +6,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllmrec.baselines.neural import (
-    ItemVectors,
-    NeuralRecommender,
-    NextItemNetwork,
-    require_positive,
-    require_share,
-    small_weights,
-)
+from mllmrec.baselines.neural import ItemVectors, NeuralRecommender, NextItemNetwork, small_weights
 from mllmrec.baselines.next_item_loss import NextItemLoss
+from mllmrec.baselines.settings import TrainingSettings, require_positive, require_share
+from mllmrec.config.flat import flat_settings
 
 
 class Gru4Rec(NeuralRecommender):
@@ -27,15 +22,8 @@ class Gru4Rec(NeuralRecommender):
         state_size: width of the recurrent state.
         num_layers: number of recurrent layers.
         dropout: dropout of the item vectors, and between layers.
-        loss: ``cross_entropy`` over all items, or ``bce`` against sampled negatives.
-        negatives: for bce, negatives sampled per positive.
-        calibration: for bce, t of gBCE, 0 to 1; 0 is plain bce.
-        max_length: how many latest items of a history are read.
-        learning_rate: learning rate of Adam.
-        batch_size: sequences per batch.
-        max_epochs: most passes over the sequences.
-        every: epochs between two held-out measures.
-        patience: training stops after this many measures without a new best.
+        next_item_loss: what is learnt from the items that come next.
+        training: how the network is trained.
 
     Raises:
         UserError: a value is out of range.
@@ -43,35 +31,21 @@ class Gru4Rec(NeuralRecommender):
 
     kind = "gru4rec"
 
+    @flat_settings
     def __init__(
         self,
         hidden_size: int = 64,
         state_size: int = 128,
         num_layers: int = 1,
         dropout: float = 0.3,
-        loss: str = "cross_entropy",
-        negatives: int = 1,
-        calibration: float = 0.0,
-        max_length: int = 50,
-        learning_rate: float = 1e-3,
-        batch_size: int = 256,
-        max_epochs: int = 200,
-        every: int = 1,
-        patience: int = 10,
+        next_item_loss: NextItemLoss = NextItemLoss(),
+        training: TrainingSettings = TrainingSettings(),
     ) -> None:
-        super().__init__(
-            max_length=max_length,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_epochs=max_epochs,
-            every=every,
-            patience=patience,
-        )
+        super().__init__(training)
         require_positive(hidden_size=hidden_size, state_size=state_size, num_layers=num_layers)
         require_share(dropout=dropout)
         self.hidden_size, self.state_size, self.num_layers = hidden_size, state_size, num_layers
-        self.dropout = dropout
-        self.loss = NextItemLoss(loss, negatives, calibration)
+        self.dropout, self.next_item_loss = dropout, next_item_loss
 
     def build(self, num_items: int, features: np.ndarray | None) -> NextItemNetwork:
         """The untrained network."""
@@ -83,7 +57,7 @@ class Gru4Rec(NeuralRecommender):
             dropout=self.dropout if self.num_layers > 1 else 0.0,
         )
         vectors = ItemVectors(num_items, self.hidden_size, features)
-        return Gru4RecNetwork(vectors, recurrent, self.dropout, self.loss)
+        return Gru4RecNetwork(vectors, recurrent, self.dropout, self.next_item_loss)
 
 
 class Gru4RecNetwork(NextItemNetwork):

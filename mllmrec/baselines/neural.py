@@ -21,6 +21,7 @@ from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.item_sequences import LengthBatches, in_sequence, padded
 from mllmrec.baselines.keep_best import KeepBest
 from mllmrec.baselines.next_item_loss import NextItemLoss
+from mllmrec.baselines.settings import TrainingSettings
 from mllmrec.baselines.weights_file import read_weights, write_weights
 from mllmrec.errors import UserError
 from mllmrec.randomness import seeded_globals
@@ -97,42 +98,12 @@ def small_weights(network: nn.Module) -> None:
 
 
 class NeuralRecommender(Recommender):
-    """Trains a `SequenceNetwork`.
-
-    Args:
-        max_length: how many latest items of a history are read.
-        learning_rate: the constant learning rate of Adam.
-        batch_size: sequences per batch.
-        max_epochs: most passes over the sequences.
-        every: epochs between two held-out measures.
-        patience: training stops after this many measures without a new best.
-
-    Raises:
-        UserError: a value is out of range.
-    """
+    """Trains a `SequenceNetwork`."""
 
     kind: str
 
-    def __init__(
-        self,
-        *,
-        max_length: int,
-        learning_rate: float,
-        batch_size: int,
-        max_epochs: int,
-        every: int,
-        patience: int,
-    ) -> None:
-        require_positive(
-            max_length=max_length,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_epochs=max_epochs,
-            every=every,
-            patience=patience,
-        )
-        self.max_length, self.learning_rate, self.batch_size = max_length, learning_rate, batch_size
-        self.max_epochs, self.every, self.patience = max_epochs, every, patience
+    def __init__(self, training: TrainingSettings) -> None:
+        self.training = training
         self._progress: _Progress | None = None  # None if the weights were read from a file
 
     @abstractmethod
@@ -146,7 +117,7 @@ class NeuralRecommender(Recommender):
     @property
     def history_length(self) -> int:
         """How many items of a history are read; a training sequence has one more."""
-        return self.max_length
+        return self.training.max_length
 
     def fit(self, inputs: FitInputs) -> None:
         """Train. With a held-out measure, train until the measure stops rising.
@@ -159,21 +130,22 @@ class NeuralRecommender(Recommender):
             raise UserError(
                 f"{self.kind}: no training sequence has two items; filter less or split otherwise"
             )
-        longest = self.history_length + 1
+        training, longest = self.training, self.history_length + 1
         lengths = np.array([min(len(sequence), longest) for sequence in sequences])
         features = self.features(inputs)
         with seeded_globals(inputs.seed, "recommender", self.kind):
             self.network = self.build(inputs.num_items, features)
             callbacks = []
             if inputs.measure is not None:
-                callbacks.append(KeepBest(self.network, inputs.measure, self.every, self.patience))
-            trainer = inputs.make_trainer(max_epochs=self.max_epochs, callbacks=callbacks)
+                callbacks.append(KeepBest(self.network, inputs.measure, training.every, training.patience))
+            trainer = inputs.make_trainer(max_epochs=training.max_epochs, callbacks=callbacks)
             loader: DataLoader = DataLoader(
                 sequences,  # type: ignore[arg-type]
-                batch_sampler=LengthBatches(lengths, self.batch_size, inputs.seed),
+                batch_sampler=LengthBatches(lengths, training.batch_size, inputs.seed),
                 collate_fn=lambda batch: padded(batch, longest),
             )
-            self._progress = _Progress(self.kind, f"{inputs.section}.learning_rate", self.learning_rate)
+            setting = f"{inputs.section}.learning_rate"
+            self._progress = _Progress(self.kind, setting, training.learning_rate)
             trainer.fit(_Training(self.network, self._progress), loader)
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -252,28 +224,6 @@ def _products(queries: Tensor, vectors: Tensor, candidates: Sequence[np.ndarray]
     repeated = queries.repeat_interleave(torch.tensor(counts, device=queries.device), dim=0)
     flat = (repeated * functional.embedding(wanted, vectors)).sum(-1).double().cpu().numpy()
     return np.split(flat, np.cumsum(counts)[:-1])
-
-
-def require_positive(**values: float) -> None:
-    """Refuse settings of a recommender that are not above 0.
-
-    Raises:
-        UserError: a setting is not; the message names the first.
-    """
-    for name, value in values.items():
-        if value <= 0:
-            raise UserError(f"method.recommender.{name}={value} must be above 0")
-
-
-def require_share(**values: float) -> None:
-    """Refuse settings of a recommender that do not lie in [0, 1).
-
-    Raises:
-        UserError: a setting does not; the message names the first.
-    """
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise UserError(f"method.recommender.{name}={value} must be at least 0 and below 1")
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +23,7 @@ def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(sums).sum() / len(states)
 
 
+@dataclass(frozen=True)
 class NextItemLoss:
     """Cross-entropy over all items, or binary cross-entropy against sampled negatives.
 
@@ -29,7 +32,7 @@ class NextItemLoss:
     with negative sampling"). t = 0 gives β = 1, the plain loss of SASRec. Negatives are uniform over the other items.
 
     Args:
-        kind: ``cross_entropy`` or ``bce``.
+        loss: ``cross_entropy`` or ``bce``.
         negatives: for bce, negatives sampled per positive.
         calibration: for bce, the calibration t, 0 to 1.
 
@@ -37,15 +40,18 @@ class NextItemLoss:
         UserError: a value is out of range.
     """
 
-    def __init__(self, kind: str = "cross_entropy", negatives: int = 1, calibration: float = 0.0) -> None:
-        if kind not in KINDS:
-            raise UserError(f"method.recommender.loss={kind}: it is one of {choices(KINDS)}")
-        if negatives < 1 or not 0 <= calibration <= 1:
+    loss: str = "cross_entropy"
+    negatives: int = 1
+    calibration: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in KINDS:
+            raise UserError(f"method.recommender.loss={self.loss}: it is one of {choices(KINDS)}")
+        if self.negatives < 1 or not 0 <= self.calibration <= 1:
             raise UserError(
-                f"method.recommender: negatives={negatives} must be at least 1, "
-                f"calibration={calibration} between 0 and 1"
+                f"method.recommender: negatives={self.negatives} must be at least 1, "
+                f"calibration={self.calibration} between 0 and 1"
             )
-        self.kind, self.negatives, self.calibration = kind, negatives, calibration
 
     def __call__(self, states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
         """The mean over states.
@@ -55,7 +61,7 @@ class NextItemLoss:
             vectors: (I, D) of all items.
             targets: (N,) int64, the items that came next.
         """
-        if self.kind == "cross_entropy":
+        if self.loss == "cross_entropy":
             return cross_entropy(states, vectors, targets)
         others = len(vectors) - 1
         drawn = torch.randint(others, (len(states), self.negatives), device=states.device)

@@ -1,7 +1,8 @@
 """What a class takes, read from its source without importing it: an import of torch alone takes seconds.
 
-Only what the source says plainly is read: a class with an ``__init__`` of its own or inherited, or a dataclass. Of anything
-else `signature_of` knows nothing, and the check imports the class instead.
+Only what the source says plainly is read: a class with an ``__init__`` of its own or inherited, whose settings objects may
+be given field by field (`mllmrec.config.flat`), or a dataclass. Of anything else `signature_of` knows nothing, and the
+check imports the class instead.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _KNOWN_MODULES: Mapping[str, Any] = {
 
 
 _WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases
+_FLAT = "flat_settings"  # the decorator of `mllmrec.config.flat`
 
 
 class Unreadable(Exception):
@@ -161,7 +163,7 @@ def _fields(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
 
 
 def _of_function(place: _Module, node: ast.FunctionDef) -> list[inspect.Parameter]:
-    if node.decorator_list:
+    if [_called(decorator) for decorator in node.decorator_list] not in ([], [_FLAT]):
         raise Unreadable(node.name)
     given = node.args
     positional = [*given.posonlyargs, *given.args]
@@ -177,9 +179,29 @@ def _of_function(place: _Module, node: ast.FunctionDef) -> list[inspect.Paramete
     ]
     if given.vararg is not None:
         raise Unreadable(node.name)
+    if node.decorator_list:
+        annotations = {one.arg: one.annotation for one in [*positional, *given.kwonlyargs]}
+        objects = {
+            one.name: settings
+            for one in found
+            if one.default is not one.empty and (settings := _settings(place, annotations[one.name]))
+        }
+        found = [one for one in found if one.name not in objects]
+        found += [one for settings in objects.values() for one in settings]
     if given.kwarg is not None:
         found.append(inspect.Parameter(given.kwarg.arg, inspect.Parameter.VAR_KEYWORD))
     return found
+
+
+def _settings(place: _Module, annotation: ast.expr | None) -> list[inspect.Parameter]:
+    """The fields of a settings object, each with a default since the object has one; none if it is something else."""
+    if not isinstance(annotation, ast.Name) or isinstance(getattr(builtins, annotation.id, None), type):
+        return []
+    home, node = _class_of(place, annotation.id)
+    if [_called(decorator) for decorator in node.decorator_list] != ["dataclass"]:
+        return []
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [one.replace(kind=kind, default=None) for one in _fields(home, node)]
 
 
 def _parameter(

@@ -55,7 +55,7 @@ def test_every_other_item_is_drawn_and_never_the_target(target):
     assert min(others) > 850
 
 
-@pytest.mark.parametrize("settings", [{"kind": "bpr"}, {"negatives": 0}, {"calibration": 1.5}], ids=str)
+@pytest.mark.parametrize("settings", [{"loss": "bpr"}, {"negatives": 0}, {"calibration": 1.5}], ids=str)
 def test_refusals(settings):
     with pytest.raises(UserError, match=f"={next(iter(settings.values()))}"):
         NextItemLoss(**settings)
