@@ -1,7 +1,8 @@
-"""What every command shares: Hydra's command line, one check of the configuration, and the exit status.
+"""Shared by all commands: Hydra's command line, one check of the configuration, and the exit status.
 
-0: done. 2: wrong use, wrong input, or a disk that is full or cannot be written, with one message on standard error;
-``MLLMREC_TRACEBACK=1`` shows where it arose. 130 and 143: ended by Ctrl-C or SIGTERM (`mllmrec.stopping`). 1: anything else, a defect, with its traceback.
+Exit status 0: done. 2: wrong use, wrong input, or a disk that is full or cannot be written, with one message on
+standard error; ``MLLMREC_TRACEBACK=1`` shows where it arose. 130 and 143: ended by Ctrl-C or SIGTERM
+(`mllmrec.stopping`). 1: anything else; this is a defect, with its traceback.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ Task = Callable[[DictConfig], "float | None"]
 def run_app(task: Task, config_name: str) -> NoReturn:
     """Run ``task`` as a Hydra application on ``conf/<config_name>.yaml`` and exit.
 
-    The configuration is checked before Hydra starts, so that a refused one leaves no run folder behind; in a
-    multirun also before each job. The value of ``task`` goes to the sweeper of a multirun.
+    Checks the configuration before Hydra starts, so that a refused configuration leaves no run folder. A multirun
+    checks again before each job. The sweeper of a multirun receives the return value of ``task``.
     """
     write_what_can_be_encoded()
     with stoppable(f"mllmrec.{config_name}"):
@@ -49,46 +50,46 @@ def run_app(task: Task, config_name: str) -> NoReturn:
 
 
 def _run(task: Task, config_name: str) -> None:
-    # Hydra re-raises what went wrong instead of printing its own shortened traceback.
+    # Let Hydra re-raise exceptions instead of printing its own shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed: list[BaseException] = []
     launcher = os.getpid()
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
-        # Once more, for the processes of a multirun's pool.
+        # Again, for the processes of a multirun's pool.
         write_what_can_be_encoded()
         of_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         with watching():
             try:
                 check_stopped()
                 if of_multirun:
-                    # The command line stood for many configurations, of which one was checked.
+                    # The command line stands for many configurations, and only one of them was checked.
                     check_config(cfg)
                 return task(cfg)
             except BaseException as error:
                 stopped = stopped_by()
                 if stopped is not None and os.getpid() != launcher:
-                    # The pool would give its process the next job.
+                    # The pool would give this process the next job.
                     end_at_once(stopped.status)
                 if stopped is not None or not isinstance(error, Exception):
                     raise
                 failed.append(error)
                 if not of_multirun and user_error_behind(error) is not None:
-                    # Not an Exception, so that Hydra adds no line of its own to the message.
+                    # SystemExit is no Exception, so Hydra adds no line of its own to the message.
                     raise SystemExit(_report(error, config_name)) from error
                 if of_multirun and not _can_be_sent(error):
                     raise RuntimeError(f"{type(error).__name__}: {error}") from error
                 raise
 
-    # Hydra names the job after the module of the function: here __main__, and of no use.
+    # Hydra names the job after the module of the function, which would be __main__.
     del job.__wrapped__
     job.__module__ = f"mllmrec.{config_name}"
     try:
         _check_command_line(config_name)
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
     except BrokenPipeError:
-        # Whoever read the output has enough, as with `--help | head`.
+        # The reader of the output closed it early, as in `--help | head`.
         _drop_output()
         sys.exit(0)
     except Exception as error:
@@ -101,11 +102,11 @@ def _run(task: Task, config_name: str) -> None:
 
 
 def _check_command_line(config_name: str) -> None:
-    """Check the overrides as typed, when they are what is going to run.
+    """Check the overrides as typed, unless the command only prints help or the like.
 
     Raises:
-        ConfigError: one or more are wrong.
-        UserError: there is no folder to work in.
+        ConfigError: one or more overrides are wrong.
+        UserError: the working folder no longer exists.
     """
     args = get_args_parser().parse_args()
     register_help(args.config_name or config_name, args.overrides)
@@ -114,18 +115,20 @@ def _check_command_line(config_name: str) -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise UserError("the folder that this command was started in is gone: change to another") from error
+        raise UserError(
+            "the current folder no longer exists: change to another and start the command again"
+        ) from error
     config_dir = Path(args.config_path).resolve() if args.config_path else CONFIG_DIR
     composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
     if composed.faults:
-        # Said at once: what the components would add takes seconds of imports.
+        # Report at once: a check of the components takes seconds of imports.
         raise ConfigError(composed.faults + plain_faults(composed.config))
     if not args.cfg:
         check_config(composed.config)
 
 
 def _can_be_sent(error: Exception) -> bool:
-    """Whether the process that launched the job could read ``error``; if it cannot, it gives up the other jobs too."""
+    """Whether the process that launched the job could unpickle ``error``. If not, it would give up the other jobs."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -134,14 +137,14 @@ def _can_be_sent(error: Exception) -> bool:
 
 
 def _report(error: BaseException, config_name: str) -> int:
-    """Print the message of ``error`` on standard error; returns the exit status."""
+    """Print the message of ``error`` on standard error and return the exit status."""
     if os.environ.get("MLLMREC_TRACEBACK") == "1":
         raise error
     command = f"python -m mllmrec.{config_name}"
     known = user_error_behind(error)
     message = str(known) if known is not None else _hydra_message(error)
     if known is None or isinstance(known, ConfigError):
-        message += f"\nSee {command} --help for the settings, {command} --cfg job for their values."
+        message += f"\nSee {command} --help for the settings, and {command} --cfg job for their values."
     print(f"mllmrec.{config_name}: error: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -151,7 +154,7 @@ def _report(error: BaseException, config_name: str) -> int:
 
 
 def _drop_output() -> None:
-    """Let what standard output could not take go nowhere: Python would try again at its end, and fail."""
+    """Discard what standard output could not take. Otherwise Python would try again at exit, and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -95,7 +95,7 @@ def test_a_folder_that_is_gone_is_said(folder: Path) -> None:
     command = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, str(folder / "job.py"), *flags]
     done = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("mllmrec.train: error: the folder that this command was started in is gone")
+    assert done.stderr.startswith("mllmrec.train: error: the current folder no longer exists")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The configuration: where its files lie, and the checks that run before anything expensive."""
+"""The configuration: where its files are, and the checks that run before anything expensive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from mllmrec.config.checks import check_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel carries the files inside the package; in a checkout they stand beside it.
+# A wheel has the files inside the package; a checkout has them beside it.
 CONFIG_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 __all__ = ["CONFIG_DIR", "check_config"]

@@ -1,7 +1,7 @@
-"""One word for a whole algorithm: files of ``loss`` and ``advantage`` bring settings of ``grpo``, which must arrive.
+"""Checks that ``loss=NAME`` or ``advantage=NAME`` brings a whole algorithm, with the ``grpo`` settings in its file.
 
-Such a file begins with ``# @package _global_`` and has a ``grpo`` section. What stands below it in the defaults list can
-take a part of it away: the other of the two words, or a preset. On the command line a part may be changed by its key.
+Such a file begins with ``# @package _global_`` and has a ``grpo`` section. A file further down the defaults list can
+override part of that section: the file of the other group, or a preset. The command line may change single keys of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _WORDS = ("loss", "advantage")
 
 
 def broken_algorithms(cfg: DictConfig, settings: Mapping[str, Any]) -> list[str]:
-    """What a word on the command line brings and something else, not that command line, has changed.
+    """A fault for each ``grpo`` value that a choice on the command line sets and another file overrides.
 
     Args:
-        cfg: composed, with Hydra's own section; without one, that of the running job counts, if there is one.
+        cfg: the composed configuration. If it lacks Hydra's section, the section of a running job is read, if any.
         settings: ``cfg`` resolved.
     """
     grpo, method = settings.get("grpo"), settings.get("method")
@@ -35,7 +35,7 @@ def broken_algorithms(cfg: DictConfig, settings: Mapping[str, Any]) -> list[str]
     hydra: Any = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     if hydra is None:
         return []
-    # As typed: what refers to a value that is not there is reported elsewhere.
+    # Unresolved: other checks report a reference to a missing value.
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     typed = {text.lstrip("+~").split("=", 1)[0] for text in overrides}
     brought = {word: _brought(hydra, word) for word in _WORDS}
@@ -43,7 +43,7 @@ def broken_algorithms(cfg: DictConfig, settings: Mapping[str, Any]) -> list[str]
         _fault(hydra, brought, word, key, value, grpo[key])
         for word in _WORDS
         for key, value in brought[word].items()
-        # What a preset both chooses and changes is its own affair.
+        # A preset may change a file that it chose itself.
         if word in typed and f"grpo.{key}" not in typed and key in grpo and grpo[key] != value
     ]
 
@@ -55,13 +55,13 @@ def _fault(
     who = f"{others[0]}={hydra.runtime.choices[others[0]]}" if others else "a preset"
     wanted, found = (f"grpo.{key}={shown(one)}" for one in (value, actual))
     return (
-        f"{word}={hydra.runtime.choices[word]} brings {wanted}, and {who} sets {shown(actual)}: say which with "
-        f"{wanted} or {found}"
+        f"{word}={hydra.runtime.choices[word]} sets {wanted}, but {who} sets {shown(actual)}: add {wanted} or "
+        f"{found}"
     )
 
 
 def _brought(hydra: DictConfig, word: str) -> dict[str, Any]:
-    """The ``grpo`` section of the chosen file of a group."""
+    """The ``grpo`` section of the file that was chosen from a group."""
     for path in _files(hydra, word):
         if path.is_file():
             plain: Any = OmegaConf.to_container(OmegaConf.load(path))

@@ -1,4 +1,4 @@
-"""Every fault of a composed configuration, found before a model or a dataset is loaded and reported together."""
+"""Finds every fault of a composed configuration before a model or a dataset is loaded, and reports all together."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mllmrec.errors import ConfigError
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check types, bounds, contradictions, what every ``_target_`` takes, and what it gives on a toy batch.
+    """Check types, bounds, contradictions, the arguments of every ``_target_``, and what it returns for a toy batch.
 
-    What can be told without importing a component is told first, since torch alone takes seconds to import. Only where
-    nothing is wrong so far are components imported, built and tried.
+    Checks that import no component come first, since torch alone takes seconds to import. Components are imported,
+    built and tried only if those checks find no fault.
 
     Raises:
-        ConfigError: one or more settings are wrong; all are named.
+        ConfigError: one or more settings are wrong; it names all.
     """
     settings, faults = _told_without_imports(cfg)
     faults += broken_rules(settings, (accelerator_exists,)) if not faults else []
@@ -38,21 +38,21 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def plain_faults(cfg: DictConfig) -> list[str]:
-    """What `check_config` finds without importing any component."""
+    """The faults that `check_config` finds without importing any component."""
     return _told_without_imports(cfg)[1]
 
 
 def _told_without_imports(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The resolved settings, and their faults: bounds, missing values, contradictions, arguments of classes."""
+    """The resolved settings and their faults: bounds, missing values, contradictions, arguments of classes."""
     settings, faults = _resolve(cfg)
     faults += [*_schema_faults(settings), *broken_rules(settings), *broken_algorithms(cfg, settings)]
-    # Of a run folder that someone else made, nothing may be built before this is asked.
+    # The settings may come from a run folder that someone else made: check this before anything is built.
     faults += targets_of_python(settings)
     return settings, [*faults, *declared_faults(settings)]
 
 
 def _resolve(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The values as plain dictionaries, without those that cannot be resolved, and what is wrong with the latter."""
+    """The values that can be resolved, as plain dictionaries, and the faults of the others."""
     settings: dict[str, Any] = {}
     faults = []
     for key in map(str, cfg):
@@ -67,7 +67,7 @@ def _resolve(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
                 OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             )
         except InterpolationToMissingValueError:
-            # The value that it refers to is reported as not set.
+            # It refers to a value that is itself reported as not set.
             continue
         except OmegaConfBaseException as error:
             faults.append(f"{key}: {readable(error)}")
@@ -81,7 +81,7 @@ def _not_set(key: str) -> str:
 
 
 def _missing(path: str, value: Any) -> Iterator[str]:
-    """The paths of values that must be given."""
+    """The paths of mandatory values that are not set."""
     if value == "???":
         yield path
     elif isinstance(value, dict):
@@ -93,7 +93,7 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
     root = {key: value for key, value in settings.items() if key in Root.model_fields}
     faults = _faults(Root, "", root)
     if "method" not in settings:
-        # A command on a finished run: "same" stands for that run's own value.
+        # A command on a finished run. There "same" stands for that run's own value.
         return faults + (
             _faults(SECTIONS["eval"], "eval", settings["eval"], unchecked="same")
             if "eval" in settings
@@ -106,14 +106,14 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
 
 
 def _has_no_stage(name: str, section: Any) -> bool:
-    """Whether the recipe leaves this stage out; of a warm-up, a preset's limit may be left."""
+    """Whether the recipe leaves this stage out. A preset's limit may be all that remains of a warm-up section."""
     if section is None:
         return name in STAGES
     return name == "warmup" and isinstance(section, dict) and "epochs" not in section
 
 
 def _faults(model: type[BaseModel], section: str, values: Any, unchecked: str | None = None) -> list[str]:
-    """What ``model`` has to say, of all values but ``unchecked``."""
+    """The faults that ``model`` finds in ``values``, except in values equal to ``unchecked``."""
     try:
         model.model_validate(values)
     except ValidationError as error:

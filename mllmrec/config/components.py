@@ -1,4 +1,4 @@
-"""Checks of what ``_target_`` names: the class exists, takes these keys, and accepts their values."""
+"""Checks the class that each ``_target_`` names: it exists, takes these keys, and accepts their values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mllmrec.config.signatures import UNREADABLE, signature_of
 from mllmrec.errors import UserError, choices
 from mllmrec.stopping import Stopped
 
-# Read by the pipeline and not by the class.
+# Keys that the pipeline reads, not the class.
 _PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio"}}
-# The pipeline adds arguments of its own to these, so what is missing is not the user's to give.
+# The pipeline adds arguments to these, so the user need not give every argument.
 _COMPLETED_LATER = {"cot_policy", "mixing"}
 
 
 def component_faults(cfg: Mapping[str, Any]) -> list[str]:
-    """The faults of every section with a ``_target_``; imports the modules that these name.
+    """The faults of every section with a ``_target_``. Imports the modules that these sections name.
 
-    Objects are built once to hear what their constructors say; none loads a model or a dataset there.
+    Builds each object once to collect the errors of its constructor. No constructor loads a model or a dataset.
 
     Args:
         cfg: resolved settings.
@@ -35,7 +35,7 @@ def component_faults(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
-    """The faults among `component_faults` that the sources of the classes tell; nothing is imported.
+    """The part of `component_faults` that can be read from the sources of the classes. Imports nothing.
 
     Args:
         cfg: resolved settings.
@@ -52,7 +52,7 @@ def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every section that names a class, by its path."""
+    """Every section that names a class, with its path."""
     method = cfg.get("method") or {}
     beside = {f"baselines.{name}": described for name, described in (cfg.get("baselines") or {}).items()}
     sections = {
@@ -66,7 +66,7 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _given(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a section is an argument of its class."""
+    """The keys of a section that are arguments of its class."""
     ours = _PIPELINE_KEYS.get(group, set())
     return {key: value for key, value in section.items() if key not in ours and not key.startswith("_")}
 
@@ -77,22 +77,22 @@ def _disagreements(
     parameters: Mapping[str, inspect.Parameter],
     hints: Mapping[str, Any],
 ) -> list[str]:
-    """Where the arguments are not those that a constructor takes."""
+    """The faults of arguments that do not fit a constructor."""
     unknown, missing = _unknown_keys(group, given, parameters), _missing_keys(group, given, parameters)
     return [*unknown, *missing, *_wrong_types(group, given, hints)]
 
 
 def targets_of_python(value: Any, path: str = "") -> Iterator[str]:
-    """A fault for every ``_target_``, wherever it stands, that names something of Python itself, such as ``os.remove``.
+    """A fault for every ``_target_``, at any depth, that names something from Python itself, such as ``os.remove``.
 
-    Settings may come from a run folder that someone else made: nothing of them may be built before this is asked.
+    Settings may come from a run folder that someone else made. Check this before anything is built from them.
     """
     if isinstance(value, Mapping):
         target = str(value.get("_target_"))
         if target.split(".")[0] in sys.stdlib_module_names or target.startswith("builtins."):
             yield (
-                f"{path}._target_={target}: what Python itself brings is no part of a run; name a class of mllmrec or "
-                "of your own"
+                f"{path}._target_={target}: this belongs to Python itself and cannot be part of a run; name a class of "
+                "mllmrec or of your own"
             )
         for key, inner in value.items():
             yield from targets_of_python(inner, f"{path}.{key}" if path else str(key))
@@ -107,7 +107,7 @@ def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
         component: Any = pydoc.locate(str(target))
     except pydoc.ErrorDuringImport as error:
         if isinstance(error.value, (Stopped, KeyboardInterrupt)):
-            # Of the command, not of the module that was being imported at that moment.
+            # The command was stopped while it imported the module; the module itself did not fail.
             raise error.value from None
         return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
     if not inspect.isclass(component):
@@ -129,7 +129,7 @@ def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
 
 def _about(group: str, message: str) -> str:
     if group == "method.item_vectors":
-        # A recommender names its settings as if it stood in its usual place.
+        # A recommender's message names its settings by their usual place.
         message = message.replace("method.recommender", group)
     return message if message.startswith(group) else f"{group}: {message}"
 
@@ -140,7 +140,7 @@ def _unknown_keys(
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return []
     return [
-        f"{group}.{key}: no such setting here{nearest(key, parameters)}; there are {choices([*parameters])}"
+        f"{group}.{key}: no such setting here{nearest(key, parameters)}; choose {choices([*parameters])}"
         for key in given
         if key not in parameters
     ]
@@ -149,7 +149,7 @@ def _unknown_keys(
 def _missing_keys(
     group: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
 ) -> list[str]:
-    """Parameters without a default that were left out."""
+    """Faults of parameters that have no default and were left out."""
     if group in _COMPLETED_LATER:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Overrides typed on the command line, checked before Hydra runs the job: every fault at once, with what is valid."""
+"""Checks the overrides of a command line before Hydra runs the job; reports all faults at once, with valid choices."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mllmrec.config.secrets import secrets_in_files, without_secrets
 from mllmrec.errors import choices
 
 VERSION_BASE = "1.3"
-# Hydra answers GROUP=null for a group that must be chosen with a ValueError.
+# Hydra raises ValueError for GROUP=null if the group is mandatory.
 _REFUSED = (HydraException, ValueError)
 
 
 @dataclass(frozen=True)
 class Composed:
-    """The configuration as the overrides that are right make it, and what is wrong with the others."""
+    """The configuration that the correct overrides give, and the faults of the others."""
 
     config: DictConfig
     faults: list[str]
@@ -35,11 +35,11 @@ class Composed:
 def compose_checked(
     config_name: str, overrides: Sequence[str], config_dir: Path, extra_dir: str | None = None
 ) -> Composed:
-    """Compose with every override that can be applied; of a sweep, with the first value.
+    """Compose with every override that can be applied. An override with several values applies its first.
 
     Args:
         config_name: the root file.
-        overrides: as typed.
+        overrides: the overrides as typed.
         config_dir: folder of the root file.
         extra_dir: folder given by Hydra's ``--config-dir``.
 
@@ -86,7 +86,7 @@ def compose_checked(
 
 
 def _parse(overrides: Sequence[str], groups: Groups) -> tuple[list[list[str]], list[str]]:
-    """Per override, the single values it stands for: one, or those of a sweep; and the malformed ones' faults."""
+    """Each override as a list of overrides with a single value (several in a sweep), and faults of malformed ones."""
     parser = OverridesParser.create()
     variants, faults = [], []
     for text in overrides:
@@ -103,20 +103,22 @@ def _parse(overrides: Sequence[str], groups: Groups) -> tuple[list[list[str]], l
 def _without_new_roots(
     variants: list[list[str]], known: set[str], groups: Groups
 ) -> tuple[list[list[str]], list[str]]:
-    """``+name=value`` that adds a root key: nothing would ever read it."""
+    """Drop ``+name=value`` if it adds a root key, which nothing would read; give a fault for each."""
     kept, faults = [], []
     for texts in variants:
         name = _left_side(texts[0]).lstrip("+").split("@")[0].split("/")[0]
         new = texts[0].startswith("+") and "." not in name and name not in known | {"hydra"}
         if new and not groups.options(name):
-            faults.append(f"{texts[0]}: no such setting{nearest(name, known)}, and nothing reads a new one")
+            faults.append(
+                f"{texts[0]}: no such setting{nearest(name, known)}; nothing would read it, leave it out"
+            )
         else:
             kept.append(texts)
     return kept, faults
 
 
 def _without_missing_files(variants: list[list[str]], groups: Groups) -> tuple[list[list[str]], list[str]]:
-    """Choices that name no file: of a group that may be left out, Hydra would pass over them in silence."""
+    """Drop choices that name no file; give a fault for each. In an optional group Hydra would ignore them silently."""
     parser = OverridesParser.create()
     kept, faults = [], []
     for texts in variants:
@@ -138,10 +140,10 @@ def _without_missing_files(variants: list[list[str]], groups: Groups) -> tuple[l
 
 
 def _removed(roots: set[str], config: DictConfig) -> list[str]:
-    # Of a mandatory value that is not given yet, `in` says that it is not there.
+    # `in` is False for a mandatory value that is not set yet.
     there = set(map(str, config))
     return [
-        f"{name}: removed, but it is needed; leave it, or choose another value"
+        f"{name}: removed, but it is needed; keep it, or choose another value"
         for name in sorted(roots - there)
     ]
 
@@ -177,7 +179,7 @@ def _fault(text: str, error: Exception, config: DictConfig, groups: Groups) -> s
 
 
 def _paths(config: DictConfig, of_hydra: bool) -> Iterator[str]:
-    """Every key with its path: Hydra's own, or ours."""
+    """The path of every key: Hydra's keys if ``of_hydra``, else ours."""
 
     def walk(values: dict, prefix: str) -> Iterator[str]:
         for key, value in values.items():

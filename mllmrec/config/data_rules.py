@@ -1,4 +1,4 @@
-"""Settings of dataset and split that contradict each other; rules as in `mllmrec.config.rules`."""
+"""Rules about settings of dataset and split that contradict each other, written as in `mllmrec.config.rules`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMED_BY_THE_USER = {
 
 
 def validation_exists(cfg: Settings) -> str | None:
-    """Validation targets are asked for where the split makes none."""
+    """Something needs validation targets, but the split makes none."""
     if cfg["split"].get("validation_share") == 0 and cfg["dataset"].get("validation") is None:
         wanted = [
             name
@@ -28,23 +28,23 @@ def validation_exists(cfg: Settings) -> str | None:
         ]
         if wanted and cfg["split"].get("validation_from") is None:
             return (
-                f"{' and '.join(wanted)} with split.validation_share=0: no validation users; raise the share, or set "
-                "heldout.users=0 and eval.split=test"
+                f"{' and '.join(wanted)} with split.validation_share=0: there are no validation users; raise the "
+                "share, or set heldout.users=0 and eval.split=test"
             )
     return None
 
 
 def lengths_agree(cfg: Settings) -> str | None:
-    """A longest sequence below the shortest."""
+    """The longest allowed sequence is shorter than the shortest."""
     for where, section in (("dataset", cfg["dataset"]), ("dataset.filters", cfg["dataset"].get("filters"))):
         low, high = (section or {}).get("min_length"), (section or {}).get("max_length")
         if low is not None and high is not None and low > high:
-            return f"{where}.min_length={low} exceeds {where}.max_length={high}: lower the one or raise the other"
+            return f"{where}.min_length={low} exceeds {where}.max_length={high}: lower the first or raise the second"
     return None
 
 
 def data_is_named(cfg: Settings) -> str | None:
-    """Datasets that cannot be downloaded lie where only the user knows."""
+    """A dataset that cannot be downloaded has no path: only the user knows where it is."""
     dataset = cfg["dataset"]
     required: tuple[str, ...] = _NAMED_BY_THE_USER.get(dataset["_target_"], ())
     if dataset["_target_"] == _TABULAR:
@@ -56,18 +56,18 @@ def data_is_named(cfg: Settings) -> str | None:
 
 
 def split_is_of_the_data(cfg: Settings) -> str | None:
-    """Published splits that another split would pass over, and the reverse."""
+    """The dataset has a published split and ``split`` ignores it, or ``split`` needs one and there is none."""
     dataset, split = cfg["dataset"], cfg["split"]["_target_"]
     if dataset["_target_"] != _TABULAR:
         return None
     if _is_published(dataset):
         if dataset.get("interactions") is not None:
             return (
-                "dataset.interactions with files of a published split (dataset.train, validation, test): name the one "
-                "or the others"
+                "dataset.interactions is set together with files of a published split (dataset.train, validation, "
+                "test): remove one or the other"
             )
         if split != _GIVEN:
-            return "dataset.train and dataset.test with another split than theirs: set split=given"
+            return "dataset.train and dataset.test are a published split, but split makes another: set split=given"
     elif split == _GIVEN and dataset.get("interactions") is not None:
         return (
             "split=given with dataset.interactions, which has no published split: name dataset.train and dataset.test "

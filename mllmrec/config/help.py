@@ -1,4 +1,4 @@
-"""The ``choices`` resolver: help texts in ``conf/hydra/help`` list the files of a config group through it."""
+"""The ``choices`` resolver, with which help texts in ``conf/hydra/help`` list the files of a config group."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ WIDTH, INDENT = 78, 14
 
 
 def register_help(config_name: str, overrides: Sequence[str]) -> None:
-    """Let ``${choices:GROUP}`` in a YAML file stand for the names that can be chosen, wrapped and indented.
+    """Make ``${choices:GROUP}`` in a YAML file stand for the names that can be chosen, wrapped and indented.
 
     Args:
         config_name: the root file of the Hydra application that shows the help.
-        overrides: of its command line, which may add places to find files in.
+        overrides: the overrides of its command line, which may add folders of configuration files.
     """
 
-    # Hydra asks each time it composes, and every answer means a look through the folders. A multirun sends this function
-    # to other processes, which functools.cache would not survive.
+    # Hydra calls this each time it composes, and listing the folders takes time. A dictionary rather than
+    # functools.cache: a multirun sends this function to other processes, and a cached function cannot be sent.
     known: dict[str, str] = {}
 
     def choices(group: str) -> str:

@@ -1,4 +1,4 @@
-"""Wording shared by the checks."""
+"""Wording that the checks share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def readable(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
-    """`` (did you mean a or b?)``, or nothing: names like ``name``, and settings of that last part elsewhere."""
+    """`` (did you mean a or b?)`` with similar names and settings elsewhere that end the same; nothing if none."""
     names = list(known)
     last = name.rsplit(".", 1)[-1]
     elsewhere = [other for other in names if other.rsplit(".", 1)[-1] == last and other != name]
@@ -26,13 +26,13 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
 
 
 def bound_fault(section: str, error: ErrorDetails, known: Iterable[str], reason: str | None) -> str:
-    """One schema error as ``key=value: what is allowed``."""
+    """Word one schema error as ``key=value: what is allowed``."""
     where = ".".join(map(str, error["loc"]))
     key = ".".join(part for part in (section, where) if part)
     if error["type"] == "model_type":
         return f"{key}={shown(error['input'])}: must be a section with {choices([*known])}"
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting{nearest(where, known)}; there are {choices([*known])}"
+        return f"{key}: no such setting{nearest(where, known)}; choose {choices([*known])}"
     if error["type"] == "missing":
         return f"{key} is not set: add {key}=VALUE"
     return f"{key}={shown(error['input'])}: {allowed(error['msg'])}" + (f" ({reason})" if reason else "")
@@ -49,12 +49,12 @@ _PLAINER = {
 
 
 def allowed(message: str) -> str:
-    """What pydantic asks for, in plainer words."""
+    """A message of pydantic in plainer words."""
     for theirs, ours in _PLAINER.items():
         message = message.replace(theirs, ours)
     return message
 
 
 def shown(value: object) -> str:
-    """A value as it is typed."""
+    """A value as users type it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

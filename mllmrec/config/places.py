@@ -1,4 +1,4 @@
-"""Where configuration files lie beside the package's own: folders and packages that a command line adds."""
+"""Folders and packages of configuration files that a command line adds to the package's own."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mllmrec.config.messages import readable
 from mllmrec.config.typed import quoted
 
 SEARCH_PATH = "hydra.searchpath"
-_MISSING = "is not there: give a folder of configuration files, or pkg:// and an importable package"
+_MISSING = "does not exist: give a folder of configuration files, or pkg:// and an importable package"
 
 
 @dataclass(frozen=True)
 class Places:
-    """The places that a command line adds, and the rest of its overrides."""
+    """The places that a command line adds, and its other overrides."""
 
-    search: list[str]  # the places as the one override by which Hydra takes them; empty for none
-    overrides: list[str]  # that add no place
-    faults: list[str]  # of places that are not there
+    search: list[str]  # one override that tells Hydra all places; empty if there are none
+    overrides: list[str]  # the overrides that add no place
+    faults: list[str]  # a fault for each place that does not exist
 
 
 def further_places(overrides: Sequence[str], extra_dir: str | None = None) -> Places:
-    """Where files of the configuration are to be found beside the package's own.
+    """Find the places of configuration files that a command line adds.
 
     Args:
-        overrides: as typed; ``hydra.searchpath=[...]`` among them takes folders (``DIR``, ``file://DIR``) and packages
-            (``pkg://PACKAGE``).
+        overrides: the overrides as typed. ``hydra.searchpath=[...]`` among them takes folders (``DIR``, ``file://DIR``)
+            and packages (``pkg://PACKAGE``).
         extra_dir: folder given by Hydra's ``--config-dir``.
     """
     parser = OverridesParser.create()
@@ -55,9 +55,9 @@ def further_places(overrides: Sequence[str], extra_dir: str | None = None) -> Pl
         faults += [f"{text}: {place} {_MISSING}" for place in value if not _is_there(place)]
         added += [place for place in value if _is_there(place)]
     if extra_dir and not Path(extra_dir).is_dir():
-        faults.append(f"--config-dir {extra_dir}: no such folder")
+        faults.append(f"--config-dir {extra_dir}: no such folder; give a folder of configuration files")
     elif extra_dir:
-        # Of files of one name Hydra takes the one of --config-dir first.
+        # If several places have a file of the same name, Hydra takes the one in --config-dir.
         added.insert(0, f"file://{Path(extra_dir).resolve()}")
     folders = ",".join(map(quoted, added))
     return Places([f"{SEARCH_PATH}=[{folders}]"] if added else [], rest, faults)
@@ -76,7 +76,7 @@ def _is_there(place: str) -> bool:
 
 @dataclass(frozen=True)
 class Groups:
-    """The config groups and their files, those in further places among them."""
+    """The config groups and their files, including files in added places."""
 
     loader: ConfigLoader
     config_name: str
@@ -87,20 +87,20 @@ class Groups:
         return self.loader.get_group_options(group, config_name=self.config_name, overrides=self.search)
 
     def choices(self, group: str) -> list[str]:
-        """Those that are meant to be chosen: private ones begin with an underscore."""
+        """The files that users may choose; the names of private files begin with an underscore."""
         return [name for name in self.options(group) if not name.startswith("_")]
 
 
 def group_choices(
     group: str, config_name: str, overrides: Sequence[str], extra_dir: str | None = None
 ) -> list[str]:
-    """The choices of a group where Hydra is initialised.
+    """The choices of a group; Hydra must be initialised.
 
     Args:
-        group: its name.
+        group: name of the group.
         config_name: the root file.
-        overrides: of the command line.
-        extra_dir: folder given by Hydra's ``--config-dir``, where Hydra was initialised without it.
+        overrides: the overrides of the command line.
+        extra_dir: folder given by Hydra's ``--config-dir``, if Hydra was initialised without it.
     """
     search = further_places(overrides, extra_dir).search
     return Groups(GlobalHydra.instance().config_loader(), config_name, search).choices(group)

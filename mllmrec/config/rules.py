@@ -1,7 +1,7 @@
-"""Settings that contradict each other or this machine: one small function a rule, None where all is well.
+"""Rules about settings that contradict each other or this machine. Each is a small function: a fault, or None.
 
-Every rule reads the resolved configuration as plain dictionaries. A section that is absent or malformed is
-reported by the schema, so `broken_rules` passes over a rule that cannot be answered for lack of a value.
+A rule's docstring describes its fault. Every rule reads the resolved configuration as plain dictionaries. The schema
+reports an absent or malformed section, so `broken_rules` skips a rule that lacks a value.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Rule = Callable[[Settings], "str | None"]
 
 
 def rolls_out(stages: Collection[str]) -> bool:
-    """Whether one of these stages draws completions."""
+    """Whether one of these stages generates rollouts."""
     return not {"grpo", "expert_iteration"}.isdisjoint(stages)
 
 
 def supervised(cfg: Settings, loss_on: str) -> list[str]:
-    """The stages of supervised fine-tuning that run with this ``loss_on``."""
+    """The stages of supervised fine-tuning that will run with this ``loss_on``."""
     return [
         stage
         for stage in ("sft", "sft_more")
@@ -32,62 +32,65 @@ def supervised(cfg: Settings, loss_on: str) -> list[str]:
 
 
 def cot_needs_policy(cfg: Settings) -> str | None:
-    """CoT is to be mixed in, but nothing writes it."""
+    """CoT should be mixed in, but nothing writes it."""
     if cfg["cot_policy"]["_target_"] is None and cfg["mix_ratio"] > 0:
         return (
-            f"mix_ratio={cfg['mix_ratio']} with cot_policy=none: no reasoning to mix in; set mix_ratio=0 or "
+            f"mix_ratio={cfg['mix_ratio']} with cot_policy=none: no reasoning exists to mix in; set mix_ratio=0 or "
             "choose a cot_policy"
         )
     return None
 
 
 def evaluated_cot_needs_policy(cfg: Settings) -> str | None:
-    """Evaluation prompts are to carry CoT, but nothing writes it."""
+    """Evaluation prompts should show CoT, but nothing writes it."""
     if cfg["cot_policy"]["_target_"] is None and cfg["eval"]["cot"] is True:
-        return "eval.cot=true with cot_policy=none: no reasoning to show; set eval.cot=auto or choose a cot_policy"
+        return "eval.cot=true with cot_policy=none: no reasoning exists to show; set eval.cot=auto or choose a cot_policy"
     return None
 
 
 def chosen_by_confidence(cfg: Settings) -> str | None:
-    """Samples are to be chosen by a confidence that nothing gives."""
+    """Samples should be chosen by confidence, but nothing computes one."""
     if cfg["mixing"]["select"] != "confidence" or cfg["mix_ratio"] == 0:
         return None
     if cfg["cot_policy"]["_target_"] == "mllmrec.cot.Confident":
         return None
-    return "mixing.select=confidence: this cot_policy gives no confidence; choose cot_policy=confident or mixing.select=random"
+    return "mixing.select=confidence: this cot_policy gives no confidence; set cot_policy=confident or mixing.select=random"
 
 
 def learnt_reasoning_is_said(cfg: Settings) -> str | None:
-    """Reasoning before the answer is learnt, and then cannot be said, or is not what evaluation asks for."""
+    """The policy learns to reason before it answers, but cannot write the reasoning later, or evaluation wants none."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
     for stage in supervised(cfg, "candidates"):
         return (
-            f"cot.placement=completion with {stage}.loss_on=candidates, whose answers carry no reasoning; set "
+            f"cot.placement=completion with {stage}.loss_on=candidates, which learns answers without reasoning; set "
             f"{stage}.loss_on=answer, or cot.placement=prompt"
         )
     if rolls_out(cfg["method"]["stages"]) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
         return (
-            "cot.placement=completion with rollouts of the candidates' answers alone: they cannot reason; choose "
-            "rollout=free or method=sft"
+            "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
+            "reason; choose rollout=free or method=sft"
         )
     if not {"dpo", "pointwise"}.isdisjoint(cfg["method"]["stages"]):
         return (
-            f"cot.placement=completion with method={cfg['method']['name']}, whose answers carry no reasoning; choose "
-            "cot.placement=prompt, or method=sft or mllmrec_r1"
+            f"cot.placement=completion with method={cfg['method']['name']}, which learns answers without reasoning; "
+            "set cot.placement=prompt, or choose method=sft or mllmrec_r1"
         )
     if cfg["eval"]["cot"] is True:
-        return "cot.placement=completion with eval.cot=true: reasoning is said, not shown; set eval.cot=auto"
+        return (
+            "cot.placement=completion with eval.cot=true: the policy writes the reasoning, so prompts cannot show it; "
+            "set eval.cot=auto"
+        )
     if cfg["eval"]["cot"] is False and cfg["eval"]["ranking"] == "generate":
         return (
-            "cot.placement=completion with eval.cot=false: training prompts ask for the reasoning that generated answers "
-            "are to begin with, and evaluation prompts would not; set eval.cot=auto"
+            "cot.placement=completion with eval.cot=false: training prompts ask for reasoning before the answer, but "
+            "evaluation prompts would not; set eval.cot=auto"
         )
     return None
 
 
 def cutoffs_within_candidates(cfg: Settings) -> str | None:
-    """HR@K with more places than candidates says nothing."""
+    """A K of HR@K exceeds the number of candidates, so the metric says nothing."""
     negatives = cfg["eval"]["num_negatives"]
     largest = max(cfg["eval"]["ks"])
     if isinstance(negatives, int) and largest > negatives + 1:
@@ -99,61 +102,61 @@ def cutoffs_within_candidates(cfg: Settings) -> str | None:
 
 
 def negatives_are_listed(cfg: Settings) -> str | None:
-    """Preferences against more candidates than a prompt lists."""
+    """A stage needs more negatives than a prompt lists."""
     for stage in ("dpo", "pointwise"):
         wanted, listed = (cfg.get(stage) or {}).get("negatives", 0), cfg["candidates"]["num_negatives"]
         if stage in cfg["method"]["stages"] and wanted > listed:
             return (
-                f"{stage}.negatives={wanted} with candidates.num_negatives={listed}: a prompt lists no more; lower the "
-                "one or raise the other"
+                f"{stage}.negatives={wanted} exceeds candidates.num_negatives={listed}, the negatives that a prompt "
+                "lists: lower the first or raise the second"
             )
     return None
 
 
 def yes_or_no_is_ranked(cfg: Settings) -> str | None:
-    """A policy that learnt to answer Yes or No, ranked by something else."""
+    """The policy learns to answer Yes or No, but evaluation ranks in another way."""
     if "pointwise" in cfg["method"]["stages"] and cfg["eval"]["ranking"] != "pointwise":
         return (
-            f"eval.ranking={cfg['eval']['ranking']} with stage pointwise, which learns Yes and No: set "
+            f"eval.ranking={cfg['eval']['ranking']} with stage pointwise, which learns to answer Yes or No: set "
             "eval.ranking=pointwise"
         )
     return None
 
 
 def listed_candidates_end(cfg: Settings) -> str | None:
-    """A prompt is to list the whole catalogue, as generated answers need it, which are chosen from the list."""
+    """A prompt should list the whole catalogue. Generated answers need such a list, since they are chosen from it."""
     if cfg["eval"]["num_negatives"] != "full" or cfg["eval"]["ranking"] == "pointwise":
         return None
     if cfg["eval"]["ranking"] == "generate":
         return (
-            "eval.ranking=generate with eval.num_negatives=full: the prompt cannot list the whole catalogue; choose "
-            "eval.ranking=likelihood or constrained, or a number of negatives"
+            "eval.ranking=generate with eval.num_negatives=full: the prompt cannot list the whole catalogue; set "
+            "eval.ranking=likelihood or constrained, or eval.num_negatives to a number"
         )
     if cfg["eval"].get("listing") == "all":
         return (
             "eval.listing=all with eval.num_negatives=full: the prompt cannot list the whole catalogue; set "
-            "eval.listing=trained or none, or a number of negatives"
+            "eval.listing=trained or none, or eval.num_negatives to a number"
         )
     return None
 
 
 def generated_answers_are_listed(cfg: Settings) -> str | None:
-    """A generated answer is chosen from a list of all candidates, and prompts are to list fewer."""
+    """Answers are generated, which needs a prompt that lists all candidates, but prompts list fewer."""
     asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
     if cfg["eval"]["ranking"] != "generate" or asked == "full":
         return None
     listing = cfg["eval"].get("listing", "trained")
     if listing == "none" or (listing == "trained" and asked > trained):
-        longer = "" if asked <= trained else f", a longer list than the {trained + 1} of training prompts"
+        longer = "" if asked <= trained else f" (a longer list than the {trained + 1} of training prompts)"
         return (
-            f"eval.ranking=generate with eval.listing={listing} and eval.num_negatives={asked}: answers are chosen from a "
-            f"list of all candidates; set eval.listing=all{longer}, or eval.ranking=likelihood"
+            f"eval.ranking=generate with eval.listing={listing} and eval.num_negatives={asked}: the prompt must list "
+            f"all candidates, since the answer names one; set eval.listing=all{longer}, or eval.ranking=likelihood"
         )
     return None
 
 
 def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
-    """Constrained scores add up to 1 in each list, so those of candidates in different lists cannot be compared."""
+    """Constrained scores add up to 1 in each list, so scores from different lists do not compare."""
     asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
     if cfg["eval"]["ranking"] != "constrained" or asked == "full" or asked <= trained:
         return None
@@ -161,40 +164,40 @@ def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
         return None
     return (
         f"eval.ranking=constrained with eval.listing=trained and eval.num_negatives={asked}: probabilities would be "
-        f"renormalised within each list of {trained + 1}, so candidates of different lists could not be compared; set "
+        f"renormalised within each list of {trained + 1}, so scores from different lists would not compare; set "
         "eval.ranking=likelihood, or eval.listing=none or all"
     )
 
 
 def reward_needs_title(cfg: Settings) -> str | None:
-    """A reward that pays only answers with a title, and answers without one."""
+    """The reward pays only answers with a title, but answers have none."""
     if not rolls_out(cfg["method"]["stages"]) or cfg["prompt"]["answer"] != "id":
         return None
     release = cfg["reward"]["_target_"] == "mllmrec.rewards.release.Release"
     if release or cfg["reward"].get("require_title", False):
         return (
-            f"{'reward=release' if release else 'reward.require_title=true'} with prompt.answer=id: an answer "
-            "without a title is never right; set prompt.answer=id_title or choose another reward"
+            f"{'reward=release' if release else 'reward.require_title=true'} with prompt.answer=id: this reward never "
+            "pays an answer without a title; set prompt.answer=id_title or choose another reward"
         )
     return None
 
 
 def baselines_have_names_of_their_own(cfg: Settings) -> str | None:
-    """A baseline that is called like a stage: the rankings of one would replace those of the other."""
+    """A baseline has the name of a stage, so the rankings of one would replace those of the other."""
     taken = {"zero_shot", *STAGES, *(f"{stage}_{which}" for stage in STAGES for which in ("best", "last"))}
     clash = sorted(taken & set(cfg.get("baselines") or {}))
     if clash:
-        return f"baselines.{clash[0]}: a stage's rankings have this name; call the baseline something else"
+        return f"baselines.{clash[0]}: the rankings of a stage have this name; give the baseline another"
     return None
 
 
 def item_tokens_have_vectors(cfg: Settings) -> str | None:
-    """Prompts are to show vectors that nothing trains, or vectors are to be trained that no prompt shows."""
+    """Prompts should show vectors that nothing trains, or no prompt shows the vectors that are trained."""
     method, asked = cfg["method"], cfg["prompt"]["item_tokens"]
     vectors = method.get("item_vectors") is not None
     if method["recommender"] is not None and (vectors or asked != "none"):
         setting = "method.item_vectors" if vectors else f"prompt.item_tokens={asked}"
-        return f"{setting} with method={method['name']}, which reads no prompt: choose method=llara, or leave it out"
+        return f"{setting} with method={method['name']}, which reads no prompt: remove it, or choose method=llara"
     if asked == "vector" and not vectors:
         return (
             f"prompt.item_tokens=vector with method={method['name']}, which trains no vectors: choose method=llara, "
@@ -202,56 +205,59 @@ def item_tokens_have_vectors(cfg: Settings) -> str | None:
         )
     if vectors and asked != "vector":
         return (
-            f"prompt.item_tokens={asked} with method={method['name']}, whose vectors no prompt would show: set "
-            "prompt.item_tokens=vector, or choose method=sft"
+            f"prompt.item_tokens={asked} with method={method['name']}: no prompt would show the vectors of this "
+            "method; set prompt.item_tokens=vector, or choose method=sft"
         )
     return None
 
 
 def item_tokens_are_learnt(cfg: Settings) -> str | None:
-    """Item tokens that no stage learns to read, or that one would have to say."""
+    """No stage learns to read the item tokens, or a stage would learn to write them."""
     prompt = cfg["prompt"]
     if prompt["item_tokens"] == "none":
         if prompt["curriculum"] != "none":
             return (
-                f"prompt.curriculum={prompt['curriculum']} with prompt.item_tokens=none: no share to raise; set "
-                "prompt.curriculum=none or choose method=llara"
+                f"prompt.curriculum={prompt['curriculum']} with prompt.item_tokens=none: there are no item tokens to "
+                "phase in; set prompt.curriculum=none or choose method=llara"
             )
         return None
     if prompt["item_tokens"] != "vector":
         return None
     if "sft" not in cfg["method"]["stages"]:
-        return "prompt.item_tokens=vector without stage sft, which learns to read them"
+        return (
+            "prompt.item_tokens=vector without stage sft, which learns to read them: add sft to method.stages, or "
+            "choose method=llara"
+        )
     for stage in supervised(cfg, "all"):
         return (
-            f"{stage}.loss_on=all with prompt.item_tokens=vector: item tokens are read and never said; "
+            f"{stage}.loss_on=all with prompt.item_tokens=vector: the policy reads item tokens but cannot write them; "
             f"set {stage}.loss_on=answer"
         )
     return None
 
 
 def stage_has_settings(cfg: Settings) -> str | None:
-    """A stage is to run whose section is empty. Warm-up alone may be: pretrained models have none."""
+    """The section of a stage that should run is empty. Only warm-up may be empty: pretrained models need none."""
     empty = [stage for stage in cfg["method"]["stages"] if stage != "warmup" and cfg.get(stage) is None]
     if empty:
         return (
-            f"method.stages names {', '.join(empty)}, which has no settings: choose another recipe or method"
+            f"method.stages names {', '.join(empty)} without settings for it: choose another recipe or method"
         )
     return None
 
 
 def patience_has_rankings(cfg: Settings) -> str | None:
-    """A stage is to end early by rankings that are never made."""
+    """Rankings should end a stage early, but none are made."""
     if cfg["heldout"]["patience"] is not None and cfg["heldout"]["users"] == 0:
         return (
-            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: nothing is ranked while a stage "
-            "trains, so nothing could end it; set heldout.patience=null, or heldout.users=500"
+            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: without rankings during a stage, "
+            "patience cannot end it; set heldout.patience=null, or heldout.users=500"
         )
     return None
 
 
 def heads_divide_width(cfg: Settings) -> str | None:
-    """Attention heads of equal width."""
+    """The attention heads cannot have the same, even width."""
     width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
     if width is not None and heads is not None and (width % heads or width // heads % 2):
         return (
@@ -262,41 +268,39 @@ def heads_divide_width(cfg: Settings) -> str | None:
 
 
 def images_are_seen(cfg: Settings) -> str | None:
-    """Visual tokens in prompts of a backbone that reads text, or where something needs the prompt to be text."""
+    """Prompts show images, but the backbone reads only text, or a stage or the engine needs prompts of text."""
     if cfg["prompt"]["item_tokens"] != "image" or cfg["method"]["recommender"] is not None:
         return None
     stages = cfg["method"]["stages"]
     if ".visual_backbones." not in str(cfg["backbone"]["_target_"]):
         return (
-            "prompt.item_tokens=image with a backbone that reads text alone: choose backbone=tiny_vl or qwen3_vl, or "
-            "prompt.item_tokens=none"
+            "prompt.item_tokens=image with a backbone that reads only text: choose backbone=tiny_vl or qwen3_vl, or "
+            "set prompt.item_tokens=none"
         )
     for stage in supervised(cfg, "all"):
         return (
-            f"prompt.item_tokens=image with {stage}.loss_on=all: nobody can say an image; set "
+            f"prompt.item_tokens=image with {stage}.loss_on=all: the policy cannot write images; set "
             f"{stage}.loss_on=answer"
         )
     asks = "pointwise" in stages or cfg["eval"]["ranking"] == "pointwise"
     if asks and str(cfg["engine"]["_target_"]).endswith(".SharedPrefix"):
         return (
-            "prompt.item_tokens=image with yes-or-no questions, which go on with another image after the history that "
-            "they share: set engine=plain"
+            "prompt.item_tokens=image with yes-or-no questions: each question has its own image after the shared "
+            "history, which engine=shared_prefix cannot read; set engine=plain"
         )
     return None
 
 
 def pixels_agree(cfg: Settings) -> str | None:
-    """Fewest pixels of an image above the most."""
+    """The fewest pixels of an image exceed the most."""
     low, high = cfg["backbone"].get("min_pixels"), cfg["backbone"].get("max_pixels")
     if low is not None and high is not None and low > high:
-        return (
-            f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the one or raise the other"
-        )
+        return f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the first or raise the second"
     return None
 
 
 def vision_heads_divide_width(cfg: Settings) -> str | None:
-    """Attention heads of equal width, which are turned by two positions."""
+    """The vision heads cannot have the same width, a multiple of 4: rotary positions have two axes, each in pairs."""
     width, heads = cfg["backbone"].get("vision_size"), cfg["backbone"].get("vision_heads")
     if width is not None and heads is not None and (width % heads or width // heads % 4):
         return (
@@ -307,7 +311,7 @@ def vision_heads_divide_width(cfg: Settings) -> str | None:
 
 
 def quantized_needs_adapter(cfg: Settings) -> str | None:
-    """4-bit weights cannot train; adapters on them can."""
+    """4-bit weights cannot train without an adapter."""
     if cfg["backbone"].get("quantization") and not (cfg["backbone"].get("lora") or {}).get("rank"):
         return (
             f"backbone.quantization={cfg['backbone']['quantization']} with backbone.lora.rank=0: 4-bit weights "
@@ -317,7 +321,7 @@ def quantized_needs_adapter(cfg: Settings) -> str | None:
 
 
 def quantized_needs_package(cfg: Settings) -> str | None:
-    """bitsandbytes is an extra."""
+    """The optional package bitsandbytes is missing."""
     if cfg["backbone"].get("quantization") and find_spec("bitsandbytes") is None:
         return (
             f"backbone.quantization={cfg['backbone']['quantization']} needs: pip install 'mllmrec[quantized]'"
@@ -326,7 +330,7 @@ def quantized_needs_package(cfg: Settings) -> str | None:
 
 
 def logger_needs_package(cfg: Settings) -> str | None:
-    """TensorBoard is an extra; wandb may have been removed."""
+    """The logger's package is missing: TensorBoard is optional, and wandb may have been removed."""
     target = str(cfg["logger"]["_target_"])
     if target.endswith(".TensorBoardLoggers") and find_spec("tensorboard") is None:
         return "logger=tensorboard needs: pip install 'mllmrec[tensorboard]'"
@@ -336,7 +340,7 @@ def logger_needs_package(cfg: Settings) -> str | None:
 
 
 def accelerator_exists(cfg: Settings) -> str | None:
-    """The asked-for device is there. Imports torch only for the answer."""
+    """The requested device does not exist. Imports torch only if a device was requested."""
     wanted = cfg["trainer"]["accelerator"]
     if wanted not in ("gpu", "mps"):
         return None
@@ -377,13 +381,13 @@ CONTRADICTIONS: tuple[Rule, ...] = (
 
 
 def broken_rules(cfg: Settings, rules: tuple[Rule, ...] = CONTRADICTIONS) -> list[str]:
-    """What every rule has to say about ``cfg``."""
+    """The faults that the rules find in ``cfg``."""
     faults = []
     for rule in rules:
         try:
             fault = rule(cfg)
         except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
-            # A value that the rule needs is absent or of a wrong type, which the schema reports.
+            # A value is absent or of a wrong type; the schema reports that.
             continue
         if fault is not None:
             faults.append(fault)

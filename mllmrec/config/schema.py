@@ -1,6 +1,6 @@
-"""Types and bounds of every plain setting: one class a section, one field a key.
+"""Types and bounds of every plain setting: one class for each section, one field for each key.
 
-A field's description is the reason that an error message gives for its bound.
+Error messages give a field's description as the reason for its bound.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STAGES: tuple[str, ...] = get_args(Stage)
 
 def _count_or_full(value: Any) -> Any:
     if value != "full" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError("must be a whole number from 1 on, or full for the whole catalogue")
+        raise ValueError("must be a whole number of at least 1, or full for the whole catalogue")
     return value
 
 
@@ -50,13 +50,13 @@ def _auto_or_bool(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    """A section whose keys are all known."""
+    """A section that allows only these keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Component(BaseModel):
-    """A section with a ``_target_``: bounds of keys that several classes share; the class checks the rest."""
+    """A section with a ``_target_``: bounds of keys that several classes share. Each class checks its other keys."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -70,7 +70,7 @@ class Prompt(Section):
     history_length: Count
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
-    # Runs from before there were item tokens have neither key.
+    # Runs of earlier versions have neither key.
     item_tokens: Literal["none", "vector", "image"] = "none"
     curriculum: Literal["none", "linear"] = "none"
 
@@ -117,7 +117,7 @@ class Warnings(Section):
 
 
 class Optimised(Section):
-    """What every stage says about its optimiser."""
+    """The optimiser settings that every stage has."""
 
     epochs: Positive
     max_steps: Count | None
@@ -132,7 +132,7 @@ class Warmup(Optimised):
     """``warmup``."""
 
     batch_size: Count
-    length: Annotated[int, Field(ge=2, description="the next item is learnt from the one before")]
+    length: Annotated[int, Field(ge=2, description="each item is learnt from the item before it")]
     dropout: ShareBelowOne
 
 
@@ -234,7 +234,7 @@ class Trainer(Section):
 
 
 class Root(Section):
-    """Values outside sections; which of them a command has is decided by its YAML file."""
+    """Values outside sections. The YAML file of each command has some of them."""
 
     seed: CountOrZero = 0
     protocol_seed: CountOrZero = 0

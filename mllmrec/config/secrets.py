@@ -1,4 +1,4 @@
-"""Secrets in a configuration are refused: Hydra saves the overrides as typed and every value in the run folder."""
+"""Refuses secrets in a configuration, since Hydra saves the overrides and all values in the run folder."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.secret_values import is_called_secret, secret_values
 
 _WHAT_TO_DO = (
-    "it would be saved in the run folder; export it as an environment variable (draft.api_key_env and the like name the "
-    "variable)"
+    "it would be saved in the run folder; put it in an environment variable, and give only the name of the variable, "
+    "as draft.api_key_env does"
 )
 
 
 def without_secrets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides that hold no secret, and a fault for each of the others, which does not show its value.
+    """The overrides that hold no secret, and a fault for each of the others. Faults do not show the value.
 
-    A secret is a value whose key is called one (``api_key``, ``password``), and the value of an environment variable
-    that is called one. A reference to the environment (``${oc.env:NAME}``) is none.
+    A value is a secret if its key sounds like one (``api_key``, ``password``), or if it equals the value of an
+    environment variable whose name sounds like one. A reference to the environment (``${oc.env:NAME}``) is no secret.
 
     Args:
-        overrides: as typed.
+        overrides: the overrides as typed.
     """
     kept, faults = [], []
     for text in overrides:
         name, _, typed = text.partition("=")
         name = name.lstrip("+~")
         found = next(_secrets(name, _value(text, typed)), None)
-        # A name of a group's choice or of an axis may be anything; what stands in the text is what is saved.
+        # Hydra saves the text, so search all of it: a secret may stand anywhere, even in a file's name.
         held = next((variable for variable, value in _of_environment() if value in text), None)
         if found is not None:
-            faults.append(f"{found} is called a secret: {_WHAT_TO_DO}")
+            faults.append(f"{found} sounds like a secret: {_WHAT_TO_DO}")
         elif held is not None:
             faults.append(f"{name} holds the value of the environment variable {held}: {_WHAT_TO_DO}")
         else:
@@ -43,9 +43,9 @@ def without_secrets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def secrets_in_files(config: DictConfig) -> list[str]:
-    """A fault for each value of a composed configuration that is called a secret, as one from a file of the user's."""
+    """A fault for each value of a composed configuration whose key sounds like a secret, such as in a user's file."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    return [f"{name} is called a secret: {_WHAT_TO_DO}" for name in _secrets("", plain)]
+    return [f"{name} sounds like a secret: {_WHAT_TO_DO}" for name in _secrets("", plain)]
 
 
 def _value(text: str, typed: str) -> Any:
@@ -60,7 +60,7 @@ def _of_environment() -> list[tuple[str, str]]:
 
 
 def _secrets(path: str, value: Any) -> Iterator[str]:
-    """The paths of secrets in a value: of texts and numbers whose key is called one."""
+    """The paths of secrets in a value: texts and numbers whose key sounds like a secret."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             name = str(getattr(key, "text", key))

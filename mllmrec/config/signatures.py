@@ -1,8 +1,8 @@
-"""What a class takes, read from its source without importing it: an import of torch alone takes seconds.
+"""Reads what a constructor takes from the source of its class, without an import: importing torch alone takes seconds.
 
-Only what the source says plainly is read: a class with an ``__init__`` of its own or inherited, whose settings objects may
-be given field by field (`mllmrec.config.flat`), or a dataclass. Of anything else `signature_of` knows nothing, and the
-check imports the class instead.
+Reads only classes with an ``__init__`` of their own or an inherited one, and simple dataclasses. An ``__init__`` may take
+settings objects field by field (`mllmrec.config.flat`). For any other class `signature_of` returns None, and the check
+imports the class instead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNREADABLE = inspect.Parameter.empty  # a type that the source does not say plainly
-# Where the names in annotations come from.
+UNREADABLE = inspect.Parameter.empty  # stands for a type that cannot be read from the source
+# Names in annotations are looked up in these modules.
 _KNOWN_MODULES: Mapping[str, Any] = {
     "typing": typing,
     "collections.abc": collections.abc,
@@ -29,20 +29,20 @@ _KNOWN_MODULES: Mapping[str, Any] = {
 }
 
 
-_WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases
+_WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases that have no constructor of their own
 _FLAT = "flat_settings"  # the decorator of `mllmrec.config.flat`
 
 
 class Unreadable(Exception):
-    """The source does not say plainly what is asked."""
+    """The answer cannot be read from the source."""
 
 
 def signature_of(target: str) -> dict[str, inspect.Parameter] | None:
     """The parameters of the constructor of ``package.module.Class``, without ``self``.
 
     Returns:
-        By name, with a type or `UNREADABLE` as annotation, and with None for any default; None where the source
-        does not tell.
+        Parameters by name. The annotation is a type or `UNREADABLE`; the default is None wherever there is one. None
+        instead if the constructor cannot be read from the source.
     """
     module, _, name = target.rpartition(".")
     try:
@@ -54,15 +54,15 @@ def signature_of(target: str) -> dict[str, inspect.Parameter] | None:
 
 @dataclass(frozen=True)
 class _Module:
-    """A source file, and what its top level says."""
+    """A source file and the statements of its top level."""
 
     name: str
     tree: ast.Module
     is_package: bool
 
     def statement(self, name: str) -> ast.stmt:
-        """What binds a name at the top level: a class, an assignment or an import."""
-        for node in reversed(self.tree.body):  # the last one counts
+        """The statement that binds a name at the top level: a class, an assignment or an import."""
+        for node in reversed(self.tree.body):  # the last statement counts
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return node
             if isinstance(node, ast.Assign) and any(
@@ -76,7 +76,7 @@ class _Module:
         raise Unreadable(name)
 
     def source_of(self, node: ast.ImportFrom) -> str:
-        """The module that an import names."""
+        """The full name of the module that an import names."""
         if not node.level:
             return node.module or ""
         parts = self.name.split(".")
@@ -86,7 +86,7 @@ class _Module:
 
 @functools.cache
 def _module(name: str) -> _Module:
-    """The source of a module, found without importing it or the packages that it is in."""
+    """The source of a module, found without importing the module or its packages."""
     path: Any = None
     spec = None
     parts = name.split(".")
@@ -102,7 +102,7 @@ def _module(name: str) -> _Module:
 
 
 def _class(module: str, name: str) -> tuple[_Module, ast.ClassDef]:
-    """A class and the module that defines it; imports are followed."""
+    """A class and the module that defines it. Follows imports."""
     place = _module(module)
     node = place.statement(name)
     if isinstance(node, ast.ClassDef):
@@ -128,7 +128,7 @@ def _parameters(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
     bases = [base for base in node.bases if not (isinstance(base, ast.Name) and base.id in _WITHOUT_INIT)]
     if not bases:
         return []
-    # Which of several bases has the constructor is for Python's method resolution order to say.
+    # With several bases, Python's method resolution order chooses the constructor.
     (base, *others) = bases
     if others or not isinstance(base, ast.Name):
         raise Unreadable(node.name)
@@ -147,7 +147,7 @@ def _called(node: ast.expr) -> str:
 
 def _fields(place: _Module, node: ast.ClassDef) -> list[inspect.Parameter]:
     own_init = any(isinstance(one, ast.FunctionDef) and one.name == "__init__" for one in node.body)
-    # What `field(...)`, ClassVar, InitVar and KW_ONLY do to the constructor is not read here.
+    # `field(...)`, ClassVar, InitVar and KW_ONLY change the constructor in ways that are not read here.
     plain = all(
         isinstance(one.annotation, ast.Name | ast.BinOp) and not isinstance(one.value, ast.Call)
         for one in node.body
@@ -213,14 +213,14 @@ def _parameter(
         try:
             known = _type(place, annotation)
         except (Unreadable, TypeError, AttributeError):
-            known = UNREADABLE  # such as `int[str]`, which Python never evaluates in an annotation
-    # That there is a default counts here, and not what it is.
+            known = UNREADABLE  # for example `int[str]`: Python never evaluates annotations
+    # Only whether there is a default counts, not its value.
     value = inspect.Parameter.empty if default is None else None
     return inspect.Parameter(name, kind, default=value, annotation=known)
 
 
 def _type(place: _Module, node: ast.expr) -> Any:
-    """The type that an annotation stands for, of names that the standard library brings or the module defines."""
+    """The type of an annotation made of names from the standard library or from the module itself."""
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             return _type(place, ast.parse(node.value, mode="eval").body)

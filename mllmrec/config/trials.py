@@ -1,7 +1,7 @@
-"""Exchangeable parts are called once on a toy batch, so that one which gives the wrong thing is found before data are read.
+"""Calls exchangeable parts once on a toy batch, to find parts with a wrong result before any data are read.
 
-Each trial takes a part as the configuration builds it and raises `Wrong` with what the part did; what it should have done is
-said once for its group. B prompts, G rollouts of each, R = B * G rows, T tokens, V ids.
+Each trial takes a part as the configuration builds it and raises `Wrong` with what the part did. `CONTRACTS` says what
+it should have done. Shapes: B prompts, G rollouts for each, R = B * G rows, T tokens, V ids.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Settings = Mapping[str, Any]
 
 CONTRACTS = {
     "reward": (
-        "a reward takes a completion and a Question and returns a dict with the key reward and one for each of its parts, "
-        "every value a finite number, the reward within bounds (see mllmrec.rewards.base)"
+        "a reward takes a completion and a Question and returns a dict with the key reward and a key for each of its "
+        "parts; every value is a finite number, and the reward is within bounds (see mllmrec.rewards.base)"
     ),
     "advantage": (
         "an advantage takes rewards (B, G) and weights (B, G) or None, and returns finite numbers as a tensor (B, G) (see "
@@ -35,27 +35,27 @@ CONTRACTS = {
     ),
     "loss": (
         "a loss takes log-probabilities (R, T), old ones (R, T), advantages (R,) and a mask (R, T), and returns "
-        "TokenLoss(terms, clipped_low, clipped_high), each (R, T), the terms finite and with a gradient (see "
+        "TokenLoss(terms, clipped_low, clipped_high), each (R, T); the terms are finite and have a gradient (see "
         "mllmrec.rl.losses)"
     ),
     "rollout": "a rollout returns Rollouts of B * G rows, prompt by prompt (see mllmrec.rollout.base)",
     "caption": (
-        "a captioner yields (item id, caption or None) once for each item that it is given, and its identity is a dict of "
+        "a captioner yields (item id, caption or None) once for each item that it gets, and its identity is a dict of "
         "JSON values (see mllmrec.captions.base)"
     ),
 }
 
 
 class Wrong(Exception):
-    """A part gave something that nothing can go on with; the message says what."""
+    """A part has an unusable result or attribute; the message says which."""
 
 
 def trial_faults(settings: Settings, faulty: Collection[str] = ()) -> list[str]:
-    """What is wrong with the parts that the run would use: a line for each, naming the class and what it should return.
+    """Faults of the parts that the run would use: one line for each, with its class and what the class should return.
 
     Args:
-        settings: resolved.
-        faulty: sections with known faults, which are not tried.
+        settings: the resolved settings.
+        faulty: sections with known faults. They are not tried.
     """
     method = settings.get("method")
     if not isinstance(method, Mapping) or "method" in faulty:
@@ -82,14 +82,14 @@ def _tried(group: str, section: Settings, settings: Settings) -> str | None:
     try:
         part = instantiate({**section, **short})
     except InstantiationException:
-        # What its constructor has to say was heard when the components were checked.
+        # The check of the components already reported this error of the constructor.
         return None
     try:
         _TRIALS[group](part, settings)
     except Wrong as wrong:
         return str(wrong)
     except UserError:
-        # It says itself what it needs, and says it again when the job asks it.
+        # The part needs something that only the job provides. If the job does not, it raises the same message.
         return None
     except Exception as error:
         return f"it fails on a toy batch ({failure(error)})"
@@ -98,7 +98,8 @@ def _tried(group: str, section: Settings, settings: Settings) -> str | None:
 
 # --- rewards -----------------------------------------------------------------------------------------------------------
 
-# The target is item 1 of 1 and 2: right, right with its title, the other one, one that is not listed, none, reasoned.
+# The candidates are items 1 and 2; item 1 is the target. The answers: right, right with its title, the other candidate,
+# an item that is not listed, no item, nothing, right after reasoning.
 _COMPLETIONS = (
     "[ITEM_1]",
     "[ITEM_1] Red Lamp",
@@ -116,7 +117,7 @@ def _try_reward(reward: Any, settings: Settings) -> None:
     question = Question("1", {"1": "Red Lamp", "2": "Blue Lamp"})
     parts = getattr(reward, "parts", None)
     if not isinstance(parts, (tuple, list)) or not all(isinstance(name, str) for name in parts):
-        raise Wrong(f"its parts are {parts!r}, which are no names")
+        raise Wrong(f"its parts are {parts!r}, not a list of names")
     low, high = _bounds(reward)
     for completion in _COMPLETIONS:
         given = reward(completion, question)
@@ -139,7 +140,7 @@ def _bounds(reward: Any) -> tuple[float, float]:
         low, high = bounds
         if low <= high:
             return low, high
-    raise Wrong(f"its bounds are {bounds!r} and not the lowest and the highest reward")
+    raise Wrong(f"its bounds are {bounds!r}, not the lowest and the highest reward")
 
 
 # --- advantages and losses ---------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def _bounds(reward: Any) -> tuple[float, float]:
 def _try_advantage(advantage: Any, settings: Settings) -> None:
     import torch
 
-    # One hit of four; all equal, where a deviation is zero.
+    # A group with one hit of four, and a group of equal rewards, whose standard deviation is zero.
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]])
     weights = None
     if getattr(pydoc.locate(str(settings["rollout"]["_target_"])), "every_answer", False):
@@ -167,7 +168,7 @@ def _try_loss(loss: Any, settings: Settings) -> None:
     logprobs = torch.tensor([[-0.5, -1.0, 0.0], [-2.0, -0.1, -0.4], [-0.3, 0.0, 0.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
     advantages = torch.tensor([1.0, -1.0, 0.0])
-    # The first update of a rollout, where old and new are equal; and a later one.
+    # The first update on a rollout, where old and new log-probabilities are equal, and a later update.
     for old in (logprobs.detach().clone(), logprobs.detach() + 0.3 * mask):
         given = loss(logprobs, old, advantages, mask)
         missing = [name for name in ("terms", "clipped_low", "clipped_high") if not hasattr(given, name)]
@@ -232,14 +233,14 @@ def _check_rollouts(given: Any, group: int) -> None:
     if mask.dtype != torch.bool or given.decisions.dtype != torch.bool or given.finished.dtype != torch.bool:
         raise Wrong("its mask, decisions and finished are not all of type bool")
     if not bool(mask[:, 0].all()) or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-        raise Wrong(f"its mask {mask.tolist()} is not one of completions that are padded on the right")
+        raise Wrong(f"its mask {mask.tolist()} is not padded on the right")
     if bool((given.decisions & ~mask).any()):
         raise Wrong("its decisions go beyond its completions")
     if not bool(((ids >= 0) & (ids < _VOCABULARY)).all()):
         raise Wrong(f"its completions {ids.tolist()} have ids outside the vocabulary of {_VOCABULARY}")
     if given.prompt_of.tolist() != [row // group for row in range(rows)]:
         raise Wrong(
-            f"its prompt_of is {given.prompt_of.tolist()}, and row r of {rows} answers prompt r // {group}"
+            f"its prompt_of is {given.prompt_of.tolist()}, but row r of {rows} must answer prompt r // {group}"
         )
     if given.weights is not None:
         _expect_tensor("its weights are", given.weights, (rows,))
@@ -276,7 +277,7 @@ def _toy_model() -> Any:
 def _try_captioner(captioner: Any, settings: Settings) -> None:
     from PIL import Image
 
-    # What costs money or a model's time, and what reads captions of known items, is asked in the job alone.
+    # No trial for captioners that cost money or need a model, or that read captions of known items from a file.
     if not captioner.reads_images or captioner.estimate(1) is not None:
         return
     try:
@@ -292,16 +293,16 @@ def _try_captioner(captioner: Any, settings: Settings) -> None:
         raise Wrong(f"for item 1 it yields {given!r}")
 
 
-# --- what several trials share -----------------------------------------------------------------------------------------
+# --- shared by several trials ------------------------------------------------------------------------------------------
 
 
 def _expect_tensor(what: str, given: Any, shape: tuple[int, ...]) -> None:
     import torch
 
     if not isinstance(given, torch.Tensor):
-        raise Wrong(f"{what} {_shown(given)} and no tensor")
+        raise Wrong(f"{what} {_shown(given)}, not a tensor")
     if tuple(given.shape) != shape:
-        raise Wrong(f"{what} of shape {tuple(given.shape)}, where {shape} is needed")
+        raise Wrong(f"{what} a tensor of shape {tuple(given.shape)}, but {shape} is needed")
 
 
 def _is_number(value: Any) -> bool:

@@ -97,7 +97,7 @@ def _sweep(given: list[str]) -> int:
             f"no experiment is named: give ./sweep.sh NAME with {choices(experiments(given, config_dir))}"
         )
     if asked is not None and not (asked.isdecimal() and int(asked) > 0):
-        raise UserError(f"jobs={asked}: must be a whole number from 1 on")
+        raise UserError(f"jobs={asked}: must be a whole number of at least 1")
     if with_report not in ("true", "false"):
         raise UserError(f"report={with_report}: must be true or false")
     name, overrides = given[0], given[1:]

@@ -113,7 +113,7 @@ def run_sweep(
             _run(commands, machine.at_once, machine, sweep, follow)
     if not (sweep.folder / ENDED).exists():
         said = (sweep.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
-        raise UserError("no job was begun:\n" + "\n".join(said[-5:]))
+        raise UserError("no job could start:\n" + "\n".join(said[-5:]))
     errors = {name: ended[name]["error"] if name in ended else DIED for name in sweep.jobs}
     return {name: error.splitlines()[0] for name, error in errors.items() if error is not None}
 

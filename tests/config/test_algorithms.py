@@ -25,8 +25,8 @@ def faults_of(*overrides: str, extra_dir: Path | None = None) -> list[str]:
     return raised.value.faults
 
 
-# Written by hand from the papers: ratio and clip, aggregation, weight of the KL, division of advantages, groups of
-# equal rewards.
+# Written by hand from the papers: ratio and clip bounds, aggregation, KL weight, scale of the advantages, and what happens
+# to groups of equal rewards.
 WHOLE = {
     "loss=grpo": (("token", 0.2, 0.2), "token_mean", 0.1, "group", "auto"),
     "loss=gspo": (("sequence", 3e-4, 4e-4), "sequence_mean", 0.0, "group", "auto"),
@@ -38,7 +38,7 @@ WHOLE = {
 @pytest.mark.parametrize("backbone", ["tiny", "qwen3_0.6b"])
 @pytest.mark.parametrize("word", WHOLE)
 def test_one_word_brings_the_whole_algorithm(word: str, backbone: str) -> None:
-    # Whichever stands first: a recipe's own values do not come back with its backbone.
+    # In either order: the backbone's recipe does not bring its own values back.
     for overrides in ([word, f"backbone={backbone}"], [f"backbone={backbone}", word]):
         cfg = composed(*overrides)
         check_config(cfg)
@@ -76,10 +76,10 @@ def test_the_command_line_wins(overrides: list[str], key: str, value: object) ->
 def test_two_whole_algorithms_contradict(loss: str, aggregation: str) -> None:
     words = [f"loss={loss}", "advantage=dr_grpo"]
     assert faults_of(*words) == [
-        f"advantage=dr_grpo brings grpo.aggregation=constant, and loss={loss} sets {aggregation}: say which with "
+        f"advantage=dr_grpo sets grpo.aggregation=constant, but loss={loss} sets {aggregation}: add "
         f"grpo.aggregation=constant or grpo.aggregation={aggregation}"
     ]
-    # Where nothing trains by them, nothing contradicts.
+    # No contradiction if no stage reads these settings.
     check_config(composed(*words, "method=sft"))
     cfg = composed(*words, "grpo.aggregation=constant")
     check_config(cfg)
@@ -91,10 +91,10 @@ def test_two_whole_algorithms_contradict(loss: str, aggregation: str) -> None:
 
 
 def test_a_preset_does_not_take_a_part_of_an_algorithm_away() -> None:
-    # The released settings for Netflix have a KL of weight 0.2.
+    # The released settings for Netflix have a KL weight of 0.2.
     words = ["experiment=paper_netflix", "dataset.root=folder", "trainer=auto", "loss=dapo"]
     assert faults_of(*words) == [
-        "loss=dapo brings grpo.beta=0.0, and a preset sets 0.2: say which with grpo.beta=0.0 or grpo.beta=0.2"
+        "loss=dapo sets grpo.beta=0.0, but a preset sets 0.2: add grpo.beta=0.0 or grpo.beta=0.2"
     ]
     check_config(composed(*words, "grpo.beta=0.2"))
 
@@ -116,4 +116,4 @@ def test_an_algorithm_of_ones_own_is_held_to_the_same(tmp_path: Path) -> None:
     )
     check_config(composed("loss=mine", extra_dir=tmp_path))
     (fault,) = faults_of("loss=mine", "advantage=dr_grpo", extra_dir=tmp_path)
-    assert fault.startswith("advantage=dr_grpo brings grpo.aggregation=constant, and loss=mine sets")
+    assert fault.startswith("advantage=dr_grpo sets grpo.aggregation=constant, but loss=mine sets")

@@ -51,7 +51,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         ),
         (
             "eval.num_negatives=all",
-            "eval.num_negatives=all: must be a whole number from 1 on, or full for the whole catalogue",
+            "eval.num_negatives=all: must be a whole number of at least 1, or full for the whole catalogue",
         ),
         (
             "method.stages=[grpo,sft]",
@@ -63,7 +63,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         ("trainer.precision=8", "trainer.precision=8: must be '32-true', 'bf16-mixed' or 'bf16-true'"),
         (
             "+grpo.gruop_size=4",
-            "grpo.gruop_size: no such setting (did you mean group_size?); there are aggregation, beta, epochs, "
+            "grpo.gruop_size: no such setting (did you mean group_size?); choose aggregation, beta, epochs, "
             "group_size, iterations, kl, learning_rate, lora, max_grad_norm, max_steps, micro_batch_size, "
             "new_negatives, prompts_per_step, rollouts_shown, schedule, skip_zero_variance, warmup_ratio or weight_decay",
         ),
@@ -88,9 +88,9 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["eval.num_negatives=full", "eval.listing=all"], "set eval.listing=trained or none"),
         (
             ["eval.num_negatives=10", "eval.ranking=generate"],
-            "eval.listing=all, a longer list than the 10 of",
+            "eval.listing=all (a longer list than the 10 of",
         ),
-        (["eval.listing=none", "eval.ranking=generate"], "answers are chosen from a list of all candidates"),
+        (["eval.listing=none", "eval.ranking=generate"], "the prompt must list all candidates"),
         (["eval.ranking=constrained", "eval.num_negatives=10"], "renormalised within each list of 10"),
         (["reward=release"], "reward=release with prompt.answer=id"),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
@@ -116,10 +116,10 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         ),
         (["mix_ratio=${nothing}"], "mix_ratio: Interpolation key 'nothing' not found"),
         (["mixing.select=confidence"], "this cot_policy gives no confidence"),
-        (["cot.placement=completion"], "they cannot reason; choose rollout=free or method=sft"),
+        (["cot.placement=completion"], "the policy cannot reason; choose rollout=free or method=sft"),
         (
             ["cot.placement=completion", "method=sft", "eval.cot=true"],
-            "reasoning is said, not shown; set eval.cot=auto",
+            "prompts cannot show it; set eval.cot=auto",
         ),
         (
             ["cot.placement=completion", "method=sft", "eval.cot=false", "eval.ranking=generate"],
@@ -127,7 +127,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         ),
         (
             ["cot.placement=completion", "method=sft", "sft.loss_on=candidates"],
-            "whose answers carry no reasoning; set sft.loss_on=answer",
+            "which learns answers without reasoning; set sft.loss_on=answer",
         ),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
@@ -147,7 +147,7 @@ def test_4bit_weights_need_adapters() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["eval.ks=[10]"],  # as many as candidates: trivial, yet no contradiction
+        ["eval.ks=[10]"],  # as many as candidates: trivial but no contradiction
         ["eval.num_negatives=full", "eval.ks=[100]"],
         ["cot_policy=none"],
         ["reward=release", "prompt.answer=id_title"],

@@ -39,7 +39,7 @@ def test_private_bases_are_not_offered() -> None:
     [
         ("grpo.grup_size=4", "grpo.group_size"),
         ("seeed=1", "seed"),
-        # The same name stands in two other sections.
+        # Two other sections have this name.
         ("num_negatives=9", "candidates.num_negatives, dpo.new_negatives or eval.num_negatives"),
         ("hydra.run.dirr=here", "hydra.run.dir"),
     ],
@@ -110,7 +110,7 @@ def test_files_in_a_folder_of_ones_own_are_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of files of one's own, and an importable package that holds one, in a folder with a space."""
+    """A folder whose name has a space, with a folder of a user's files and a package that contains another."""
     folder = tmp_path / "my files"
     (folder / "extra" / "reward").mkdir(parents=True)
     (folder / "extra" / "reward" / "mine.yaml").write_text("_target_: mllmrec.rewards.hit_format.HitFormat\n")
@@ -148,7 +148,7 @@ def test_packages_and_folders_are_searched_together(extra: Path) -> None:
 @pytest.mark.parametrize("place", ["extr", "pkg://nowhere.conf", "file:///nowhere"])
 def test_a_place_that_is_not_there_is_said(extra: Path, place: str) -> None:
     fault, _ = faults_of(f"hydra.searchpath=[{place}]", "reward=mine")
-    assert fault.startswith(f"hydra.searchpath=[{place}]: {place} is not there: give a folder")
+    assert fault.startswith(f"hydra.searchpath=[{place}]: {place} does not exist: give a folder")
 
 
 def test_a_search_path_is_a_list(extra: Path) -> None:

@@ -16,10 +16,10 @@ from mllmrec.errors import ConfigError
 CHOICES = sorted(
     (path.parent.name, path.stem)
     for path in CONFIG_DIR.glob("*/*.yaml")
-    # A recipe comes with its backbone; hydra/help is no part of the job.
+    # A backbone brings its recipe; hydra/help is no part of a job.
     if not path.stem.startswith("_") and path.parent.name not in ("recipe", "hydra")
 )
-# What a user must give: written by hand, so that a new mandatory value is noticed here.
+# Values that a user must give. Written by hand, so that this test fails for a new mandatory value.
 MANDATORY = {
     ("backbone", "hf"): ["backbone.path=folder"],
     ("caption", "precomputed"): ["caption.path={captions}"],
@@ -94,7 +94,7 @@ def leaves(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 def test_every_key_has_a_comment_on_its_line(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    # _target_ is explained by the class, the defaults list and the hydra section by Hydra's manual.
+    # The class explains _target_; Hydra's manual explains the defaults list and the hydra section.
     bare = [
         ".".join(keys)
         for keys, line in leaves(yaml.compose(text, Loader=yaml.SafeLoader))

@@ -38,7 +38,7 @@ def test_settings_that_agree(overrides: list[str]) -> None:
     ("overrides", "expected"),
     [
         (SPLIT, "set split=given"),
-        ([*SPLIT, "split=given", "dataset.interactions=c.csv"], "name the one or the others"),
+        ([*SPLIT, "split=given", "dataset.interactions=c.csv"], "remove one or the other"),
         (
             ["dataset=tabular", "split=given", "dataset.items=i.csv", "dataset.train=a.csv"],
             "dataset.test not set: add dataset.test=PATH",

@@ -23,10 +23,19 @@ def composed(*overrides: str) -> DictConfig:
         (["method=sft", "prompt.item_tokens=vector"], "method=sft, which trains no vectors"),
         (["method=sasrec", "prompt.item_tokens=vector"], "method=sasrec, which reads no prompt"),
         (["method=sasrec", VECTORS], "method.item_vectors with method=sasrec, which reads no prompt"),
-        (["method=sft", VECTORS], "whose vectors no prompt would show: set prompt.item_tokens=vector"),
+        (
+            ["method=sft", VECTORS],
+            "no prompt would show the vectors of this method; set prompt.item_tokens=vector",
+        ),
         (["method=sft", "prompt.curriculum=linear"], "prompt.curriculum=linear with prompt.item_tokens=none"),
-        (["method=llara", "method.stages=[warmup]"], "without stage sft, which learns to read them"),
-        (["method=llara", "sft.loss_on=all"], "item tokens are read and never said; set sft.loss_on=answer"),
+        (
+            ["method=llara", "method.stages=[warmup]"],
+            "without stage sft, which learns to read them: add sft to method.stages",
+        ),
+        (
+            ["method=llara", "sft.loss_on=all"],
+            "reads item tokens but cannot write them; set sft.loss_on=answer",
+        ),
         (["method=llara", "prompt.item_tokens=pixels"], "prompt.item_tokens=pixels: must be"),
         (["method=llara", "prompt.curriculum=steps"], "prompt.curriculum=steps: must be"),
         (
@@ -48,7 +57,7 @@ def test_faults_of_item_tokens(overrides: list[str], words: str) -> None:
         ["method=llara"],
         ["method=llara", "backbone=qwen3_0.6b"],
         ["method=llara", "prompt.curriculum=none", "engine=plain"],
-        # What LLaRA's SFT leaves can be reinforced, too.
+        # GRPO may follow LLaRA's SFT.
         ["method=llara", "method.stages=[warmup,sft,grpo]"],
         ["method=mllmrec_r1", "prompt.item_tokens=vector", VECTORS],
     ],

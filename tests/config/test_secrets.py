@@ -52,5 +52,5 @@ def test_a_secret_in_a_file_of_one_s_own_is_refused(tmp_path) -> None:
     (tmp_path / "reward").mkdir()
     (tmp_path / "reward" / "mine.yaml").write_text(f"_target_: mine.Reward\nservice:\n  api_key: {SECRET}\n")
     (fault,) = compose_checked("train", ["reward=mine"], CONFIG_DIR, str(tmp_path)).faults
-    assert fault.startswith("reward.service.api_key is called a secret")
+    assert fault.startswith("reward.service.api_key sounds like a secret")
     assert SECRET not in fault

@@ -1,4 +1,4 @@
-"""What a class takes is read from its source as importing it would tell."""
+"""Reading a class from its source gives the same parameters as importing it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_shipped_classes_are_read_as_they_are(target: str) -> None:
     ]
     known = {name: one.annotation for name, one in found.items() if one.annotation is not UNREADABLE}
     assert known == {name: hints[name] for name in known}
-    assert set(found) - set(known) <= {"pipeline"}  # that the pipeline gives
+    assert set(found) - set(known) <= {"pipeline"}  # the pipeline adds this argument
 
 
 def test_classes_of_one_s_own(tmp_path: Path, monkeypatch) -> None:

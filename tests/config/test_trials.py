@@ -1,4 +1,4 @@
-"""Parts of one's own that give the wrong thing; each is named by its class before data are read."""
+"""The checks name the class of a user's part with a wrong result before any data are read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Generous(HitFormat):
 
 
 class Fragile(HitFormat):
-    """Takes an empty completion for granted never to come."""
+    """Fails for an empty completion."""
 
     def __call__(self, completion, question):
         return {"reward": float(completion[0] == "["), "format": 1.0, "hit": 1.0}
@@ -162,7 +162,7 @@ class PathInIdentity(Palette):
 
 
 class Paid(OnlyTexts):
-    """Costs money, so it is not asked for a trial."""
+    """Costs money, so the checks must not try it."""
 
     def estimate(self, images):
         return Estimate(images, 1, 1, 1.0)
@@ -193,19 +193,19 @@ def faults_of(group: str, part: type, *overrides: str) -> list[str]:
             "it fails on a toy batch (IndexError: string index out of range; test_trials.py, line",
         ),
         ("reward", Upside, "its bounds are (1.0, 0.0)"),
-        ("advantage", Flat, "it returns of shape (8,), where (2, 4) is needed"),
+        ("advantage", Flat, "it returns a tensor of shape (8,), but (2, 4) is needed"),
         ("advantage", Divides, "it returns [[1.5, -0.5, -0.5, -0.5], [nan, nan, nan, nan]]"),
         ("advantage", Counts, "it returns a list ([1.0, 1.0"),
         ("advantage", Unweighted, "it fails on a toy batch (TypeError"),
         ("loss", NoTerms, "without terms, clipped_low, clipped_high"),
-        ("loss", Summed, "its terms are of shape (3,), where (3, 3) is needed"),
+        ("loss", Summed, "its terms are a tensor of shape (3,), but (3, 3) is needed"),
         ("loss", Detached, "its terms carry no gradient"),
         ("loss", Logarithm, "its terms are [["),
-        ("rollout", HalfARollout, "its finished is of shape (1,), where (4,) is needed"),
-        ("rollout", OtherOrder, "its prompt_of is [1, 1, 0, 0], and row r of 4 answers prompt r // 2"),
+        ("rollout", HalfARollout, "its finished is a tensor of shape (1,), but (4,) is needed"),
+        ("rollout", OtherOrder, "its prompt_of is [1, 1, 0, 0], but row r of 4 must answer prompt r // 2"),
         ("rollout", Tokens, "it returns a TokenBatch"),
-        ("rollout", LeftPadded, "is not one of completions that are padded on the right"),
-        ("rollout", NoWeights, "its completions are of shape (6, "),
+        ("rollout", LeftPadded, "is not padded on the right"),
+        ("rollout", NoWeights, "its completions are a tensor of shape (6, "),
         ("caption", OnlyTexts, "for item 1 it yields ['red']"),
         ("caption", OtherItem, "for item 1 it yields [('2', 'red')]"),
         ("caption", PathInIdentity, "its identity is {'weights': PosixPath('w')}"),
@@ -233,7 +233,7 @@ def test_parts_that_no_stage_uses_are_not_tried() -> None:
     check_config(
         composed(f"reward._target_={__name__}.Bare", f"loss._target_={__name__}.NoTerms", "method=sft")
     )
-    # Expert iteration reads rewards, and neither advantages nor losses.
+    # Expert iteration reads rewards, but neither advantages nor losses.
     check_config(composed(f"loss._target_={__name__}.NoTerms", "method=expert_iteration"))
     (fault,) = faults_of("reward", Bare, "method=expert_iteration")
     assert "a float" in fault

@@ -52,7 +52,7 @@ def test_settings_that_name_python_objects_or_commands_run_nothing(copied, tmp_p
         "  _target_: mllmrec.engine.shared_prefix.SharedPrefix",
         f"  _target_: os.mkdir\n  path: {owned}",
     )
-    with pytest.raises(UserError, match=r"engine\._target_=os\.mkdir: what Python itself brings"):
+    with pytest.raises(UserError, match=r"engine\._target_=os\.mkdir: this belongs to Python itself"):
         open_run(str(copied), None)
     assert not owned.exists()
 

@@ -67,8 +67,8 @@ def test_questions_about_single_candidates_show_images_too(job, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["method=visual"], "prompt.item_tokens=image with a backbone that reads text alone"),
-        ([*VISUAL, "sft.loss_on=all"], "nobody can say an image"),
+        (["method=visual"], "prompt.item_tokens=image with a backbone that reads only text"),
+        ([*VISUAL, "sft.loss_on=all"], "the policy cannot write images"),
         ([*VISUAL, "method.stages=[pointwise]", "eval.ranking=pointwise"], "set engine=plain"),
         ([*VISUAL, "backbone.min_pixels=70000"], "backbone.min_pixels=70000 exceeds"),
         ([*VISUAL, "backbone.vision_heads=3"], "multiple of four times"),

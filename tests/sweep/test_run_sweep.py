@@ -67,7 +67,7 @@ def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(make_sweep, 
 def test_what_no_job_could_begin_with_is_said(make_sweep) -> None:
     sweep = make_sweep("first")
     sweep.overrides.append("absent=1")
-    with pytest.raises(UserError, match=r"no job was begun:(.|\n)*absent"):
+    with pytest.raises(UserError, match=r"no job could start:(.|\n)*absent"):
         run_sweep(sweep, Machine(1, [], 1), None, lambda name, entry: None)
 
 

@@ -65,4 +65,4 @@ def test_experiments_of_ones_own_are_listed_and_planned(
     sweep = plan("light", flags[:1], None) if len(flags) == 1 else plan("light", [], flags[1])
     assert [job.config.method.name for job in sweep.jobs.values()] == ["popularity", "random"]
     assert main(["light", "hydra.searchpath=[extr]"]) == 2
-    assert "hydra.searchpath=[extr]: extr is not there" in capsys.readouterr().err
+    assert "hydra.searchpath=[extr]: extr does not exist" in capsys.readouterr().err
