@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from mllmrec.captions.base import Captioner
+from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.endpoint import Budget, Chat, Endpoint
+from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
 from mllmrec.errors import UserError
 from mllmrec.reasoners.base import Estimate
 
@@ -20,52 +21,26 @@ class OpenAICaptioner(Captioner):
     """Asks a server to describe each image.
 
     ``problems`` counts the reasons why readable images have no caption. ``prompt`` is the message sent with the image;
-    the other parameters belong to `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`.
+    the other parameters are those of `mllmrec.endpoint.Endpoint`, with limits on what is spent.
 
     Raises:
         UserError: a parameter makes no sense.
     """
 
+    @flat_settings
     def __init__(
         self,
         model: str,
         prompt: str,
-        base_url: str = "https://api.openai.com/v1",
-        api_key_env: str = "OPENAI_API_KEY",
-        temperature: float | None = 0.0,
-        max_tokens: int = 200,
-        extra_body: Mapping[str, Any] | None = None,
-        image_side: int = 512,
-        image_tokens: int = 400,
-        concurrency: int = 8,
-        timeout_seconds: float = 120.0,
-        attempts: int = 8,
-        backoff_seconds: float = 1.0,
-        max_requests: int | None = None,
-        max_tokens_total: int | None = None,
-        max_money: float | None = None,
-        price_in: float | None = None,
-        price_out: float | None = None,
+        answers: AnswerSettings = AnswerSettings(temperature=0.0, max_tokens=200),
+        connection: ConnectionSettings = ConnectionSettings(timeout_seconds=120.0),
+        limits: SpendingLimits = SpendingLimits(),
     ) -> None:
         if not prompt.strip():
             raise UserError("prompt is empty: say how an image is to be described")
         self.prompt = prompt
         self.problems: Counter[str] = Counter()
-        self.endpoint = Endpoint(
-            model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            extra_body=extra_body,
-            image_side=image_side,
-            image_tokens=image_tokens,
-            concurrency=concurrency,
-            timeout_seconds=timeout_seconds,
-            attempts=attempts,
-            backoff_seconds=backoff_seconds,
-            budget=Budget(max_requests, max_tokens_total, max_money, price_in, price_out),
-        )
+        self.endpoint = Endpoint(model, answers, connection, Budget(limits))
 
     def identity(self) -> dict[str, object]:
         """The model, its decoding, the prompt and the size of the images."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
 
-from mllmrec.errors import UserError
+from mllmrec.config.flat import flat_settings
+from mllmrec.endpoint.settings import SpendingLimits
 
 
 class Usage(NamedTuple):
@@ -39,37 +40,12 @@ class Budget:
     without a report (a timeout, a lost connection) may be billed all the same, so it is counted at its most.
 
     Args:
-        max_requests: most requests begun; further tries of a request do not count. None: no limit.
-        max_tokens_total: most tokens, prompts and completions together; None: no limit.
-        max_money: most money, in the currency of the prices; None: no limit.
-        price_in: price of a million prompt tokens; None: unknown.
-        price_out: price of a million completion tokens, reasoning included; None: unknown.
-
-    Raises:
-        UserError: a limit or a price makes no sense.
+        limits: what may be spent, and the prices.
     """
 
-    def __init__(
-        self,
-        max_requests: int | None = None,
-        max_tokens_total: int | None = None,
-        max_money: float | None = None,
-        price_in: float | None = None,
-        price_out: float | None = None,
-    ) -> None:
-        limits = {"max_requests": max_requests, "max_tokens_total": max_tokens_total, "max_money": max_money}
-        for name, limit in limits.items():
-            if limit is not None and not limit > 0:
-                raise UserError(f"{name}={limit}: must be greater than 0, or null for no limit")
-        for name, price in {"price_in": price_in, "price_out": price_out}.items():
-            if price is not None and not 0 <= price < float("inf"):
-                raise UserError(f"{name}={price}: must be the price of a million tokens, or null")
-        if (price_in is None) != (price_out is None):
-            raise UserError("price_in and price_out belong together: give both prices, or neither")
-        if max_money is not None and price_in is None:
-            raise UserError(f"max_money={max_money} needs prices: give price_in and price_out")
-        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
-        self.prices = None if price_in is None or price_out is None else (price_in, price_out)
+    @flat_settings
+    def __init__(self, limits: SpendingLimits = SpendingLimits()) -> None:
+        self.limits = limits
         self._requests = 0
         self._spent = self._reserved = Usage(0, 0)
         self._lock = Lock()
@@ -77,8 +53,9 @@ class Budget:
     def cost(self, requests: int, usage: Usage) -> Tally:
         """The price of `requests` requests that use `usage` tokens in all."""
         money = None
-        if self.prices:
-            money = (usage.prompt * self.prices[0] + usage.completion * self.prices[1]) / 1e6
+        price_in, price_out = self.limits.price_in, self.limits.price_out
+        if price_in is not None and price_out is not None:
+            money = (usage.prompt * price_in + usage.completion * price_out) / 1e6
         return Tally(requests, usage.prompt, usage.completion, money)
 
     @property
@@ -131,7 +108,10 @@ class Budget:
             "max_tokens_total": tally.prompt_tokens + tally.completion_tokens,
             "max_money": tally.money or 0.0,
         }
-        return next((f"{name}={limit}" for name, limit in self.limits.items() if costs[name] > limit), "")
+        limits = ((name, getattr(self.limits, name)) for name in costs)
+        return next(
+            (f"{name}={limit}" for name, limit in limits if limit is not None and costs[name] > limit), ""
+        )
 
 
 def _sum(*usages: Usage) -> Usage:

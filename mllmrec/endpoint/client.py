@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import openai
 from omegaconf import OmegaConf
 
+from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.endpoint.answers import (
     NO_ANSWER,
@@ -23,7 +24,8 @@ from mllmrec.endpoint.answers import (
 )
 from mllmrec.endpoint.budget import Budget, Tally, Usage, tokens_in
 from mllmrec.endpoint.images import data_url
-from mllmrec.endpoint.keys import check_address, read_key
+from mllmrec.endpoint.keys import read_key
+from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings
 from mllmrec.endpoint.tries import Refused, Tries, maybe_billed
 from mllmrec.errors import UserError
 
@@ -35,7 +37,6 @@ GIVE_UP_AFTER = (
     8  # requests in a row with no answer, or with "no such model" as the answer: the server is not there
 )
 CONNECT_SECONDS = 15.0
-_OURS = ("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "stream", "n")
 
 
 class Endpoint:
@@ -43,75 +44,34 @@ class Endpoint:
 
     Args:
         model: the model's name on the server.
-        base_url: the server's address, up to and including ``/v1``.
-        api_key_env: name of the environment variable that holds the key. The key is read when requests are sent and
-            stored nowhere. A server on this machine needs none.
-        temperature: the sampling temperature; None leaves it to the server, as OpenAI's reasoning models demand.
-        max_tokens: most tokens of an answer, reasoning included.
-        concurrency: most requests at once.
-        timeout_seconds: how long the server may be silent before a request is tried again.
-        attempts: tries per request.
-        backoff_seconds: wait before the second try; it doubles with each further try.
-        extra_body: further fields of each request, as the server documents them.
-        image_side: longest side of the images sent, in pixels.
-        image_tokens: prompt tokens that estimates and the budget count per image.
+        answers: what determines an answer besides the model and the chat.
+        connection: the server, and how requests reach it.
         budget: limits, prices and running totals; None: no limits.
 
     Raises:
         UserError: a value makes no sense.
     """
 
+    @flat_settings
     def __init__(
         self,
         model: str,
-        base_url: str = "https://api.openai.com/v1",
-        api_key_env: str = "OPENAI_API_KEY",
-        temperature: float | None = None,
-        max_tokens: int = 1024,
-        concurrency: int = 8,
-        timeout_seconds: float = 600.0,
-        attempts: int = 8,
-        backoff_seconds: float = 1.0,
-        extra_body: Mapping[str, Any] | None = None,
-        image_side: int = 512,
-        image_tokens: int = 400,
+        answers: AnswerSettings = AnswerSettings(),
+        connection: ConnectionSettings = ConnectionSettings(),
         budget: Budget | None = None,
     ) -> None:
-        check_address(base_url, api_key_env)
-        least = {
-            "max_tokens": max_tokens,
-            "concurrency": concurrency,
-            "attempts": attempts,
-            "image_side": image_side,
-        }
-        for name, value in least.items():
-            if value < 1:
-                raise UserError(f"{name}={value}: must be at least 1")
-        for name, seconds in {"timeout_seconds": timeout_seconds, "backoff_seconds": backoff_seconds}.items():
-            if not seconds > 0:
-                raise UserError(f"{name}={seconds}: must be greater than 0")
-        if image_tokens < 0:
-            raise UserError(f"image_tokens={image_tokens}: must not be negative")
-        if temperature is not None and not temperature >= 0:
-            raise UserError(f"temperature={temperature}: must not be negative; null leaves it to the server")
-        self.extra_body: dict[str, Any] = _plain(extra_body)
-        if taken := [name for name in _OURS if name in self.extra_body]:
-            raise UserError(f"extra_body.{taken[0]}: set by the parameters of the component; remove it there")
-        self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
-        self.temperature, self.max_tokens = temperature, max_tokens
-        self.concurrency, self.timeout_seconds = concurrency, timeout_seconds
-        self.attempts, self.backoff_seconds = attempts, backoff_seconds
-        self.image_side, self.image_tokens = image_side, image_tokens
+        self.model, self.answers, self.connection = model, answers, connection
+        self.extra_body: dict[str, Any] = _plain(answers.extra_body)
         self.budget = budget or Budget()
 
     def identity(self) -> dict[str, object]:
         """What determines an answer besides the chat. The server's address is not included: servers move."""
         return {
             "model": self.model,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
+            "temperature": self.answers.temperature,
+            "max_tokens": self.answers.max_tokens,
             "extra_body": self.extra_body,
-            "image_side": self.image_side,
+            "image_side": self.answers.image_side,
         }
 
     def estimate(self, chats: Iterable[Chat]) -> Tally:
@@ -119,7 +79,7 @@ class Endpoint:
         requests = prompt = 0
         for chat in chats:
             requests, prompt = requests + 1, prompt + self._most(chat).prompt
-        return self.budget.cost(requests, Usage(prompt, requests * self.max_tokens))
+        return self.budget.cost(requests, Usage(prompt, requests * self.answers.max_tokens))
 
     def complete(self, chats: Iterable[tuple[Key, Chat]]) -> Generator[tuple[Key, Answer], None, None]:
         """Yield the answer of each chat with the chat's key, as soon as the answer is there, in any order.
@@ -134,7 +94,8 @@ class Endpoint:
             UserError: there is no key, the server refuses it or cannot be reached, or the budget is spent. All
                 answers under way are yielded first.
         """
-        key = read_key(self.base_url, self.api_key_env)
+        connection = self.connection
+        key = read_key(connection.base_url, connection.api_key_env)
         stop = Event()
         # Warn once per kind of failure: a server that is down would fill the screen.
         warned: set[str] = set()
@@ -142,12 +103,12 @@ class Endpoint:
         def warn(problem: str, words: str) -> None:
             if problem not in warned:
                 warned.add(problem)
-                shown = f" ({words.replace(key, self.api_key_env)[:300]})" if words else ""
-                log.warning("%s: %s%s", self.base_url, problem, shown)
+                shown = f" ({words.replace(key, connection.api_key_env)[:300]})" if words else ""
+                log.warning("%s: %s%s", connection.base_url, problem, shown)
 
         client = self._client(key)
-        tries = Tries(self.attempts, self.backoff_seconds, stop, self.budget.overdrawn, warn)
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
+        tries = Tries(connection.attempts, connection.backoff_seconds, stop, self.budget.overdrawn, warn)
+        pool = ThreadPoolExecutor(connection.concurrency, thread_name_prefix="endpoint")
         pending: dict[Future[Answer], Key] = {}
         source = iter(chats)
         upcoming: tuple[Key, Chat] | None = None
@@ -155,7 +116,7 @@ class Endpoint:
         unanswered = 0  # in a row
         try:
             while True:
-                while failure is None and len(pending) < self.concurrency:
+                while failure is None and len(pending) < connection.concurrency:
                     upcoming = upcoming or next(source, None)
                     most = self._most(upcoming[1]) if upcoming else Usage(0, 0)
                     if upcoming is None or not self.budget.reserve(most):
@@ -179,7 +140,7 @@ class Endpoint:
                     unanswered = unanswered + 1 if lost else 0
                 if unanswered == GIVE_UP_AFTER and failure is None:
                     failure = UserError(
-                        f"{self.base_url}: {unanswered} requests in a row came to nothing, the last with "
+                        f"{connection.base_url}: {unanswered} requests in a row came to nothing, the last with "
                         f"{answer.problem}: check that the server is up and has the model {self.model}, then start "
                         "again to go on from here"
                     )
@@ -203,13 +164,14 @@ class Endpoint:
         # These libraries log a line per request.
         for library in ("httpx", "httpx2"):
             logging.getLogger(library).setLevel(logging.WARNING)
+        silent = self.connection.timeout_seconds
         return openai.OpenAI(
             api_key=key,
-            base_url=self.base_url,
+            base_url=self.connection.base_url,
             max_retries=0,
             # If a server sent an answer twice, the second copy would be read as the answer to the next request.
             default_headers={"Connection": "close"},
-            timeout=openai.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds)),
+            timeout=openai.Timeout(silent, connect=min(CONNECT_SECONDS, silent)),
         )
 
     def _answer(self, client: openai.OpenAI, tries: Tries, chat: Chat, most: Usage) -> Answer:
@@ -236,7 +198,7 @@ class Endpoint:
 
     def body(self, chat: Chat) -> dict[str, Any] | None:
         """The fields of a request; None if an image cannot be read."""
-        urls = [data_url(path, self.image_side) for path in chat.images]
+        urls = [data_url(path, self.answers.image_side) for path in chat.images]
         if None in urls:
             return None
         content: Any = chat.message
@@ -249,32 +211,33 @@ class Endpoint:
         # OpenAI's newer models accept only the second name, most other servers only the first.
         limit = (
             "max_completion_tokens"
-            if f".{urlsplit(self.base_url).hostname}".endswith(".openai.com")
+            if f".{urlsplit(self.connection.base_url).hostname}".endswith(".openai.com")
             else "max_tokens"
         )
         body = {
             "model": self.model,
             "messages": [*messages, {"role": "user", "content": content}],
-            limit: self.max_tokens,
+            limit: self.answers.max_tokens,
             "extra_body": self.extra_body,
         }
-        if self.temperature is not None:
-            body["temperature"] = self.temperature
+        if self.answers.temperature is not None:
+            body["temperature"] = self.answers.temperature
         return body
 
     def _most(self, chat: Chat) -> Usage:
         texts = tokens_in(chat.system) + tokens_in(chat.message)
-        return Usage(texts + self.image_tokens * len(chat.images), self.max_tokens)
+        return Usage(texts + self.answers.image_tokens * len(chat.images), self.answers.max_tokens)
 
     def _refusal(self, refused: Refused) -> UserError:
+        server, key = self.connection.base_url, self.connection.api_key_env
         if refused.no_credit:
             return UserError(
-                f"{self.base_url}: the account of the key in {self.api_key_env} has no credit left ({refused}): top it "
-                "up and start again to go on from here"
+                f"{server}: the account of the key in {key} has no credit left ({refused}): top it up and start again "
+                "to go on from here"
             )
         return UserError(
-            f"{self.base_url} does not accept the key in {self.api_key_env} ({refused}): set that variable to a key "
-            f"that may use {self.model} and start again to go on from here"
+            f"{server} does not accept the key in {key} ({refused}): set that variable to a key that may use "
+            f"{self.model} and start again to go on from here"
         )
 
 

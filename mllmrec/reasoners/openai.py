@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import Any
 
+from mllmrec.config.flat import flat_settings
 from mllmrec.endpoint import Budget, Chat, Endpoint
+from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
 from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
 
 
 class OpenAIReasoner(Reasoner):
     """Sends each request's system and user message, and its images if ``sees_images`` is True.
 
-    The other parameters belong to `mllmrec.endpoint.Endpoint` and `mllmrec.endpoint.Budget`. A problem that begins
+    The other parameters are those of `mllmrec.endpoint.Endpoint`, with limits on what is spent. A problem that begins
     with `mllmrec.endpoint.NO_ANSWER` is temporary: the same request may succeed later.
 
     Raises:
         UserError: a parameter makes no sense.
     """
 
+    @flat_settings
     def __init__(
         self,
         model: str,
-        base_url: str = "https://api.openai.com/v1",
-        api_key_env: str = "OPENAI_API_KEY",
-        temperature: float | None = 0.6,
-        max_tokens: int = 4096,
-        extra_body: Mapping[str, Any] | None = None,
         sees_images: bool = False,
-        image_side: int = 512,
-        image_tokens: int = 400,
-        concurrency: int = 8,
-        timeout_seconds: float = 600.0,
-        attempts: int = 8,
-        backoff_seconds: float = 1.0,
-        max_requests: int | None = None,
-        max_tokens_total: int | None = None,
-        max_money: float | None = None,
-        price_in: float | None = None,
-        price_out: float | None = None,
+        answers: AnswerSettings = AnswerSettings(temperature=0.6, max_tokens=4096),
+        connection: ConnectionSettings = ConnectionSettings(),
+        limits: SpendingLimits = SpendingLimits(),
     ) -> None:
         self.sees_images = sees_images
-        self.endpoint = Endpoint(
-            model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            extra_body=extra_body,
-            image_side=image_side,
-            image_tokens=image_tokens,
-            concurrency=concurrency,
-            timeout_seconds=timeout_seconds,
-            attempts=attempts,
-            backoff_seconds=backoff_seconds,
-            budget=Budget(max_requests, max_tokens_total, max_money, price_in, price_out),
-        )
+        self.endpoint = Endpoint(model, answers, connection, Budget(limits))
 
     def identity(self) -> dict[str, object]:
         """The model, its decoding, and whether it sees images and at which size."""
