@@ -22,9 +22,9 @@ from mllmrec.config.compose import compose_checked
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import FinishedRun, load_policy, open_policy
+from mllmrec.jobs.finished_run import FinishedRun, load_policy, open_policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure
 from mllmrec.stages.run import StageInputs, train_stage
 

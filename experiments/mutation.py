@@ -65,7 +65,7 @@ PARTS = {
     ),
     "cache": (["mllmrec/cache.py"], ["tests/test_cache.py"]),
     "keys": (
-        ["mllmrec/fingerprints.py", "mllmrec/stages/key.py", "mllmrec/baselines/key.py"],
+        ["mllmrec/store/fingerprints.py", "mllmrec/stages/key.py", "mllmrec/baselines/key.py"],
         [
             "tests/test_made_by.py",
             "tests/stages/test_stage_key.py",
@@ -73,8 +73,12 @@ PARTS = {
         ],
     ),
     "store": (
-        ["mllmrec/stages/store.py", "mllmrec/trained_once.py"],
-        ["tests/test_trained_once.py", "tests/jobs/test_shared_*.py", "tests/jobs/test_damaged_stores.py"],
+        ["mllmrec/stages/store.py", "mllmrec/store/trained_once.py"],
+        [
+            "tests/store/test_trained_once.py",
+            "tests/jobs/test_shared_*.py",
+            "tests/jobs/test_damaged_stores.py",
+        ],
     ),
 }
 # Times of a busy machine would kill mutants that no test sees.

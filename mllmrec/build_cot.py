@@ -19,7 +19,6 @@ def build_cot(cfg: DictConfig) -> None:
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
 
-    from mllmrec.console import make_console, rows_table
     from mllmrec.cot.built import Built
     from mllmrec.cot.confident import Confident
     from mllmrec.cot.funnel import funnel_rows
@@ -27,7 +26,8 @@ def build_cot(cfg: DictConfig) -> None:
     from mllmrec.cot.output import asked_now, calibration_rows, estimate_rows, write_outputs
     from mllmrec.cot.released import line_indices
     from mllmrec.errors import UserError
-    from mllmrec.prepare import prepare
+    from mllmrec.samples.prepare import prepare
+    from mllmrec.screen.console import make_console, rows_table
 
     console = make_console()
     captioner = slow_captioner(cfg) if cfg.dry_run else None

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from mllmrec.disk_faults import about
 from mllmrec.errors import UserError
+from mllmrec.errors.disk import about
 
 # An incomplete file has a hidden name that says who writes it: .<name>.<process>@<machine>.part
 _MACHINE = re.sub(r"[^\w-]", "-", platform.node())

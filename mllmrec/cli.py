@@ -28,9 +28,9 @@ from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
-from mllmrec.disk_faults import user_error_behind
-from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import ConfigError, UserError
+from mllmrec.errors.disk import user_error_behind
+from mllmrec.screen.encodable import write_what_can_be_encoded
 from mllmrec.stopping import check_stopped, end_at_once, stoppable, stopped_by, watching
 
 WRONG_USE = 2

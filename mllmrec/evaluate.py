@@ -17,16 +17,18 @@ def evaluate(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from mllmrec.baselines.beside import rank_baselines
     from mllmrec.cache import atomic_path, fingerprint
     from mllmrec.config import check_config
-    from mllmrec.console import make_console, print_results
-    from mllmrec.cost import CostMeter
     from mllmrec.errors import UserError
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
-    from mllmrec.finished_run import open_run
-    from mllmrec.job_folder import JobFolder, alone_in, refuse_finished
-    from mllmrec.run_folder import RunFolder, read_settings
+    from mllmrec.jobs.beside import rank_baselines
+    from mllmrec.jobs.finished_run import open_run
+    from mllmrec.jobs.results_tables import print_results
+    from mllmrec.run.cost import CostMeter
+    from mllmrec.run.folder import RunFolder
+    from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
+    from mllmrec.run.settings import read_settings
+    from mllmrec.screen.console import make_console
 
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     if folder.path.samefile(RunFolder.of_finished_run(cfg.run).path):

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 def recommend(cfg: DictConfig) -> None:
     """Print the list."""
-    from mllmrec.console import make_console, rows_table
-    from mllmrec.finished_run import open_run
-    from mllmrec.recommendation import history_of, rank_items
+    from mllmrec.jobs.finished_run import open_run
+    from mllmrec.jobs.recommendation import history_of, rank_items
+    from mllmrec.screen.console import make_console, rows_table
 
     run = open_run(cfg.run, cfg.stage)
     history, excluded, who = history_of(run.prepared, cfg.user, cfg.history)

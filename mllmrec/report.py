@@ -21,13 +21,13 @@ def report(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import ListConfig
 
-    from mllmrec.console import make_console, relative
     from mllmrec.reporting.experiment import Question, build_experiments, names_of
     from mllmrec.reporting.files import slug, write_report
     from mllmrec.reporting.page import make_section
     from mllmrec.reporting.pictures import draw_pictures
     from mllmrec.reporting.tables import on_screen
     from mllmrec.reporting.wandb_report import send
+    from mllmrec.screen.console import make_console, relative
 
     folders = [str(folder) for folder in (cfg.runs if isinstance(cfg.runs, ListConfig) else [cfg.runs])]
     names = names_of(folders)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def train(cfg: DictConfig) -> float:
     """Run the job that ``cfg`` describes; return the last stage's objective for sweepers."""
-    from mllmrec.pipeline import run
+    from mllmrec.jobs.main import run
 
     return run(cfg)
 

@@ -5,13 +5,13 @@ import sys
 
 # What evaluating, recommending, building reasoning and checking a configuration import.
 WITHOUT_LIGHTNING = (
-    "finished_run",
+    "jobs.finished_run",
     "evaluation.protocols",
-    "baselines.beside",
-    "recommendation",
+    "jobs.beside",
+    "jobs.recommendation",
     "cot",
-    "prepare",
-    "loggers",
+    "samples.prepare",
+    "run.loggers",
 )
 
 

@@ -51,7 +51,7 @@ SWALLOWED = """
         here()
     except:
         pass
-    from mllmrec.progress import track
+    from mllmrec.screen.progress import track
     for _ in track(range(600), "going on"):
         import time; time.sleep(0.1)
 """
@@ -79,7 +79,7 @@ from here import here
 from mllmrec.baselines.popularity import Popularity
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.data.synthetic import Synthetic
-from mllmrec.loggers import RunLoggers
+from mllmrec.run.loggers import RunLoggers
 
 class SlowDataset(Synthetic):
     def load(self):

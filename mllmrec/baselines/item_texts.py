@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllmrec.prepare import Prepared
+from mllmrec.samples.prepared import Prepared
 
 
 def item_texts(prepared: Prepared) -> list[str]:

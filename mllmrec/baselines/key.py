@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.baselines.item_texts import item_texts
 from mllmrec.cache import content_fingerprint
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.fingerprints import (
+from mllmrec.samples.prepared import Prepared
+from mllmrec.store.fingerprints import (
     code_fingerprint,
     measure_fingerprint,
     sequences_fingerprint,
     texts_fingerprint,
 )
-from mllmrec.prepare import Prepared
 
 
 def recommender_parts(

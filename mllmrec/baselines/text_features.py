@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mllmrec.errors import UserError
-from mllmrec.progress import track
 from mllmrec.randomness import derive_seed
+from mllmrec.screen.progress import track
 
 _ENCODED_AT_ONCE = 64
 _LONGEST_TEXT = 256  # tokens; sentence encoders are not trained on more
@@ -53,7 +53,7 @@ def sentence_features(texts: Sequence[str], encoder: str, revision: str | None =
     """
     from transformers import AutoModel, AutoTokenizer
 
-    from mllmrec.transformers_output import without_bars
+    from mllmrec.screen.transformers_output import without_bars
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision or "main")

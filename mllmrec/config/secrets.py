@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mllmrec.secret_values import is_called_secret, secret_values
+from mllmrec.config.secret_values import is_called_secret, secret_values
 
 _WHAT_TO_DO = (
     "it would be saved in the run folder; put it in an environment variable, and give only the name of the variable, "

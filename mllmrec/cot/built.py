@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.cot.pipeline import DRAFT, LEAKY, REFINED, Advance, CotPipeline
 from mllmrec.errors import UserError
-from mllmrec.progress import StageProgress
 from mllmrec.reasoners.base import Estimate
 from mllmrec.reasoners.told import NOTHING, most_told
+from mllmrec.screen.progress import StageProgress
 
 
 @dataclass

@@ -16,11 +16,11 @@ from mllmrec.evaluation.ranking import Generate, InLists, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
-from mllmrec.prepare import FULL, Prepared
-from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.listing import Listing
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
+from mllmrec.samples.prepared import FULL, Prepared
+from mllmrec.screen.progress import track
 
 ASKED = "asked"  # value of a protocol's ``cot`` where prompts ask for reasoning; true: they show some
 

@@ -15,8 +15,8 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.models.selection import Selection
-from mllmrec.prepare import FULL, Prepared
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
+from mllmrec.samples.prepared import FULL, Prepared
 
 log = logging.getLogger(__name__)
 

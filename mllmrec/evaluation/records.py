@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mllmrec.cache import atomic_path
-from mllmrec.disk_faults import refusing_damage
 from mllmrec.errors import UserError, choices
+from mllmrec.errors.disk import refusing_damage
 
 SCHEMA = pa.schema(
     [

@@ -15,7 +15,7 @@ from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.randomness import seeded_globals
-from mllmrec.transformers_output import without_bars
+from mllmrec.screen.transformers_output import without_bars
 
 
 class Backbone(ABC):

@@ -26,7 +26,7 @@ from mllmrec.models.item_vectors import (
     write_item_tokens,
 )
 from mllmrec.randomness import seeded_globals
-from mllmrec.transformers_output import without_bars
+from mllmrec.screen.transformers_output import without_bars
 
 
 class Policy:

@@ -14,12 +14,12 @@ import numpy as np
 
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
-from mllmrec.progress import track
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.prompts.markup import LABEL_BEGINS
 from mllmrec.prompts.questions import Questions
+from mllmrec.screen.progress import track
 
 _ENCODED_AT_ONCE = 1024
 

@@ -28,7 +28,7 @@ from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
 from mllmrec.reasoners.base import Request, Written
 from mllmrec.rollout.draw import TRIES, draw, uniforms
-from mllmrec.transformers_output import without_bars
+from mllmrec.screen.transformers_output import without_bars
 
 log = logging.getLogger(__name__)
 

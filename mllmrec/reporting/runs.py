@@ -16,7 +16,8 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import cutoffs_of, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, read_stage
 from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
-from mllmrec.run_folder import RunFolder, read_settings
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.settings import read_settings
 
 KEPT = "kept"  # the weights that a stage ended with
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mllmrec.prompts.examples import Example
-from mllmrec.run_folder import Rollout
+from mllmrec.run.rollouts import Rollout
 from mllmrec.stages.grpo import Judged
 
 LEAST_STEPS, MOST_STEPS = 20, 200

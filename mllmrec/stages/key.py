@@ -18,7 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.cache import files_fingerprint
 from mllmrec.config.schema import STAGES
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.fingerprints import (
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Forms
+from mllmrec.samples.prepared import Prepared
+from mllmrec.screen.progress import track
+from mllmrec.stages.run import sft_batches
+from mllmrec.stages.warmup import training_sequences
+from mllmrec.store.fingerprints import (
     code_fingerprint,
     examples_fingerprint,
     measure_fingerprint,
@@ -26,13 +33,6 @@ from mllmrec.fingerprints import (
     reader_fingerprint,
     sequences_fingerprint,
 )
-from mllmrec.models.policy import Policy
-from mllmrec.prepare import Prepared
-from mllmrec.progress import track
-from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Forms
-from mllmrec.stages.run import sft_batches
-from mllmrec.stages.warmup import training_sequences
 
 # A job's name, its output and what it shares change no weight.
 OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")

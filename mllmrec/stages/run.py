@@ -18,12 +18,14 @@ from torch.utils.data import DataLoader
 from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
-from mllmrec.one_process import make_trainer
-from mllmrec.prepare import Prepared
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples, Forms
 from mllmrec.randomness import seeded_globals
-from mllmrec.run_folder import RolloutWriter, RunFolder
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.one_process import make_trainer
+from mllmrec.run.rollouts import RolloutWriter
+from mllmrec.samples.prepared import Prepared
+from mllmrec.screen.training_callbacks import StepTimer, TrainingProgress
 from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
 from mllmrec.stages.dpo import Dpo
 from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
@@ -35,7 +37,6 @@ from mllmrec.stages.rollout_warnings import RolloutWarnings
 from mllmrec.stages.rollouts import RolloutStage
 from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
-from mllmrec.training_callbacks import StepTimer, TrainingProgress
 
 GRPO_DRAW = "grpo"  # names the draw of negatives for prompts after SFT, if it differs from SFT's draw
 _SHOWN = {

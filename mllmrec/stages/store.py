@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 from mllmrec.stages.key import StageKey
-from mllmrec.trained_once import alone, hand_over, is_whole, keeping, place_of
+from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
 SHARED = ("warmup", "sft")
 _WEIGHTS = "weights.safetensors"

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from mllmrec.disk_faults import user_error_behind
+from mllmrec.errors.disk import user_error_behind
 from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.names import register_job_name
 
@@ -55,7 +55,7 @@ class SweepCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """After a job, in its process."""
-        from mllmrec.run_folder import RunFolder
+        from mllmrec.run.folder import RunFolder
 
         folder = RunFolder(config.hydra.runtime.output_dir)
         # Asking a failed job for its value would raise.

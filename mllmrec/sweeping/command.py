@@ -11,10 +11,10 @@ from typing import Any
 from hydra.errors import HydraException
 
 from mllmrec.config.typed import quoted
-from mllmrec.console import make_console, relative
-from mllmrec.disk_faults import user_error_behind
-from mllmrec.encodable import write_what_can_be_encoded
 from mllmrec.errors import UserError, choices
+from mllmrec.errors.disk import user_error_behind
+from mllmrec.screen.console import make_console, relative
+from mllmrec.screen.encodable import write_what_can_be_encoded
 from mllmrec.sweeping.jobs import experiments, plan
 from mllmrec.sweeping.run import OUTPUT, Machine, run_sweep
 

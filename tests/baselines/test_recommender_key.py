@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from mllmrec import fingerprints
 from mllmrec.baselines.key import recommender_parts
 from mllmrec.config import CONFIG_DIR
-from mllmrec.pipeline import held_out_protocol
-from mllmrec.prepare import Prepared, prepare
-from mllmrec.trained_once import place_of
+from mllmrec.jobs.main import held_out_protocol
+from mllmrec.samples.prepare import prepare
+from mllmrec.samples.prepared import Prepared
+from mllmrec.store import fingerprints
+from mllmrec.store.trained_once import place_of
 
 
 @pytest.fixture(scope="module")

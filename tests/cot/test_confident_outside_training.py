@@ -13,8 +13,8 @@ from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.cot import Confident
 from mllmrec.cot.assess.reference import TRAINED, Effect
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.prepare import prepare
 from mllmrec.reasoners.base import Written
+from mllmrec.samples.prepare import prepare
 
 GOOD = "Signals: red in most. Preference: mostly red lamps. Look for: red and blue lamps."
 

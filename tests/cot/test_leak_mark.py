@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.prepare import prepare
+from mllmrec.samples.prepare import prepare
 
 
 def leak_of(cache: Path, *overrides: str) -> str | None:

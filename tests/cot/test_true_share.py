@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mllmrec.config import CONFIG_DIR, check_config
-from mllmrec.prepare import Prepared, prepare
+from mllmrec.samples.prepare import prepare
+from mllmrec.samples.prepared import Prepared
 
 USERS = 30
 

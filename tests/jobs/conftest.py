@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def job(cache: Path) -> Job:
     """``job(folder, *overrides, small=True)`` runs mllmrec.train into ``folder``."""
-    from mllmrec.pipeline import run
+    from mllmrec.jobs.main import run
 
     def run_job(folder: Path, *overrides: str, small: bool = True) -> Path:
         GlobalHydra.instance().clear()

@@ -9,8 +9,8 @@ import pytest
 from mllmrec.baselines.item_texts import item_texts
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import open_policy, open_run
-from mllmrec.run_folder import RunFolder
+from mllmrec.jobs.finished_run import open_policy, open_run
+from mllmrec.run.folder import RunFolder
 
 
 def metrics_of(folder: Path) -> dict:

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.errors import UserError
-from mllmrec.prepare import prepare
+from mllmrec.samples.prepare import prepare
 
 SMALL = ["dataset.num_users=30", "dataset.num_items=40"]
 SECRET = "sk-not-to-be-seen-anywhere"

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mllmrec.console import untrained_lines
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
+from mllmrec.jobs.results_tables import untrained_lines
 
 BOTH = "eval.weighting=both"  # as by default; the other tests of jobs save the time
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mllmrec.errors import UserError
-from mllmrec.finished_run import open_run
+from mllmrec.jobs.finished_run import open_run
 from mllmrec.reporting.experiment import Question, build_experiments
-from mllmrec.run_folder import read_rollouts
+from mllmrec.run.rollouts import read_rollouts
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from peft import PeftConfig
 
 from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import open_run
-from mllmrec.run_folder import RunFolder
+from mllmrec.jobs.finished_run import open_run
+from mllmrec.run.folder import RunFolder
 
 SHORT = {
     "dpo": ["dpo.max_steps=3", "dpo.prompts_per_step=4"],

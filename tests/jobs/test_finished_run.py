@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, main_protocol
-from mllmrec.finished_run import FinishedRun, open_run
-from mllmrec.job_folder import alone_in
-from mllmrec.recommendation import history_of, rank_items
+from mllmrec.jobs.finished_run import FinishedRun, open_run
+from mllmrec.jobs.recommendation import history_of, rank_items
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.job_folder import alone_in
 from mllmrec.stages.run import train_stage
 
 
@@ -54,7 +54,7 @@ def test_a_policy_that_learnt_to_reason_is_asked_to_by_recommendations_too(finis
     run = replace(run, prepared=replace(run.prepared, asks=asks))
     prompts = []
     monkeypatch.setattr(
-        "mllmrec.finished_run.candidate_scores",
+        "mllmrec.jobs.finished_run.candidate_scores",
         lambda policy, answers, examples, **how: prompts.append(examples[0].prompt) or np.zeros((1, 2)),
     )
     run.scores([0, 1, 2], [3, 4], listed=True)
@@ -220,7 +220,7 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
             raise MemoryError("no memory for rollouts")
         return train_stage(stage, *given)
 
-    monkeypatch.setattr("mllmrec.language_model_job.train_stage", train_all_but_grpo)
+    monkeypatch.setattr("mllmrec.jobs.language_model.train_stage", train_all_but_grpo)
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(MemoryError):
         job(folder.path, "heldout.users=0")

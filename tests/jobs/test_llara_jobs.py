@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from mllmrec.baselines.weights_file import read_weights
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import open_run
+from mllmrec.jobs.finished_run import open_run
+from mllmrec.jobs.recommendation import rank_items
 from mllmrec.models.item_vectors import ItemVectorEmbedding
 from mllmrec.randomness import seeded_globals
-from mllmrec.recommendation import rank_items
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 
 LLARA = (
     "method=llara",

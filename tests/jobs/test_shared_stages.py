@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from mllmrec.baselines.weights_file import read_weights
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 
 SHARING = ("share_stages=true",)
 

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from peft import PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mllmrec.csv_log import read_log
 from mllmrec.errors import UserError
-from mllmrec.run_folder import read_rollouts
+from mllmrec.run.csv_log import read_log
+from mllmrec.run.rollouts import read_rollouts
 
 
 def metrics_of(folder: Path) -> dict:

@@ -7,8 +7,8 @@ import pytest
 
 from mllmrec.errors import ConfigError
 from mllmrec.evaluation.protocols import main_protocol
-from mllmrec.finished_run import open_run
-from mllmrec.run_folder import RunFolder
+from mllmrec.jobs.finished_run import open_run
+from mllmrec.run.folder import RunFolder
 
 VISUAL = ("method=visual", "backbone=tiny_vl", "backbone.vision_size=16")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mllmrec.evaluation.metrics import expected_at_random, mean_metrics, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, write_stage
 from mllmrec.reporting.experiment import Experiment, Question, build_experiments
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 
 KS = [1, 3, 5, 10]
 

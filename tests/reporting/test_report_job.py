@@ -14,7 +14,7 @@ import pytest
 
 from mllmrec.errors import UserError
 from mllmrec.report import listed
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 
 SMALL = [
     "debug=fast",

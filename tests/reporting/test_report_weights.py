@@ -8,7 +8,7 @@ import pytest
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, write_stage
 from mllmrec.reporting.tables import results, unfinished_lines
-from mllmrec.run_folder import RunFolder
+from mllmrec.run.folder import RunFolder
 
 
 def add_last_weights(folder, stage, ranks):

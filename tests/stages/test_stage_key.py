@@ -16,23 +16,23 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from mllmrec import fingerprints
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.schema import STAGES
-from mllmrec.fingerprints import (
+from mllmrec.jobs.main import held_out_protocol
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.samples.prepare import prepare
+from mllmrec.stages import key as key_module
+from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_LATER, OF_THE_JOB, StageKey
+from mllmrec.store import fingerprints
+from mllmrec.store.fingerprints import (
     code_fingerprint,
     examples_fingerprint,
     measure_fingerprint,
     model_fingerprint,
     package_fingerprint,
 )
-from mllmrec.pipeline import held_out_protocol
-from mllmrec.prepare import prepare
-from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example
-from mllmrec.stages import key as key_module
-from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_LATER, OF_THE_JOB, StageKey
-from mllmrec.trained_once import place_of
+from mllmrec.store.trained_once import place_of
 
 USERS, ITEMS, LENGTH = 12, 16, 6
 BOTH = ("warmup", "sft")

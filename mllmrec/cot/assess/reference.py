@@ -15,12 +15,12 @@ from mllmrec.data.base import TEST
 from mllmrec.data.candidates import CandidateSampler, Catalogue
 from mllmrec.data.splits import Samples
 from mllmrec.errors import UserError
-from mllmrec.progress import track
 from mllmrec.reasoners.base import HistoryItem
+from mllmrec.screen.progress import track
 
 if TYPE_CHECKING:
-    from mllmrec.finished_run import FinishedRun
-    from mllmrec.prepare import Prepared
+    from mllmrec.jobs.finished_run import FinishedRun
+    from mllmrec.samples.prepared import Prepared
 
 TRAINED, UNKNOWN = "the reference trained on this user", "unknown to the reference"
 
@@ -152,14 +152,14 @@ class Reference:
 
     @cached_property
     def _opened(self) -> FinishedRun:
-        from mllmrec.finished_run import open_policy
+        from mllmrec.jobs.finished_run import open_policy
 
         return open_policy(self.run, None)
 
     @cached_property
     def _prepared(self) -> Prepared:
         """The run's data with all users."""
-        from mllmrec.prepare import prepare
+        from mllmrec.samples.prepare import prepare
 
         cfg = self._opened.cfg
         if cfg.dataset.max_users is None:

@@ -1,0 +1,1 @@
+"""The jobs of the commands, and what opens a finished run again."""

@@ -1,0 +1,208 @@
+"""Opens a finished run again: its configuration, its data and its trained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mllmrec.baselines.base import Recommender
+from mllmrec.baselines.ranking import RecommenderRanker
+from mllmrec.config import check_config
+from mllmrec.engine.base import Engine
+from mllmrec.errors import ConfigError, UserError, choices
+from mllmrec.evaluation.pointwise import yes_scores
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.ranking import Ranker, candidate_scores
+from mllmrec.models.backbones import Backbone
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.job_folder import unfinished
+from mllmrec.run.settings import read_settings
+from mllmrec.samples.prepare import prepare
+from mllmrec.samples.prepared import Prepared
+
+log = logging.getLogger(__name__)
+
+# Stages that are evaluated but not saved as separate policies.
+NOT_SAVED = ("zero_shot", "warmup")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of a language model."""
+
+    cfg: DictConfig
+    stage: str
+    prepared: Prepared
+    policy: Policy
+    answers: AnswerTokens
+    engine: Engine
+    ranking = None  # None: as its settings say
+
+    def ranker(self, protocol: Protocol) -> Ranker:
+        """The ranker for a protocol; the protocol's prompts must fit the backbone."""
+        protocol.check_lengths(self.policy, self.answers, "evaluation")
+        return protocol.ranker(self.policy, self.answers, self.engine)
+
+    def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
+        """How well each item follows a history: log-probabilities, (C,).
+
+        Args:
+            history: item codes, oldest first.
+            items: C item codes.
+            listed: whether the prompt lists them.
+        """
+        shown = list(history)[-self.prepared.history_length :]
+        asks = self.prepared.asks_under(self.cfg.eval)
+        prompt = self.prepared.builder.prompt(shown, items if listed else None, think=asks)
+        example = Example(
+            "recommend", "recommend", prompt, items[0], np.array(items), 0, False, history=np.array(history)
+        )
+        with torch.no_grad():
+            if self.cfg.eval.ranking == "pointwise":
+                return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
+            return candidate_scores(
+                self.policy, self.answers, [example], constrained=False, engine=self.engine
+            )[0]
+
+
+@dataclass(frozen=True)
+class FinishedBaseline:
+    """A finished run of a classical recommender."""
+
+    cfg: DictConfig
+    stage: str
+    prepared: Prepared
+    recommender: Recommender
+    ranking = RecommenderRanker.name
+
+    def ranker(self, protocol: Protocol) -> Ranker:
+        """The ranker for a protocol."""
+        return RecommenderRanker(self.recommender, protocol.seed)
+
+    def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
+        """How well each item follows a history, (C,); ``listed`` plays no part."""
+        return self.recommender.scores([np.array(history)], [np.array(items)])[0]
+
+
+def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:
+    """Open a run after ``stage``; None means its last one. It logs a warning if the run did not finish.
+
+    Args:
+        path: the run's folder.
+        stage: a stage that the run trained.
+        training: whether its training samples should carry reasoning; missing reasoning is written anew.
+
+    Raises:
+        UserError: the run or stage does not exist, or nothing was trained.
+    """
+    folder = RunFolder.of_finished_run(path)
+    if not folder.resolved_config_path.is_file():
+        raise UserError(
+            f"{path} has no {folder.resolved_config_path.name}: it was not written by mllmrec.train"
+        )
+    cfg = _settings_of(folder)
+    try:
+        return _opened(path, folder, cfg, stage, training)
+    except (OmegaConfBaseException, InstantiationException) as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder.resolved_config_path} holds settings that this version cannot use: {first}"
+        ) from error
+
+
+def _opened(
+    path: str, folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool
+) -> FinishedRun | FinishedBaseline:
+    trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
+    state = unfinished(folder)
+    why = "" if state is None else f" ({state})"
+    if not trained:
+        raise UserError(f"{path} holds no trained stage{why}")
+    if stage is not None and stage not in trained:
+        raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}{why}")
+    stage = stage or trained[-1]
+    if state is not None:
+        log.warning(
+            "%s did not finish (%s): it has weights of %s; the weights after %s are used",
+            path,
+            state,
+            ", ".join(trained),
+            stage,
+        )
+    if cfg.method.recommender is not None:
+        recommender: Recommender = instantiate(cfg.method.recommender)
+        prepared = prepare(cfg, training)
+        recommender.load(folder.model_path, len(prepared.items))
+        return FinishedBaseline(cfg, stage, prepared, recommender)
+    policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
+    prepared = prepare(cfg, training)
+    policy.meet_items(prepared.items)
+    answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
+    return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
+
+
+def _settings_of(folder: RunFolder) -> DictConfig:
+    """The settings of a run, checked like those of a command line, since the folder may come from someone else.
+
+    Raises:
+        UserError: the settings cannot be read, or this version refuses them.
+    """
+    path = folder.resolved_config_path
+    cfg = read_settings(path)
+    if not isinstance(cfg, DictConfig) or "method" not in cfg:
+        raise UserError(f"{path} does not hold the settings of a run: put a copy in its place, or run again")
+    try:
+        # The run may come from another machine.
+        check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise UserError(f"{path} holds settings that this version refuses: {error}") from error
+    return cfg
+
+
+def open_policy(path: str, stage: str | None, training: bool = False) -> FinishedRun:
+    """Open a run of a language model, as `open_run` does.
+
+    Raises:
+        UserError: as in `open_run`, or the run is of a classical recommender.
+    """
+    run = open_run(path, stage, training)
+    if isinstance(run, FinishedBaseline):
+        raise UserError(
+            f"{path} is a run of method={run.cfg.method.name}: name one that trained a language model"
+        )
+    return run
+
+
+def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Policy:
+    """The policy of a run after the last of ``stages``, in evaluation mode.
+
+    Args:
+        cfg: the run's configuration.
+        folder: the run's folder.
+        stages: the stages trained so far, in order.
+    """
+    backbone: Backbone = instantiate(cfg.backbone)
+    earlier = folder.checkpoints_path / stages[-1]
+    weights = earlier if earlier.is_dir() else folder.model_path
+    if not weights.is_dir() and not folder.adapters_path.is_dir():
+        raise UserError(
+            f"{folder.path} has neither {weights.name}/ nor {folder.adapters_path.name}/: it has no weights"
+        )
+    policy = backbone.load(folder.adapters_path, stages, weights)
+    if cfg.prompt.get("item_tokens", "none") == "vector":
+        policy.load_items(policy.folder_of(stages[-1], folder.adapters_path, weights))
+    policy.model.eval()
+    return policy

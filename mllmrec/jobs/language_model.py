@@ -1,0 +1,203 @@
+"""The job of a language model: it runs the method's stages in order and evaluates before the first and after each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mllmrec.config.rules import rolls_out
+from mllmrec.engine.base import Engine
+from mllmrec.errors.disk import about
+from mllmrec.evaluation.evaluate import Evaluation
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols
+from mllmrec.evaluation.ranking import Ranker
+from mllmrec.jobs.baseline import train_item_vectors
+from mllmrec.jobs.beside import rank_baselines
+from mllmrec.jobs.learnt_reasoning import check_learnt_reasoning
+from mllmrec.models.backbones import Backbone
+from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
+from mllmrec.models.selection import Selection
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.page import PromptSet, write_prompts
+from mllmrec.run.cost import CostMeter
+from mllmrec.run.curves import draw_curves
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.loggers import RunLoggers
+from mllmrec.samples.prepared import Prepared
+from mllmrec.screen.console import stage_title
+from mllmrec.screen.transformers_output import warn_through_our_log
+from mllmrec.stages.heldout import HeldOutMeasure
+from mllmrec.stages.key import StageKey
+from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
+from mllmrec.stages.store import SHARED, StageStore
+
+log = logging.getLogger(__name__)
+
+AFTER_SFT = ("sft_more", "grpo", "dpo", "expert_iteration")
+
+
+def run_language_model(
+    cfg: DictConfig,
+    prepared: Prepared,
+    protocols: Protocols,
+    held_out: Protocol | None,
+    folder: RunFolder,
+    loggers: RunLoggers,
+    begin: Callable[[], None],
+) -> Evaluation:
+    """Train the stages of ``method.stages``; write the results of each as soon as they are known.
+
+    Args:
+        cfg: the run's configuration.
+        prepared: the data.
+        protocols: the protocols of the results.
+        held_out: the protocol that ranks validation users while a stage trains; None for none.
+        folder: the run's folder.
+        loggers: the run's loggers.
+        begin: called after everything that could refuse the run, and before anything is written.
+
+    Returns:
+        The evaluation after the last stage under the main protocol.
+    """
+    warn_through_our_log()
+    engine: Engine = instantiate(cfg.engine)
+    backbone: Backbone = instantiate(cfg.backbone)
+    labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
+    policy = backbone.build(prepared.corpus(), labels, cfg.seed)
+    policy.meet_items(prepared.items)
+    reads_vectors = cfg.prompt.item_tokens == "vector"
+    if reads_vectors:
+        policy.add_marks(prepared.builder.marks())
+    answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
+    stages = [
+        name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
+    ]
+    check_prompts(cfg, stages, prepared, policy, answers, protocols, held_out)
+    begin()
+    write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, stages, prepared, protocols), cfg.seed)
+    if reads_vectors:
+        policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
+    place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    policy.model.to(place)
+    protocols.describe()
+    folder.record_reasoning(prepared.summary["cot"]["mix_ratio"], prepared.summary["cot"]["share"])
+    loggers.log_protocol(folder.metrics()["protocol"])
+    rank_baselines(cfg, prepared, protocols)
+
+    measure = None
+    if held_out is not None:
+        measure = HeldOutMeasure(
+            lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
+        )
+    inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
+
+    def train(stage: str) -> Selection | None:
+        prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
+        with CostMeter() as meter:
+            trained = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+            meter.generated_tokens = trained.generated_tokens
+        meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
+        meter.step_seconds = inputs.timer.seconds
+        folder.record_cost(stage, meter.cost())
+        policy.model.to(place)
+        log.info("%s: %s", stage, meter.cost())
+        return trained.selection
+
+    def ranker(protocol: Protocol) -> Ranker:
+        return protocol.ranker(policy, answers, engine)
+
+    store = None
+    if cfg.share_stages:
+        key = StageKey(cfg, prepared, policy, answers, held_out)
+        store = StageStore(Path(cfg.cache_dir) / "stages", key)
+    result = protocols.record("zero_shot", ranker)
+    for count, stage in enumerate(stages, 1):
+        if store is not None and stage in SHARED:
+            with store.alone(stages[:count]):
+                selection, restored = store.restore(stages[:count], cfg, policy, folder)
+                if not restored:
+                    selection = train(stage)
+                    store.keep(stages[:count], policy, folder, selection)
+        else:
+            selection = train(stage)
+        if stage != "warmup":
+            weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
+            with about(policy.folder_of(stage, folder.adapters_path, weights)):
+                policy.save_stage(stage, folder.adapters_path, weights)
+        result = protocols.record(stage, ranker)
+        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
+        if selection is not None:
+            with policy.with_weights(selection.other):
+                protocols.record_selection(stage, selection, ranker if selection.other else None)
+        draw_curves(folder.log_path, folder.curves_path)
+    return result
+
+
+def training_prompts(cfg: DictConfig, stages: list[str], prepared: Prepared) -> dict[str, Examples]:
+    """Every set of training prompts: the common one, and a separate one for each stage that has other prompts."""
+    used: dict[str, Examples] = {}
+    if not {"sft", *AFTER_SFT}.isdisjoint(stages):
+        used["training"] = prepared.train
+    for stage in AFTER_SFT:
+        if stage in stages and cfg[stage].new_negatives:
+            used[stage] = prepared.redraw(GRPO_DRAW)
+    return used
+
+
+def check_prompts(
+    cfg: DictConfig,
+    stages: list[str],
+    prepared: Prepared,
+    policy: Policy,
+    answers: AnswerTokens,
+    protocols: Protocols,
+    held_out: Protocol | None,
+) -> None:
+    """Refuse a run with prompts that the policy cannot hold, or with limits that cut off the reasoning that it learns.
+
+    Raises:
+        UserError: some are too long; it says how many, and how long the longest is.
+    """
+    check_learnt_reasoning(cfg, stages, prepared, policy)
+    longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
+    check_lengths(policy, answers, training_prompts(cfg, stages, prepared), longest)
+    if "pointwise" in stages:
+        check_question_lengths(policy, prepared.questions, {"training": prepared.train})
+    for place in protocols:
+        other = "" if place.protocol is protocols.main else " among other negatives"
+        place.protocol.check_lengths(policy, answers, f"evaluation{other}")
+    if held_out is not None:
+        held_out.check_lengths(policy, answers, "held-out")
+
+
+def prompt_sets(
+    cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
+) -> list[PromptSet]:
+    """The prompts of every stage and every evaluation, for people to read."""
+    used = training_prompts(cfg, stages, prepared)
+    everyone = range(len(prepared.train))
+    sets = [
+        PromptSet(
+            stage_title(stage),
+            used.get(stage, prepared.train),
+            everyone,
+            prepared.questions if stage == "pointwise" else None,
+        )
+        for stage in stages
+        if stage != "warmup"
+    ]
+    for place in protocols:
+        protocol = place.protocol
+        described = protocol.describe()
+        title = f"Evaluation ({described['split']}, {described['negatives']} negatives)"
+        questions = prepared.questions if described["ranking"] == "pointwise" else None
+        sets.append(PromptSet(title, protocol.examples, protocol.positions, questions))
+    return sets

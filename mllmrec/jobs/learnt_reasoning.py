@@ -1,0 +1,93 @@
+"""Checks that a run leaves room for reasoning that a policy learns to give before its answer (``cot.placement=completion``)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from omegaconf import DictConfig
+
+from mllmrec.config.rules import rolls_out
+from mllmrec.errors import UserError
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.examples import Examples
+from mllmrec.samples.prepared import Prepared
+from mllmrec.screen.progress import track
+
+log = logging.getLogger(__name__)
+
+MOST_CUT_OFF = 0.05  # the largest share of training completions that a limit may cut off
+FEW = 0.5  # if fewer training prompts than this share ask for reasoning, a policy seldom learns to give it
+_ENCODED_AT_ONCE = 1024
+
+
+def check_learnt_reasoning(
+    cfg: DictConfig, stages: Sequence[str], prepared: Prepared, policy: Policy
+) -> None:
+    """Refuse token limits that would cut off learnt reasoning; warn of settings that only work badly.
+
+    Args:
+        cfg: the run's configuration.
+        stages: the run's stages.
+        prepared: the data.
+        policy: the policy that supplies the tokenizer.
+
+    Raises:
+        UserError: more than `MOST_CUT_OFF` of the training completions are longer than a limit; it says what to set.
+    """
+    if not prepared.asks or {"sft", "sft_more"}.isdisjoint(stages):
+        return
+    lengths = completion_lengths(policy, prepared.train)
+    if len(lengths) == 0:
+        return
+    limits = {"rollout": cfg.rollout.max_new_tokens} if rolls_out(stages) else {}
+    if cfg.eval.ranking == "generate":
+        limits["eval"] = cfg.eval.max_new_tokens
+    refused = []
+    for section, limit in limits.items():
+        cut_off = int((lengths > limit).sum())
+        if cut_off == 0:
+            continue
+        found = (
+            f"{section}.max_new_tokens={limit} cuts off {cut_off:,} of {len(lengths):,} training completions with "
+            f"reasoning: the longest has {lengths.max()} tokens, and {limit} lies at percentile "
+            f"{100 * (len(lengths) - cut_off) // len(lengths)} of their lengths; set "
+            f"{section}.max_new_tokens={lengths.max()}"
+        )
+        if cut_off > MOST_CUT_OFF * len(lengths):
+            refused.append(found)
+        else:
+            log.warning("%s", found)
+    if refused:
+        raise UserError("; ".join(refused) + ", or use shorter reasoning")
+    _warn(cfg, prepared, len(lengths))
+
+
+def completion_lengths(policy: Policy, examples: Examples) -> np.ndarray:
+    """Tokens of every learnt completion with reasoning, including answer and end token, (n,) int64."""
+    chosen = [] if examples.with_cot is None else np.flatnonzero(examples.with_cot).tolist()
+    blocks = [chosen[start : start + _ENCODED_AT_ONCE] for start in range(0, len(chosen), _ENCODED_AT_ONCE)]
+    lengths: list[int] = []
+    for block in track(blocks, "check completions", len(chosen), "completions", weigh=len):
+        texts = [text for index in block if (text := examples[index].reasoned_answer)]
+        lengths += [len(row) + 1 for row in policy.encode_answers(texts)] if texts else []
+    return np.array(lengths, dtype=np.int64)
+
+
+def _warn(cfg: DictConfig, prepared: Prepared, asking: int) -> None:
+    if not prepared.asks_under(cfg.eval):
+        return
+    if cfg.eval.ranking != "generate":
+        log.warning(
+            "cot.placement=completion with eval.ranking=%s: prompts ask for reasoning first, but answers are scored right "
+            "after the prompt without any; set eval.ranking=generate, or eval.cot=false to ask for none",
+            cfg.eval.ranking,
+        )
+    if asking < FEW * len(prepared.train):
+        log.warning(
+            "cot.placement=completion: only %s of %s training prompts ask for reasoning, but all evaluation prompts do, so "
+            "training seldom covers what is measured; raise mix_ratio",
+            f"{asking:,}",
+            f"{len(prepared.train):,}",
+        )

@@ -1,0 +1,224 @@
+"""The main job: prepare the data, train what the method trains, then write tables and files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mllmrec.cache import atomic_path, fingerprint, write_json
+from mllmrec.config.typed import typed
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
+from mllmrec.jobs.baseline import run_baseline
+from mllmrec.jobs.language_model import run_language_model
+from mllmrec.jobs.results_tables import print_results, print_rollouts
+from mllmrec.run.curves import draw_curves
+from mllmrec.run.folder import RunFolder
+from mllmrec.run.input_files import InputFiles
+from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
+from mllmrec.run.loggers import Labels, RunLoggers
+from mllmrec.run.one_process import warn_of_copies
+from mllmrec.run.rollouts import read_rollouts
+from mllmrec.samples.prepare import prepare
+from mllmrec.samples.prepared import FULL, Prepared
+from mllmrec.screen.console import make_console, print_closing, relative, rows_table
+
+log = logging.getLogger(__name__)
+
+
+# Settings for a job's name, output, sharing, overwriting and warnings do not change its results.
+_NOT_COMPUTED = (
+    "cache_dir",
+    "logger",
+    "run_name",
+    "skip_finished",
+    "share_stages",
+    "overwrite",
+    "warnings",
+)
+
+
+def run(cfg: DictConfig) -> float:
+    """Run the job in Hydra's output folder; return the last stage's NDCG at the second cut-off (or the only one).
+
+    Raises:
+        UserError: the folder holds a finished run that must not be replaced, another job works in it, or the data has
+            faults.
+    """
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    config = fingerprint({name: value for name, value in plain.items() if name not in _NOT_COMPUTED})
+    # A job of a killed sweep may still be running: let it end first, and use its result.
+    with alone_in(folder, wait=cfg.skip_finished):
+        files = None
+        if cfg.skip_finished:
+            inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
+            if (objective := folder.finished(config, inputs)) is not None:
+                make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
+                return objective
+            # Before the job reads any of them, so that an edit during the job counts as an edit.
+            files = inputs.record()
+        refuse_finished(folder, cfg.overwrite)
+        job = JobFolder(folder, cfg)
+        with job.working():
+            warn_of_copies()
+            loggers: RunLoggers = instantiate(cfg.logger)
+            try:
+                loggers.start(folder, labels(folder), plain)
+                objective = _run(cfg, job, loggers)
+            except BaseException:
+                loggers.close(failed=True)
+                raise
+            loggers.close()
+        folder.finish(config, objective, files)
+    return objective
+
+
+def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
+    folder = job.folder
+    console = make_console()
+    classical = cfg.method.recommender is not None
+    prepared = prepare(cfg, training=not classical)  # a classical recommender reads no prompt
+    judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
+    protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
+    held_out = held_out_protocol(cfg, prepared)
+    log.info("data: %s", prepared.summary["used"])
+    console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
+
+    def begin() -> None:
+        job.begin()
+        with atomic_path(folder.resolved_config_path) as temporary:
+            OmegaConf.save(cfg, temporary, resolve=True)
+        describe_data(folder, prepared, protocols)
+
+    train = run_baseline if classical else run_language_model
+    result = train(cfg, prepared, protocols, held_out, folder, loggers, begin)
+    if folder.log_path.exists():
+        draw_curves(folder.log_path, folder.curves_path)
+    loggers.log_results(folder)
+    if folder.rollouts_path.exists():
+        print_rollouts(read_rollouts(folder.rollouts_path)[-4:], console)
+    for place in protocols:
+        print_results(place.folder.metrics(), console)
+    print_closing(*next_steps(folder, prepared, cfg.eval.ranking), console)
+    return protocols.main.objective(result.means(protocols.main.ks))
+
+
+def labels(folder: RunFolder) -> Labels:
+    """The names of this run in services that show many: the sweep, the folder, the choices of the main groups."""
+    hydra = HydraConfig.get()
+    chosen = hydra.runtime.choices
+    group = None
+    if hydra.mode == RunMode.MULTIRUN:
+        group = chosen.get("experiment") or Path(hydra.sweep.dir).name
+    tags = [
+        f"{name}={chosen[name]}" for name in ("dataset", "method", "backbone", "cot_policy") if name in chosen
+    ]
+    return Labels(group, folder.path.name, tags)
+
+
+def describe_data(folder: RunFolder, prepared: Prepared, protocols: Protocols) -> None:
+    """Write data.json."""
+    summary = dict(prepared.summary)
+    main = protocols.main
+    described = main.describe()
+    summary["candidates"] = {
+        "num_candidates": FULL if main.settings.num_negatives == FULL else described["num_candidates"],
+        "negatives": described["negatives"],
+        "hash": {described["split"]: described["candidates_hash"]},
+    }
+    beside = [place.protocol.describe() for place in protocols.places[1:]]
+    if beside:
+        summary["candidates"]["beside"] = {
+            other["negatives"]: {other["split"]: other["candidates_hash"]} for other in beside
+        }
+    write_json(folder.data_path, summary)
+
+
+def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
+    """The main counts of the data summary, for the screen."""
+    summary = prepared.summary
+    rows: list[tuple[str, object]] = [(f"{name} in all", count) for name, count in summary["whole"].items()]
+    rows += [
+        (f"{name} used", count)
+        for name, count in summary["used"].items()
+        if count != summary["whole"].get(name)
+    ]
+    rows += [(f"{name} samples", part["samples"]) for name, part in summary["samples"].items()]
+    rows += [
+        (f"{name} targets in no training sequence", count)
+        for name, part in summary["samples"].items()
+        if (count := part["targets_unseen_in_training"])
+    ]
+    rows += [("items with image", summary["catalogue"]["with_image"])]
+    rows += [(f"captions: {name}", count) for name, count in summary["captions"].items()]
+    rows += [("training samples chosen for CoT", summary["cot"]["training_samples_chosen"])]
+    rows += [(f"CoT: {name}", count) for name, count in summary["cot"]["coverage"].items()]
+    rows += [
+        (f"left out: {reason}", count) for reason, count in summary["skipped_at_reading"].items() if count
+    ]
+    for step, dropped in summary["filters"].get("dropped", {}).items():
+        rows += [(f"dropped by {step}: {name}", count) for name, count in dropped.items() if count]
+    return rows
+
+
+def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
+    """The protocol that ranks a fixed sample of validation users during training, or None if there is no sample.
+
+    Generated answers are slow, and a policy early in its training names few items. So if results are ranked by generated
+    answers, held-out users are ranked by the likelihood of every answer.
+    """
+    if not cfg.heldout.users:
+        return None
+    if len(prepared.samples["validation"]) == 0:
+        log.warning(
+            "heldout.users=%d, but the split has no validation users: nothing is ranked while stages train, and each "
+            "stage ends with its last weights",
+            cfg.heldout.users,
+        )
+        return None
+    ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
+    # No reasoning is written for held-out users. Their prompts ask for reasoning if the results' prompts do.
+    cot = False if cfg.eval.cot is True else cfg.eval.cot
+    settings = OmegaConf.merge(
+        cfg.eval,
+        {"split": "validation", "max_users": cfg.heldout.users, "cot": cot, "ranking": ranking},
+    )
+    assert isinstance(settings, DictConfig)
+    return main_protocol(settings, cfg.candidates.weighting, cfg.protocol_seed, prepared)
+
+
+def next_steps(
+    folder: RunFolder, prepared: Prepared, ranking: str
+) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+    """The files and commands to look at after a run."""
+    user = prepared.interactions.user_ids[0]
+    shown = relative(folder.path)
+    # Generated answers need a list of all candidates, which would be longer than any training list.
+    # A constrained score is renormalised in its list, and a hundred candidates take several.
+    scored = " eval.ranking=likelihood" if ranking in ("generate", "constrained") else ""
+    return (
+        [
+            ("all numbers", folder.metrics_path),
+            ("rankings per user", folder.per_user_path),
+            ("among other negatives", folder.beside_path),
+            ("curves", folder.curves_path),
+            ("some prompts", folder.prompts_path),
+            ("sampled rollouts", folder.rollouts_path),
+            ("the data", folder.data_path),
+            ("the log", folder.run_log_path),
+        ],
+        [
+            ("recommend", f"python -m mllmrec.recommend {typed('run', shown)} {typed('user', user)}"),
+            (
+                "another protocol",
+                f"python -m mllmrec.evaluate {typed('run', shown)} eval.num_negatives=99{scored}",
+            ),
+        ],
+    )

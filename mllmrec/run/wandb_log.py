@@ -1,0 +1,67 @@
+"""The steps of a job's stages in its Weights & Biases run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+from mllmrec.run.csv_log import read_log
+
+
+class WandbStages:
+    """The stages of one job. Each stage counts on from the end of the one before it, so that steps never go back.
+
+    Stages that an earlier job trained have no logger; their steps come from `log.csv`.
+
+    Args:
+        run: the job's wandb run.
+        log_csv: the job's `log.csv`.
+    """
+
+    def __init__(self, run: Any, log_csv: Path) -> None:
+        self.run, self.log_csv = run, log_csv
+        self.last_step = 0  # of the whole job
+        self._logged: set[str] = set()
+
+    def begin(self, stage: str) -> WandbLog:
+        """The logger of the next stage."""
+        self.catch_up(but=stage)
+        self._logged.add(stage)
+        return WandbLog(self, stage)
+
+    def catch_up(self, but: str | None = None) -> None:
+        """Log the stages in `log.csv` that had no logger, except ``but``."""
+        rows = read_log(self.log_csv) if self.log_csv.exists() else []
+        for stage in dict.fromkeys(row["stage"] for row in rows):
+            if stage == but or stage in self._logged:
+                continue
+            self._logged.add(stage)
+            logger = WandbLog(self, stage)
+            for row in rows:
+                if row["stage"] == stage:
+                    values = {name: row[name] for name in row.keys() - {"stage", "step", "seconds"}}
+                    logger.log_metrics(
+                        {name: float(value) for name, value in values.items()}, int(row["step"])
+                    )
+
+
+class WandbLog(WandbLogger):
+    """Logs one stage: its name prefixes its metrics, and its step 0 is the last step of the stage before it."""
+
+    LOGGER_JOIN_CHAR = "/"
+
+    def __init__(self, stages: WandbStages, stage: str) -> None:
+        super().__init__(
+            experiment=stages.run, prefix=stage, save_dir=stages.log_csv.parent, project=stages.run.project
+        )
+        self.stages, self.first_step = stages, stages.last_step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics of a step of this stage."""
+        if step is not None:
+            step += self.first_step
+            self.stages.last_step = max(self.stages.last_step, step)
+        super().log_metrics(metrics, step)

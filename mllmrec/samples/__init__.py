@@ -1,0 +1,1 @@
+"""Raw files to samples to prompts: the data of one run."""

@@ -1,0 +1,1 @@
+"""What jobs share: trained weights, and the fingerprints that name them."""

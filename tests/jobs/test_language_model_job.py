@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mllmrec.config import CONFIG_DIR
+from mllmrec.errors import UserError
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
+from mllmrec.jobs.language_model import check_prompts
+from mllmrec.jobs.main import held_out_protocol
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.run.folder import RunFolder
+from mllmrec.samples.prepare import prepare
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A small run before its first stage, with additional overrides: the arguments of `check_prompts`."""
+
+    def make(*overrides):
+        small = ["dataset.num_users=30", "dataset.num_items=40", "backbone.vocabulary=400", "caption=none"]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose("train", overrides=[f"cache_dir={tmp_path}", *small, "mix_ratio=0", *overrides])
+        prepared = prepare(cfg)
+        labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
+        policy = instantiate(cfg.backbone).build(prepared.corpus(), labels, 0)
+        answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
+        judged = (cfg.eval, cfg.candidates.weighting, 0, prepared)
+        protocols = Protocols(
+            main_protocol(*judged), beside_protocol(*judged), RunFolder(str(tmp_path / "run"))
+        )
+        held_out = held_out_protocol(cfg, prepared)
+        return cfg, list(cfg.method.stages), prepared, policy, answers, protocols, held_out
+
+    return make
+
+
+def longest(policy, examples):
+    return max(len(policy.encode_prompts([examples[index].prompt])[0]) for index in range(len(examples)))
+
+
+def everything(protocols):
+    return [place.protocol.examples for place in protocols]
+
+
+def longest_prompt(policy, protocols):
+    return max(longest(policy, examples) for examples in everything(protocols))
+
+
+def test_held_out_prompts_are_checked(opened):
+    # Validation lists twice as many candidates, so that only its prompts are too long.
+    parts = opened("method=zero_shot", "eval.num_negatives=9", "eval.listing=all")
+    cfg, _, prepared, policy, answers, protocols, _ = parts
+    changed = {"num_negatives": 19, "split": "validation", "max_users": 5, "weighting": "uniform"}
+    held_out = Protocol(OmegaConf.merge(cfg.eval, changed), 0, prepared)
+    policy.max_length = longest_prompt(policy, protocols) + answers.longest
+    assert longest(policy, held_out.examples) > policy.max_length
+    check_prompts(*parts[:-1], None)
+    with pytest.raises(UserError, match="of 30 held-out prompts are longer"):
+        check_prompts(*parts[:-1], held_out)
+
+
+def test_an_answer_that_is_generated_needs_room(opened):
+    parts = opened("method=zero_shot", "eval.ranking=generate", "eval.max_new_tokens=50", "heldout.users=0")
+    _, _, _, policy, _, protocols, _ = parts
+    policy.max_length = longest_prompt(policy, protocols) + 50
+    check_prompts(*parts)
+    policy.max_length -= 1
+    with pytest.raises(UserError, match="evaluation prompts are longer"):
+        check_prompts(*parts)
+
+
+def test_yes_or_no_questions_are_checked_and_lists_that_nobody_sees_are_not(opened):
+    parts = opened("method=pointwise")
+    _, _, prepared, policy, _, protocols, held_out = parts
+    questions = prepared.questions
+    asked = [
+        questions.prompt(example.history.tolist(), item)
+        for examples in (prepared.train, *everything(protocols), held_out.examples)
+        for example in (examples[index] for index in range(len(examples)))
+        for item in example.candidates.tolist()
+    ]
+    answer = max(map(len, policy.encode_answers(["Yes", "No"]))) + 1
+    policy.max_length = max(map(len, policy.encode_prompts(asked))) + answer
+    assert longest_prompt(policy, protocols) > policy.max_length  # prompts that list ten candidates
+    check_prompts(*parts)
+    policy.max_length -= 1
+    with pytest.raises(UserError, match="have questions that are longer"):
+        check_prompts(*parts)
