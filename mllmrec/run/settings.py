@@ -15,14 +15,33 @@ from mllmrec.errors import UserError
 _NOT_SETTINGS = (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError)
 
 
+# Modules of classes that settings name: where they were in earlier versions, and where they are.
+MOVED = {"mllmrec.loggers": "mllmrec.run.loggers"}
+
+
 def read_settings(path: Path) -> Any:
     """A YAML file of settings as an OmegaConf object; no code in the file runs.
+
+    A ``_target_`` in a module that has moved since the file was written names the module's place of today.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        return OmegaConf.load(path)
+        loaded = OmegaConf.load(path)
+        return OmegaConf.create(_of_today(OmegaConf.to_container(loaded)))
     except _NOT_SETTINGS as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} cannot be read ({first}): put a copy in its place, or run again") from error
+
+
+def _of_today(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_of_today(entry) for entry in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {key: _of_today(value) for key, value in settings.items()}
+    module, dot, name = str(found.get("_target_")).rpartition(".")
+    if module in MOVED:
+        found["_target_"] = MOVED[module] + dot + name
+    return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -247,3 +248,12 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
 def test_a_finished_run_is_opened_without_a_word(finished, caplog):
     open_run(str(finished), None)
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_a_run_of_a_version_that_kept_its_classes_elsewhere_is_opened(finished, tmp_path):
+    old = shutil.copytree(finished, tmp_path / "old")
+    settings = old / ".hydra" / "resolved.yaml"
+    text = settings.read_text()
+    assert "_target_: mllmrec.run.loggers.RunLoggers" in text
+    settings.write_text(text.replace("mllmrec.run.loggers.RunLoggers", "mllmrec.loggers.RunLoggers"))
+    assert open_run(str(old), None).cfg == open_run(str(finished), None).cfg
