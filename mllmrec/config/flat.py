@@ -1,4 +1,4 @@
-"""Settings objects of a constructor whose fields are given as if they were its parameters."""
+"""Lets a caller give the fields of a constructor's settings objects as if they were its parameters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, get_type_hints
 
 
 def flat_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Let the fields of a constructor's settings objects be given by name; a settings object is then made of them.
+    """Let callers give the fields of a constructor's settings objects by name. The objects are made from the fields.
 
-    So a configuration file has one flat section for a class, and related settings still stand in one place. A settings
-    object is a parameter whose default is an instance of a frozen dataclass. Fields that are not given are as in that
-    default. With ``__init__(self, training: TrainingSettings = TrainingSettings())``, ``Class(patience=3)`` is the same
-    as ``Class(TrainingSettings(patience=3))``.
+    This way a configuration file has one flat section for a class, and the code keeps related settings together. A
+    settings object is a parameter whose default is an instance of a frozen dataclass. A field that is not given keeps
+    its value in that default. With ``__init__(self, training: TrainingSettings = TrainingSettings())``,
+    ``Class(patience=3)`` is the same as ``Class(TrainingSettings(patience=3))``.
 
-    `inspect.signature` of the class shows the fields, behind the other parameters, and not the objects.
+    `inspect.signature` of the class shows the fields after the other parameters, and does not show the objects.
 
     Raises:
         ValueError: two settings have the same name.

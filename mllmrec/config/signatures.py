@@ -194,7 +194,7 @@ def _of_function(place: _Module, node: ast.FunctionDef) -> list[inspect.Paramete
 
 
 def _settings(place: _Module, annotation: ast.expr | None) -> list[inspect.Parameter]:
-    """The fields of a settings object, each with a default since the object has one; none if it is something else."""
+    """The fields of a settings object, all with defaults since the object has one. Empty if it is no settings object."""
     if not isinstance(annotation, ast.Name) or isinstance(getattr(builtins, annotation.id, None), type):
         return []
     home, node = _class_of(place, annotation.id)
