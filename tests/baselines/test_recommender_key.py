@@ -1,4 +1,4 @@
-"""Whatever made a recommender's weights is part of its key: each part is changed alone, and the key must change."""
+"""Everything that made a recommender's weights is part of its key: tests change one part, and the key must change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings objects that are given field by field."""
+"""Settings objects whose fields a caller gives by name."""
 
 from __future__ import annotations
 

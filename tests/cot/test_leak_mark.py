@@ -1,4 +1,4 @@
-"""What a reasoner was told is marked in the results, whatever way its texts come into a run."""
+"""The results of a run say what the reasoner was told, however its texts come into the run."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(make_pipeline, keys, tmp_path):
-    """``written(policy class, **settings)``: the page of two samples; their item 1 has a big picture."""
+    """``written(policy class, **settings)``: the page of two samples, both with item 1, which has a big picture."""
     Image.new("RGB", (400, 800), "red").save(tmp_path / "1.png")
     (tmp_path / "2.png").write_text("no picture")
     items = {

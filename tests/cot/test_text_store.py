@@ -1,4 +1,4 @@
-"""The key of a text in the CoT pipeline: each ingredient is changed alone, and a new text must be asked for."""
+"""The key of a text in the CoT pipeline: tests change one ingredient, and the pipeline must ask for a new text."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def head(request):
 
 
 class Counted(torch.nn.Linear):
-    """Remembers how many rows it projects, one number a call."""
+    """Remembers how many rows each call projects."""
 
     def __init__(self) -> None:
         super().__init__(HIDDEN, VOCABULARY, bias=False, dtype=torch.float64)

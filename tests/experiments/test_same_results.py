@@ -1,4 +1,4 @@
-"""The comparison of what two commits compute: what counts as a difference, and that none is passed over."""
+"""The comparison of what two commits compute: what counts as a difference, and that the comparison misses none."""
 
 from __future__ import annotations
 

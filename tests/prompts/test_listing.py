@@ -1,4 +1,4 @@
-"""Evaluation lists no longer than training lists: which candidates share a list, and that scores depend on nothing else."""
+"""Lists in evaluation are no longer than in training: which candidates share one, and scores depend on nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders with ranks that a test chooses, written by the writers of real runs."""
+"""Run folders with ranks that a test chooses, written by the code that writes real runs."""
 
 from __future__ import annotations
 
