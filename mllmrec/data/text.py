@@ -175,10 +175,8 @@ def read_json_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
             raise UserError(
                 f"{path}:{number}: half of a surrogate pair, such as \\ud83d alone, is not text: correct the line"
             ) from error
-        except RecursionError as error:
-            raise UserError(f"{path}:{number}: nested too deeply: correct or remove the line") from error
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}): correct or remove the line") from error
+        except (RecursionError, ValueError) as error:
+            raise _not_json(error, f"{path}:{number}", "line") from error
         if not isinstance(record, dict):
             raise UserError(
                 f"{path}:{number}: expected one JSON object per line, found {type(record).__name__}"
@@ -199,19 +197,28 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}): correct the file or fetch it again"
-        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply: expected {expected}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}: keep one of them") from error
+    except (RecursionError, ValueError) as error:
+        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise _not_json(error, place, "file") from error
     if not isinstance(value, kind):
         raise UserError(f"{path}: expected {expected}, found a {type(value).__name__}")
     return value
+
+
+class _Twice(ValueError):
+    """An object of a JSON file has two fields of one name."""
+
+
+def _not_json(error: RecursionError | ValueError, place: str, part: str) -> UserError:
+    """The error to raise for what the decoder made of a ``part`` of a file: a line, or all of it."""
+    if isinstance(error, _Twice):
+        return UserError(f"{place}: {error}: keep one of them")
+    if isinstance(error, RecursionError):
+        return UserError(f"{place}: nested too deeply: correct or remove the {part}")
+    reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+    return UserError(f"{place}: not JSON ({reason}): correct or remove the {part}")
 
 
 class RoundedNumber(str):
@@ -232,7 +239,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
+        raise _Twice(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
     return record
 
 

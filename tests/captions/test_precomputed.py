@@ -45,11 +45,12 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.json", b'{"7": {"caption": "a"},\n"8": }', "c.json:2: not JSON"),
+        ("c.json", b'{"7": {"caption": "a"},\n"8": }', "c.json:2: not JSON (Expecting value, column 6)"),
         ("c.json", b'["a"]', "c.json: expected an object"),
         ("c.json", b'{"7": {"title": "a"}}', "c.json: item 7: expected"),
         ("c.json", b'{"7": {"caption": 3}}', "c.json: item 7: expected"),
-        ("c.json", b'{"7": "a", "7": "b"}', "'7' appears twice"),
+        ("c.json", b'{"7": "a", "7": "b"}', "c.json: '7' appears twice: keep one of them"),
+        ("c.json", b'{"7": ' + b"9" * 5000 + b"}", "c.json: not JSON (Exceeds the limit"),
         ("c.json", b'{"7": "\xff"}', "c.json: byte 7 is not UTF-8"),
         ("c.csv", b"item_id,caption\n7,a\n7,b\n", "c.csv:2 and"),
         ("c.csv", b"item_id,text\n7,a\n", "no column caption"),
