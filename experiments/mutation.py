@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import WrongUse, read_settings
 from mutmut.configuration import reset_config
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name, orig_function_and_class_names_from_key
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
@@ -88,10 +88,6 @@ NICENESS = 15
 LEFT_ALONE = "# pragma: no mutate"  # mutmut's mark
 
 
-class WrongUse(ValueError):
-    """A command line that cannot be run."""
-
-
 @dataclass
 class Settings:
     """The command line."""
@@ -114,23 +110,6 @@ class Mutant:
     before: str = ""
     after: str = ""
     reason: str = ""  # why it is equivalent
-
-
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """Settings from ``key=value`` arguments.
-
-    Raises:
-        WrongUse: an unknown key, part or value.
-    """
-    try:
-        given = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(list(arguments)))
-        settings = Settings(**{str(key): value for key, value in given.items()})
-    except OmegaConfBaseException as error:
-        raise WrongUse(f"{error}\nThere are {', '.join(asdict(Settings()))}, each as key=value.") from error
-    unknown = set(settings.parts.split(",")) - set(PARTS)
-    if unknown:
-        raise WrongUse(f"parts={','.join(sorted(unknown))}: there are {', '.join(PARTS)}")
-    return settings
 
 
 def copy_part(part: str, source: Path, place: Path) -> list[str]:
@@ -337,7 +316,7 @@ def show(report: dict, console: Console) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Judge the parts, print what came out and write it to ``out``."""
     try:
-        settings = read_settings(arguments)
+        settings = read_settings(Settings, arguments, {"parts": PARTS})
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2

@@ -18,13 +18,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from command_line import WrongUse, read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ["debug=fast", "dataset.max_users=null", "dataset.num_users=60", "dataset.num_items=80", "logger=csv"]
@@ -53,33 +52,12 @@ TIMES = ("seconds", "time")  # columns of the log
 MOST_SHOWN = 3  # differences of a job
 
 
-class WrongUse(ValueError):
-    """A command line that cannot be run."""
-
-
 @dataclass
 class Settings:
     """The command line."""
 
     before: str = "HEAD"  # the commit to compare with
     jobs: str = ",".join(JOBS)
-
-
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """Settings from ``key=value`` arguments.
-
-    Raises:
-        WrongUse: an unknown key, job or value.
-    """
-    try:
-        given = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(list(arguments)))
-        settings = Settings(**{str(key): str(value) for key, value in given.items()})
-    except OmegaConfBaseException as error:
-        raise WrongUse(f"{error}\nThere are {', '.join(asdict(Settings()))}, each as key=value.") from error
-    unknown = set(settings.jobs.split(",")) - set(JOBS)
-    if unknown:
-        raise WrongUse(f"jobs={','.join(sorted(unknown))}: there are {', '.join(JOBS)}")
-    return settings
 
 
 @contextmanager
@@ -148,7 +126,7 @@ def differences(before: Path, after: Path) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    settings = read_settings(arguments)
+    settings = read_settings(Settings, arguments, {"jobs": JOBS})
     differing = 0
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import WrongUse
+
 # The process keeps the memory that it has touched. Otherwise, on a CPU, a large part of a step would go into returning
 # memory after every large tensor and faulting it in again, on both sides; neither side should be judged by that.
 KEEP_MEMORY = {
@@ -19,10 +21,6 @@ KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-class WrongUse(ValueError):
-    """A command line that cannot be run; the message says what is allowed."""
 
 
 def read_cells(

@@ -11,23 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mllmrec.cache import files_fingerprint, fingerprint
+from mllmrec.data.tabular import FILES
 
 Record = dict[str, dict[str, str]]
 
 # In these settings a single word may be a path; in others a word such as `test` is not one.
-_PATHS = {
-    "encoder",
-    "images",
-    "interactions",
-    "items",
-    "path",
-    "reference",
-    "root",
-    "template",
-    "test",
-    "train",
-    "validation",
-}
+_PATHS = {*FILES, "encoder", "images", "path", "reference", "root", "template"}
 
 
 class InputFiles:
