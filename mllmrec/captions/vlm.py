@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.captions.base import Captioner
+from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
 from mllmrec.reasoners.base import Estimate, Request
 from mllmrec.reasoners.hf import HfReasoner
+from mllmrec.reasoners.hf_settings import LoadingSettings, WritingSettings
 
 
 class Vlm(Captioner):
@@ -25,33 +27,21 @@ class Vlm(Captioner):
         UserError: a parameter has no meaning.
     """
 
+    @flat_settings
     def __init__(
         self,
         path: str,
         prompt: str,
-        revision: str | None = None,
-        dtype: str = "bfloat16",
-        device: str = "auto",
-        attn_implementation: str = "sdpa",
-        batch_size: int = 8,
         max_new_tokens: int = 128,
         max_side: int = 0,
+        loading: LoadingSettings = LoadingSettings(),
     ) -> None:
         if not prompt.strip():
             raise UserError("caption.prompt is empty: say what is to be described")
         self.prompt = prompt.strip()
         self.problems: Counter[str] = Counter()
-        self.model = HfReasoner(
-            path,
-            sees_images=True,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            max_side=max_side,
-        )
+        writing = WritingSettings(max_new_tokens, max_side=max_side)
+        self.model = HfReasoner(path, True, loading, writing)
 
     def identity(self) -> dict[str, object]:
         """The prompt and what determines a text of the model. Batch size and device are not included."""
@@ -59,7 +49,7 @@ class Vlm(Captioner):
 
     def estimate(self, images: int) -> Estimate:
         """One request per image. Only the length of the answers is known; they cost time but no money."""
-        return Estimate(images, 0, images * self.model.settings.max_new_tokens)
+        return Estimate(images, 0, images * self.model.settings.writing.max_new_tokens)
 
     def caption_images(self, images: Iterable[tuple[str, Path | None]]) -> Iterator[tuple[str, str | None]]:
         """Yield each caption as it comes; None if the model could not see the image or said nothing.

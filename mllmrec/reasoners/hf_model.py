@@ -27,29 +27,11 @@ from mllmrec.errors import UserError
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
 from mllmrec.reasoners.base import Request, Written
+from mllmrec.reasoners.hf_settings import HfSettings, WritingSettings
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 from mllmrec.screen.transformers_output import without_bars
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class HfSettings:
-    """The checked parameters of `HfReasoner`."""
-
-    path: str
-    sees_images: bool
-    revision: str
-    dtype: str
-    device: str
-    attn_implementation: str
-    batch_size: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    enable_thinking: bool | None
-    max_side: int
 
 
 @dataclass(frozen=True)
@@ -83,10 +65,10 @@ class HfModel:
         if not self.template:
             raise UserError(f"model {settings.path} has no chat template: choose an instruction-tuned model")
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-        self.room = limit - settings.max_new_tokens
+        self.room = limit - settings.writing.max_new_tokens
         if self.room < 1:
             raise UserError(
-                f"max_new_tokens={settings.max_new_tokens}: model {settings.path} takes {limit} tokens in all, "
+                f"max_new_tokens={settings.writing.max_new_tokens}: model {settings.path} takes {limit} tokens in all, "
                 "prompt included; lower it"
             )
         ends = self.model.generation_config.eos_token_id
@@ -106,13 +88,13 @@ class HfModel:
         prompts = sorted(map(self._prompt, window), key=lambda p: (len(p.images), p.length), reverse=True)
         # Not every processor takes prompts with images and prompts without in one batch.
         for _, group in groupby(prompts, key=lambda prompt: bool(prompt.images)):
-            while batch := list(islice(group, self.settings.batch_size)):
+            while batch := list(islice(group, self.settings.loading.batch_size)):
                 yield from self._write_batch(batch)
 
     def _prompt(self, request: Request) -> _Prompt:
         images = request.images if self.settings.sees_images else ()
         turns = [("system", (), request.system), ("user", images, request.message)]
-        thinking = self.settings.enable_thinking
+        thinking = self.settings.writing.enable_thinking
         text = self.tokenizer.apply_chat_template(
             [
                 {"role": role, "content": self._content(shown, said)}
@@ -138,7 +120,7 @@ class HfModel:
     def _write_batch(self, batch: Sequence[_Prompt]) -> Iterator[tuple[Request, Written]]:
         ready = []
         for prompt in batch:
-            opened = [read_picture(path, self.settings.max_side) for path in prompt.images]
+            opened = [read_picture(path, self.settings.writing.max_side) for path in prompt.images]
             pictures = tuple(picture for picture in opened if picture is not None)
             if len(pictures) < len(opened):
                 yield prompt.request, Written("", problem=UNREADABLE_IMAGE)
@@ -187,10 +169,10 @@ class HfModel:
                 for length in lengths
             ]
         width = inputs["input_ids"].shape[1]
-        draws = [_Draws(settings, [prompt.request.sample_id for prompt in batch], width)]
+        draws = [_Draws(settings.writing, [prompt.request.sample_id for prompt in batch], width)]
         output = self.model.generate(
             **inputs,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=settings.writing.max_new_tokens,
             do_sample=False,
             # Greedy search must ignore the checkpoint's own sampling settings.
             temperature=None,
@@ -198,7 +180,7 @@ class HfModel:
             top_k=None,
             eos_token_id=sorted(self.ends) or None,
             pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=draws if settings.temperature else [],
+            logits_processor=draws if settings.writing.temperature else [],
         )
         return [
             self._written(prompt, row, length)
@@ -245,7 +227,7 @@ class HfModel:
 class _Draws(LogitsProcessor):
     """Leaves each row only the token that its own request's numbers draw; greedy search then takes that token."""
 
-    def __init__(self, settings: HfSettings, sample_ids: Sequence[str], width: int) -> None:
+    def __init__(self, settings: WritingSettings, sample_ids: Sequence[str], width: int) -> None:
         self.temperature, self.top_p, self.width = settings.temperature, settings.top_p, width
         generators = [torch_generator(settings.seed, "reasoner", name) for name in sample_ids]
         self.numbers = uniforms(generators, settings.max_new_tokens, TRIES)
@@ -289,7 +271,7 @@ def read_picture(path: Path, max_side: int = 0) -> Image.Image | None:
 
 def _load(settings: HfSettings) -> tuple[Any, Any]:
     """(processor or tokenizer, model on its device)."""
-    device = settings.device
+    device, revision = settings.loading.device, settings.loading.revision or "main"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: torch finds no GPU here; say device=cpu or auto")
     if device == "auto":
@@ -298,13 +280,13 @@ def _load(settings: HfSettings) -> tuple[Any, Any]:
     processors = AutoProcessor if settings.sees_images else AutoTokenizer
     models = AutoModelForImageTextToText if settings.sees_images else AutoModelForCausalLM
     try:
-        processor = processors.from_pretrained(path, revision=settings.revision)
+        processor = processors.from_pretrained(path, revision=revision)
         with without_bars(path):
             model = models.from_pretrained(
                 path,
-                revision=settings.revision,
-                dtype=getattr(torch, settings.dtype),
-                attn_implementation=settings.attn_implementation,
+                revision=revision,
+                dtype=getattr(torch, settings.loading.dtype),
+                attn_implementation=settings.loading.attn_implementation,
                 device_map=device,
             )
     except ImportError as error:
