@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
@@ -47,53 +49,90 @@ class Backbone(ABC):
         """
 
 
+@dataclass(frozen=True)
+class TinySettings:
+    """The sizes of a small language model with random weights.
+
+    Args:
+        hidden_size: numbers in a hidden state.
+        num_layers: number of transformer layers.
+        num_heads: number of attention heads.
+        mlp_ratio: width of the feed-forward part, in hidden sizes.
+        vocabulary: text tokens, without the item labels.
+        max_length: most tokens of a prompt and its completion.
+        attention: the attention implementation of transformers.
+        initializer_range: deviation of the initial weights.
+    """
+
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    mlp_ratio: int = 3
+    vocabulary: int = 8192
+    max_length: int = 1024
+    attention: str = "sdpa"
+    initializer_range: float = 0.08
+
+
+@dataclass(frozen=True)
+class PretrainedSettings:
+    """How a checkpoint is loaded and trained.
+
+    Args:
+        dtype: of the weights: ``bfloat16``, ``float16`` or ``float32``.
+        attention: the attention implementation of transformers.
+        lora: settings of the adapters; None or rank 0: all weights are trained.
+        quantization: ``4bit``, or None.
+        gradient_checkpointing: whether activations are computed again in the backward pass.
+        max_length: most tokens of a prompt and its completion; None: what the model holds.
+        revision: branch, tag or commit on the hub; None: main.
+    """
+
+    dtype: str = "bfloat16"
+    attention: str = "sdpa"
+    lora: Mapping[str, Any] | None = None
+    quantization: str | None = None
+    gradient_checkpointing: bool = False
+    max_length: int | None = None
+    revision: str | None = None
+
+
 class Tiny(Backbone):
     """Qwen3's architecture with random weights, a tokenizer trained on the prompts, one token per item."""
 
     from_scratch = True
 
-    def __init__(
-        self,
-        hidden_size: int = 128,
-        num_layers: int = 3,
-        num_heads: int = 4,
-        mlp_ratio: int = 3,
-        vocabulary: int = 8192,
-        max_length: int = 1024,
-        attention: str = "sdpa",
-        initializer_range: float = 0.08,
-    ) -> None:
-        self.initializer_range = initializer_range
-        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
-        self.mlp_ratio, self.vocabulary, self.max_length = mlp_ratio, vocabulary, max_length
-        self.attention = attention
+    @flat_settings
+    def __init__(self, sizes: TinySettings = TinySettings()) -> None:
+        self.sizes = sizes
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Train the tokenizer and initialise the weights from ``seed``."""
-        tokenizer = train_tokenizer(corpus, labels, self.vocabulary)
+        tokenizer = train_tokenizer(corpus, labels, self.sizes.vocabulary)
         config = Qwen3Config(**self._text_settings(tokenizer), tie_word_embeddings=True)
         with seeded_globals(seed, "initial-weights"):
             model = Qwen3ForCausalLM(config)
-        model.set_attn_implementation(self.attention)
+        model.set_attn_implementation(self.sizes.attention)
         return Policy(model, tokenizer)
 
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """Load weights and tokenizer that were saved together."""
-        model, tokenizer = pretrained(str(weights), dtype="float32", attention=self.attention)
+        model, tokenizer = pretrained(str(weights), dtype="float32", attention=self.sizes.attention)
         return Policy(model, tokenizer)
 
     def _text_settings(self, tokenizer: Any) -> dict[str, Any]:
         """The language model's part of a configuration."""
+        sizes = self.sizes
         return {
             "vocab_size": len(tokenizer),
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.mlp_ratio * self.hidden_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_heads,
-            "head_dim": self.hidden_size // self.num_heads,
-            "max_position_embeddings": self.max_length,
-            "initializer_range": self.initializer_range,
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": sizes.mlp_ratio * sizes.hidden_size,
+            "num_hidden_layers": sizes.num_layers,
+            "num_attention_heads": sizes.num_heads,
+            "num_key_value_heads": sizes.num_heads,
+            "head_dim": sizes.hidden_size // sizes.num_heads,
+            "max_position_embeddings": sizes.max_length,
+            "initializer_range": sizes.initializer_range,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": None,
@@ -108,31 +147,22 @@ class Pretrained(Backbone):
 
     from_scratch = False
 
-    def __init__(
-        self,
-        path: str,
-        dtype: str = "bfloat16",
-        attention: str = "sdpa",
-        lora: Mapping[str, Any] | None = None,
-        quantization: str | None = None,
-        gradient_checkpointing: bool = False,
-        max_length: int | None = None,
-        revision: str | None = None,
-    ) -> None:
-        self.path, self.dtype, self.attention, self.revision = path, dtype, attention, revision
+    @flat_settings
+    def __init__(self, path: str, loading: PretrainedSettings = PretrainedSettings()) -> None:
+        self.path, self.loading = path, loading
         # Rank 0 or no settings: all weights are trained.
-        self.lora = lora if lora and lora.get("rank") else None
-        self.quantization, self.gradient_checkpointing = quantization, gradient_checkpointing
-        self.max_length = max_length
-        if quantization and self.lora is None:
+        self.lora = loading.lora if loading.lora and loading.lora.get("rank") else None
+        if loading.quantization and self.lora is None:
             raise UserError(
                 "backbone.quantization needs LoRA, since 4-bit weights cannot train: set backbone.lora.rank above 0"
             )
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Load model and tokenizer; ``corpus``, ``labels`` and ``seed`` play no part."""
-        policy = self._policy(self.path, self.lora, quantization=self.quantization, revision=self.revision)
-        if self.gradient_checkpointing:
+        policy = self._policy(
+            self.path, self.lora, quantization=self.loading.quantization, revision=self.loading.revision
+        )
+        if self.loading.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
             policy.model.enable_input_require_grads()
         return policy
@@ -146,8 +176,10 @@ class Pretrained(Backbone):
         return policy
 
     def _policy(self, path: str, lora: Mapping[str, Any] | None, **source: Any) -> Policy:
-        model, tokenizer = pretrained(path, dtype=self.dtype, attention=self.attention, **source)
-        return Policy(model, tokenizer, lora=lora, max_length=self.max_length)
+        model, tokenizer = pretrained(
+            path, dtype=self.loading.dtype, attention=self.loading.attention, **source
+        )
+        return Policy(model, tokenizer, lora=lora, max_length=self.loading.max_length)
 
 
 def pretrained(

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, Qwen2VLImageProcessorPil, Qwen3VLConfig
 
+from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
-from mllmrec.models.backbones import Pretrained, Tiny, pretrained
+from mllmrec.models.backbones import Pretrained, PretrainedSettings, Tiny, TinySettings, pretrained
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.models.visual import Pictures, SeeingQwen3VL, VisualPolicy
@@ -28,42 +29,29 @@ class TinyVisual(Tiny):
     token for each square.
     """
 
+    @flat_settings
     def __init__(
         self,
-        hidden_size: int = 128,
-        num_layers: int = 3,
-        num_heads: int = 4,
-        mlp_ratio: int = 3,
-        vocabulary: int = 8192,
-        max_length: int = 1024,
-        attention: str = "sdpa",
-        initializer_range: float = 0.08,
         vision_size: int = 64,
         vision_layers: int = 2,
         vision_heads: int = 2,
         min_pixels: int = 1024,
         max_pixels: int = 65536,
+        sizes: TinySettings = TinySettings(),
     ) -> None:
-        super().__init__(
-            hidden_size,
-            num_layers,
-            num_heads,
-            mlp_ratio,
-            vocabulary,
-            max_length,
-            attention,
-            initializer_range,
-        )
+        super().__init__(sizes)
         self.vision_size, self.vision_layers, self.vision_heads = vision_size, vision_layers, vision_heads
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Train the tokenizer and initialise the weights from ``seed``."""
-        tokenizer = train_tokenizer((ITEM_MARK.sub("", text) for text in corpus), labels, self.vocabulary)
+        tokenizer = train_tokenizer(
+            (ITEM_MARK.sub("", text) for text in corpus), labels, self.sizes.vocabulary
+        )
         tokenizer.add_special_tokens({"additional_special_tokens": list(VISION_TOKENS)})
         ids: Any = tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
         start, end, image, video = ids
-        half = self.hidden_size // self.num_heads // 2
+        half = self.sizes.hidden_size // self.sizes.num_heads // 2
         spatial = half * 5 // 16  # 24, 20 and 20 of 64, as published
         config = Qwen3VLConfig(
             text_config={
@@ -83,10 +71,10 @@ class TinyVisual(Tiny):
                 "patch_size": _PATCH,
                 "spatial_merge_size": _MERGE,
                 "temporal_patch_size": 2,
-                "out_hidden_size": self.hidden_size,
+                "out_hidden_size": self.sizes.hidden_size,
                 "num_position_embeddings": _GRID**2,
                 "deepstack_visual_indexes": [0],
-                "initializer_range": self.initializer_range,
+                "initializer_range": self.sizes.initializer_range,
             },
             image_token_id=image,
             video_token_id=video,
@@ -96,7 +84,7 @@ class TinyVisual(Tiny):
         )
         with seeded_globals(seed, "initial-weights"):
             model = SeeingQwen3VL(config)
-        model.set_attn_implementation(self.attention)
+        model.set_attn_implementation(self.sizes.attention)
         processor = Qwen2VLImageProcessorPil(
             size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
             patch_size=_PATCH,
@@ -110,7 +98,7 @@ class TinyVisual(Tiny):
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
         """Load weights, tokenizer and image processor that were saved together."""
         model, tokenizer = pretrained(
-            str(weights), dtype="float32", attention=self.attention, models=SeeingQwen3VL
+            str(weights), dtype="float32", attention=self.sizes.attention, models=SeeingQwen3VL
         )
         return VisualPolicy(model, tokenizer, Pictures(_image_processor(str(weights), None, {})))
 
@@ -121,30 +109,25 @@ class PretrainedVisual(Pretrained):
     Code that comes with a checkpoint never runs.
     """
 
+    @flat_settings
     def __init__(
         self,
         path: str,
-        dtype: str = "bfloat16",
-        attention: str = "sdpa",
-        lora: Mapping[str, Any] | None = None,
-        quantization: str | None = None,
-        gradient_checkpointing: bool = False,
-        max_length: int | None = None,
-        revision: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        loading: PretrainedSettings = PretrainedSettings(),
     ) -> None:
-        super().__init__(
-            path, dtype, attention, lora, quantization, gradient_checkpointing, max_length, revision
-        )
+        super().__init__(path, loading)
         self._pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
 
     def _policy(self, path: str, lora: Mapping[str, Any] | None, **source: Any) -> Policy:
         processor = _image_processor(path, source.get("revision"), self._pixels)
         model, tokenizer = pretrained(
-            path, dtype=self.dtype, attention=self.attention, models=SeeingQwen3VL, **source
+            path, dtype=self.loading.dtype, attention=self.loading.attention, models=SeeingQwen3VL, **source
         )
-        return VisualPolicy(model, tokenizer, Pictures(processor), lora=lora, max_length=self.max_length)
+        return VisualPolicy(
+            model, tokenizer, Pictures(processor), lora=lora, max_length=self.loading.max_length
+        )
 
 
 def _image_processor(path: str, revision: str | None, pixels: Mapping[str, int | None]) -> Any:
