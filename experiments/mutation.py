@@ -55,7 +55,7 @@ PARTS = {
     ),
     "evaluation": (["mllmrec/evaluation/*.py"], ["tests/evaluation"]),
     "reference": (
-        ["mllmrec/cot/assess/reference.py"],
+        ["mllmrec/cot/assess/reference.py", "mllmrec/jobs/judge.py"],
         ["tests/cot/test_assess_*.py", "tests/cot/test_confident*.py", "tests/jobs/test_build_cot_job.py"],
     ),
     "assess": (["mllmrec/cot/assess/*.py"], ["tests/cot/test_assess_*.py"]),

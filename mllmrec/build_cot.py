@@ -26,12 +26,13 @@ def build_cot(cfg: DictConfig) -> None:
     from mllmrec.cot.output import asked_now, calibration_rows, estimate_rows, write_outputs
     from mllmrec.cot.released import line_indices
     from mllmrec.errors import UserError
+    from mllmrec.jobs.judge import open_judge
     from mllmrec.samples.prepare import prepare
     from mllmrec.screen.console import make_console, rows_table
 
     console = make_console()
     captioner = slow_captioner(cfg) if cfg.dry_run else None
-    prepared = prepare(cfg if captioner is None else without_captioning(cfg))
+    prepared = prepare(cfg if captioner is None else without_captioning(cfg), open_judge=open_judge)
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
     # The samples that training would consider first.

@@ -16,7 +16,8 @@ __all__ = ["TRAINING", "CotKey", "CotPolicy"]
 class CotPolicy(ABC):
     """Gives the reasoning that a training prompt carries."""
 
-    # Constructor arguments besides the settings: captions, details, titles (by item id), pipeline, seed.
+    # Constructor arguments besides the settings: captions, details, titles (by item id), pipeline, seed,
+    # open_judge (opens a finished run as `mllmrec.cot.assess.reference.Judge`).
     wants: ClassVar[tuple[str, ...]] = ()
 
     @property

@@ -18,7 +18,7 @@ from mllmrec.cot.assess import (
     modality_scores,
     vetoes,
 )
-from mllmrec.cot.assess.reference import TRAINED, UNKNOWN, Reference
+from mllmrec.cot.assess.reference import TRAINED, UNKNOWN, OpenJudge, Reference
 from mllmrec.cot.base import TRAINING, CotKey
 from mllmrec.cot.built import Built, CotRecord
 from mllmrec.cot.pipeline import CotPipeline
@@ -44,7 +44,7 @@ class Confident(Built):
     vetoes it. This decision uses neither the target, nor the reference, nor the texts of other samples.
     """
 
-    wants = ("pipeline", "seed")
+    wants = ("pipeline", "seed", "open_judge")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Confident(Built):
         max_words: int = 120,
         reference: str | None = None,
         lift_scale: float = 1.0,
+        open_judge: OpenJudge | None = None,
     ) -> None:
         super().__init__(pipeline, "refined")
         if (threshold is None) == (top_share is None):
@@ -68,7 +69,13 @@ class Confident(Built):
         self.weights = dict(WEIGHTS if weights is None else weights)
         self.floors = dict(FLOORS if floors is None else floors)
         self.min_words, self.max_words = min_words, max_words
-        self.reference = None if reference is None else Reference(reference)
+        self.reference: Reference | None = None
+        if reference is not None:
+            if open_judge is None:
+                raise ValueError(
+                    "cot_policy.reference: give what opens a run, as in prepare(cfg, open_judge=...)"
+                )
+            self.reference = Reference(reference, open_judge)
         self.lift_scale = lift_scale
         self._idf: Idf | None = None
 

@@ -21,6 +21,7 @@ from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
+from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -144,11 +145,11 @@ def _opened(
         )
     if cfg.method.recommender is not None:
         recommender: Recommender = instantiate(cfg.method.recommender)
-        prepared = prepare(cfg, training)
+        prepared = prepare(cfg, training, open_judge)
         recommender.load(folder.model_path, len(prepared.items))
         return FinishedBaseline(cfg, stage, prepared, recommender)
     policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
-    prepared = prepare(cfg, training)
+    prepared = prepare(cfg, training, open_judge)
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))

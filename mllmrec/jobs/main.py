@@ -16,6 +16,7 @@ from mllmrec.config.typed import typed
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
 from mllmrec.jobs.baseline import run_baseline
+from mllmrec.jobs.judge import open_judge
 from mllmrec.jobs.language_model import run_language_model
 from mllmrec.jobs.results_tables import print_results, print_rollouts
 from mllmrec.run.curves import draw_curves
@@ -84,7 +85,7 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     folder = job.folder
     console = make_console()
     classical = cfg.method.recommender is not None
-    prepared = prepare(cfg, training=not classical)  # a classical recommender reads no prompt
+    prepared = prepare(cfg, not classical, open_judge)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
     held_out = held_out_protocol(cfg, prepared)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from mllmrec.cache import remove_abandoned
 from mllmrec.captions import caption_items
+from mllmrec.cot.assess.reference import OpenJudge
 from mllmrec.cot.base import CotPolicy
 from mllmrec.cot.mixing import Carriers, Mixing, Mixture
 from mllmrec.cot.pipeline import CotPipeline
@@ -39,12 +40,13 @@ log = logging.getLogger(__name__)
 _FILTER_KEYS = ("max_users", "filters")
 
 
-def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
+def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None = None) -> Prepared:
     """Load, filter, caption and split the data; draw the frozen parts; describe everything in ``summary``.
 
     Args:
         cfg: the run's configuration.
         training: whether training samples should carry reasoning; missing reasoning is written.
+        open_judge: opens the run of ``cot_policy.reference``; only settings with a reference need it.
 
     Raises:
         UserError: data and settings do not fit; it says in what way.
@@ -80,7 +82,7 @@ def prepare(cfg: DictConfig, training: bool = True) -> Prepared:
         max_caption_words=cfg.prompt.max_caption_words,
         marked=marked_items(cfg.prompt.get("item_tokens", "none"), items),
     )
-    cot = cot_policy(cfg, items, captions, source.domain, cache)
+    cot = cot_policy(cfg, items, captions, source.domain, cache, open_judge)
     train_samples = samples["train"]
     negatives: CandidateSource = CandidateSampler(
         cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
@@ -194,7 +196,12 @@ def cot_summary(
 
 
 def cot_policy(
-    cfg: DictConfig, items: Items, captions: dict[str, str], domain: str, cache: Path
+    cfg: DictConfig,
+    items: Items,
+    captions: dict[str, str],
+    domain: str,
+    cache: Path,
+    open_judge: OpenJudge | None,
 ) -> CotPolicy | None:
     """The policy that gives reasoning, or None."""
     settings = cfg.cot_policy
@@ -207,6 +214,7 @@ def cot_policy(
         "titles": lambda: dict(zip(ids, items.titles.tolist(), strict=True)),
         "pipeline": lambda: cot_pipeline(cfg, items, captions, domain, cache),
         "seed": lambda: cfg.seed,
+        "open_judge": lambda: open_judge,
     }
     plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
     policy_class: type[CotPolicy] = get_class(settings._target_)

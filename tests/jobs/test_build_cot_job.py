@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.errors import UserError
+from mllmrec.jobs.judge import open_judge
 from mllmrec.samples.prepare import prepare
 
 SMALL = ["dataset.num_users=30", "dataset.num_items=40"]
@@ -143,7 +144,7 @@ def prepared(folder: Path, *overrides: str):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", [*SMALL, f"cache_dir={folder / 'cache'}", *overrides])
     check_config(cfg)
-    return prepare(cfg)
+    return prepare(cfg, open_judge=open_judge)
 
 
 def test_what_is_exported_is_read_back_as_it_was(tmp_path):

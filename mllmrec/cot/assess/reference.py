@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from mllmrec.cot.assess.prediction import lift
 from mllmrec.cot.base import CotKey
-from mllmrec.data.base import TEST
+from mllmrec.data.base import TEST, Interactions, Items
 from mllmrec.data.candidates import CandidateSampler, Catalogue
 from mllmrec.data.splits import Samples
 from mllmrec.errors import UserError
+from mllmrec.prompts.builder import PromptBuilder
+from mllmrec.prompts.examples import Example, Examples
 from mllmrec.reasoners.base import HistoryItem
 from mllmrec.screen.progress import track
-
-if TYPE_CHECKING:
-    from mllmrec.jobs.finished_run import FinishedRun
-    from mllmrec.samples.prepared import Prepared
 
 TRAINED, UNKNOWN = "the reference trained on this user", "unknown to the reference"
 
@@ -34,6 +33,33 @@ class Effect(NamedTuple):
     )
 
 
+@dataclass(frozen=True)
+class RunData:
+    """Data of a finished run, as its prompts need it."""
+
+    interactions: Interactions
+    items: Items
+    train: Samples
+    builder: PromptBuilder
+    history_length: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The last policy of a finished run, opened."""
+
+    own: RunData  # of the users that the run was about
+    everyone: RunData  # of all users of its dataset; item codes are the same
+    num_negatives: int
+    weighting: Literal["uniform", "popularity"]  # of negatives
+    # S examples with C candidates each -> (S, C) log-probabilities, renormalised over the candidates
+    scores: Callable[[Sequence[Example]], np.ndarray]
+
+
+OpenJudge = Callable[[str], Judge]  # takes the run's folder
+
+
 class Reference:
     """The last policy of a finished run. It is opened when it is first needed.
 
@@ -43,10 +69,11 @@ class Reference:
 
     Args:
         run: the run's folder.
+        open_judge: opens it.
     """
 
-    def __init__(self, run: str) -> None:
-        self.run = run
+    def __init__(self, run: str, open_judge: OpenJudge) -> None:
+        self.run, self._open_judge = run, open_judge
 
     def barred(self, keys: Sequence[CotKey], items: Mapping[str, HistoryItem]) -> dict[CotKey, str]:
         """The samples that the policy cannot judge, and why: `TRAINED` or `UNKNOWN`.
@@ -65,7 +92,8 @@ class Reference:
             elif self._place(key) is None:
                 reasons[key] = UNKNOWN
         shown = {item for key in keys for item in (*key.history_ids, key.target_id)}
-        titles = dict(zip(self._prepared.items.ids, self._prepared.items.titles, strict=True))
+        known = self._judge.everyone.items
+        titles = dict(zip(known.ids, known.titles, strict=True))
         for item in sorted(shown):
             if item in titles and titles[item] != items[item].title:
                 raise UserError(
@@ -91,36 +119,31 @@ class Reference:
             draw: the name of the draw of negatives; another name draws other negatives.
             batch_size: samples at once.
         """
-        # Imported here because the run's preparation imports this package.
-        from mllmrec.evaluation.ranking import candidate_scores
-        from mllmrec.prompts.examples import Examples
-
         if not texts:
             return {}
-        prepared, opened = self._prepared, self._opened
+        judge, data = self._judge, self._judge.everyone
         keys = list(texts)
         places = [place for key in keys if (place := self._place(key)) is not None]
         users, positions = zip(*places, strict=True)
-        samples = Samples(prepared.interactions, np.array(users, np.int32), np.array(positions, np.int64))
-        settings = opened.cfg.candidates
-        train = prepared.samples["train"]
+        samples = Samples(data.interactions, np.array(users, np.int32), np.array(positions, np.int64))
+        train = data.train
         # As in training, negatives know nothing of what comes later. They do know the samples themselves: under
         # another split than the run's, these may lie behind its training targets.
         known = Samples(
-            prepared.interactions,
+            data.interactions,
             np.concatenate([train.users, samples.users]),
             np.concatenate([train.positions, samples.positions]),
         )
-        negatives = CandidateSampler(settings.num_negatives, settings.weighting, prepared.seed).bind(
+        negatives = CandidateSampler(judge.num_negatives, judge.weighting, data.seed).bind(
             # The run's own items (their codes are the same): only those that its policy may have met.
-            Catalogue(prepared.interactions, opened.prepared.items, known),
+            Catalogue(data.interactions, judge.own.items, known),
             train,
         )
         examples = Examples(
             samples,
-            prepared.builder,
+            data.builder,
             lambda index: negatives.candidates_of(samples, index, draw),
-            history_length=prepared.history_length,
+            history_length=data.history_length,
         )
         found: dict[CotKey, Effect] = {}
         batches = [
@@ -130,15 +153,11 @@ class Reference:
             with torch.no_grad():
                 told, plain = (
                     torch.as_tensor(
-                        candidate_scores(
-                            opened.policy,
-                            opened.answers,
+                        judge.scores(
                             [
                                 examples.with_reasoning(index, texts[keys[index]] if said else None)
                                 for index in batch
-                            ],
-                            constrained=True,
-                            engine=opened.engine,
+                            ]
                         )
                     )
                     for said in (True, False)
@@ -151,27 +170,13 @@ class Reference:
         return found
 
     @cached_property
-    def _opened(self) -> FinishedRun:
-        from mllmrec.jobs.finished_run import open_policy
-
-        return open_policy(self.run, None)
-
-    @cached_property
-    def _prepared(self) -> Prepared:
-        """The run's data with all users."""
-        from mllmrec.samples.prepare import prepare
-
-        cfg = self._opened.cfg
-        if cfg.dataset.max_users is None:
-            return self._opened.prepared
-        everybody = cfg.copy()
-        everybody.dataset.max_users = None
-        return prepare(everybody, training=False)
+    def _judge(self) -> Judge:
+        return self._open_judge(self.run)
 
     @cached_property
     def _trained_users(self) -> frozenset[str]:
         """The users with a training sequence in the run, even if it was too short to give a sample."""
-        interactions = self._opened.prepared.interactions
+        interactions = self._judge.own.interactions
         given = interactions.given_split
         users = interactions.user_ids if given is None else interactions.user_ids[given != TEST]
         return frozenset(map(str, users))
@@ -179,7 +184,7 @@ class Reference:
     @cached_property
     def _sequences(self) -> dict[str, int]:
         """User id → the user's place in the interactions; with a given split, the place of the training sequence."""
-        interactions = self._prepared.interactions
+        interactions = self._judge.everyone.interactions
         given = interactions.given_split
         return {
             str(user): place
@@ -192,11 +197,11 @@ class Reference:
         user = self._sequences.get(key.user_id)
         if user is None:
             return None
-        prepared = self._prepared
-        interactions = prepared.interactions
+        data = self._judge.everyone
+        interactions = data.interactions
         position = int(interactions.offsets[user]) + int(key.sample_id.rpartition(":")[2])
         start = position - len(key.history_ids)
         if start < interactions.offsets[user] or position >= interactions.offsets[user + 1]:
             return None
-        ids = tuple(prepared.items.ids[interactions.items[start : position + 1]].tolist())
+        ids = tuple(data.items.ids[interactions.items[start : position + 1]].tolist())
         return (user, position) if ids == (*key.history_ids, key.target_id) else None
