@@ -215,12 +215,12 @@ class Generate(PolicyRanker):
         """Generate one answer per example and read it."""
         policy = self.policy
         prompts = policy.prompt_batch([example.prompt for example in examples])
-        sampler = Free(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        greedy = Free(temperature=0.0, max_new_tokens=self.max_new_tokens)
         generators = [torch_generator(0, "unused by greedy decoding")] * len(examples)
         encoded = self.engine.encode(policy.model, prompts)
-        completions = sampler(
+        completions = greedy.draw(
             self.engine, policy.model, encoded, 1, generators, (), policy.end_token
-        ).completions
+        ).tokens
         lengths = completions.mask.sum(1).tolist()
         ranked = []
         for example, text, length in zip(examples, policy.decode(completions), lengths, strict=True):

@@ -1,22 +1,31 @@
-"""The interface of rewards: what a reward reads and what it returns."""
+"""The interface of rewards and of shapers, which change a reward afterwards."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mllmrec.rl.batch import Question, RolloutBatch
+from mllmrec.rl.parts import Part
+
+__all__ = ["Question", "Reward", "Rewards", "Shaper", "TextReward"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a reward needs to know to judge a completion."""
+class Rewards:
+    """The rewards of R completions."""
 
-    target_id: str
-    titles: Mapping[str, str]  # candidate id -> title as the prompt shows it
+    total: Tensor  # (R,) float32, on the CPU
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # part -> (R,), logged beside the total
+    places: Tensor | None = None  # (R, K) by segment, for advantages that tell segments apart
 
 
-class Reward(ABC):
-    """Scores one completion; ``parts`` names the numbers logged beside the total."""
+class Reward(Part, ABC):
+    """Judges the completions of a batch; ``parts`` names the numbers logged beside the total."""
 
     parts: tuple[str, ...]
     needs_title: bool = False  # whether an answer without a title can never be right
@@ -27,5 +36,42 @@ class Reward(ABC):
         """The lowest and the highest possible total."""
 
     @abstractmethod
-    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+    def __call__(self, batch: RolloutBatch) -> Rewards:
+        """The rewards of all rows."""
+
+
+class TextReward(Reward):
+    """A reward that looks at one completion at a time and at nothing but its text."""
+
+    @abstractmethod
+    def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
+
+    def __call__(self, batch: RolloutBatch) -> Rewards:
+        """`judge` of each row."""
+        questions = [batch.questions[place] for place in batch.example_of.tolist()]
+        found = [self.judge(text, asked) for text, asked in zip(batch.texts, questions, strict=True)]
+        return Rewards(
+            torch.tensor([one["reward"] for one in found]),
+            {name: torch.tensor([one[name] for one in found]) for name in self.parts},
+        )
+
+
+class Shaper(Part, ABC):
+    """Changes the rewards of a judged batch; several are applied in order. ``parts`` names what it adds to the log."""
+
+    parts: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __call__(self, batch: RolloutBatch) -> Rewards:
+        """The new total of all rows, and this shaper's own parts."""
+
+    def bounds(self, low: float, high: float) -> tuple[float, float]:
+        """The lowest and the highest total after it, given those before it."""
+        return low, high
+
+
+def with_rewards(batch: RolloutBatch, rewards: Rewards) -> RolloutBatch:
+    """The batch with these totals, and with their parts beside those that it has."""
+    places = batch.place_rewards if rewards.places is None else rewards.places
+    return replace(batch, rewards=rewards.total, place_rewards=places, parts={**batch.parts, **rewards.parts})

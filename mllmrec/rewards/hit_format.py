@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mllmrec.prompts.answers import parse_answer, same_title
-from mllmrec.rewards.base import Question, Reward
+from mllmrec.rewards.base import Question, TextReward
 
 
-class HitFormat(Reward):
+class HitFormat(TextReward):
     """``format_weight`` for a valid answer, plus ``hit_weight`` if it is the target; ``invalid`` for any other answer.
 
     A valid answer has exactly one answer line, and reasoning only in closed think tags before or after it. The id
@@ -31,7 +31,7 @@ class HitFormat(Reward):
         totals = (self.invalid, self.format_weight, self.format_weight + self.hit_weight)
         return min(totals), max(totals)
 
-    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+    def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
         parsed = parse_answer(completion)
         if not parsed.well_formed or not self._valid(*parsed.items[0], question):

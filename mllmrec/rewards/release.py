@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from mllmrec.prompts.markup import THINK_CLOSE, label_item
-from mllmrec.rewards.base import Question, Reward
+from mllmrec.rewards.base import Question, TextReward
 
 _PATTERN = re.compile(r"^\[ITEM_([^\[\]\s]+)\]\s+(.+)$")
 
 
-class Release(Reward):
+class Release(TextReward):
     """-1 for a wrong form, 0.3 for any other well-formed id, 1 for the target's id.
 
     It keeps the known faults of `train/grpo.py` in wangyu0627/MLLMRec-R1: it ignores the title, it pays 0.3 for an id
@@ -30,7 +30,7 @@ class Release(Reward):
         totals = (self.malformed, self.miss, self.hit)
         return min(totals), max(totals)
 
-    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+    def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
         text = completion.strip()
         if THINK_CLOSE in text:

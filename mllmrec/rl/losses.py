@@ -1,59 +1,91 @@
 """Policy losses per token, and ways to aggregate tokens; the two can be chosen independently.
 
-To add a loss: one class here with the same call, and one file in ``conf/loss/``.
+To add a loss: one class here or in a package of your own, and one file in ``conf/loss/``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mllmrec.rl.parts import Part
+
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 
-class TokenLoss(NamedTuple):
-    """Per-token loss (R, T), and whether the clip held each token's ratio."""
+@dataclass(frozen=True)
+class LossInputs:
+    """What losses and regularizers see of one micro-batch of r completions."""
+
+    logprobs: Tensor  # (r, T) of the policy, with a graph
+    old: Tensor  # (r, T) of whoever drew the completions
+    advantages: Tensor  # (r, 1), or (r, T) if tokens differ
+    mask: Tensor  # (r, T) bool: the tokens that count
+    entropy: Tensor  # (r, T) nats, without a graph
+    step: int = 0
+    rewards: Tensor | None = None  # (r,)
+    group_of: Tensor | None = None  # (r,)
+    weights: Tensor | None = None  # (r,) how often each completion counts; None: once
+    segments: Tensor | None = None  # (r, T), see `RolloutBatch`
+    reference: Tensor | None = None  # (r, T), if a part needs it
+    teacher: Tensor | None = None  # (r, T), if a part needs it
+
+
+@dataclass(frozen=True)
+class LossOutputs:
+    """(r, T) terms to minimise, and (r, T) numbers whose mean over tokens is logged by name."""
 
     terms: Tensor
-    clipped_low: Tensor
-    clipped_high: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class PolicyLoss(Protocol):
+class PolicyLoss(Part):
     """A per-token policy loss to minimise."""
 
-    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
-        """(R, T), (R, T), (R,), (R, T) bool → (R, T)."""
-        ...
+    accepts: ClassVar[frozenset[str]] = frozenset(
+        {"sequence"}
+    )  # what of an advantage may vary, see `Advantage.varies`
+    whole_groups: ClassVar[bool] = False  # whether micro-batches must not cut groups
+
+    @abstractmethod
+    def __call__(self, inputs: LossInputs) -> LossOutputs:
+        """The terms of r completions."""
 
 
-class ClippedRatio:
+class ClippedRatio(PolicyLoss):
     """PPO's clipped objective: ``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` (GRPO, DeepSeekMath eq. 3).
 
     ``level="token"`` uses each token's own rho; ``"sequence"`` uses the length-normalised ratio of the whole
     completion for all its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form).
     """
 
+    accepts = frozenset({"sequence", "segment", "token"})
+
     def __init__(self, epsilon_low: float = 0.2, epsilon_high: float = 0.2, level: str = "token") -> None:
         if level not in ("token", "sequence"):
             raise ValueError(f"importance level {level!r} is none of token, sequence")
         self.low, self.high, self.level = epsilon_low, epsilon_high, level
 
-    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
-        """(R, T), (R, T), (R,), (R, T) bool → (R, T)."""
-        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+    def __call__(self, inputs: LossInputs) -> LossOutputs:
+        """The terms, and the shares of tokens whose ratio the clip held on either side."""
+        logprobs, mask, weight = inputs.logprobs, inputs.mask, inputs.advantages
+        log_ratio = torch.where(mask, logprobs - inputs.old, 0.0)
         if self.level == "sequence":
             mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
             log_ratio = mean.detach() + logprobs - logprobs.detach()
         ratio = log_ratio.exp()
-        weight = advantages[:, None]
         free, held = ratio * weight, ratio.clamp(1 - self.low, 1 + self.high) * weight
-        return TokenLoss(
+        return LossOutputs(
             -torch.minimum(free, held),
-            mask & (ratio < 1 - self.low) & (weight < 0),
-            mask & (ratio > 1 + self.high) & (weight > 0),
+            {
+                "clip_ratio/low_mean": mask & (ratio < 1 - self.low) & (weight < 0),
+                "clip_ratio/high_mean": mask & (ratio > 1 + self.high) & (weight > 0),
+            },
         )
 
 

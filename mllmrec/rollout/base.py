@@ -1,42 +1,126 @@
-"""The interface of rollouts: their arguments, and what they hand to rewards, advantages and the loss."""
+"""The interface of rollouts: how the policy's completions of a step's examples come about."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from mllmrec.engine.base import ChoiceSets, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.prompts.examples import Example
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import Part
+
+Judge = Callable[[RolloutBatch], RolloutBatch]  # fills in rewards and their parts
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """R = B * G completions; row r answers prompt ``r // G``."""
+class Turn:
+    """The step in which a rollout is asked for completions."""
 
-    completions: TokenBatch  # (R, T), padded right; each ends with the end-of-sequence token unless cut off
+    step: int  # from 0 on
+    group_size: int  # G
+    gradients: bool = False  # whether scores that the draw computes anyway keep their graph for the update
+
+
+class Speaker(Protocol):
+    """The policy as a rollout meets it. `mllmrec.step.speaker` has the real one."""
+
+    def complete(
+        self,
+        examples: Sequence[Example],
+        turn: Turn,
+        *,
+        which: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        draw: PlainRollout | None = None,
+        round_: str | int = 0,
+        source: str = ...,
+    ) -> RolloutBatch:
+        """G completions of each prompt.
+
+        Args:
+            examples: the N examples of the step.
+            turn: the step.
+            which: (B,) the examples to complete; None: all, in order.
+            prompts: (B,) texts to complete in place of the examples' own prompts.
+            draw: how to draw; None: as the rollout that the speaker was made for does.
+            round_: names the draw, if the step draws more than once for an example.
+            source: who counts as the rows' writer.
+        """
+        ...
+
+    def score(self, batch: RolloutBatch, *, prompts: Sequence[str] | None = None) -> Tensor:
+        """(R, T) log-probabilities of a batch's learnt tokens under the policy as it is now, without a graph.
+
+        Args:
+            batch: the completions.
+            prompts: (P,) texts that take the places of the batch's prompts; None: its own.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What one draw returns: R = B * G completions, prompt by prompt."""
+
+    tokens: TokenBatch  # (R, T), padded right; each ends with the end-of-sequence token unless cut off
     prompt_of: Tensor  # (R,)
-    decisions: Tensor  # (R, T) bool: tokens that were drawn and not forced; the loss covers only these
+    decisions: Tensor  # (R, T) bool: tokens that were drawn and not forced
     choices: ChoiceSets | None  # the tokens that competed; None: the whole vocabulary
     finished: Tensor  # (R,) bool: the completion ended within the length limit
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
 
 
-class Sampler(ABC):
-    """A rollout strategy. The log-probabilities in the loss use the same ``temperature``."""
+class Rollout(Part, ABC):
+    """Makes the completions of a step's examples. It may draw in rounds, judge in between and bring its own prompts."""
+
+    off_policy: ClassVar[bool] = (
+        False  # whether some rows were not drawn from the policy and prompt they are learnt with
+    )
+
+    @property
+    @abstractmethod
+    def plain(self) -> PlainRollout:
+        """The draw that it is made of."""
+
+    @abstractmethod
+    def __call__(
+        self, examples: Sequence[Example], speaker: Speaker, judge: Judge, turn: Turn
+    ) -> RolloutBatch:
+        """The completions of N examples.
+
+        Rows may come in any order and in groups of any size. A rollout that is ``off_policy`` fills in ``old``.
+        """
+
+
+class PlainRollout(Rollout):
+    """Draws once, G completions of each prompt. The log-probabilities in the loss use the same ``temperature``."""
 
     constrained: bool  # whether only the candidates' answers are possible
     every_answer: bool = False  # whether every candidate's answer is a rollout, so that G = C
     temperature: float
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
-    @abstractmethod
+    @property
+    def plain(self) -> PlainRollout:
+        """Itself."""
+        return self
+
     def __call__(
+        self, examples: Sequence[Example], speaker: Speaker, judge: Judge, turn: Turn
+    ) -> RolloutBatch:
+        """One draw."""
+        return speaker.complete(examples, turn)
+
+    @abstractmethod
+    def draw(
         self,
         engine: Engine,
         model: Any,
@@ -45,7 +129,7 @@ class Sampler(ABC):
         generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
-    ) -> Rollouts:
+    ) -> Completions:
         """Complete each of B prompts ``group_size`` times.
 
         Args:
@@ -53,9 +137,21 @@ class Sampler(ABC):
             model: a causal language model.
             encoded: the prompts, as the engine encoded them.
             group_size: G.
-            generators: one for each prompt, on the CPU. All draws come from them, so a prompt's rollouts do not
+            generators: one for each prompt, on the CPU. All draws come from them, so a prompt's completions do not
                 depend on its batch.
             answers: per prompt, the token ids of every candidate's answer with the end token (used if only these
                 answers are possible).
             end_token: the id that ends a completion.
         """
+
+
+class WrappedRollout(Rollout):
+    """A rollout made of draws by another one, its ``inner``."""
+
+    def __init__(self, inner: PlainRollout) -> None:
+        self.inner = inner
+
+    @property
+    def plain(self) -> PlainRollout:
+        """The rollout inside."""
+        return self.inner.plain

@@ -10,11 +10,11 @@ import torch
 from mllmrec.engine.base import Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.rollout.answer_scores import AnswerScores, score_answers
-from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rollout.base import Completions, PlainRollout
 from mllmrec.rollout.draw import inverse_cdf, uniforms
 
 
-class Constrained(Sampler):
+class Constrained(PlainRollout):
     """Draws among the candidates' answers.
 
     A walk down the trie of answers, token by token, reaches an answer with the product of its renormalised token
@@ -27,7 +27,7 @@ class Constrained(Sampler):
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
 
-    def __call__(
+    def draw(
         self,
         engine: Engine,
         model: Any,
@@ -36,11 +36,11 @@ class Constrained(Sampler):
         generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
-    ) -> Rollouts:
-        """Draw ``group_size`` answers for each prompt; see `Sampler`."""
+    ) -> Completions:
+        """Draw ``group_size`` answers for each prompt; see `PlainRollout`."""
         device = next(model.parameters()).device
         scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature or 1.0)
-        return rollouts_of(scored, self._pick(scored, answers, group_size, generators).to(device))
+        return chosen_rows(scored, self._pick(scored, answers, group_size, generators).to(device))
 
     def _pick(
         self,
@@ -63,12 +63,12 @@ class Constrained(Sampler):
         return torch.cat(picked)
 
 
-def rollouts_of(scored: AnswerScores, rows: torch.Tensor, weights: torch.Tensor | None = None) -> Rollouts:
-    """Turn some rows of scored answers into rollouts that keep their known scores."""
+def chosen_rows(scored: AnswerScores, rows: torch.Tensor, weights: torch.Tensor | None = None) -> Completions:
+    """Some rows of scored answers as completions that keep their known scores."""
     mask = scored.completions.mask[rows]
     width = int(mask.sum(1).max())
-    return Rollouts(
-        completions=TokenBatch(scored.completions.ids[rows, :width], mask[:, :width]),
+    return Completions(
+        tokens=TokenBatch(scored.completions.ids[rows, :width], mask[:, :width]),
         prompt_of=scored.prompt_of[rows],
         decisions=scored.decisions[rows, :width],
         choices=scored.choices.rows(rows)._replace(set_of=scored.choices.set_of[rows, :width]),

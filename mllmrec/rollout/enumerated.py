@@ -12,11 +12,11 @@ import torch
 
 from mllmrec.engine.base import Engine
 from mllmrec.rollout.answer_scores import score_answers
-from mllmrec.rollout.base import Rollouts, Sampler
-from mllmrec.rollout.constrained import rollouts_of
+from mllmrec.rollout.base import Completions, PlainRollout
+from mllmrec.rollout.constrained import chosen_rows
 
 
-class Enumerated(Sampler):
+class Enumerated(PlainRollout):
     """Takes all C answers of each prompt and draws nothing; G = C, whatever ``group_size`` says."""
 
     constrained = True
@@ -26,7 +26,7 @@ class Enumerated(Sampler):
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
 
-    def __call__(
+    def draw(
         self,
         engine: Engine,
         model: Any,
@@ -35,8 +35,8 @@ class Enumerated(Sampler):
         generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
-    ) -> Rollouts:
-        """Return all answers; see `Sampler`.
+    ) -> Completions:
+        """Return all answers; see `PlainRollout`.
 
         Raises:
             ValueError: the prompts differ in their number of candidates.
@@ -46,4 +46,4 @@ class Enumerated(Sampler):
         device = next(model.parameters()).device
         scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature)
         every = torch.arange(len(scored.prompt_of), device=device)
-        return rollouts_of(scored, every, weights=scored.logprobs.detach().exp())
+        return chosen_rows(scored, every, weights=scored.logprobs.detach().exp())

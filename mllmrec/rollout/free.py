@@ -9,11 +9,11 @@ import torch
 
 from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch
-from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rollout.base import Completions, PlainRollout
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 
 
-class Free(Sampler):
+class Free(PlainRollout):
     """Samples until the end token or ``max_new_tokens``; finished rows leave the batch.
 
     With ``top_p`` < 1 the tokens come from the nucleus, but the loss uses the full distribution at the same
@@ -27,7 +27,7 @@ class Free(Sampler):
         self.temperature, self.top_p, self.max_new_tokens = temperature, top_p, max_new_tokens
 
     @torch.no_grad()
-    def __call__(
+    def draw(
         self,
         engine: Engine,
         model: Any,
@@ -36,8 +36,8 @@ class Free(Sampler):
         generators: Sequence[torch.Generator],
         answers: Sequence[Sequence[Sequence[int]]],
         end_token: int,
-    ) -> Rollouts:
-        """Draw ``group_size`` completions for each prompt; see `Sampler`."""
+    ) -> Completions:
+        """Draw ``group_size`` completions for each prompt; see `PlainRollout`."""
         decoder = engine.decoder(model, encoded, group_size)
         device = decoder.logits.device
         rows = len(generators) * group_size
@@ -62,8 +62,8 @@ class Free(Sampler):
         mask = torch.arange(width, device=device) < lengths[:, None]
         finished = torch.ones(rows, dtype=torch.bool, device=device)
         finished[alive] = False
-        return Rollouts(
-            completions=TokenBatch(ids[:, :width], mask),
+        return Completions(
+            tokens=TokenBatch(ids[:, :width], mask),
             prompt_of=torch.arange(len(generators), device=device).repeat_interleave(group_size),
             decisions=mask,
             choices=None,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import get_scheduler
 
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
+from mllmrec.step.updates import Updates
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Stage(lightning.LightningModule):
         # be no dropout and no gradient checkpointing.
         self.model: Any = model.train()
         self.settings, self.updates = optimizer, updates
-        self._moved = False  # whether an update has changed a weight
+        self._updates: Updates | None = None  # once there is a trainer
 
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable weights."""
@@ -100,68 +100,23 @@ class Stage(lightning.LightningModule):
         """Leave batches alone: they hold texts, and the stages move their own tensors."""
         return batch
 
-    def update(self, shares: Iterable[Tensor]) -> dict[str, float]:
-        """Make one optimiser step from the sum of the micro-batches' shares of the loss.
-
-        Raises:
-            UserError: the loss or the gradient is not finite (the weights stay as they were), or the first update
-                with a gradient and a learning rate changes no weight.
-        """
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for share in shares:
-            self.manual_backward(share)
-            loss += float(share.detach())
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        if all(weight.grad is None for weight in weights):
-            # If there was nothing to learn, the gradient is zero; momentum and decay still act as in any other update.
-            for weight in weights:
-                weight.grad = torch.zeros_like(weight)
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"stage {self.name} diverged at step {self.global_step}: loss {loss}, gradient norm {norm}; "
-                f"lower {self.name}.learning_rate (now {self.settings.learning_rate})"
+    @property
+    def update(self) -> Updates:
+        """Makes one optimiser step from the micro-batches' shares of the loss; see `Updates`."""
+        if self._updates is None:
+            self._updates = Updates(
+                self.optimizers(),
+                self.lr_schedulers(),
+                name=self.name,
+                max_grad_norm=self.settings.max_grad_norm,
+                backward=self.manual_backward,
+                weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
             )
-        schedule: Any = self.lr_schedulers()
-        rate = schedule.get_last_lr()[0]
-        if self._moved or rate == 0 or norm == 0:
-            optimizer.step()
-        else:
-            self._first_movement(optimizer, weights, norm, rate)
-        schedule.step()
-        return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
-
-    def _first_movement(self, optimizer: Any, weights: list[Tensor], norm: float, rate: float) -> None:
-        """Make the first step that must change a weight, check that it does, and name adapters without a gradient."""
-        before = _sums(weights)
-        optimizer.step()
-        if torch.equal(before, _sums(weights)):
-            raise UserError(
-                f"stage {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
-                f"weight, because rounding to {weights[0].dtype} loses so small a step: raise {self.name}.learning_rate, "
-                "or set trainer.precision=32-true and backbone.dtype=float32"
-            )
-        self._moved = True
-        idle = [
-            name
-            for name, weight in self.named_parameters()
-            if weight.requires_grad and "lora_" in name and weight.grad is None
-        ]
-        if idle:
-            log.warning(
-                "%s: %d adapter weights had no part in the loss of the first update; while that is so, they do not "
-                "train: %s%s",
-                self.name,
-                len(idle),
-                ", ".join(idle[:3]),
-                ", ..." if len(idle) > 3 else "",
-            )
+        return self._updates
 
     def on_train_end(self) -> None:
         """Warn if nothing was learnt."""
-        if not self._moved:
+        if self._updates is None or not self._updates.moved:
             log.warning(
                 "%s: no update had both a gradient and a learning rate, so the weights have not changed",
                 self.name,
@@ -170,8 +125,3 @@ class Stage(lightning.LightningModule):
     def log_step(self, metrics: Mapping[str, float]) -> None:
         """Log numbers of this step."""
         self.log_dict({key: float(value) for key, value in metrics.items()}, on_step=True, on_epoch=False)
-
-
-def _sums(weights: Iterable[Tensor]) -> Tensor:
-    """(W,) float64 sum of each weight: it shows any update without keeping copies of the weights."""
-    return torch.stack([weight.detach().sum(dtype=torch.float64) for weight in weights])

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +18,12 @@ from torch import Tensor
 from mllmrec.errors import UserError
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.trie import AnswerTrie
-from mllmrec.stages.rollouts import Rewarded, RolloutStage
+from mllmrec.rl.batch import RolloutBatch, stack
+from mllmrec.rollout.base import Turn
+from mllmrec.stages.base import OptimizerSettings
+from mllmrec.stages.grpo import RolloutStage
 from mllmrec.stages.sft import candidate_trie, supervised_shares
+from mllmrec.step.collector import Collector
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,20 @@ class Kept:
     competing: AnswerTrie | None = None  # the answers that compete with it; None: the whole vocabulary
 
 
+@dataclass(frozen=True)
+class RoundSettings:
+    """The numbers of a round."""
+
+    group_size: int  # answers drawn for each prompt
+    micro_batch_size: int  # answers through the model at once
+    batch_size: int  # prompts of an update
+    threshold: float  # the lowest reward of an answer that is kept; the answer must also have ended by itself
+    # How often to count an answer that was drawn several times for a prompt: once, or all for every draw. Up to scale,
+    # all has the expected gradient of the share of kept answers.
+    repeats: str = "once"
+    loss_on: str = "answer"  # see `Sft`: answer, or candidates if only their answers are possible
+
+
 class ExpertIteration(RolloutStage):
     """One round: the current policy answers the round's prompts, then updates learn the answers that are kept."""
 
@@ -40,61 +57,51 @@ class ExpertIteration(RolloutStage):
 
     def __init__(
         self,
-        *args: Any,
-        threshold: float,
-        repeats: str,
-        batch_size: int,
-        loss_on: str = "answer",
-        **settings: Any,
+        collector: Collector,
+        optimizer: OptimizerSettings,
+        updates: int,
+        settings: RoundSettings,
     ) -> None:
         """Put the parts together.
 
         Args:
-            args: see `RolloutStage`.
-            threshold: the lowest reward of an answer that is kept; the answer must also have ended by itself.
-            repeats: how often to count an answer that was drawn several times for a prompt: ``once``, or ``all`` for
-                every draw. Up to scale, ``all`` has the expected gradient of the share of kept answers.
-            batch_size: prompts of an update.
-            loss_on: see `Sft`: ``answer``, or ``candidates`` if only their answers are possible.
-            settings: see `RolloutStage`.
+            collector: makes and judges the answers.
+            optimizer: the optimiser's settings.
+            updates: optimiser steps in the whole stage.
+            settings: the numbers of a round.
 
         Raises:
             UserError: no reward reaches the threshold, or the loss is on candidates while rollouts are free.
         """
-        super().__init__(*args, **settings)
-        highest = self.reward.bounds[1]
-        if threshold > highest:
+        super().__init__(collector, optimizer, updates)
+        highest = self.bounds[1]
+        if settings.threshold > highest:
             raise UserError(
-                f"expert_iteration.threshold={threshold} exceeds the highest reward, {highest}, so nothing would be "
-                "learnt: lower the threshold"
+                f"expert_iteration.threshold={settings.threshold} exceeds the highest reward, {highest}, so nothing "
+                "would be learnt: lower the threshold"
             )
-        if loss_on == "candidates" and not self.sampler.constrained:
+        if settings.loss_on == "candidates" and not collector.rollout.plain.constrained:
             raise UserError(
                 "expert_iteration.loss_on=candidates with free rollouts, which may answer anything: set "
                 "expert_iteration.loss_on=answer, or choose another rollout"
             )
-        self.threshold, self.repeats, self.batch_size = threshold, repeats, batch_size
-        self.loss_on = loss_on
+        self.round = settings
+        self.policy, self.engine = collector.speaker.policy, collector.speaker.engine
+        self.answers = collector.speaker.answers
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One round from its prompts; it logs means over the round."""
-        pieces: list[Rewarded] = []
-        kept: list[list[Kept]] = []  # per prompt
-        chunk = max(1, self.micro_batch_size // self.group_size)
-        for start in range(0, len(batch), chunk):
-            examples = batch[start : start + chunk]
-            prompts = self.policy.prompt_batch([example.prompt for example in examples])
-            rollouts, _ = self.draw(examples, prompts, batch_idx, gradients=False)
-            pieces.append(self.rewarded(examples, prompts, rollouts))
-            kept += self.keep(pieces[-1], self._competing(examples))
+        rollouts = self.collect(batch, batch_idx)
+        kept = self.keep(rollouts, self._competing(batch))
+        size = self.round.batch_size
         updates = [
-            self.update(self.loss_shares(list(chain(*kept[start : start + self.batch_size]))))
-            for start in range(0, len(batch), self.batch_size)
+            self.update(self.loss_shares(list(chain(*kept[start : start + size]))))
+            for start in range(0, len(batch), size)
         ]
         self.log_step(
             {
                 **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
-                **self.reward_metrics(batch, pieces),
+                **self.rollout_metrics(rollouts),
                 "kept/answers": sum(map(len, kept)) / len(batch),
                 "kept/prompts": sum(map(bool, kept)) / len(batch),
                 # Lightning would count rounds, but rankings of held-out users are logged by updates.
@@ -102,37 +109,45 @@ class ExpertIteration(RolloutStage):
             }
         )
 
+    def collect(self, batch: Sequence[Example], step: int) -> RolloutBatch:
+        """The judged answers to a round's prompts, drawn for a few prompts at a time."""
+        turn = Turn(step, self.round.group_size)
+        chunk = max(1, self.round.micro_batch_size // turn.group_size)
+        with self.drawing(step):
+            pieces = [
+                self.collector.collect(batch[start : start + chunk], turn)
+                for start in range(0, len(batch), chunk)
+            ]
+        return stack(pieces)
+
     def _competing(self, examples: Sequence[Example]) -> list[AnswerTrie] | None:
-        if self.loss_on == "answer":
+        if self.round.loss_on == "answer":
             return None
         return [candidate_trie(self.answers, example) for example in examples]
 
-    def keep(self, rewarded: Rewarded, competing: Sequence[AnswerTrie] | None = None) -> list[list[Kept]]:
-        """The distinct answers to learn for each of B prompts, in the order in which they were drawn.
+    def keep(self, batch: RolloutBatch, competing: Sequence[AnswerTrie] | None = None) -> list[list[Kept]]:
+        """The distinct answers to learn for each of N examples, in the order in which they were drawn.
 
         Args:
-            rewarded: the rollouts.
-            competing: for each prompt, the answers that compete in its loss; None: the whole vocabulary.
+            batch: the judged rollouts.
+            competing: for each example, the answers that compete in its loss; None: the whole vocabulary.
         """
-        rollouts = rewarded.rollouts
-        good = (rewarded.rewards.flatten() >= self.threshold) & rollouts.finished.cpu()
-        counts = torch.ones(len(good)) if rollouts.weights is None else rollouts.weights.cpu()
-        found: list[dict[tuple[int, ...], float]] = [{} for _ in range(len(rewarded.rewards))]
-        sources = rollouts.prompt_of.tolist()
+        good = (batch.judged() >= self.round.threshold) & batch.finished.cpu()
+        counts = torch.ones(len(good)) if batch.weights is None else batch.weights.cpu()
+        tries: Sequence[AnswerTrie | None] = competing or [None] * len(batch.examples)
+        found: list[dict[tuple[tuple[int, ...], tuple[int, ...]], float]] = [{} for _ in batch.examples]
         for row in good.nonzero()[:, 0].tolist():
-            answer = tuple(rollouts.completions.ids[row][rollouts.completions.mask[row]].tolist())
-            own = found[sources[row]]
-            own[answer] = own.get(answer, 0.0) + float(counts[row])
-        tries: Sequence[AnswerTrie | None] = competing or [None] * len(found)
-        prompts = [
-            ids[mask].tolist() for ids, mask in zip(rewarded.prompts.ids, rewarded.prompts.mask, strict=True)
-        ]
+            prompt, prompts = int(batch.prompt_of[row]), batch.prompts
+            asked = tuple(prompts.ids[prompt][prompts.mask[prompt]].tolist())
+            answer = tuple(batch.completions.ids[row][batch.completions.mask[row]].tolist())
+            own = found[int(batch.example_of[row])]
+            own[asked, answer] = own.get((asked, answer), 0.0) + float(counts[row])
         return [
             [
-                Kept(prompt, list(answer), 1.0 if self.repeats == "once" else count, trie)
-                for answer, count in own.items()
+                Kept(list(prompt), list(answer), 1.0 if self.round.repeats == "once" else count, trie)
+                for (prompt, answer), count in own.items()
             ]
-            for prompt, own, trie in zip(prompts, found, tries, strict=True)
+            for own, trie in zip(found, tries, strict=True)
         ]
 
     def loss_shares(self, kept: Sequence[Kept]) -> Iterator[Tensor]:
@@ -143,7 +158,7 @@ class ExpertIteration(RolloutStage):
             self.engine,
             [one.prompt for one in kept],
             [one.answer for one in kept],
-            self.micro_batch_size,
+            self.round.micro_batch_size,
             weights=[one.weight for one in kept],
             tries=tries or None,
         )

@@ -12,7 +12,6 @@ import lightning
 import torch
 
 from mllmrec.models.selection import Selection
-from mllmrec.rewards.base import Reward
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +171,7 @@ def held_out_ranking(
         keep: ``best`` or ``last``.
         patience: measures without a better one before the end; None for never.
     """
-    reward = getattr(stage, "reward", None)
-    bounds = reward.bounds if isinstance(reward, Reward) else None
+    bounds = getattr(stage, "bounds", None)
     return HeldOutRanking(measure, every, keep_best=keep == "best", patience=patience, bounds=bounds)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from mllmrec.prompts.examples import Example
+from mllmrec.rl.batch import RolloutBatch
 from mllmrec.run.rollouts import Rollout
-from mllmrec.stages.grpo import Judged
 
 LEAST_STEPS, MOST_STEPS = 20, 200
 
@@ -32,24 +29,22 @@ def _spread(size: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
 
 
-def whole_groups(step: int, batch: Sequence[Example], judged: Judged, groups: int) -> list[Rollout]:
-    """The rollouts of the first ``groups`` prompts of a batch; the batch is in random order.
-
-    Args:
-        step: the stage's step.
-        batch: B examples.
-        judged: their B * G rollouts.
-        groups: prompts to keep.
-    """
-    size = judged.rewards.shape[1]
+def whole_groups(batch: RolloutBatch, groups: int) -> list[Rollout]:
+    """The rollouts of the first ``groups`` groups of a batch; its examples are in random order."""
+    rewards, advantages = batch.judged().tolist(), batch.advantages
+    assert advantages is not None
+    # One number a row: advantages that differ within a completion are averaged over its learnt tokens.
+    if advantages.dim() == 2:
+        advantages = (advantages * batch.learnt).sum(1) / batch.learnt.sum(1).clamp_min(1)
     return [
         Rollout(
-            step=step,
-            prompt_id=batch[row // size].sample_id,
-            completion=judged.texts[row],
-            reward=judged.parts[row]["reward"],
-            parts={name: value for name, value in judged.parts[row].items() if name != "reward"},
-            advantage=float(judged.advantages[row]),
+            step=batch.step,
+            prompt_id=batch.examples[int(batch.example_of[row])].sample_id,
+            completion=batch.texts[row],
+            reward=rewards[row],
+            parts={name: float(values[row]) for name, values in batch.parts.items()},
+            advantage=float(advantages[row]),
         )
-        for row in range(min(groups * size, len(judged.texts)))
+        for row in range(len(batch))
+        if batch.group_of[row] < groups
     ]

@@ -19,8 +19,10 @@ from mllmrec.engine.base import Engine
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example, Examples, Forms
+from mllmrec.prompts.examples import Examples, Forms
 from mllmrec.randomness import seeded_globals
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.regularizers import KlToReference
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.one_process import make_trainer
 from mllmrec.run.rollouts import RolloutWriter
@@ -28,15 +30,18 @@ from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.training_callbacks import StepTimer, TrainingProgress
 from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
 from mllmrec.stages.dpo import Dpo
-from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
-from mllmrec.stages.grpo import Grpo, Judged
+from mllmrec.stages.expert_iteration import ExpertIteration, RoundSettings, updates_of
+from mllmrec.stages.grpo import Grpo, RolloutStage
 from mllmrec.stages.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.stages.kept_rollouts import kept_steps, whole_groups
 from mllmrec.stages.pointwise import Pointwise
 from mllmrec.stages.rollout_warnings import RolloutWarnings
-from mllmrec.stages.rollouts import RolloutStage
 from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
+from mllmrec.step.collector import Collector
+from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
+from mllmrec.step.reference import Frozen, Reference
+from mllmrec.step.speaker import Names, Speaker
 
 GRPO_DRAW = "grpo"  # names the draw of negatives for prompts after SFT, if it differs from SFT's draw
 _SHOWN = {
@@ -146,38 +151,45 @@ def _supervised(kind: type[Sft], updates: int, inputs: StageInputs, curriculum: 
 def _fit_grpo(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
     cfg, settings = inputs.cfg, inputs.cfg.grpo
     examples, batches = _after_sft("grpo", settings.prompts_per_step, inputs)
-    builder = inputs.prepared.builder
     kept = kept_steps(len(batches), cfg.heldout.every)
-    with RolloutWriter(inputs.folder.rollouts_path) as writer:
-
-        def keep(step: int, batch: Sequence[Example], judged: Judged) -> None:
-            if settings.rollouts_shown and step in kept:
-                writer.append(whole_groups(step, batch, judged, settings.rollouts_shown))
-
-        stage = Grpo(
-            inputs.policy,
-            inputs.answers,
-            _optimizer(settings),
-            steps=len(batches),
-            engine=inputs.engine,
-            sampler=instantiate(cfg.rollout),
-            reward=instantiate(cfg.reward),
-            advantage=instantiate(cfg.advantage),
-            policy_loss=instantiate(cfg.loss),
+    regularizers = [KlToReference(settings.beta, settings.kl)] if settings.beta > 0 else []
+    step = PolicyGradient(
+        _collector(inputs, settings.micro_batch_size, Frozen() if regularizers else None),
+        instantiate(cfg.advantage),
+        instantiate(cfg.loss),
+        StepSettings(
             group_size=settings.group_size,
             micro_batch_size=settings.micro_batch_size,
             iterations=settings.iterations,
-            beta=settings.beta,
-            kl=settings.kl,
             aggregation=settings.aggregation,
             skip_zero_variance=settings.skip_zero_variance,
-            seed=cfg.seed,
-            on_rollouts=keep,
-            titles=builder.titles,
-            item_ids=builder.ids,
-        )
+        ),
+        regularizers,
+    )
+    with RolloutWriter(inputs.folder.rollouts_path) as writer:
+
+        def keep(batch: RolloutBatch) -> None:
+            if settings.rollouts_shown and batch.step in kept:
+                writer.append(whole_groups(batch, settings.rollouts_shown))
+
+        stage = Grpo(step, _optimizer(settings), len(batches), keep)
         selection = _fit(stage, Forms(examples), batches, inputs, loggers, measure)
     return Trained(selection, stage.generated_tokens)
+
+
+def _collector(inputs: StageInputs, micro_batch_size: int, reference: Reference | None) -> Collector:
+    cfg, builder = inputs.cfg, inputs.prepared.builder
+    rollout = instantiate(cfg.rollout)
+    speaker = Speaker(
+        inputs.policy,
+        inputs.answers,
+        inputs.engine,
+        rollout.plain,
+        Names(builder.ids, builder.titles),
+        seed=cfg.seed,
+        micro_batch_size=micro_batch_size,
+    )
+    return Collector(speaker, rollout, instantiate(cfg.reward), reference=reference)
 
 
 def _fit_dpo(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
@@ -200,26 +212,20 @@ def _fit_dpo(inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMea
 def _fit_expert_iteration(
     inputs: StageInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None
 ) -> Trained:
-    cfg, settings = inputs.cfg, inputs.cfg.expert_iteration
+    settings = inputs.cfg.expert_iteration
     examples, batches = _after_sft("expert_iteration", settings.prompts_per_round, inputs)
-    builder = inputs.prepared.builder
     stage = ExpertIteration(
-        inputs.policy,
-        inputs.answers,
+        _collector(inputs, settings.micro_batch_size, None),
         _optimizer(settings),
-        updates=updates_of(batches, settings.batch_size),
-        engine=inputs.engine,
-        sampler=instantiate(cfg.rollout),
-        reward=instantiate(cfg.reward),
-        group_size=settings.group_size,
-        micro_batch_size=settings.micro_batch_size,
-        threshold=settings.threshold,
-        repeats=settings.repeats,
-        batch_size=settings.batch_size,
-        loss_on=settings.loss_on,
-        seed=cfg.seed,
-        titles=builder.titles,
-        item_ids=builder.ids,
+        updates_of(batches, settings.batch_size),
+        RoundSettings(
+            group_size=settings.group_size,
+            micro_batch_size=settings.micro_batch_size,
+            batch_size=settings.batch_size,
+            threshold=settings.threshold,
+            repeats=settings.repeats,
+            loss_on=settings.loss_on,
+        ),
     )
     selection = _fit(stage, Forms(examples), batches, inputs, loggers, measure)
     return Trained(selection, stage.generated_tokens)

@@ -1,0 +1,32 @@
+"""What all parts of a step have in common: rollouts, rewards, shapers, advantages, losses, regularizers, references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+# Fields of a batch that are computed only if a part asks for them.
+REFERENCE, TEACHER, OLD = "reference", "teacher", "old"
+
+
+class Part:
+    """A part of a step. It takes plain parameters, says what it needs, and keeps only state that can be saved."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # names of a batch's fields: reference, teacher, old
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers to log after a step, by name."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the part has learnt from the steps so far."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: this part keeps no state, but there is one.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but was given {', '.join(state)}")

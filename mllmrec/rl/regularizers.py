@@ -1,0 +1,46 @@
+"""Terms that are added to the policy loss: each is one number a token, weighted, and logged under its own name."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from mllmrec.rl.kl import kl_estimate
+from mllmrec.rl.losses import LossInputs
+from mllmrec.rl.parts import REFERENCE, Part
+
+
+class Regularizer(Part):
+    """A per-token term to minimise beside the policy loss. ``name`` is its name in the log."""
+
+    name: str = "regularizer"
+    whole_groups: ClassVar[bool] = False  # whether micro-batches must not cut groups
+
+    @abstractmethod
+    def weight(self, step: int) -> float:
+        """What multiplies the term in this step (from 0 on)."""
+
+    @abstractmethod
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """(r, T) the term, without its weight; its mean over tokens is logged."""
+
+
+class KlToReference(Regularizer):
+    """beta times the KL of the policy to the reference, estimated by ``k1``, ``k2`` or ``k3`` (see `kl_estimate`)."""
+
+    name = "kl"
+    needs = frozenset({REFERENCE})
+
+    def __init__(self, beta: float, estimator: str = "k3") -> None:
+        self.beta, self.estimator = beta, estimator
+
+    def weight(self, step: int) -> float:
+        """beta."""
+        return self.beta
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """(r, T)."""
+        assert inputs.reference is not None
+        return kl_estimate(inputs.logprobs, inputs.reference, self.estimator)

@@ -1,0 +1,1 @@
+"""One step of learning from rollouts, independent of any trainer: rollouts → rewards → advantages → loss → updates."""

@@ -1,0 +1,100 @@
+"""From examples to judged rollouts: completions, what their judges need to know, rewards, shaped rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from mllmrec.prompts.examples import Example
+from mllmrec.rewards.base import Reward, Shaper, with_rewards
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import OLD, REFERENCE, TEACHER, Part
+from mllmrec.rollout.base import Rollout, Turn
+from mllmrec.step.reference import Reference
+from mllmrec.step.speaker import Speaker
+from mllmrec.step.teacher import Teacher
+
+
+class Collector:
+    """Asks the rollout for completions and judges them."""
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        rollout: Rollout,
+        reward: Reward,
+        *,
+        shapers: Sequence[Shaper] = (),
+        reference: Reference | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            speaker: the policy.
+            rollout: makes the completions.
+            reward: judges them.
+            shapers: change the rewards afterwards, in this order.
+            reference: scores completions for parts that need it.
+            teacher: likewise.
+        """
+        self.speaker, self.rollout, self.reward = speaker, rollout, reward
+        self.shapers, self.reference, self.teacher = tuple(shapers), reference, teacher
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts, in the order in which they act."""
+        given = (self.rollout, self.reward, *self.shapers, self.reference, self.teacher)
+        return [part for part in given if part is not None]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest possible reward, after shaping."""
+        low, high = self.reward.bounds
+        for shaper in self.shapers:
+            low, high = shaper.bounds(low, high)
+        return low, high
+
+    def collect(self, examples: Sequence[Example], turn: Turn) -> RolloutBatch:
+        """The judged completions of N examples, each group's rows together.
+
+        Raises:
+            ValueError: an off-policy rollout did not say with which probabilities its rows were drawn.
+        """
+        batch = self.rollout(examples, self.speaker, self.judge, turn).by_group()
+        if self.rollout.off_policy and batch.old is None:
+            raise ValueError(f"{type(self.rollout).__name__} is off-policy and left `old` empty")
+        if batch.rewards is None:
+            batch = self.judge(batch)
+        for shaper in self.shapers:
+            batch = self.fill(batch, shaper.needs)
+            batch = with_rewards(batch, shaper(batch))
+        return batch
+
+    def judge(self, batch: RolloutBatch) -> RolloutBatch:
+        """The batch with its rewards, before shaping."""
+        batch = self.fill(batch, self.reward.needs)
+        return with_rewards(batch, self.reward(batch))
+
+    def fill(self, batch: RolloutBatch, needs: frozenset[str], rows: Tensor | None = None) -> RolloutBatch:
+        """The batch with the log-probabilities that a part needs.
+
+        Args:
+            batch: the completions.
+            needs: names of fields.
+            rows: the rows that will be read; None: all.
+        """
+        if OLD in needs and batch.old is None:
+            batch = replace(batch, old=self.speaker.score(batch, rows=rows))
+        if REFERENCE in needs and batch.reference is None:
+            if self.reference is None:
+                raise ValueError("a part needs a reference, and there is none")
+            with self.reference.model(self.speaker.policy) as model:
+                batch = replace(batch, reference=self.speaker.score(batch, model=model, rows=rows))
+        if TEACHER in needs and batch.teacher is None:
+            if self.teacher is None:
+                raise ValueError("a part needs a teacher, and there is none")
+            batch = replace(batch, teacher=self.teacher(batch, self.speaker, rows))
+        return batch

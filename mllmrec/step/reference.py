@@ -1,0 +1,90 @@
+"""Whom the policy is compared with: the policy at the start of the phase, or one that follows it slowly."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mllmrec.models.policy import Policy
+from mllmrec.rl.parts import Part
+
+
+class Reference(Part):
+    """A policy that scores completions beside the one that learns."""
+
+    keeps_start: ClassVar[bool] = False  # whether the policy must keep its weights of the phase's start
+
+    def begin(self, policy: Policy) -> None:
+        """Called once, when the phase's weights are in place."""
+
+    @abstractmethod
+    def model(self, policy: Policy) -> Any:
+        """A context manager whose value is the reference in evaluation mode; use it without gradients."""
+
+    def follow(self, policy: Policy, step: int) -> None:
+        """Called after the updates of each step (from 0 on)."""
+
+
+class Frozen(Reference):
+    """The policy at the start of the phase."""
+
+    keeps_start = True
+
+    def model(self, policy: Policy) -> Any:
+        """See `Reference`."""
+        return policy.reference()
+
+
+class Ema(Reference):
+    """``reference <- decay * reference + (1 - decay) * policy`` every few steps (GRPO-CARE: 0.995 every 10 steps).
+
+    With ``decay`` 0 it is the policy of the last multiple of ``every`` steps; TRL's synced reference is 0.4 every 512.
+    """
+
+    def __init__(self, decay: float = 0.995, every: int = 10) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay}: must be at least 0 and below 1")
+        if every < 1:
+            raise ValueError(f"every={every}: must be a number of steps from 1 on")
+        self.decay, self.every = decay, every
+        self._weights: dict[str, Tensor] = {}
+
+    def begin(self, policy: Policy) -> None:
+        """Start from the policy as it is."""
+        self._weights = {name: weight.detach().clone() for name, weight in _trained(policy)}
+
+    @contextmanager
+    def model(self, policy: Policy) -> Iterator[Any]:
+        """See `Reference`."""
+        training = policy.model.training
+        policy.model.eval()
+        try:
+            with policy.with_weights(self._weights):
+                yield policy.model
+        finally:
+            policy.model.train(training)
+
+    @torch.no_grad()
+    def follow(self, policy: Policy, step: int) -> None:
+        """Move towards the policy every ``every`` steps."""
+        if (step + 1) % self.every:
+            return
+        for name, weight in _trained(policy):
+            self._weights[name].lerp_(weight.to(self._weights[name].dtype), 1 - self.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reference's weights, by the model's names."""
+        return dict(self._weights)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from saved weights."""
+        self._weights = dict(state)
+
+
+def _trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, weight) for name, weight in policy.model.named_parameters() if weight.requires_grad]

@@ -1,0 +1,225 @@
+"""The policy as rollouts and losses meet it: it encodes prompts, completes them and scores completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllmrec.engine.base import Engine, TokenScores
+from mllmrec.engine.batches import TokenBatch
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.randomness import torch_generator
+from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
+from mllmrec.rollout.base import Completions, PlainRollout, Turn
+
+
+@dataclass(frozen=True)
+class Names:
+    """How items are called."""
+
+    ids: Sequence[str]  # (I,)
+    titles: Sequence[str]  # (I,) as the prompts show them
+
+    def question(self, example: Example) -> Question:
+        """What a reward needs to know of an example."""
+        return Question(
+            self.ids[example.target],
+            {self.ids[item]: self.titles[item] for item in example.candidates.tolist()},
+        )
+
+
+class Speaker:
+    """A policy with an engine that runs it, the tokens of its answers, and a way to draw."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        answers: AnswerTokens,
+        engine: Engine,
+        draw: PlainRollout,
+        names: Names,
+        *,
+        seed: int = 0,
+        micro_batch_size: int = 64,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            policy: the policy.
+            answers: tokens of every item's answer.
+            engine: runs the policy's model.
+            draw: how completions are drawn; its temperature is that of all scores.
+            names: ids and titles of the items.
+            seed: the run's seed.
+            micro_batch_size: completions through the model at once where they are scored.
+        """
+        self.policy, self.answers, self.engine = policy, answers, engine
+        self.plain, self.names, self.seed = draw, names, seed
+        self.micro_batch_size = micro_batch_size
+        self.generated_tokens = 0
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a completion can have."""
+        return self.plain.max_new_tokens or self.answers.longest
+
+    @property
+    def device(self) -> torch.device:
+        """The policy's device."""
+        return self.policy.device
+
+    def complete(
+        self,
+        examples: Sequence[Example],
+        turn: Turn,
+        *,
+        which: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        draw: PlainRollout | None = None,
+        round_: str | int = 0,
+        source: str = POLICY,
+    ) -> RolloutBatch:
+        """G completions of each prompt; see `mllmrec.rollout.base.Speaker`.
+
+        The draws of an example depend only on the seed, the step, the round and the example.
+
+        Raises:
+            NoProbabilities: the policy's probabilities are not numbers.
+        """
+        draw = draw or self.plain
+        places = list(range(len(examples))) if which is None else list(which)
+        asked = [examples[place] for place in places]
+        tokens = self.policy.prompt_batch(
+            [example.prompt for example in asked] if prompts is None else list(prompts)
+        )
+        answers: list[list[list[int]]] = []
+        if draw.constrained:
+            answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in asked]
+        purpose = ("rollouts", turn.step) if round_ == 0 else ("rollouts", turn.step, "round", round_)
+        generators = [torch_generator(self.seed, *purpose, example.sample_id) for example in asked]
+        model = self.policy.model
+        training = model.training
+        model.train(training and turn.gradients)
+        try:
+            with torch.set_grad_enabled(turn.gradients):
+                encoded = self.engine.encode(model, tokens)
+                drawn = draw.draw(
+                    self.engine, model, encoded, turn.group_size, generators, answers, self.policy.end_token
+                )
+        finally:
+            model.train(training)
+        if drawn.weights is None:
+            self.generated_tokens += int(drawn.tokens.mask.sum())
+        known = KnownScores(encoded, drawn.scores) if turn.gradients else None
+        return self._batch(examples, turn, places, tokens, drawn, source, known)
+
+    def _batch(
+        self,
+        examples: Sequence[Example],
+        turn: Turn,
+        places: Sequence[int],
+        prompts: TokenBatch,
+        drawn: Completions,
+        source: str,
+        known: KnownScores | None,
+    ) -> RolloutBatch:
+        example_of = torch.tensor(places)[drawn.prompt_of.cpu()]
+        return RolloutBatch(
+            step=turn.step,
+            examples=examples,
+            questions=[self.names.question(example) for example in examples],
+            prompts=prompts,
+            prompt_of=drawn.prompt_of,
+            example_of=example_of,
+            group_of=example_of,
+            completions=drawn.tokens,
+            learnt=drawn.decisions,
+            choices=drawn.choices,
+            finished=drawn.finished,
+            texts=self.policy.decode(drawn.tokens),
+            sources=() if source == POLICY else (source,) * len(example_of),
+            weights=drawn.weights,
+            known=known,
+        )
+
+    @torch.no_grad()
+    def score(
+        self,
+        batch: RolloutBatch,
+        *,
+        prompts: Sequence[str] | None = None,
+        model: Any = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """(R, T) log-probabilities of a batch's learnt tokens, without a graph.
+
+        Args:
+            batch: the completions.
+            prompts: (P,) texts that take the places of the batch's prompts; None: its own.
+            model: who scores; None: the policy as it is now, in evaluation mode.
+            rows: the rows to score; others get zeros. None: all with a learnt token.
+        """
+        shown = batch.prompts if prompts is None else self.policy.prompt_batch(list(prompts))
+        if rows is None:
+            rows = batch.learnt.any(1).nonzero()[:, 0]
+        found = torch.zeros(batch.learnt.shape, device=self.device)
+        own = model is None
+        model = self.policy.model if own else model
+        training = model.training
+        if own:
+            model.eval()
+        try:
+            for part in rows.split(self.micro_batch_size):
+                if len(part):
+                    scores = self.scores(model, batch, part, prompts=shown, entropy=False)
+                    found[part] = scores.logprobs.to(found.dtype)
+        finally:
+            if own:
+                model.train(training)
+        return found
+
+    def scores(
+        self,
+        model: Any,
+        batch: RolloutBatch,
+        rows: Tensor,
+        *,
+        prompts: TokenBatch | None = None,
+        known: KnownScores | None = None,
+        entropy: bool = True,
+    ) -> TokenScores:
+        """Scores of some rows; with a graph where gradients are on.
+
+        Args:
+            model: who scores.
+            batch: the completions.
+            rows: (r,) on the policy's device.
+            prompts: take the places of the batch's prompts; None: its own.
+            known: what the rollout's own pass has computed, if that pass is still valid.
+            entropy: whether to compute entropies.
+        """
+        if known is not None and known.scores is not None:
+            return TokenScores(known.scores.logprobs[rows], known.scores.entropy[rows])
+        prompt_of = batch.prompt_of[rows]
+        if known is not None:
+            encoded = known.encoded
+        else:
+            shown = batch.prompts if prompts is None else prompts
+            used, prompt_of = prompt_of.unique(return_inverse=True)
+            encoded = self.engine.encode(model, TokenBatch(shown.ids[used], shown.mask[used]))
+        return self.engine.score(
+            model,
+            encoded,
+            TokenBatch(batch.completions.ids[rows], batch.completions.mask[rows]),
+            prompt_of,
+            scored=batch.learnt[rows],
+            choices=None if batch.choices is None else batch.choices.rows(rows),
+            temperature=self.plain.temperature,
+            entropy=entropy,
+        )
