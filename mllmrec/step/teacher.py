@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-
 from torch import Tensor
 
 from mllmrec.rl.batch import RolloutBatch
