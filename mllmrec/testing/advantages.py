@@ -1,0 +1,64 @@
+"""Checks of advantages."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from mllmrec.rl.advantages import Advantage, Varies
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.testing.expect import expect, expect_equal, expect_state, expect_tensor, shown
+from mllmrec.testing.toys import toy_batch
+
+ADVANTAGE = (
+    "an advantage takes a judged RolloutBatch and returns finite numbers (R,), or (R, T) if it varies within a completion "
+    "(see mllmrec.rl.advantages)"
+)
+# One hit of four; all equal, where a deviation is zero.
+_REWARDS, _EVEN = (1.0, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3, 0.3), (0, 0, 0, 0, 1, 1, 1, 1)
+_RAGGED = (0, 0, 0, 1, 1, 1, 1, 1)
+_TEXTS = ("[ITEM_1]", "[ITEM_2]", "a", "a lamp", "b", "[ITEM_2] Blue Lamp", "c d e", "d")
+
+
+def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
+    """Check the shape, groups of equal rewards, groups of different sizes, rows in another order, and saved state.
+
+    Args:
+        advantage: the part.
+        weighted: whether rows carry probabilities, as those of ``rollout=enumerate`` do.
+
+    Raises:
+        AssertionError: it does something wrong.
+    """
+    expect(isinstance(advantage, Advantage), f"it is {shown(advantage)} and no Advantage")
+    expect(
+        advantage.varies in get_args(Varies),
+        f"it varies by {advantage.varies!r}, which is none of {get_args(Varies)}",
+    )
+    weights = (0.1, 0.2, 0.3, 0.4, 0.25, 0.25, 0.25, 0.25) if weighted else None
+    even = toy_batch(_TEXTS, rewards=_REWARDS, group_of=_EVEN, weights=weights)
+    before = copy.deepcopy(advantage)
+    given = _called(advantage, even)
+    expect_equal("a second call on the same state gives others", _called(copy.deepcopy(before), even), given)
+    for batch in (even, toy_batch(_TEXTS, rewards=_REWARDS, group_of=_RAGGED)):
+        # Only rows of a group change places, so that parts that pair rows of several groups are not asked for too much.
+        order = torch.tensor([2, 0, 1, 3, 5, 4, 7, 6])
+        straight, moved = (
+            _called(copy.deepcopy(before), batch),
+            _called(copy.deepcopy(before), batch.take(order)),
+        )
+        expect_equal("rows in another order have other advantages", moved, straight[order])
+    expect_state(advantage)
+
+
+def _called(advantage: Advantage, batch: RolloutBatch) -> Tensor:
+    given = advantage(batch)
+    shape = (len(batch),) if advantage.varies == "sequence" else tuple(batch.learnt.shape)
+    given = expect_tensor("it returns", given, shape)
+    finite = given.is_floating_point() and bool(given.isfinite().all())
+    rewards = [round(one, 3) for one in batch.judged().tolist()]
+    expect(finite, f"for rewards {rewards} in groups {batch.group_of.tolist()} it returns {given.tolist()}")
+    return given

@@ -1,0 +1,169 @@
+"""Toy batches, and a toy policy that speaks: small enough to check in the head, and complete."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllmrec.engine.base import Engine
+from mllmrec.engine.batches import TokenBatch, pad
+from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.prompts.examples import Example
+from mllmrec.rl.batch import Question, RolloutBatch
+from mllmrec.rollout.base import PlainRollout
+from mllmrec.step.speaker import Names, Speaker
+
+# The target is item 1 of 1 and 2: right, right with its title, the other one, one that is not listed, none, reasoned.
+TEXTS = (
+    "[ITEM_1]",
+    "[ITEM_1] Red Lamp",
+    "[ITEM_2] Blue Lamp",
+    "[ITEM_9] Old Clock",
+    "a lamp",
+    "",
+    "<think>\nred again\n</think>\n[ITEM_1] Red Lamp",
+)
+VOCABULARY, END, LONGEST = 16, 1, 4
+_IDS, _TITLES = ("1", "2", "3"), ("Red Lamp", "Blue Lamp", "Old Clock")
+# Each item's answer. The last two share a token, so that one answer is chosen in two steps.
+_ANSWERS = ([7, END], [8, 9, END], [8, 10, END])
+_PIECES = {7: "[ITEM_1]", 8: "[ITEM_", 9: "2]", 10: "3]"}
+
+
+def toy_examples(count: int = 2) -> list[Example]:
+    """Examples with prompts of different lengths and three candidates each; the targets are items 1, 2, 3, 1, ..."""
+    return [
+        Example(
+            sample_id=f"sample {place}",
+            user_id=f"user {place}",
+            prompt="likes lamps " * (place % 2 + 1),
+            target=place % 3,
+            candidates=np.array([0, 1, 2]),
+            target_column=place % 3,
+            has_reasoning=bool(place % 2),
+        )
+        for place in range(count)
+    ]
+
+
+def toy_batch(
+    texts: Sequence[str] = TEXTS,
+    *,
+    rewards: Sequence[float] | None = None,
+    group_of: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
+) -> RolloutBatch:
+    """A batch of these completions, with every field filled in.
+
+    Args:
+        texts: R completions.
+        rewards: (R,); None: none yet.
+        group_of: (R,) also the example of each row; None: one group.
+        weights: (R,) probabilities, if the rows are all answers.
+    """
+    groups = torch.tensor([0] * len(texts) if group_of is None else list(group_of))
+    count = int(groups.max()) + 1
+    lengths = [len(text.split()) % 3 + 2 for text in texts]
+    rows = [
+        [2 + (row + place) % 12 for place in range(length - 1)] + [END] for row, length in enumerate(lengths)
+    ]
+    completions = pad(rows, 0, side="right")
+    noise = torch.Generator().manual_seed(0)
+
+    def logprobs() -> Tensor:
+        return torch.where(completions.mask, -torch.rand(completions.ids.shape, generator=noise) - 0.1, 0.0)
+
+    given = None if rewards is None else torch.tensor(list(rewards))
+    columns = torch.arange(completions.ids.shape[1]).expand_as(completions.ids)
+    return RolloutBatch(
+        step=0,
+        examples=toy_examples(count),
+        questions=[Question(_IDS[0], {_IDS[0]: _TITLES[0], _IDS[1]: _TITLES[1]})] * count,
+        prompts=pad([[2, 3, 4][: 1 + place % 3] for place in range(count)], 0, side="left"),
+        prompt_of=groups,
+        example_of=groups,
+        group_of=groups,
+        completions=completions,
+        learnt=completions.mask,
+        choices=None,
+        finished=torch.ones(len(texts), dtype=torch.bool),
+        texts=list(texts),
+        weights=None if weights is None else torch.tensor(list(weights)),
+        segments=torch.where(completions.mask, columns.clamp_max(1), -1),
+        old=logprobs(),
+        reference=logprobs(),
+        teacher=logprobs(),
+        rewards=given,
+        place_rewards=None if given is None else torch.stack([given, given.flip(0)], 1),
+    )
+
+
+class _ToyPolicy:
+    """As much of a policy as speaking needs: words are tokens 2 to 6, answers the tokens of `_ANSWERS`."""
+
+    end_token = END
+
+    def __init__(self) -> None:
+        self.model = _toy_model()
+        self.device = torch.device("cpu")
+
+    def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
+        """Each word is one token."""
+        rows = [[2 + sum(word.encode()) % 5 for word in prompt.split()] or [2] for prompt in prompts]
+        return pad(rows, 0, side="left")
+
+    def decode(self, completions: TokenBatch) -> list[str]:
+        """Answers as answers; every other token as a word."""
+        rows = zip(completions.ids, completions.mask, strict=True)
+        return [
+            re.sub(
+                r"(?<=.)\[",
+                " [",
+                "".join(_PIECES.get(token, f"w{token} ") for token in ids[mask].tolist() if token != END),
+            )
+            for ids, mask in rows
+        ]
+
+
+class _ToyAnswers:
+    longest = 3
+
+    @staticmethod
+    def of(item: int) -> list[int]:
+        return list(_ANSWERS[item])
+
+
+def toy_speaker(rollout: Any, engine: Engine | None = None, seed: int = 0) -> Speaker:
+    """A random policy of 16 tokens that completes and scores, as the real one does."""
+    plain: PlainRollout = rollout.plain
+    policy: Any = _ToyPolicy()
+    answers: Any = _ToyAnswers()
+    return Speaker(policy, answers, engine or SharedPrefix(), plain, Names(_IDS, _TITLES), seed=seed)
+
+
+@functools.cache
+def _toy_model() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=4,
+        max_position_embeddings=64,
+        eos_token_id=END,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Qwen3ForCausalLM(config).eval()
