@@ -33,7 +33,7 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(advantage, Advantage), f"it is {shown(advantage)} and no Advantage")
+    expect(isinstance(advantage, Advantage), f"it is {shown(advantage)}, not an Advantage")
     expect(
         advantage.varies in get_args(Varies),
         f"it varies by {advantage.varies!r}, which is none of {get_args(Varies)}",

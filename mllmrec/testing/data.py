@@ -29,9 +29,9 @@ def check_dataset(dataset: Any) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(dataset, Dataset), f"it is {shown(dataset)} and no Dataset")
+    expect(isinstance(dataset, Dataset), f"it is {shown(dataset)}, not a Dataset")
     data = dataset.load()
-    expect(isinstance(data, RawData), f"its load returns {shown(data)} and no RawData")
+    expect(isinstance(data, RawData), f"its load returns {shown(data)}, not RawData")
     items, given = data.items, data.interactions
     for name, column in (("titles", items.titles), ("details", items.details)):
         expect(len(column) == len(items.ids), f"its items have {len(items.ids)} ids and {len(column)} {name}")
@@ -67,7 +67,7 @@ def check_captioner(captioner: Any) -> None:
     """
     from PIL import Image
 
-    expect(isinstance(captioner, Captioner), f"it is {shown(captioner)} and no Captioner")
+    expect(isinstance(captioner, Captioner), f"it is {shown(captioner)}, not a Captioner")
     # What costs money or a model's time, and what finds captions of known items, is asked in the job alone.
     if not captioner.reads_images or captioner.estimate(1) is not None:
         return

@@ -20,8 +20,10 @@ def expect(holds: bool, message: str) -> None:
 def expect_tensor(what: str, given: Any, shape: tuple[int, ...]) -> Tensor:
     """``given``, which must be a tensor of this shape; ``what`` begins the message, as in "its terms are"."""
     if not isinstance(given, Tensor):
-        raise AssertionError(f"{what} {shown(given)} and no tensor")
-    expect(tuple(given.shape) == shape, f"{what} of shape {tuple(given.shape)}, where {shape} is needed")
+        raise AssertionError(f"{what} {shown(given)}, not a tensor")
+    expect(
+        tuple(given.shape) == shape, f"{what} a tensor of shape {tuple(given.shape)}, but {shape} is needed"
+    )
     return given
 
 
@@ -38,7 +40,7 @@ def expect_state(part: Any) -> Any:
         AssertionError: the state cannot be saved or restored.
     """
     state = part.state_dict()
-    expect(isinstance(state, dict), f"its state_dict returns {shown(state)} and no dict")
+    expect(isinstance(state, dict), f"its state_dict returns {shown(state)}, not a dict")
     restored = copy.deepcopy(part)
     restored.load_state_dict(copy.deepcopy(state))
     return restored

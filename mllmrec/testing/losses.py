@@ -29,13 +29,13 @@ def check_loss(loss: Any) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(loss, PolicyLoss), f"it is {shown(loss)} and no PolicyLoss")
+    expect(isinstance(loss, PolicyLoss), f"it is {shown(loss)}, not a PolicyLoss")
     unknown = set(loss.accepts) - {"sequence", "segment", "token"}
     expect(not unknown, f"it accepts {sorted(unknown)}, and advantages vary by sequence, segment or token")
 
     def terms(inputs: LossInputs) -> Tensor:
         given = copy.deepcopy(loss)(inputs)
-        expect(isinstance(given, LossOutputs), f"it returns {shown(given)} and no LossOutputs")
+        expect(isinstance(given, LossOutputs), f"it returns {shown(given)}, not LossOutputs")
         for name, values in given.metrics.items():
             expect_tensor(f"its {name} is", values, tuple(inputs.mask.shape))
         return given.terms
@@ -54,7 +54,7 @@ def check_regularizer(regularizer: Any) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(regularizer, Regularizer), f"it is {shown(regularizer)} and no Regularizer")
+    expect(isinstance(regularizer, Regularizer), f"it is {shown(regularizer)}, not a Regularizer")
     for step in (0, 1000):
         weight = regularizer.weight(step)
         expect(is_number(weight), f"its weight in step {step} is {weight!r}")

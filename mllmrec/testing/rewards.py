@@ -27,7 +27,7 @@ def check_reward(reward: Any) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(reward, Reward), f"it is {shown(reward)} and no Reward")
+    expect(isinstance(reward, Reward), f"it is {shown(reward)}, not a Reward")
     _expect_names(reward.parts)
     low, high = _expect_bounds(reward.bounds)
     if isinstance(reward, TextReward):
@@ -45,7 +45,7 @@ def check_shaper(shaper: Any) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(shaper, Shaper), f"it is {shown(shaper)} and no Shaper")
+    expect(isinstance(shaper, Shaper), f"it is {shown(shaper)}, not a Shaper")
     _expect_names(shaper.parts)
     low, high = _expect_bounds(shaper.bounds(0.0, 1.0))
     batch = toy_batch(rewards=(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0), group_of=_GROUPS)
@@ -72,7 +72,7 @@ def _check_texts(reward: TextReward, low: float, high: float) -> None:
 
 def _called(part: Any, batch: RolloutBatch, names: tuple[str, ...], low: float, high: float) -> Rewards:
     given = part(batch)
-    expect(isinstance(given, Rewards), f"it returns {shown(given)} and no Rewards")
+    expect(isinstance(given, Rewards), f"it returns {shown(given)}, not Rewards")
     rows = len(batch)
     total = expect_tensor("its total is", given.total, (rows,))
     expect(total.is_floating_point() and bool(total.isfinite().all()), f"its total is {total.tolist()}")
@@ -95,13 +95,13 @@ def _same_again(part: Any, batch: RolloutBatch, given: Rewards) -> None:
 
 def _expect_names(names: Any) -> None:
     named = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
-    expect(named, f"its parts are {names!r}, which are no names")
+    expect(named, f"its parts are {names!r}, not a list of names")
 
 
 def _expect_bounds(bounds: Any) -> tuple[float, float]:
     right = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(map(is_number, bounds))
     expect(
         right and bounds[0] <= bounds[1],
-        f"its bounds are {bounds!r} and not the lowest and the highest reward",
+        f"its bounds are {bounds!r}, not the lowest and the highest reward",
     )
     return bounds[0], bounds[1]

@@ -35,7 +35,7 @@ def check_rollout(rollout: Any, engine: Engine | None = None) -> None:
     Raises:
         AssertionError: it does something wrong.
     """
-    expect(isinstance(rollout, Rollout), f"it is {shown(rollout)} and no Rollout")
+    expect(isinstance(rollout, Rollout), f"it is {shown(rollout)}, not a Rollout")
     for name in ("constrained", "temperature", "max_new_tokens"):
         expect(hasattr(rollout.plain, name), f"it has no attribute {name}")
     before = copy.deepcopy(rollout)
@@ -139,7 +139,7 @@ def _check_draw(rollout: PlainRollout, engine: Engine | None) -> None:
     wanted = [row // group for row in range(rows)]
     expect(
         given.prompt_of.tolist() == wanted,
-        f"its prompt_of is {given.prompt_of.tolist()}, and row r of {rows} answers prompt r // {group}",
+        f"its prompt_of is {given.prompt_of.tolist()}, but row r of {rows} must answer prompt r // {group}",
     )
     if given.weights is not None:
         weights = expect_tensor("its weights are", given.weights, (rows,))
@@ -149,7 +149,7 @@ def _check_draw(rollout: PlainRollout, engine: Engine | None) -> None:
 def _check_tokens(ids: torch.Tensor, mask: torch.Tensor, learnt: torch.Tensor, what: str) -> None:
     expect(mask.dtype == learnt.dtype == torch.bool, f"its mask and {what} are not both of type bool")
     padded = bool(mask[:, 0].all()) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
-    expect(padded, f"its mask {mask.tolist()} is not one of completions that are padded on the right")
+    expect(padded, f"its mask {mask.tolist()} is not padded on the right")
     expect(not bool((learnt & ~mask).any()), f"its {what} go beyond its completions")
     inside = bool(((ids >= 0) & (ids < VOCABULARY)).all())
     expect(inside, f"its completions {ids.tolist()} have ids outside the vocabulary of {VOCABULARY}")
