@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config.messages import shown
+from mllmrec.config.phases import phases_of
 
 _WORDS = ("loss", "advantage")
 
@@ -26,11 +27,12 @@ def broken_algorithms(cfg: DictConfig, settings: Mapping[str, Any]) -> list[str]
         settings: ``cfg`` resolved.
     """
     grpo, method = settings.get("grpo"), settings.get("method")
-    if (
-        not isinstance(grpo, Mapping)
-        or not isinstance(method, Mapping)
-        or "grpo" not in method.get("stages", ())
-    ):
+    if not isinstance(grpo, Mapping) or not isinstance(method, Mapping):
+        return []
+    try:
+        if not any("loss" in phase.kind.parts for phase in phases_of(settings)):
+            return []
+    except (ValueError, KeyError, TypeError):
         return []
     hydra: Any = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     if hydra is None:

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from mllmrec.config.algorithms import broken_algorithms
 from mllmrec.config.components import component_faults, declared_faults, targets_of_python
+from mllmrec.config.kinds import KINDS
 from mllmrec.config.messages import bound_fault, readable
+from mllmrec.config.phases import phase_faults, phases_of
 from mllmrec.config.rules import accelerator_exists, broken_rules
-from mllmrec.config.schema import SECTIONS, STAGES, Root
+from mllmrec.config.schema import SECTIONS, Root
 from mllmrec.config.trials import trial_faults
 from mllmrec.errors import ConfigError
 
@@ -99,16 +101,37 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
             if "eval" in settings
             else []
         )
-    for name, model in SECTIONS.items():
-        if name in settings and not _has_no_stage(name, settings[name]):
+    kinds = {name: kind.settings for name, kind in KINDS.items()}
+    try:
+        kinds |= {phase.kind.name: phase.kind.settings for phase in phases_of(settings)}
+    except (ValueError, KeyError, TypeError):
+        faults += [] if isinstance(settings["method"], dict) else ["method: must be a section"]
+    for name, model in {**SECTIONS, **kinds}.items():
+        if name in settings and not _has_no_phase(name, settings[name]):
             faults += _faults(model, name, settings[name])
-    return faults
+    return faults + phase_faults(settings) + _faults_of_phases(settings)
 
 
-def _has_no_stage(name: str, section: Any) -> bool:
-    """Whether the recipe leaves this stage out. A preset's limit may be all that remains of a warm-up section."""
+def _faults_of_phases(settings: dict[str, Any]) -> list[str]:
+    """The faults of what phases set for themselves, where the section alone has none."""
+    found = []
+    try:
+        phases = [phase for phase in phases_of(settings) if phase.given]
+    except (ValueError, KeyError, TypeError):
+        return []
+    for phase in phases:
+        seen = phase.settings(settings)[phase.kind.name]
+        if seen is not None:
+            own = _faults(phase.kind.settings, phase.kind.name, seen)
+            before = _faults(phase.kind.settings, phase.kind.name, settings.get(phase.kind.name))
+            found += [f"method.phases, {phase.name}: {fault}" for fault in own if fault not in before]
+    return found
+
+
+def _has_no_phase(name: str, section: Any) -> bool:
+    """Whether the recipe leaves this kind of phase out. A preset's limit may be all that remains of a warm-up section."""
     if section is None:
-        return name in STAGES
+        return name in KINDS
     return name == "warmup" and isinstance(section, dict) and "epochs" not in section
 
 

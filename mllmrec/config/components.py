@@ -54,7 +54,11 @@ def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
 def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every section that names a class, with its path."""
     method = cfg.get("method") or {}
-    beside = {f"baselines.{name}": described for name, described in (cfg.get("baselines") or {}).items()}
+    beside = {
+        f"{group}.{name}": described
+        for group in ("baselines", "shapers", "regularizers")
+        for name, described in (cfg.get(group) or {}).items()
+    }
     sections = {
         **cfg,
         **beside,

@@ -6,28 +6,35 @@ reports an absent or malformed section, so `broken_rules` skips a rule that lack
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from mllmrec.config.capabilities import capability
 from mllmrec.config.data_rules import DATA_RULES
-from mllmrec.config.schema import STAGES
+from mllmrec.config.kinds import KINDS
+from mllmrec.config.phases import Phase, phases_of
 
 Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
 
 
-def rolls_out(stages: Collection[str]) -> bool:
-    """Whether one of these stages generates rollouts."""
-    return not {"grpo", "expert_iteration"}.isdisjoint(stages)
+def _of_kinds(cfg: Settings, *kinds: str) -> list[Phase]:
+    """The phases of these kinds."""
+    return [phase for phase in phases_of(cfg) if phase.kind.name in kinds]
 
 
-def supervised(cfg: Settings, loss_on: str) -> list[str]:
-    """The stages of supervised fine-tuning that will run with this ``loss_on``."""
+def _drawing(cfg: Settings) -> list[Phase]:
+    """The phases that draw completions."""
+    return [phase for phase in phases_of(cfg) if phase.kind.rolls_out]
+
+
+def _supervised(cfg: Settings, loss_on: str) -> list[str]:
+    """The phases of supervised fine-tuning that run with this ``loss_on``."""
     return [
-        stage
-        for stage in ("sft", "sft_more")
-        if stage in cfg["method"]["stages"] and cfg[stage]["loss_on"] == loss_on
+        phase.name
+        for phase in phases_of(cfg)
+        if phase.kind.supervised and phase.settings(cfg)[phase.kind.name]["loss_on"] == loss_on
     ]
 
 
@@ -52,7 +59,7 @@ def chosen_by_confidence(cfg: Settings) -> str | None:
     """Samples should be chosen by confidence, but nothing computes one."""
     if cfg["mixing"]["select"] != "confidence" or cfg["mix_ratio"] == 0:
         return None
-    if cfg["cot_policy"]["_target_"] == "mllmrec.cot.Confident":
+    if capability(cfg["cot_policy"], "gives_confidence", False):
         return None
     return "mixing.select=confidence: this cot_policy gives no confidence; set cot_policy=confident or mixing.select=random"
 
@@ -61,17 +68,17 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """The policy learns to reason before it answers, but cannot write the reasoning later, or evaluation wants none."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
-    for stage in supervised(cfg, "candidates"):
+    for stage in _supervised(cfg, "candidates"):
         return (
             f"cot.placement=completion with {stage}.loss_on=candidates, which learns answers without reasoning; set "
             f"{stage}.loss_on=answer, or cot.placement=prompt"
         )
-    if rolls_out(cfg["method"]["stages"]) and not str(cfg["rollout"]["_target_"]).endswith(".Free"):
+    if any(capability(phase.settings(cfg)["rollout"], "constrained", False) for phase in _drawing(cfg)):
         return (
             "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
             "reason; choose rollout=free or method=sft"
         )
-    if not {"dpo", "pointwise"}.isdisjoint(cfg["method"]["stages"]):
+    if _of_kinds(cfg, "dpo", "pointwise"):
         return (
             f"cot.placement=completion with method={cfg['method']['name']}, which learns answers without reasoning; "
             "set cot.placement=prompt, or choose method=sft or mllmrec_r1"
@@ -103,9 +110,11 @@ def cutoffs_within_candidates(cfg: Settings) -> str | None:
 
 def negatives_are_listed(cfg: Settings) -> str | None:
     """A stage needs more negatives than a prompt lists."""
-    for stage in ("dpo", "pointwise"):
-        wanted, listed = (cfg.get(stage) or {}).get("negatives", 0), cfg["candidates"]["num_negatives"]
-        if stage in cfg["method"]["stages"] and wanted > listed:
+    listed = cfg["candidates"]["num_negatives"]
+    for phase in _of_kinds(cfg, "dpo", "pointwise"):
+        stage = phase.kind.name
+        wanted = (phase.settings(cfg).get(stage) or {}).get("negatives", 0)
+        if wanted > listed:
             return (
                 f"{stage}.negatives={wanted} exceeds candidates.num_negatives={listed}, the negatives that a prompt "
                 "lists: lower the first or raise the second"
@@ -115,7 +124,7 @@ def negatives_are_listed(cfg: Settings) -> str | None:
 
 def yes_or_no_is_ranked(cfg: Settings) -> str | None:
     """The policy learns to answer Yes or No, but evaluation ranks in another way."""
-    if "pointwise" in cfg["method"]["stages"] and cfg["eval"]["ranking"] != "pointwise":
+    if _of_kinds(cfg, "pointwise") and cfg["eval"]["ranking"] != "pointwise":
         return (
             f"eval.ranking={cfg['eval']['ranking']} with stage pointwise, which learns to answer Yes or No: set "
             "eval.ranking=pointwise"
@@ -171,20 +180,68 @@ def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
 
 def reward_needs_title(cfg: Settings) -> str | None:
     """The reward pays only answers with a title, but answers have none."""
-    if not rolls_out(cfg["method"]["stages"]) or cfg["prompt"]["answer"] != "id":
+    if cfg["prompt"]["answer"] != "id":
         return None
-    release = cfg["reward"]["_target_"] == "mllmrec.rewards.release.Release"
-    if release or cfg["reward"].get("require_title", False):
-        return (
-            f"{'reward=release' if release else 'reward.require_title=true'} with prompt.answer=id: this reward never "
-            "pays an answer without a title; set prompt.answer=id_title or choose another reward"
-        )
+    for phase in _drawing(cfg):
+        reward = phase.settings(cfg)["reward"]
+        asked = reward.get("require_title", False)
+        if asked or capability(reward, "needs_title", False):
+            which = "reward.require_title=true" if asked else f"reward._target_={reward['_target_']}"
+            return (
+                f"{which} with prompt.answer=id: this reward never pays an answer without a title; set "
+                "prompt.answer=id_title or choose another reward"
+            )
+    return None
+
+
+def loss_accepts_advantage(cfg: Settings) -> str | None:
+    """The advantage differs within a completion in a way that the loss cannot use."""
+    for phase in phases_of(cfg):
+        if not {"advantage", "loss"} <= set(phase.kind.parts):
+            continue
+        seen = phase.settings(cfg)
+        varies = capability(seen["advantage"], "varies", "sequence")
+        accepts = capability(seen["loss"], "accepts", frozenset({"sequence"}))
+        if varies not in accepts:
+            return (
+                f"advantage._target_={seen['advantage']['_target_']} varies by {varies}, and "
+                f"loss._target_={seen['loss']['_target_']} accepts only advantages that vary by "
+                f"{', '.join(sorted(accepts))}: choose another loss or another advantage"
+            )
+    return None
+
+
+def off_policy_has_a_ratio(cfg: Settings) -> str | None:
+    """Rows come from another policy, and the loss takes them for the policy's own."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if capability(seen["rollout"], "off_policy", False) and capability(
+            seen.get("loss"), "on_policy_only", False
+        ):
+            return (
+                f"rollout._target_={seen['rollout']['_target_']} draws from another policy, and "
+                f"loss._target_={seen['loss']['_target_']} has no ratio to correct for it: choose loss=grpo"
+            )
+    return None
+
+
+def needs_are_met(cfg: Settings) -> str | None:
+    """A part needs a teacher, and there is none."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        sections: dict[str, Any] = {name: seen.get(name) for name in ("reward", "rollout", "advantage", "loss")}
+        for group in ("shapers", "regularizers"):
+            sections |= {f"{group}.{name}": part for name, part in (seen.get(group) or {}).items()}
+        for name, part in sections.items():
+            if "teacher" in capability(part, "needs", frozenset()) and seen.get("teacher") is None:
+                return f"{name}._target_={part['_target_']} needs a teacher: choose one, as in +teacher=NAME"
     return None
 
 
 def baselines_have_names_of_their_own(cfg: Settings) -> str | None:
     """A baseline has the name of a stage, so the rankings of one would replace those of the other."""
-    taken = {"zero_shot", *STAGES, *(f"{stage}_{which}" for stage in STAGES for which in ("best", "last"))}
+    names = [*KINDS, *(phase.name for phase in phases_of(cfg))]
+    taken = {"zero_shot", *names, *(f"{name}_{which}" for name in names for which in ("best", "last"))}
     clash = sorted(taken & set(cfg.get("baselines") or {}))
     if clash:
         return f"baselines.{clash[0]}: the rankings of a stage have this name; give the baseline another"
@@ -223,12 +280,12 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
         return None
     if prompt["item_tokens"] != "vector":
         return None
-    if "sft" not in cfg["method"]["stages"]:
+    if not _of_kinds(cfg, "sft"):
         return (
-            "prompt.item_tokens=vector without stage sft, which learns to read them: add sft to method.stages, or "
+            "prompt.item_tokens=vector without stage sft, which learns to read them: add sft to method.phases, or "
             "choose method=llara"
         )
-    for stage in supervised(cfg, "all"):
+    for stage in _supervised(cfg, "all"):
         return (
             f"{stage}.loss_on=all with prompt.item_tokens=vector: the policy reads item tokens but cannot write them; "
             f"set {stage}.loss_on=answer"
@@ -238,10 +295,14 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
 
 def stage_has_settings(cfg: Settings) -> str | None:
     """The section of a stage that should run is empty. Only warm-up may be empty: pretrained models need none."""
-    empty = [stage for stage in cfg["method"]["stages"] if stage != "warmup" and cfg.get(stage) is None]
+    empty = [
+        phase.name
+        for phase in phases_of(cfg)
+        if phase.kind.data != "sequences" and phase.settings(cfg).get(phase.kind.name) is None
+    ]
     if empty:
         return (
-            f"method.stages names {', '.join(empty)} without settings for it: choose another recipe or method"
+            f"method.phases names {', '.join(empty)} without settings for it: choose another recipe or method"
         )
     return None
 
@@ -271,19 +332,18 @@ def images_are_seen(cfg: Settings) -> str | None:
     """Prompts show images, but the backbone reads only text, or a stage or the engine needs prompts of text."""
     if cfg["prompt"]["item_tokens"] != "image" or cfg["method"]["recommender"] is not None:
         return None
-    stages = cfg["method"]["stages"]
-    if ".visual_backbones." not in str(cfg["backbone"]["_target_"]):
+    if not capability(cfg["backbone"], "sees_images", False):
         return (
             "prompt.item_tokens=image with a backbone that reads only text: choose backbone=tiny_vl or qwen3_vl, or "
             "set prompt.item_tokens=none"
         )
-    for stage in supervised(cfg, "all"):
+    for stage in _supervised(cfg, "all"):
         return (
             f"prompt.item_tokens=image with {stage}.loss_on=all: the policy cannot write images; set "
             f"{stage}.loss_on=answer"
         )
-    asks = "pointwise" in stages or cfg["eval"]["ranking"] == "pointwise"
-    if asks and str(cfg["engine"]["_target_"]).endswith(".SharedPrefix"):
+    asks = bool(_of_kinds(cfg, "pointwise")) or cfg["eval"]["ranking"] == "pointwise"
+    if asks and not capability(cfg["engine"], "continues_images", True):
         return (
             "prompt.item_tokens=image with yes-or-no questions: each question has its own image after the shared "
             "history, which engine=shared_prefix cannot read; set engine=plain"
@@ -364,6 +424,9 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     generated_answers_are_listed,
     renormalised_scores_are_of_one_list,
     reward_needs_title,
+    loss_accepts_advantage,
+    off_policy_has_a_ratio,
+    needs_are_met,
     baselines_have_names_of_their_own,
     item_tokens_have_vectors,
     item_tokens_are_learnt,

@@ -5,7 +5,7 @@ Error messages give a field's description as the reason for its bound.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -17,8 +17,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weighting = Literal["uniform", "popularity"]
 Schedule = Literal["linear", "cosine", "constant"]
-Stage = Literal["warmup", "sft", "sft_more", "grpo", "dpo", "expert_iteration", "pointwise"]
-STAGES: tuple[str, ...] = get_args(Stage)
 
 
 def _count_or_full(value: Any) -> Any:
@@ -30,16 +28,6 @@ def _count_or_full(value: Any) -> Any:
 def _cutoffs(value: list[int]) -> list[int]:
     if not value or len(set(value)) < len(value):
         raise ValueError("must be one or more different cut-offs, such as [1,3,5,10]")
-    return value
-
-
-def _stages(value: list[str]) -> list[str]:
-    last = STAGES[2:]
-    order = ["warmup", "sft", *[stage for stage in last if stage in value][:1]]
-    if value != [stage for stage in order if stage in value]:
-        raise ValueError(
-            f"must name each stage once, in the order warmup, sft, then one of {', '.join(last)}"
-        )
     return value
 
 
@@ -218,7 +206,8 @@ class Method(Section):
     """``method``."""
 
     name: Annotated[str, Field(min_length=1)]
-    stages: Annotated[list[Stage], AfterValidator(_stages)]
+    phases: list[Any] | None = None
+    stages: list[Any] | None = None  # the name of phases in runs of earlier versions
     recommender: dict[str, Any] | None
     item_vectors: dict[str, Any] | None = None
 
@@ -330,13 +319,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "eval": Eval,
     "heldout": Heldout,
     "warnings": Warnings,
-    "warmup": Warmup,
-    "sft": Sft,
-    "sft_more": SftMore,
-    "grpo": Grpo,
-    "dpo": Dpo,
-    "expert_iteration": ExpertIteration,
-    "pointwise": Pointwise,
     "method": Method,
     "trainer": Trainer,
     "dataset": Dataset,

@@ -52,6 +52,31 @@ def signature_of(target: str) -> dict[str, inspect.Parameter] | None:
         return None
 
 
+def class_of_target(target: str) -> tuple[_Module, ast.ClassDef]:
+    """The source of ``package.module.Class`` and its module.
+
+    Raises:
+        Unreadable: it cannot be found without an import.
+    """
+    module, _, name = target.rpartition(".")
+    return _class(module, name)
+
+
+def base_classes(place: _Module, node: ast.ClassDef) -> list[tuple[_Module, ast.ClassDef]]:
+    """The sources of a class's bases, in order.
+
+    Raises:
+        Unreadable: one of them cannot be found without an import.
+    """
+    found = []
+    for base in node.bases:
+        if not isinstance(base, ast.Name):
+            raise Unreadable(node.name)
+        if base.id not in _WITHOUT_INIT:
+            found.append(_class_of(place, base.id))
+    return found
+
+
 @dataclass(frozen=True)
 class _Module:
     """A source file and the statements of its top level."""

@@ -5,14 +5,14 @@ The checks are those that `mllmrec.testing` offers to authors.
 
 from __future__ import annotations
 
-import pydoc
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from mllmrec.config.rules import rolls_out
+from mllmrec.config.capabilities import capability
+from mllmrec.config.phases import Phase, phases_of
 from mllmrec.errors import UserError, failure
 
 Settings = Mapping[str, Any]
@@ -25,25 +25,42 @@ def trial_faults(settings: Settings, faulty: Collection[str] = ()) -> list[str]:
         settings: resolved.
         faulty: sections with known faults, which are not tried.
     """
-    method = settings.get("method")
-    if not isinstance(method, Mapping) or "method" in faulty:
+    if "method" in faulty:
         return []
-    stages = method.get("stages") or []
-    used = ["caption"]
-    if rolls_out(stages):
-        used += ["reward", "rollout"]
-    if "grpo" in stages:
-        used += ["advantage", "loss"]
-    faults = []
-    for group in used:
-        section = settings.get(group)
-        if group in faulty or not isinstance(section, Mapping) or section.get("_target_") is None:
+    try:
+        phases = phases_of(settings)
+    except (ValueError, KeyError, TypeError):
+        return []
+    tried: dict[str, None] = {}
+    for group, section, seen in _used(settings, phases):
+        if (
+            group.split(".")[0] in faulty
+            or not isinstance(section, Mapping)
+            or section.get("_target_") is None
+        ):
             continue
-        check, contract = _TRIALS[group]()
-        what = _tried(check, group, section, settings)
+        check, contract = _TRIALS[group.split(".")[0]]()
+        what = _tried(check, group, section, seen)
         if what is not None:
-            faults.append(f"{group}._target_={section['_target_']}: {what}; {contract}")
-    return faults
+            tried[f"{group}._target_={section['_target_']}: {what}; {contract}"] = None
+    return list(tried)
+
+
+def _used(settings: Settings, phases: Sequence[Phase]) -> Iterator[tuple[str, Any, Settings]]:
+    """Each part that is used: its place in the settings, its section, and the settings around it."""
+    yield "caption", settings.get("caption"), settings
+    for group in ("reward", "shapers", "rollout", "advantage", "loss", "regularizers"):
+        known: list[Any] = []
+        for phase in phases:
+            seen = phase.settings(settings)
+            if group not in phase.kind.parts or seen.get(group) in known:
+                continue
+            known.append(seen.get(group))
+            if group in ("shapers", "regularizers"):
+                for name, section in (seen.get(group) or {}).items():
+                    yield f"{group}.{name}", section, seen
+            else:
+                yield group, seen.get(group), seen
 
 
 def _tried(check: Check, group: str, section: Settings, settings: Settings) -> str | None:
@@ -80,10 +97,21 @@ def _advantage() -> tuple[Check, str]:
     from mllmrec.testing.advantages import ADVANTAGE, check_advantage
 
     def check(part: Any, settings: Settings) -> None:
-        rollout = pydoc.locate(str(settings["rollout"]["_target_"]))
-        check_advantage(part, weighted=getattr(rollout, "every_answer", False))
+        check_advantage(part, weighted=capability(settings["rollout"], "every_answer", False))
 
     return check, ADVANTAGE
+
+
+def _shaper() -> tuple[Check, str]:
+    from mllmrec.testing.rewards import SHAPER, check_shaper
+
+    return lambda part, settings: check_shaper(part), SHAPER
+
+
+def _regularizer() -> tuple[Check, str]:
+    from mllmrec.testing.losses import REGULARIZER, check_regularizer
+
+    return lambda part, settings: check_regularizer(part), REGULARIZER
 
 
 def _loss() -> tuple[Check, str]:
@@ -110,6 +138,8 @@ def _caption() -> tuple[Check, str]:
 
 _TRIALS: dict[str, Callable[[], tuple[Check, str]]] = {
     "reward": _reward,
+    "shapers": _shaper,
+    "regularizers": _regularizer,
     "advantage": _advantage,
     "loss": _loss,
     "rollout": _rollout,

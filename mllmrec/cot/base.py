@@ -19,6 +19,7 @@ class CotPolicy(ABC):
     # Constructor arguments besides the settings: captions, details, titles (by item id), pipeline, seed,
     # open_judge (opens a finished run as `mllmrec.cot.assess.reference.Judge`).
     wants: ClassVar[tuple[str, ...]] = ()
+    gives_confidence: ClassVar[bool] = False  # whether samples can be chosen by confidence
 
     @property
     def told(self) -> str:

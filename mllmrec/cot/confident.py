@@ -44,6 +44,8 @@ class Confident(Built):
     vetoes it. This decision uses neither the target, nor the reference, nor the texts of other samples.
     """
 
+    gives_confidence = True
+
     wants = ("pipeline", "seed", "open_judge")
 
     def __init__(

@@ -129,15 +129,16 @@ class Mixture:
         """Entries in one pass over the data: S, or S + n if chosen samples appear in both forms."""
         return self.samples + (len(self.chosen) if self.mixing.form == "augment" else 0)
 
+    def form(self, entries: np.ndarray, step: int, steps: int) -> np.ndarray:
+        """(b,) codes of forms for the entries of one step of ``steps``; where the schedule is lower, samples chosen late
+        appear plain."""
+        share = share_at(self.mixing.schedule, step / max(steps - 1, 1), self.mixing.warmup)
+        active = rounded_share(share, len(self.chosen))
+        return np.array([self._form(int(entry), active) for entry in entries], dtype=np.int64)
+
     def forms(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Codes of forms for batches of entries. Where the schedule is lower, samples chosen late appear plain."""
-        steps = max(len(batches) - 1, 1)
-        made = []
-        for step, batch in enumerate(batches):
-            share = share_at(self.mixing.schedule, step / steps, self.mixing.warmup)
-            active = rounded_share(share, len(self.chosen))
-            made.append(np.array([self._form(int(entry), active) for entry in batch], dtype=np.int64))
-        return made
+        """`form` of each of a phase's batches."""
+        return [self.form(batch, step, len(batches)) for step, batch in enumerate(batches)]
 
     def _form(self, entry: int, active: int) -> int:
         if entry >= self.samples:

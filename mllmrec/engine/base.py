@@ -55,6 +55,8 @@ class Engine(ABC):
 
     # Whether both rollout and update can use prompts that were encoded with gradients.
     reusable: bool
+    # Whether an encoded prompt may go on with images.
+    continues_images: bool = True
 
     @abstractmethod
     def encode(self, model: Any, prompts: TokenBatch) -> Any:

@@ -39,6 +39,7 @@ class Prefix:
 class SharedPrefix(Engine):
     """The engine of this module."""
 
+    continues_images = False
     reusable = True
 
     def encode(self, model: Any, prompts: TokenBatch) -> Prefix:

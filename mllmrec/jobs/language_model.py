@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mllmrec.config.rules import rolls_out
+from mllmrec.config.kinds import stage_title
+from mllmrec.config.phases import ON, Phase, phases_of
 from mllmrec.engine.base import Engine
 from mllmrec.errors.disk import about
 from mllmrec.evaluation.evaluate import Evaluation
@@ -32,16 +33,14 @@ from mllmrec.run.curves import draw_curves
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.loggers import RunLoggers
 from mllmrec.samples.prepared import Prepared
-from mllmrec.screen.console import stage_title
 from mllmrec.screen.transformers_output import warn_through_our_log
 from mllmrec.stages.heldout import HeldOutMeasure
+from mllmrec.stages.inputs import JobInputs, PhaseInputs, examples_of
 from mllmrec.stages.key import StageKey
-from mllmrec.stages.run import GRPO_DRAW, StageInputs, train_stage
-from mllmrec.stages.store import SHARED, StageStore
+from mllmrec.stages.run import train_phase
+from mllmrec.stages.store import StageStore
 
 log = logging.getLogger(__name__)
-
-AFTER_SFT = ("sft_more", "grpo", "dpo", "expert_iteration")
 
 
 def run_language_model(
@@ -77,12 +76,10 @@ def run_language_model(
     if reads_vectors:
         policy.add_marks(prepared.builder.marks())
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
-    stages = [
-        name for name in cfg.method.stages if name != "warmup" or (backbone.from_scratch and cfg.warmup)
-    ]
-    check_prompts(cfg, stages, prepared, policy, answers, protocols, held_out)
+    phases = trained_phases(cfg, backbone.from_scratch)
+    check_prompts(cfg, phases, prepared, policy, answers, protocols, held_out)
     begin()
-    write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, stages, prepared, protocols), cfg.seed)
+    write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, phases, prepared, protocols), cfg.seed)
     if reads_vectors:
         policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
@@ -97,18 +94,20 @@ def run_language_model(
         measure = HeldOutMeasure(
             lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
         )
-    inputs = StageInputs(cfg, prepared, policy, answers, engine, folder)
+    job = JobInputs(cfg, prepared, policy, answers, engine, folder)
+    learnt_later = {phase.own(ON) for phase in phases}
 
-    def train(stage: str) -> Selection | None:
+    def train(phase: Phase) -> Selection | None:
         prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
+        inputs = PhaseInputs(phase, job, phase.config(cfg), remembers=phase.name in learnt_later)
         with CostMeter() as meter:
-            trained = train_stage(stage, inputs, loggers.for_stage(folder, stage), measure)
+            trained = train_phase(inputs, loggers.for_stage(folder, phase.name), measure)
             meter.generated_tokens = trained.generated_tokens
         meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
-        meter.step_seconds = inputs.timer.seconds
-        folder.record_cost(stage, meter.cost())
+        meter.step_seconds = job.timer.seconds
+        folder.record_cost(phase.name, meter.cost())
         policy.model.to(place)
-        log.info("%s: %s", stage, meter.cost())
+        log.info("%s: %s", phase.name, meter.cost())
         return trained.selection
 
     def ranker(protocol: Protocol) -> Ranker:
@@ -119,42 +118,55 @@ def run_language_model(
         key = StageKey(cfg, prepared, policy, answers, held_out)
         store = StageStore(Path(cfg.cache_dir) / "stages", key)
     result = protocols.record("zero_shot", ranker)
-    for count, stage in enumerate(stages, 1):
-        if store is not None and stage in SHARED:
-            with store.alone(stages[:count]):
-                selection, restored = store.restore(stages[:count], cfg, policy, folder)
+    for count, phase in enumerate(phases, 1):
+        so_far = phases[:count]
+        if store is not None and store.keeps(so_far):
+            with store.alone(so_far):
+                selection, restored = store.restore(so_far, cfg, policy, folder)
                 if not restored:
-                    selection = train(stage)
-                    store.keep(stages[:count], policy, folder, selection)
+                    selection = train(phase)
+                    store.keep(so_far, policy, folder, selection)
         else:
-            selection = train(stage)
-        if stage != "warmup":
-            weights = folder.model_path if stage == stages[-1] else folder.checkpoints_path / stage
-            with about(policy.folder_of(stage, folder.adapters_path, weights)):
-                policy.save_stage(stage, folder.adapters_path, weights)
-        result = protocols.record(stage, ranker)
-        log.info("%s: %s", stage, folder.metrics()["stages"][stage])
+            selection = train(phase)
+        name = phase.name
+        if phase.kind.data != "sequences":
+            weights = folder.model_path if phase is phases[-1] else folder.checkpoints_path / name
+            with about(policy.folder_of(name, folder.adapters_path, weights)):
+                policy.save_stage(name, folder.adapters_path, weights)
+        result = protocols.record(name, ranker)
+        log.info("%s: %s", name, folder.metrics()["stages"][name])
         if selection is not None:
             with policy.with_weights(selection.other):
-                protocols.record_selection(stage, selection, ranker if selection.other else None)
+                protocols.record_selection(name, selection, ranker if selection.other else None)
         draw_curves(folder.log_path, folder.curves_path)
     return result
 
 
-def training_prompts(cfg: DictConfig, stages: list[str], prepared: Prepared) -> dict[str, Examples]:
-    """Every set of training prompts: the common one, and a separate one for each stage that has other prompts."""
+def trained_phases(cfg: DictConfig, from_scratch: bool) -> list[Phase]:
+    """The phases that a run trains: those of its method, without the warm-up if the backbone has none."""
+    return [
+        phase
+        for phase in phases_of(cfg)
+        if phase.kind.data != "sequences" or (from_scratch and cfg[phase.kind.name])
+    ]
+
+
+def training_prompts(cfg: DictConfig, phases: Sequence[Phase], prepared: Prepared) -> dict[str, Examples]:
+    """Every set of training prompts: the common one, and a separate one for each phase that has other prompts."""
     used: dict[str, Examples] = {}
-    if not {"sft", *AFTER_SFT}.isdisjoint(stages):
-        used["training"] = prepared.train
-    for stage in AFTER_SFT:
-        if stage in stages and cfg[stage].new_negatives:
-            used[stage] = prepared.redraw(GRPO_DRAW)
+    for phase in phases:
+        if phase.kind.data not in ("samples", "prompts"):
+            continue
+        used.setdefault("training", prepared.train)
+        examples = examples_of(phase.config(cfg), prepared, phase)
+        if examples is not prepared.train:
+            used[phase.name] = examples
     return used
 
 
 def check_prompts(
     cfg: DictConfig,
-    stages: list[str],
+    phases: Sequence[Phase],
     prepared: Prepared,
     policy: Policy,
     answers: AnswerTokens,
@@ -166,10 +178,10 @@ def check_prompts(
     Raises:
         UserError: some are too long; it says how many, and how long the longest is.
     """
-    check_learnt_reasoning(cfg, stages, prepared, policy)
-    longest = cfg.rollout.get("max_new_tokens", 0) if rolls_out(stages) else 0
-    check_lengths(policy, answers, training_prompts(cfg, stages, prepared), longest)
-    if "pointwise" in stages:
+    check_learnt_reasoning(cfg, phases, prepared, policy)
+    limits = [phase.config(cfg).rollout.get("max_new_tokens", 0) for phase in phases if phase.kind.rolls_out]
+    check_lengths(policy, answers, training_prompts(cfg, phases, prepared), max(limits, default=0))
+    if any(phase.kind.data == "questions" for phase in phases):
         check_question_lengths(policy, prepared.questions, {"training": prepared.train})
     for place in protocols:
         other = "" if place.protocol is protocols.main else " among other negatives"
@@ -179,20 +191,20 @@ def check_prompts(
 
 
 def prompt_sets(
-    cfg: DictConfig, stages: list[str], prepared: Prepared, protocols: Protocols
+    cfg: DictConfig, phases: Sequence[Phase], prepared: Prepared, protocols: Protocols
 ) -> list[PromptSet]:
     """The prompts of every stage and every evaluation, for people to read."""
-    used = training_prompts(cfg, stages, prepared)
+    used = training_prompts(cfg, phases, prepared)
     everyone = range(len(prepared.train))
     sets = [
         PromptSet(
-            stage_title(stage),
-            used.get(stage, prepared.train),
+            stage_title(phase.name),
+            used.get(phase.name, prepared.train),
             everyone,
-            prepared.questions if stage == "pointwise" else None,
+            prepared.questions if phase.kind.data == "questions" else None,
         )
-        for stage in stages
-        if stage != "warmup"
+        for phase in phases
+        if phase.kind.data != "sequences"
     ]
     for place in protocols:
         protocol = place.protocol

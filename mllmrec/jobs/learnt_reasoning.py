@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from omegaconf import DictConfig
 
-from mllmrec.config.rules import rolls_out
+from mllmrec.config.phases import Phase
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.examples import Examples
@@ -23,25 +23,26 @@ _ENCODED_AT_ONCE = 1024
 
 
 def check_learnt_reasoning(
-    cfg: DictConfig, stages: Sequence[str], prepared: Prepared, policy: Policy
+    cfg: DictConfig, phases: Sequence[Phase], prepared: Prepared, policy: Policy
 ) -> None:
     """Refuse token limits that would cut off learnt reasoning; warn of settings that only work badly.
 
     Args:
         cfg: the run's configuration.
-        stages: the run's stages.
+        phases: the run's phases.
         prepared: the data.
         policy: the policy that supplies the tokenizer.
 
     Raises:
         UserError: more than `MOST_CUT_OFF` of the training completions are longer than a limit; it says what to set.
     """
-    if not prepared.asks or {"sft", "sft_more"}.isdisjoint(stages):
+    if not prepared.asks or not any(phase.kind.supervised for phase in phases):
         return
     lengths = completion_lengths(policy, prepared.train)
     if len(lengths) == 0:
         return
-    limits = {"rollout": cfg.rollout.max_new_tokens} if rolls_out(stages) else {}
+    drawn = [phase.config(cfg).rollout.max_new_tokens for phase in phases if phase.kind.rolls_out]
+    limits = {"rollout": min(drawn)} if drawn else {}
     if cfg.eval.ranking == "generate":
         limits["eval"] = cfg.eval.max_new_tokens
     refused = []

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mllmrec.config.kinds import stage_title
 from mllmrec.evaluation.metrics import cutoffs_of, objective_name
 from mllmrec.reasoners.told import TARGET, UNKNOWN
 from mllmrec.run.rollouts import Rollout
-from mllmrec.screen.console import MIN_PLAIN_WIDTH, make_console, stage_title
+from mllmrec.screen.console import MIN_PLAIN_WIDTH, make_console
 
 _MOSTLY = 0.5  # share of invalid answers above which the table needs an explanation
 

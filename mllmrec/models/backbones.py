@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,8 @@ from mllmrec.screen.transformers_output import without_bars
 
 class Backbone(ABC):
     """Builds the policy that the stages train."""
+
+    sees_images: ClassVar[bool] = False  # whether prompts may hold visual tokens
 
     from_scratch: bool
 

@@ -29,6 +29,8 @@ class TinyVisual(Tiny):
     token for each square.
     """
 
+    sees_images = True
+
     @flat_settings
     def __init__(
         self,
@@ -108,6 +110,8 @@ class PretrainedVisual(Pretrained):
 
     Code that comes with a checkpoint never runs.
     """
+
+    sees_images = True
 
     @flat_settings
     def __init__(

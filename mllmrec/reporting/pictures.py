@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mllmrec.cache import atomic_path
+from mllmrec.config.kinds import stage_title
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.rows import numeric_key
 from mllmrec.reporting.series import Logs, Series
 from mllmrec.reporting.tables import label_of
-from mllmrec.screen.console import stage_title
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,11 +9,11 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mllmrec.config.kinds import stage_title
 from mllmrec.reasoners.told import TARGET, UNKNOWN
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.runs import KEPT
-from mllmrec.screen.console import stage_title
 
 BEST, SECOND = "best", "second"
 DAGGER, DOUBLE_DAGGER = "†", "‡"

@@ -51,6 +51,7 @@ class PolicyLoss(Part):
         {"sequence"}
     )  # what of an advantage may vary, see `Advantage.varies`
     whole_groups: ClassVar[bool] = False  # whether micro-batches must not cut groups
+    on_policy_only: ClassVar[bool] = False  # whether it takes all rows for the policy's own
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutputs:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mllmrec.cache import atomic_path
+from mllmrec.config.kinds import stage_title
 from mllmrec.errors import UserError
-from mllmrec.screen.console import stage_title
 
 STAGE_COLOURS = ("#dfe8f2", "#f3ead9", "#e2efdf", "#efe0ec")
 HELD_OUT = ("val/HR@1", "val/HR@3", "val/NDCG@3")

@@ -12,16 +12,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-STAGE_TITLES = {
-    "zero_shot": "zero-shot",
-    "item_vectors": "item vectors",
-    "warmup": "warm-up",
-    "sft": "SFT",
-    "sft_more": "SFT continued",
-    "grpo": "GRPO",
-    "dpo": "DPO",
-    "expert_iteration": "expert iteration",
-}
 MIN_PLAIN_WIDTH = 150  # rich assumes 80 columns in a pipe, where the main table would be cut
 
 
@@ -31,11 +21,6 @@ def make_console() -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=MIN_PLAIN_WIDTH)
     return console
-
-
-def stage_title(stage: str) -> str:
-    """The name of a stage for display."""
-    return STAGE_TITLES.get(stage, stage)
 
 
 def rows_table(

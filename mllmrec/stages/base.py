@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from transformers import get_scheduler
 
 from mllmrec.errors import UserError
-from mllmrec.randomness import numpy_generator
 from mllmrec.step.updates import Updates
 
 log = logging.getLogger(__name__)
@@ -31,37 +28,11 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
 
 
-def training_batches(
-    size: int, batch_size: int, *, epochs: float, max_steps: int | None, seed: int, purpose: str
-) -> list[np.ndarray]:
-    """The sample positions of each step, shuffled anew every epoch; the last batch of an epoch may be smaller.
-
-    Args:
-        size: number of samples.
-        batch_size: samples in a step.
-        epochs: passes; a fraction ends within a pass.
-        max_steps: the largest number of batches.
-        seed: the run's seed.
-        purpose: names the shuffles.
-    """
-    per_epoch = math.ceil(size / batch_size)
-    # 100 steps times 0.07 is 7.000000000000001 in binary fractions; that must not add an eighth step.
-    steps = math.ceil(round(per_epoch * epochs, 6))
-    if max_steps is not None:
-        steps = min(steps, max_steps)
-    batches: list[np.ndarray] = []
-    epoch = 0
-    while len(batches) < steps:
-        order = numpy_generator(seed, purpose, "epoch", epoch).permutation(size)
-        batches += [order[start : start + batch_size] for start in range(0, size, batch_size)]
-        epoch += 1
-    return batches[:steps]
-
-
 class Stage(lightning.LightningModule):
     """A training stage. Optimisation is manual, since a step may hold rollouts, several updates and micro-batches."""
 
-    name: str
+    name: str  # of the phase
+    section: str  # of the settings that it has
 
     def __init__(self, model: Any, optimizer: OptimizerSettings, updates: int) -> None:
         """Hold the model.
@@ -108,6 +79,7 @@ class Stage(lightning.LightningModule):
                 self.optimizers(),
                 self.lr_schedulers(),
                 name=self.name,
+                section=getattr(self, "section", self.name),
                 max_grad_norm=self.settings.max_grad_norm,
                 backward=self.manual_backward,
                 weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],

@@ -32,7 +32,7 @@ class Dpo(Stage):
     reference is the policy at the start of the stage.
     """
 
-    name = "dpo"
+    name = section = "dpo"
 
     def __init__(
         self,

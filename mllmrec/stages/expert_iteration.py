@@ -8,7 +8,7 @@ arXiv 2304.06767).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
 
@@ -53,7 +53,7 @@ class RoundSettings:
 class ExpertIteration(RolloutStage):
     """One round: the current policy answers the round's prompts, then updates learn the answers that are kept."""
 
-    name = "expert_iteration"
+    name = section = "expert_iteration"
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class ExpertIteration(RolloutStage):
         optimizer: OptimizerSettings,
         updates: int,
         settings: RoundSettings,
+        on_rollouts: Callable[[RolloutBatch], None] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -69,6 +70,7 @@ class ExpertIteration(RolloutStage):
             optimizer: the optimiser's settings.
             updates: optimiser steps in the whole stage.
             settings: the numbers of a round.
+            on_rollouts: called with every round's rollouts.
 
         Raises:
             UserError: no reward reaches the threshold, or the loss is on candidates while rollouts are free.
@@ -85,13 +87,15 @@ class ExpertIteration(RolloutStage):
                 "expert_iteration.loss_on=candidates with free rollouts, which may answer anything: set "
                 "expert_iteration.loss_on=answer, or choose another rollout"
             )
-        self.round = settings
+        self.round, self.on_rollouts = settings, on_rollouts
         self.policy, self.engine = collector.speaker.policy, collector.speaker.engine
         self.answers = collector.speaker.answers
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One round from its prompts; it logs means over the round."""
         rollouts = self.collect(batch, batch_idx)
+        if self.on_rollouts is not None:
+            self.on_rollouts(rollouts)
         kept = self.keep(rollouts, self._competing(batch))
         size = self.round.batch_size
         updates = [

@@ -53,7 +53,7 @@ class RolloutStage(Stage):
             yield
         except NoProbabilities as error:
             raise UserError(
-                f"stage {self.name} diverged at step {step}: {error}; lower {self.name}.learning_rate (now "
+                f"stage {self.name} diverged at step {step}: {error}; lower {self.section}.learning_rate (now "
                 f"{self.settings.learning_rate})"
             ) from error
 
@@ -61,7 +61,7 @@ class RolloutStage(Stage):
 class Grpo(RolloutStage):
     """One step: G rollouts for each of B prompts, their rewards, and ``iterations`` updates from them."""
 
-    name = "grpo"
+    name = section = "grpo"
 
     def __init__(
         self,

@@ -16,14 +16,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import files_fingerprint
-from mllmrec.config.schema import STAGES
+from mllmrec.config.kinds import GRPO, KINDS, PARTS, SFT_MORE
+from mllmrec.config.phases import ON, Phase
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Forms
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.progress import track
-from mllmrec.stages.run import sft_batches
+from mllmrec.stages.inputs import batch_size_of, examples_of, plan_of
 from mllmrec.stages.warmup import training_sequences
 from mllmrec.store.fingerprints import (
     code_fingerprint,
@@ -36,8 +37,8 @@ from mllmrec.store.fingerprints import (
 
 # A job's name, its output and what it shares change no weight.
 OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
-# Read only after the shared stages, or only for reports.
-OF_LATER = ("reward", "rollout", "advantage", "loss", "baselines")
+# Read only for reports.
+OF_REPORTS = ("baselines",)
 # Enter through the rendered prompts and the order of training, or through the ranking of held-out users.
 BY_CONTENT = (
     "dataset",
@@ -55,12 +56,15 @@ BY_CONTENT = (
 )
 # The warm-up reads only item sequences, and measures nothing while it trains.
 NOT_IN_WARMUP = ("prompt", "engine", "heldout", "method")
-# Settings of the method: its name, its stages (the stages so far are a part of their own) and its recommender.
-_OF_THE_METHOD = ("name", "stages", "recommender")
+# Settings of the method: its name, its phases (the phases so far are a part of their own) and its recommender.
+_OF_THE_METHOD = ("name", "stages", "phases", "recommender")
+
+
+_DATA = ("sequences", "samples", "prompts")  # what a kind may train on so that its data are known here
 
 
 class StageKey:
-    """Computes the key of each of a run's stages."""
+    """Computes the key of the policy after each of a run's phases."""
 
     def __init__(
         self,
@@ -86,48 +90,90 @@ class StageKey:
         }
         self.settings = settings
         self._model, self._reader = model_fingerprint(policy.model), reader_fingerprint(policy)
+        self._read: dict[str, dict[str, Any]] = {}  # phase → fingerprints of its prompts
 
-    def parts(self, stages: Sequence[str]) -> dict[str, Any]:
-        """Everything that made the weights after ``stages``, as JSON values by name.
+    def knows(self, phases: Sequence[Phase]) -> bool:
+        """Whether it is known what all of these phases read."""
+        return all(phase.kind.data in _DATA for phase in phases)
+
+    def parts(self, phases: Sequence[Phase]) -> dict[str, Any]:
+        """Everything that made the weights after ``phases``, as JSON values by name.
+
+        Every phase counts with its own settings, the parts that its kind reads (reward, rollout, advantage, loss, ...), and
+        the prompts that it shows, since each phase goes on from the weights of the one before.
 
         Args:
-            stages: stages in order; the settings and data of each are read.
+            phases: phases in order.
 
         Raises:
-            ValueError: one of them is not shared, since this class does not know what it reads.
+            ValueError: it is not known what one of them reads.
         """
-        data = {"warmup": self._warmup_data, "sft": self._sft_data}
-        if unknown := [stage for stage in stages if stage not in data]:
+        if not self.knows(phases):
+            unknown = [phase.name for phase in phases if phase.kind.data not in _DATA]
             raise ValueError(f"cannot share {', '.join(unknown)}: its training data is not known here")
-        settings = self._read_in(stages)
+        on_ids = all(phase.kind.data == "sequences" for phase in phases)
+        common = self._common(on_ids)
+        own = [self._of_phase(phase) for phase in phases]
         parts: dict[str, Any] = {
-            "stages": list(stages),
-            "settings": settings,
-            "code": code_fingerprint(settings),
+            "stages": [phase.name for phase in phases],
+            "settings": common,
+            "phases": own,
+            "code": code_fingerprint([common, own]),
             "model": self._model,
         }
-        if list(stages) != ["warmup"]:
+        if not on_ids:
             parts |= {
                 "reader": self._reader,
                 "answers": self._answers,
                 "images": self._images,
                 "held out": self._held_out,
             }
-        for stage in stages:
-            parts |= {f"{stage}: {name}": value for name, value in data[stage]().items()}
+        for phase in phases:
+            parts |= {f"{phase.name}: {name}": value for name, value in self._data(phase).items()}
         return parts
 
-    def _read_in(self, stages: Sequence[str]) -> dict[str, Any]:
-        left_out = {*OF_THE_JOB, *OF_LATER, *BY_CONTENT, *(set(STAGES) - set(stages))}
-        if list(stages) == ["warmup"]:
+    def _common(self, on_ids: bool) -> dict[str, Any]:
+        """The settings that no kind of phase has for itself."""
+        left_out = {*OF_THE_JOB, *OF_REPORTS, *BY_CONTENT, *KINDS, *PARTS}
+        if on_ids:
             left_out |= set(NOT_IN_WARMUP)
         return {name: value for name, value in self.settings.items() if name not in left_out}
 
-    def _warmup_data(self) -> dict[str, Any]:
-        return {"sequences": self._warmup_sequences, "first tokens": self._first_tokens}
+    def _of_phase(self, phase: Phase) -> dict[str, Any]:
+        seen = phase.settings(self.settings)
+        read = {name: seen.get(name) for name in (phase.kind.name, *phase.kind.parts)}
+        return {"kind": phase.kind.name, "fit": phase.kind.fit, "settings": read, "own": dict(phase.given)}
 
-    def _sft_data(self) -> dict[str, Any]:
-        return {"order": self._sft_order, "examples": self._sft_examples}
+    def _data(self, phase: Phase) -> dict[str, Any]:
+        if phase.kind.data == "sequences":
+            return {"sequences": self._warmup_sequences, "first tokens": self._first_tokens}
+        if phase.own(ON) is not None:
+            return {}  # made by the phases before
+        if phase.name not in self._read:
+            self._read[phase.name] = self._prompts(phase)
+        return self._read[phase.name]
+
+    def _prompts(self, phase: Phase) -> dict[str, Any]:
+        """Fingerprints of the prompts that a phase shows, and of their order."""
+        cfg = phase.config(self.cfg)
+        size = batch_size_of(cfg[phase.kind.name])
+        # What a curriculum shows depends on the rollouts, which all else decides; so all that it may show counts.
+        plan = plan_of(
+            cfg,
+            self.prepared,
+            phase,
+            batch_size=size,
+            purpose=GRPO.name if phase.kind is SFT_MORE else None,
+        )
+        batches = [np.array(batch, dtype=np.int64) for batch in plan]
+        curriculum = cfg.get("sampler") if "sampler" in phase.kind.parts else None
+        if curriculum is not None and not curriculum._target_.endswith(".Shuffled"):
+            codes = list(range(2 * len(self.prepared.train)))
+        else:
+            codes = np.unique(np.concatenate(batches)).tolist()
+        forms = Forms(examples_of(cfg, self.prepared, phase))
+        shown = (forms[code] for code in track(codes, f"look {phase.name} up", unit="prompts"))
+        return {"order": sequences_fingerprint(batches), "examples": examples_fingerprint(shown)}
 
     @cached_property
     def _warmup_sequences(self) -> str:
@@ -137,20 +183,6 @@ class StageKey:
     @cached_property
     def _first_tokens(self) -> str:
         return sequences_fingerprint([self.answers.first_tokens()])
-
-    @cached_property
-    def _batches(self) -> list[np.ndarray]:
-        return sft_batches(self.cfg, self.prepared)
-
-    @cached_property
-    def _sft_order(self) -> str:
-        return sequences_fingerprint(self._batches)
-
-    @cached_property
-    def _sft_examples(self) -> str:
-        forms = Forms(self.prepared.train)
-        codes = np.unique(np.concatenate(self._batches)).tolist()
-        return examples_fingerprint(forms[code] for code in track(codes, "look sft up", unit="prompts"))
 
     @cached_property
     def _answers(self) -> str:

@@ -18,7 +18,7 @@ from mllmrec.stages.sft import supervised_shares
 class Pointwise(Stage):
     """Minimises the mean negative log-probability of the answers' tokens, end token included."""
 
-    name = "pointwise"
+    name = section = "pointwise"
 
     def __init__(
         self,

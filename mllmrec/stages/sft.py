@@ -31,7 +31,7 @@ class Sft(Stage):
     plain text otherwise (LLaRA, Liao et al. 2024). With ``"none"`` every prompt that has item tokens shows them.
     """
 
-    name = "sft"
+    name = section = "sft"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Sft(Stage):
 class SftMore(Sft):
     """SFT continued: the control for a stage after SFT. It sees the same prompts and learns the true answers."""
 
-    name = "sft_more"
+    name = section = "sft_more"
 
 
 def hybrid_share(step: int, steps: int) -> float:

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
+from mllmrec.config.phases import Phase
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
@@ -22,66 +23,71 @@ from mllmrec.run.folder import RunFolder
 from mllmrec.stages.key import StageKey
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
-SHARED = ("warmup", "sft")
 _WEIGHTS = "weights.safetensors"
 # The choice of held-out rankings, and the weights that were not kept.
 _SELECTION, _OTHER = "selection.json", "other.safetensors"
 
 
 class StageStore:
-    """The folder of trained stages of one data set under one configuration."""
+    """The folder of trained phases of one data set under one configuration."""
 
     def __init__(self, folder: Path, key: StageKey) -> None:
         """Take the folder.
 
         Args:
             folder: the store's folder.
-            key: computes the key of each stage.
+            key: computes the key of the policy after each phase.
         """
         self.folder, self.key = folder, key
 
-    def place(self, stages: Sequence[str]) -> Path:
-        """Where the policy after ``stages`` is kept, whether it is there or not."""
-        return place_of(self.folder, self.key.parts(stages))
+    def keeps(self, phases: Sequence[Phase]) -> bool:
+        """Whether the policy after ``phases`` is kept: the last of them is shared, and all that made it is known."""
+        return phases[-1].kind.shared and self.key.knows(phases)
 
-    def alone(self, stages: Sequence[str]) -> AbstractContextManager[None]:
-        """Keep other jobs from training the same stages until the block ends."""
-        return alone(self.place(stages), stages[-1])
+    def place(self, phases: Sequence[Phase]) -> Path:
+        """Where the policy after ``phases`` is kept, whether it is there or not."""
+        return place_of(self.folder, self.key.parts(phases))
+
+    def alone(self, phases: Sequence[Phase]) -> AbstractContextManager[None]:
+        """Keep other jobs from training the same phases until the block ends."""
+        return alone(self.place(phases), phases[-1].name)
 
     def restore(
-        self, stages: Sequence[str], cfg: DictConfig, policy: Policy, folder: RunFolder
+        self, phases: Sequence[Phase], cfg: DictConfig, policy: Policy, folder: RunFolder
     ) -> tuple[Selection | None, bool]:
-        """Restore policy, log and cost as they were after ``stages``; call it in a block of `alone`.
+        """Restore policy, log and cost as they were after ``phases``; call it in a block of `alone`.
 
         Args:
-            stages: stages in order; the policy has already been through all but the last.
+            phases: phases in order; the policy has already been through all but the last.
             cfg: the run's configuration.
-            policy: the policy after the stage before the last, or as the backbone built it.
-            folder: the run's folder; its log holds no other stages.
+            policy: the policy after the phase before the last, or as the backbone built it.
+            folder: the run's folder; its log holds no later phases.
 
         Returns:
-            The choice of held-out rankings in the last stage, and whether the stage was stored at all.
+            The choice of held-out rankings in the last phase, and whether the phase was stored at all.
 
         Raises:
-            UserError: the stored stage is complete but belongs to another policy.
+            UserError: the stored phase is complete but belongs to another policy.
         """
-        place = self.place(stages)
-        if not is_whole(place, self.key.parts(stages), stages[-1]):
+        last = phases[-1]
+        place = self.place(phases)
+        if not is_whole(place, self.key.parts(phases), last.name):
             return None, False
-        if stages[-1] != "warmup":
-            policy.begin_stage(stages[-1], cfg[stages[-1]].lora, keep_reference=False)
+        if last.kind.data != "sequences":
+            policy.begin_stage(last.name, last.config(cfg)[last.kind.name].lora, keep_reference=False)
         _take(place / _WEIGHTS, policy.changed_weights())
         hand_over(place, folder)
         return _read_selection(place, policy), True
 
     def keep(
-        self, stages: Sequence[str], policy: Policy, folder: RunFolder, selection: Selection | None
+        self, phases: Sequence[Phase], policy: Policy, folder: RunFolder, selection: Selection | None
     ) -> None:
-        """Store the policy as it is now, after ``stages``, and the weights that the last of these stages did not keep."""
+        """Store the policy as it is now, after ``phases``, and the weights that the last of these phases did not keep."""
         weights = {
             name: weight.detach().cpu().contiguous() for name, weight in policy.changed_weights().items()
         }
-        with keeping(self.place(stages), self.key.parts(stages), folder, stages) as place:
+        names = [phase.name for phase in phases]
+        with keeping(self.place(phases), self.key.parts(phases), folder, names) as place:
             save_file(weights, place / _WEIGHTS)
             if selection is not None:
                 _write_selection(place, selection)

@@ -28,7 +28,7 @@ def training_sequences(train: Samples, length: int) -> list[np.ndarray]:
 class Warmup(Stage):
     """Predicts every next item among all I, by a softmax over the label tokens' output weights."""
 
-    name = "warmup"
+    name = section = "warmup"
 
     def __init__(
         self,

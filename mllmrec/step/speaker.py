@@ -46,6 +46,7 @@ class Speaker:
         names: Names,
         *,
         seed: int = 0,
+        purpose: str = "rollouts",
         micro_batch_size: int = 64,
     ) -> None:
         """Put the parts together.
@@ -57,11 +58,12 @@ class Speaker:
             draw: how completions are drawn; its temperature is that of all scores.
             names: ids and titles of the items.
             seed: the run's seed.
+            purpose: names the draws, so that two phases draw differently.
             micro_batch_size: completions through the model at once where they are scored.
         """
         self.policy, self.answers, self.engine = policy, answers, engine
         self.plain, self.names, self.seed = draw, names, seed
-        self.micro_batch_size = micro_batch_size
+        self.purpose, self.micro_batch_size = purpose, micro_batch_size
         self.generated_tokens = 0
 
     @property
@@ -101,7 +103,7 @@ class Speaker:
         answers: list[list[list[int]]] = []
         if draw.constrained:
             answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in asked]
-        purpose = ("rollouts", turn.step) if round_ == 0 else ("rollouts", turn.step, "round", round_)
+        purpose = (self.purpose, turn.step) if round_ == 0 else (self.purpose, turn.step, "round", round_)
         generators = [torch_generator(self.seed, *purpose, example.sample_id) for example in asked]
         model = self.policy.model
         training = model.training

@@ -24,6 +24,7 @@ class Updates:
         schedule: Any,
         *,
         name: str = "step",
+        section: str = "",
         max_grad_norm: float = 1.0,
         backward: Callable[[Tensor], None] = Tensor.backward,
         weights: Sequence[tuple[str, Tensor]] = (),
@@ -33,12 +34,14 @@ class Updates:
         Args:
             optimizer: a torch optimiser, or Lightning's wrapper of one.
             schedule: its learning-rate schedule, which moves on with every update.
-            name: whose settings messages name.
+            name: of the phase, in messages.
+            section: of its settings, in messages; empty: its name.
             max_grad_norm: gradients are scaled down to this norm.
             backward: adds the gradient of a share.
             weights: names for the weights, to say which adapters had no part in the first update.
         """
         self.optimizer, self.schedule, self.name = optimizer, schedule, name
+        self.section = section or name
         self.max_grad_norm, self.backward, self.weights = max_grad_norm, backward, weights
         self.count = 0  # updates so far
         self.moved = False  # whether an update has changed a weight
@@ -65,7 +68,7 @@ class Updates:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
                 f"stage {self.name} diverged at step {self.count}: loss {loss}, gradient norm {norm}; "
-                f"lower {self.name}.learning_rate (now {self._highest_rate()})"
+                f"lower {self.section}.learning_rate (now {self._highest_rate()})"
             )
         if self.moved or rate == 0 or norm == 0:
             self.optimizer.step()
@@ -85,7 +88,7 @@ class Updates:
         if torch.equal(before, _sums(weights)):
             raise UserError(
                 f"stage {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
-                f"weight, because rounding to {weights[0].dtype} loses so small a step: raise {self.name}.learning_rate, "
+                f"weight, because rounding to {weights[0].dtype} loses so small a step: raise {self.section}.learning_rate, "
                 "or set trainer.precision=32-true and backbone.dtype=float32"
             )
         self.moved = True

@@ -18,6 +18,10 @@ REWARD = (
     "its parts (R,); one that looks at one text at a time is a TextReward whose judge returns a dict with the key reward "
     "and one for each part (see mllmrec.rewards.base)"
 )
+SHAPER = (
+    "a shaper takes a judged RolloutBatch of R completions and returns Rewards: the new finite total (R,) within its bounds, "
+    "and each of its parts (R,) (see mllmrec.rewards.base)"
+)
 _GROUPS = (0, 0, 0, 1, 1, 2, 2)  # of different sizes
 
 

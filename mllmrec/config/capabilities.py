@@ -1,0 +1,68 @@
+"""What a part says of itself as class attributes, read from its source, so that rules about it need no import of torch.
+
+A class of the user's own says the same things in the same way, and obeys the same rules:
+
+- a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``;
+- a reward: ``needs_title``; an advantage: ``varies``; a loss: ``accepts``;
+- a cot policy: ``gives_confidence``; a backbone: ``sees_images``; an engine: ``continues_images``.
+"""
+
+from __future__ import annotations
+
+import ast
+import pydoc
+from collections.abc import Mapping
+from typing import Any
+
+from mllmrec.config.signatures import Unreadable, base_classes, class_of_target
+
+_MISSING = object()
+
+
+def capability(section: Any, name: str, default: Any) -> Any:
+    """The attribute ``name`` of the class that a section names.
+
+    Args:
+        section: resolved settings with a ``_target_``; a rollout around another one passes the question on.
+        name: of the attribute.
+        default: for a section without a class, and for a class without the attribute.
+    """
+    if not isinstance(section, Mapping) or section.get("_target_") is None:
+        return default
+    target = str(section["_target_"])
+    try:
+        found = _read(*class_of_target(target), name)
+    except (Unreadable, OSError, SyntaxError, ValueError, RecursionError):
+        found = getattr(pydoc.locate(target), name, _MISSING)
+    if found is _MISSING and isinstance(section.get("inner"), Mapping):
+        return capability(section["inner"], name, default)
+    return default if found is _MISSING else found
+
+
+def _read(place: Any, node: ast.ClassDef, name: str) -> Any:
+    """The value that a class, or the first of its bases that has one, gives to an attribute."""
+    for statement in node.body:
+        value = None
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in statement.targets
+        ):
+            value = statement.value
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            value = statement.value if statement.target.id == name else None
+        elif isinstance(statement, ast.FunctionDef) and statement.name == name:
+            raise Unreadable(name)  # a property may say anything
+        if value is not None:
+            return _constant(value)
+    for base in base_classes(place, node):
+        found = _read(*base, name)
+        if found is not _MISSING:
+            return found
+    return _MISSING
+
+
+def _constant(value: ast.expr) -> Any:
+    frozen = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "frozenset"
+    if frozen:
+        assert isinstance(value, ast.Call)
+        return frozenset(ast.literal_eval(value.args[0])) if value.args else frozenset()
+    return ast.literal_eval(value)

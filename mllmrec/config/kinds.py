@@ -1,0 +1,101 @@
+"""The kinds of training phases. Each says of itself all that others need to know: nothing else lists them.
+
+A kind of your own is a `Kind` object in a module of yours; ``kind: package.module.NAME`` in ``method.phases`` finds it.
+This module imports neither torch nor transformers, so that settings are checked at once.
+"""
+
+from __future__ import annotations
+
+import pydoc
+from dataclasses import dataclass
+from typing import Literal
+
+from mllmrec.config import schema
+from mllmrec.errors import choices
+
+# Groups of parts that a kind may read.
+PARTS = (
+    "reward",
+    "shapers",
+    "rollout",
+    "advantage",
+    "loss",
+    "regularizers",
+    "reference",
+    "teacher",
+    "sampler",
+)
+_ROLLOUTS = ("reward", "shapers", "rollout")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of training phase."""
+
+    name: str  # also of the section that holds its settings
+    title: str  # on the screen
+    settings: type[schema.Section]  # types and bounds of its section
+    fit: str  # path of the function that trains a phase (see `mllmrec.stages.fits`); imported when the phase begins
+    data: Literal["sequences", "samples", "prompts", "questions"] = "prompts"  # what it trains on
+    parts: tuple[str, ...] = ()  # which groups of parts it reads
+    shown: tuple[str, ...] = ("loss",)  # logged values beside the progress bar
+    shared: bool = False  # whether later jobs may take its weights over
+    supervised: bool = False  # whether it learns the true answers' tokens, as its loss_on says
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether it draws completions."""
+        return "rollout" in self.parts
+
+    @property
+    def can_draw_anew(self) -> bool:
+        """Whether its prompts may list other negatives than SFT's."""
+        return "new_negatives" in self.settings.model_fields
+
+
+WARMUP = Kind(
+    "warmup", "warm-up", schema.Warmup, "mllmrec.stages.fits.fit_warmup", data="sequences", shared=True
+)
+SFT = Kind(
+    "sft", "SFT", schema.Sft, "mllmrec.stages.fits.fit_sft", data="samples", shared=True, supervised=True
+)
+SFT_MORE = Kind(
+    "sft_more", "SFT continued", schema.SftMore, "mllmrec.stages.fits.fit_sft_more", supervised=True
+)
+GRPO = Kind("grpo", "GRPO", schema.Grpo, "mllmrec.stages.fits.fit_grpo", parts=PARTS, shown=("reward", "kl"))
+DPO = Kind("dpo", "DPO", schema.Dpo, "mllmrec.stages.fits.fit_dpo", shown=("loss", "rewards/accuracies"))
+EXPERT_ITERATION = Kind(
+    "expert_iteration",
+    "expert iteration",
+    schema.ExpertIteration,
+    "mllmrec.stages.fits.fit_expert_iteration",
+    parts=_ROLLOUTS,
+    shown=("loss", "reward"),
+)
+POINTWISE = Kind(
+    "pointwise", "pointwise", schema.Pointwise, "mllmrec.stages.fits.fit_pointwise", data="questions"
+)
+KINDS = {kind.name: kind for kind in (WARMUP, SFT, SFT_MORE, GRPO, DPO, EXPERT_ITERATION, POINTWISE)}
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of this name, or at this path outside of mllmrec.
+
+    Raises:
+        ValueError: there is none; the message names the choices.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    found = pydoc.locate(name) if "." in name else None
+    if not isinstance(found, Kind):
+        raise ValueError(
+            f"{name} is no kind of phase: there are {choices(list(KINDS))}, or the path of a Kind of your own"
+        )
+    return found
+
+
+def stage_title(stage: str) -> str:
+    """The name of a phase, or of another measured point of a run, for display."""
+    if stage in KINDS:
+        return KINDS[stage].title
+    return {"zero_shot": "zero-shot", "item_vectors": "item vectors"}.get(stage, stage)
