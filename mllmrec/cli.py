@@ -11,7 +11,7 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,7 +65,7 @@ def _run(task: Task, config_name: str) -> None:
                 check_stopped()
                 if of_multirun:
                     # The command line stands for many configurations, and only one of them was checked.
-                    check_config(cfg)
+                    check_config(cfg, _trials)
                 return task(cfg)
             except BaseException as error:
                 stopped = stopped_by()
@@ -124,7 +124,14 @@ def _check_command_line(config_name: str) -> None:
         # Report at once: a check of the components takes seconds of imports.
         raise ConfigError(composed.faults + plain_faults(composed.config))
     if not args.cfg:
-        check_config(composed.config)
+        check_config(composed.config, _trials)
+
+
+def _trials(settings: Mapping[str, Any], faulty: Collection[str]) -> list[str]:
+    """The faults of parts on toy batches. The parts need torch, which takes seconds to import."""
+    from mllmrec.testing.trials import trial_faults
+
+    return trial_faults(settings, faulty)
 
 
 def _can_be_sent(error: Exception) -> bool:

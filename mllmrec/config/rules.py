@@ -229,7 +229,9 @@ def needs_are_met(cfg: Settings) -> str | None:
     """A part needs a teacher, and there is none."""
     for phase in _drawing(cfg):
         seen = phase.settings(cfg)
-        sections: dict[str, Any] = {name: seen.get(name) for name in ("reward", "rollout", "advantage", "loss")}
+        sections: dict[str, Any] = {
+            name: seen.get(name) for name in ("reward", "rollout", "advantage", "loss")
+        }
         for group in ("shapers", "regularizers"):
             sections |= {f"{group}.{name}": part for name, part in (seen.get(group) or {}).items()}
         for name, part in sections.items():

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from mllmrec.stages.rollouts import Rewarded
 
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.engine.plain import Plain
@@ -20,7 +21,6 @@ from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
-from mllmrec.stages.rollouts import Rewarded
 from mllmrec.stages.sft import Sft
 
 ENGINE = SharedPrefix()

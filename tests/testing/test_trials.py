@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from mllmrec.captions.palette import Palette
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
-from mllmrec.config.trials import trial_faults
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.errors import ConfigError
 from mllmrec.reasoners.base import Estimate
@@ -24,6 +23,7 @@ from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.losses import ClippedRatio, TokenLoss
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
+from mllmrec.testing.trials import trial_faults
 
 
 def composed(*overrides: str) -> DictConfig:
