@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from mllmrec.config.compose import compose_checked
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.errors import ConfigError
 from mllmrec.reasoners.base import Estimate
+from mllmrec.rewards.base import Rewards
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative
-from mllmrec.rl.losses import ClippedRatio, TokenLoss
+from mllmrec.rl.losses import ClippedRatio, LossOutputs
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.testing.trials import trial_faults
@@ -33,39 +35,39 @@ def composed(*overrides: str) -> DictConfig:
 
 
 class NoReward(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"score": 1.0, "format": 1.0, "hit": 1.0}
 
 
 class NoPart(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": 1.0, "format": 1.0}
 
 
 class NotANumber(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": float("nan"), "format": 1.0, "hit": 1.0}
 
 
 class Words(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": "1.0", "format": 1.0, "hit": 1.0}
 
 
 class Bare(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return 1.0
 
 
 class Generous(HitFormat):
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": 7.0 if completion else 0.0, "format": 1.0, "hit": 1.0}
 
 
 class Fragile(HitFormat):
-    """Fails for an empty completion."""
+    """Takes an empty completion for granted never to come."""
 
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": float(completion[0] == "["), "format": 1.0, "hit": 1.0}
 
 
@@ -73,75 +75,127 @@ class Upside(HitFormat):
     bounds = (1.0, 0.0)
 
 
-class Flat(GroupRelative):
-    def __call__(self, rewards, weights=None):
-        return rewards.flatten()
+class Forgetful(HitFormat):
+    """Judges whole batches, one row too few."""
+
+    def __call__(self, batch):
+        return Rewards(torch.zeros(len(batch) - 1))
+
+
+class Counting(HitFormat):
+    """Pays more at every call."""
+
+    parts = ()
+    calls = 0
+
+    def judge(self, completion, question):
+        return {"reward": 0.0}
+
+    def __call__(self, batch):
+        self.calls += 1
+        return Rewards(torch.full((len(batch),), self.calls / 10))
+
+
+class Places(HitFormat):
+    """Pays a row for its place in the batch."""
+
+    parts = ()
+
+    def judge(self, completion, question):
+        return {"reward": 0.0}
+
+    def __call__(self, batch):
+        return Rewards(torch.arange(len(batch)) / 10)
+
+
+class Table(GroupRelative):
+    def __call__(self, batch):
+        return batch.judged().view(2, 4)
 
 
 class Divides(GroupRelative):
-    def __call__(self, rewards, weights=None):
-        return (rewards - rewards.mean(1, keepdim=True)) / rewards.std(1, keepdim=True)
+    def __call__(self, batch):
+        groups, rewards = batch.groups, batch.judged()
+        return (rewards - groups.rows(groups.mean(rewards))) / groups.rows(groups.std(rewards))
 
 
 class Counts(GroupRelative):
-    def __call__(self, rewards, weights=None):
-        return [1.0] * rewards.numel()
+    def __call__(self, batch):
+        return [1.0] * len(batch)
 
 
-class Unweighted(GroupRelative):
-    def __call__(self, rewards):
-        return rewards
+class Even(GroupRelative):
+    """Takes it for granted that groups have one size."""
+
+    def __call__(self, batch):
+        table = batch.judged().view(batch.groups.count, batch.groups.size)
+        return (table - table.mean(1, keepdim=True)).flatten()
 
 
 class NoTerms(ClippedRatio):
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        return -(logprobs * advantages[:, None])
+    def __call__(self, inputs):
+        return -(inputs.logprobs * inputs.advantages)
 
 
 class Summed(ClippedRatio):
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        terms = super().__call__(logprobs, old_logprobs, advantages, mask)
-        return terms._replace(terms=terms.terms.sum(1))
+    def __call__(self, inputs):
+        return LossOutputs(super().__call__(inputs).terms.sum(1))
 
 
 class Detached(ClippedRatio):
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        return super().__call__(logprobs.detach(), old_logprobs, advantages, mask)
+    def __call__(self, inputs):
+        return super().__call__(replace(inputs, logprobs=inputs.logprobs.detach()))
 
 
 class Logarithm(ClippedRatio):
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        return TokenLoss((logprobs * advantages[:, None]).log(), mask, mask)
+    def __call__(self, inputs):
+        return LossOutputs((inputs.logprobs * inputs.advantages).log())
+
+
+class Batchwise(ClippedRatio):
+    """Divides by the largest advantage of whatever rows it is given."""
+
+    def __call__(self, inputs):
+        return LossOutputs(
+            -inputs.logprobs * inputs.advantages / inputs.advantages.abs().max().clamp_min(0.1)
+        )
 
 
 class HalfARollout(Constrained):
-    def __call__(self, *args):
-        rollouts = super().__call__(*args)
-        return rollouts.__class__(**{**vars(rollouts), "finished": rollouts.finished[:1]})
+    def draw(self, *args):
+        drawn = super().draw(*args)
+        return replace(drawn, finished=drawn.finished[:1])
 
 
 class OtherOrder(Constrained):
-    def __call__(self, *args):
-        rollouts = super().__call__(*args)
-        return rollouts.__class__(**{**vars(rollouts), "prompt_of": rollouts.prompt_of.flip(0)})
+    def draw(self, *args):
+        drawn = super().draw(*args)
+        return replace(drawn, prompt_of=drawn.prompt_of.flip(0))
 
 
 class Tokens(Constrained):
-    def __call__(self, *args):
-        return super().__call__(*args).completions
+    def draw(self, *args):
+        return super().draw(*args).tokens
 
 
 class LeftPadded(Constrained):
-    def __call__(self, *args):
-        rollouts = super().__call__(*args)
-        mask = rollouts.completions.mask.clone()
+    def draw(self, *args):
+        drawn = super().draw(*args)
+        mask = drawn.tokens.mask.clone()
         mask[:, 0] = False
-        completions = TokenBatch(rollouts.completions.ids, mask)
-        return rollouts.__class__(**{**vars(rollouts), "completions": completions})
+        return replace(drawn, tokens=TokenBatch(drawn.tokens.ids, mask))
 
 
 class NoWeights(Enumerated):
     every_answer = False
+
+
+class Global(Constrained):
+    """Draws from torch's global generator."""
+
+    def draw(self, engine, model, encoded, group_size, generators, answers, end_token):
+        ours = [torch.Generator().manual_seed(int(torch.randint(1000, ()))) for _ in generators]
+        return super().draw(engine, model, encoded, group_size, ours, answers, end_token)
 
 
 class OnlyTexts(Palette):
@@ -170,7 +224,7 @@ class Paid(OnlyTexts):
 
 def faults_of(group: str, part: type, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        check_config(composed(f"{group}._target_={__name__}.{part.__name__}", *overrides))
+        check_config(composed(f"{group}._target_={__name__}.{part.__name__}", *overrides), trial_faults)
     return raised.value.faults
 
 
@@ -193,19 +247,24 @@ def faults_of(group: str, part: type, *overrides: str) -> list[str]:
             "it fails on a toy batch (IndexError: string index out of range; test_trials.py, line",
         ),
         ("reward", Upside, "its bounds are (1.0, 0.0)"),
-        ("advantage", Flat, "it returns a tensor of shape (8,), but (2, 4) is needed"),
-        ("advantage", Divides, "it returns [[1.5, -0.5, -0.5, -0.5], [nan, nan, nan, nan]]"),
+        ("reward", Forgetful, "its total is a tensor of shape (6,), but (7,) is needed"),
+        ("reward", Counting, "a second call gives other totals"),
+        ("reward", Places, "rows in another order have other totals"),
+        ("advantage", Table, "it returns a tensor of shape (2, 4), but (8,) is needed"),
+        ("advantage", Divides, "it returns [1.5, -0.5, -0.5, -0.5, nan, nan, nan, nan]"),
         ("advantage", Counts, "it returns a list ([1.0, 1.0"),
-        ("advantage", Unweighted, "it fails on a toy batch (TypeError"),
-        ("loss", NoTerms, "without terms, clipped_low, clipped_high"),
-        ("loss", Summed, "its terms are a tensor of shape (3,), but (3, 3) is needed"),
+        ("advantage", Even, "it fails on a toy batch (TypeError"),
+        ("loss", NoTerms, "it returns a Tensor (tensor("),
+        ("loss", Summed, "its terms are a tensor of shape (5,), but (5, 3) is needed"),
         ("loss", Detached, "its terms carry no gradient"),
         ("loss", Logarithm, "its terms are [["),
-        ("rollout", HalfARollout, "its finished is a tensor of shape (1,), but (4,) is needed"),
-        ("rollout", OtherOrder, "its prompt_of is [1, 1, 0, 0], but row r of 4 must answer prompt r // 2"),
+        ("loss", Batchwise, "have other terms than all rows together"),
+        ("rollout", HalfARollout, "its finished is a tensor of shape (1,), but (8,) is needed"),
+        ("rollout", OtherOrder, "but row r of 8 must answer prompt r // 4"),
         ("rollout", Tokens, "it returns a TokenBatch"),
         ("rollout", LeftPadded, "is not padded on the right"),
         ("rollout", NoWeights, "its completions are a tensor of shape (6, "),
+        ("rollout", Global, "the same seed, step and examples give other rows"),
         ("caption", OnlyTexts, "for item 1 it yields ['red']"),
         ("caption", OtherItem, "for item 1 it yields [('2', 'red')]"),
         ("caption", PathInIdentity, "its identity is {'weights': PosixPath('w')}"),
@@ -217,7 +276,7 @@ def test_a_part_that_gives_the_wrong_thing_is_named(group: str, part: type, word
     assert words in fault
     article = {"reward": "a reward takes", "advantage": "an advantage takes", "loss": "a loss takes"}
     assert (
-        article.get(group, {"rollout": "a rollout returns", "caption": "a captioner yields"}.get(group))
+        article.get(group, {"rollout": "a rollout takes", "caption": "a captioner yields"}.get(group))
         in fault
     )
 
@@ -231,16 +290,17 @@ def test_every_wrong_part_is_named_at_once() -> None:
 
 def test_parts_that_no_stage_uses_are_not_tried() -> None:
     check_config(
-        composed(f"reward._target_={__name__}.Bare", f"loss._target_={__name__}.NoTerms", "method=sft")
+        composed(f"reward._target_={__name__}.Bare", f"loss._target_={__name__}.NoTerms", "method=sft"),
+        trial_faults,
     )
     # Expert iteration reads rewards, but neither advantages nor losses.
-    check_config(composed(f"loss._target_={__name__}.NoTerms", "method=expert_iteration"))
+    check_config(composed(f"loss._target_={__name__}.NoTerms", "method=expert_iteration"), trial_faults)
     (fault,) = faults_of("reward", Bare, "method=expert_iteration")
     assert "a float" in fault
 
 
 def test_what_costs_money_is_not_tried() -> None:
-    check_config(composed(f"caption._target_={__name__}.Paid"))
+    check_config(composed(f"caption._target_={__name__}.Paid"), trial_faults)
 
 
 @pytest.mark.parametrize("rollout", ["constrained", "free", "enumerate"])
@@ -259,7 +319,7 @@ def test_trials_are_quick_and_touch_no_global_generator(rollout: str, engine: st
 def test_the_command_ends_with_status_2_before_it_makes_a_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from mllmrec.rewards.hit_format import HitFormat\n\n\n"
-        "class Mine(HitFormat):\n    def __call__(self, completion, question):\n        return {'score': 1.0}\n"
+        "class Mine(HitFormat):\n    def judge(self, completion, question):\n        return {'score': 1.0}\n"
     )
     command = [
         sys.executable,
