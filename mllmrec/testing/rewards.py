@@ -95,6 +95,12 @@ def _same_again(part: Any, batch: RolloutBatch, given: Rewards) -> None:
     again = copy.deepcopy(part)(batch.take(order))
     expect_equal("rows in another order have other totals", again.total, given.total[order])
     expect_equal("a second call gives other totals", part(batch).total, given.total)
+    if not part.state_dict():
+        expect_equal(
+            "it remembers, and its state_dict is empty: a second call gives other totals",
+            part(batch).total,
+            given.total,
+        )
 
 
 def _expect_names(names: Any) -> None:

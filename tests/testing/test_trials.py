@@ -248,7 +248,7 @@ def faults_of(group: str, part: type, *overrides: str) -> list[str]:
         ),
         ("reward", Upside, "its bounds are (1.0, 0.0)"),
         ("reward", Forgetful, "its total is a tensor of shape (6,), but (7,) is needed"),
-        ("reward", Counting, "a second call gives other totals"),
+        ("reward", Counting, "it remembers, and its state_dict is empty"),
         ("reward", Places, "rows in another order have other totals"),
         ("advantage", Table, "it returns a tensor of shape (2, 4), but (8,) is needed"),
         ("advantage", Divides, "it returns [1.5, -0.5, -0.5, -0.5, nan, nan, nan, nan]"),
