@@ -34,6 +34,7 @@ from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder, load_template
 from mllmrec.prompts.examples import Examples
+from mllmrec.rl.batch import Question, RolloutBatch
 
 TITLES = [
     "Red Lamp",
@@ -183,6 +184,45 @@ def sharpen(model: torch.nn.Module) -> None:
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.25)
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., RolloutBatch]:
+    """A batch by hand: (R,) rewards with the groups of their rows, or a (B, G) table of rewards with a row a group.
+
+    Group g answers prompt ``[7, 8 + g]`` about the example ``u<g>``; row r says ``[20 + r, 2]``, which is ``say r``.
+    """
+
+    def make(
+        rewards: Tensor, weights: Tensor | None = None, group_of: list[int] | None = None, **fields
+    ) -> RolloutBatch:
+        if group_of is None:
+            group_of = torch.arange(len(rewards)).repeat_interleave(rewards.shape[1]).tolist()
+        groups, count = torch.tensor(group_of), max(group_of) + 1
+        rows = len(groups)
+        ids = torch.stack([20 + torch.arange(rows), torch.full((rows,), 2)], 1)
+        prompts = torch.stack([torch.full((count,), 7), 8 + torch.arange(count)], 1)
+        own = {
+            "step": 0,
+            "examples": [
+                SimpleNamespace(sample_id=f"u{group}", has_reasoning=False) for group in range(count)
+            ],
+            "questions": [Question(str(group), {str(group): ""}) for group in range(count)],
+            "prompts": TokenBatch(prompts, torch.ones_like(prompts, dtype=torch.bool)),
+            "prompt_of": groups,
+            "example_of": groups,
+            "group_of": groups,
+            "completions": TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool)),
+            "learnt": torch.ones_like(ids, dtype=torch.bool),
+            "choices": None,
+            "finished": torch.ones(rows, dtype=torch.bool),
+            "texts": [f"say {row}" for row in range(rows)],
+            "weights": None if weights is None else weights.flatten(),
+            "rewards": rewards.flatten(),
+        }
+        return RolloutBatch(**{**own, **fields})
+
+    return make
 
 
 @pytest.fixture

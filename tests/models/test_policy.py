@@ -290,7 +290,7 @@ def test_special_tokens_in_an_answer_are_shown_and_judged(kind, tiny, make_pretr
     }
     texts = policy.decode(pad(list(said.values()), padding, side="right"))
     assert texts == list(said)
-    rewards = [HitFormat()(text, Question("1", {"1": "", "2": ""}))["reward"] for text in texts]
+    rewards = [HitFormat().judge(text, Question("1", {"1": "", "2": ""}))["reward"] for text in texts]
     assert rewards == [1.0] + [-1.0] * 6
 
 

@@ -10,9 +10,9 @@ QUESTION = Question("7", {"7": "Red Lamp", "8": "Blue Lamp", "9": ""})
 
 def test_amounts_and_parts():
     reward = HitFormat(hit_weight=2.0, format_weight=0.5, invalid=-0.25)
-    assert reward("[ITEM_7] Red Lamp", QUESTION) == {"reward": 2.5, "format": 1.0, "hit": 1.0}
-    assert reward("[ITEM_8]", QUESTION) == {"reward": 0.5, "format": 1.0, "hit": 0.0}
-    assert reward("Red Lamp", QUESTION) == {"reward": -0.25, "format": 0.0, "hit": 0.0}
+    assert reward.judge("[ITEM_7] Red Lamp", QUESTION) == {"reward": 2.5, "format": 1.0, "hit": 1.0}
+    assert reward.judge("[ITEM_8]", QUESTION) == {"reward": 0.5, "format": 1.0, "hit": 0.0}
+    assert reward.judge("Red Lamp", QUESTION) == {"reward": -0.25, "format": 0.0, "hit": 0.0}
     assert set(reward.parts) == {"format", "hit"}
 
 
@@ -27,8 +27,8 @@ def test_amounts_and_parts():
     ],
 )
 def test_titles_that_are_said_must_be_right(completion, loose, strict):
-    assert HitFormat()(completion, QUESTION)["format"] == loose
-    assert HitFormat(require_title=True)(completion, QUESTION)["format"] == strict
+    assert HitFormat().judge(completion, QUESTION)["format"] == loose
+    assert HitFormat(require_title=True).judge(completion, QUESTION)["format"] == strict
 
 
 def test_only_a_reward_that_requires_titles_needs_them():
@@ -37,4 +37,4 @@ def test_only_a_reward_that_requires_titles_needs_them():
 
 
 def test_an_unclosed_thought_is_no_answer():
-    assert HitFormat()("[ITEM_7] Red Lamp\n<think>and so on", QUESTION)["reward"] == -1.0
+    assert HitFormat().judge("[ITEM_7] Red Lamp\n<think>and so on", QUESTION)["reward"] == -1.0

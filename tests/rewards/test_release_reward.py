@@ -30,25 +30,25 @@ MATRIX = [
 
 @pytest.mark.parametrize(("completion", "released", "_"), MATRIX)
 def test_release_pays_as_the_released_code(completion, released, _):
-    assert Release()(completion, QUESTION)["reward"] == released
+    assert Release().judge(completion, QUESTION)["reward"] == released
 
 
 @pytest.mark.parametrize(("completion", "_", "ours"), MATRIX)
 def test_hit_format_pays_for_the_right_answer_wherever_the_thinking_stands(completion, _, ours):
-    assert HitFormat()(completion, QUESTION)["reward"] == ours
+    assert HitFormat().judge(completion, QUESTION)["reward"] == ours
 
 
 def test_release_amounts_and_parts():
     reward = Release(malformed=-2.0, miss=0.1, hit=3.0)
-    assert reward("[ITEM_7] x", QUESTION) == {"reward": 3.0, "format": 1.0, "hit": 1.0}
-    assert reward("[ITEM_1] x", QUESTION) == {"reward": 0.1, "format": 1.0, "hit": 0.0}
-    assert reward("x", QUESTION) == {"reward": -2.0, "format": 0.0, "hit": 0.0}
+    assert reward.judge("[ITEM_7] x", QUESTION) == {"reward": 3.0, "format": 1.0, "hit": 1.0}
+    assert reward.judge("[ITEM_1] x", QUESTION) == {"reward": 0.1, "format": 1.0, "hit": 0.0}
+    assert reward.judge("x", QUESTION) == {"reward": -2.0, "format": 0.0, "hit": 0.0}
     assert set(reward.parts) == {"format", "hit"}
     assert reward.needs_title
 
 
 def test_release_reads_ids_that_are_no_numbers():
-    assert Release()("[ITEM_a%20b] x", Question("a b", {}))["hit"] == 1.0
+    assert Release().judge("[ITEM_a%20b] x", Question("a b", {}))["hit"] == 1.0
 
 
 def test_the_bounds_hold_whichever_amount_is_the_lowest():

@@ -6,14 +6,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio, aggregate
+from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio, LossInputs, LossOutputs, aggregate
+
+LOW, HIGH = "clip_ratio/low_mean", "clip_ratio/high_mean"
+
+
+def applied(loss, logprobs, old, advantages, mask) -> LossOutputs:
+    """(r, T) log-probabilities and (r,) advantages through a loss."""
+    return loss(LossInputs(logprobs, old, advantages[:, None], mask, entropy=torch.zeros_like(old)))
 
 
 def loss_of(loss: ClippedRatio, ratios: list[float], advantage: float):
     """One sequence with these token ratios."""
     old = torch.full((1, len(ratios)), -1.0)
     logprobs = old + torch.tensor([ratios]).log()
-    return loss(logprobs, old, torch.tensor([advantage]), torch.ones(1, len(ratios), dtype=torch.bool))
+    return applied(
+        loss, logprobs, old, torch.tensor([advantage]), torch.ones(1, len(ratios), dtype=torch.bool)
+    )
 
 
 # Loss = -min(ratio · A, clipped ratio · A); columns: ratio 0.7, 1.25, 1.35.
@@ -34,10 +43,10 @@ def test_clip(high, advantage, terms):
 def test_clip_counts_only_where_the_clip_holds_the_gradient():
     ratios = [0.7, 1.0, 1.25, 1.35]
     up, down = (loss_of(ClippedRatio(0.2, 0.28), ratios, advantage) for advantage in (1.0, -1.0))
-    assert up.clipped_low.tolist() == [[False, False, False, False]]
-    assert up.clipped_high.tolist() == [[False, False, False, True]]
-    assert down.clipped_low.tolist() == [[True, False, False, False]]
-    assert down.clipped_high.tolist() == [[False, False, False, False]]
+    assert up.metrics[LOW].tolist() == [[False, False, False, False]]
+    assert up.metrics[HIGH].tolist() == [[False, False, False, True]]
+    assert down.metrics[LOW].tolist() == [[True, False, False, False]]
+    assert down.metrics[HIGH].tolist() == [[False, False, False, False]]
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -45,9 +54,9 @@ def test_masked_tokens_neither_count_nor_clip(level):
     old = torch.zeros(1, 3)
     logprobs = torch.tensor([[0.1, 0.1, 50.0]])
     mask = torch.tensor([[True, True, False]])
-    result = ClippedRatio(level=level)(logprobs, old, torch.tensor([1.0]), mask)
+    result = applied(ClippedRatio(level=level), logprobs, old, torch.tensor([1.0]), mask)
     assert_close(result.terms[:, :2], -torch.tensor([[0.1, 0.1]]).exp())
-    assert not result.clipped_high[0, 2]
+    assert not result.metrics[HIGH][0, 2]
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -55,23 +64,25 @@ def test_masked_tokens_of_a_clipped_sequence_do_not_count_as_clipped(advantage):
     # The sequence's ratio is exp(0.5 A), beyond the clip on the side that holds; the third token is masked.
     logprobs = torch.tensor([[0.5, 0.5, 0.0]]) * advantage
     mask = torch.tensor([[True, True, False]])
-    result = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 3), torch.tensor([advantage]), mask)
+    result = applied(
+        ClippedRatio(level="sequence"), logprobs, torch.zeros(1, 3), torch.tensor([advantage]), mask
+    )
     high, low = (mask, torch.zeros_like(mask))[:: 1 if advantage > 0 else -1]
-    assert torch.equal(result.clipped_high, high)
-    assert torch.equal(result.clipped_low, low)
+    assert torch.equal(result.metrics[HIGH], high)
+    assert torch.equal(result.metrics[LOW], low)
 
 
 def test_without_an_advantage_nothing_is_clipped():
     result = loss_of(ClippedRatio(), [0.5, 1.0, 2.0], 0.0)
-    assert not result.clipped_low.any()
-    assert not result.clipped_high.any()
+    assert not result.metrics[LOW].any()
+    assert not result.metrics[HIGH].any()
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_a_row_without_tokens_gives_nothing(level):
     logprobs = torch.tensor([[-0.1, -0.2], [-0.3, -0.4]])
     mask = torch.tensor([[True, True], [False, False]])
-    terms = ClippedRatio(level=level)(logprobs, logprobs - 0.1, torch.ones(2), mask).terms
+    terms = applied(ClippedRatio(level=level), logprobs, logprobs - 0.1, torch.ones(2), mask).terms
     assert terms.isfinite().all()
     for how in AGGREGATIONS:
         counts: dict[str, Any] = {"tokens": 2, "sequences": 1, "max_length": 2}
@@ -83,11 +94,15 @@ def test_a_row_without_tokens_gives_nothing(level):
 def test_clipped_tokens_have_no_gradient_and_others_that_of_the_ratio(advantage):
     ratios = torch.tensor([[0.7, 1.1, 1.35]])
     logprobs = ratios.log().requires_grad_()
-    result = ClippedRatio()(
-        logprobs, torch.zeros(1, 3), torch.tensor([advantage]), torch.ones(1, 3, dtype=torch.bool)
+    result = applied(
+        ClippedRatio(),
+        logprobs,
+        torch.zeros(1, 3),
+        torch.tensor([advantage]),
+        torch.ones(1, 3, dtype=torch.bool),
     )
     result.terms.sum().backward()
-    held = result.clipped_low | result.clipped_high
+    held = result.metrics[LOW] | result.metrics[HIGH]
     assert held.any()
     # d(-ratio A) / d log pi = -ratio A
     assert_close(logprobs.grad, torch.where(held, 0.0, -ratios * advantage))
@@ -99,13 +114,15 @@ def test_gspo_ratio_is_the_geometric_mean():
     assert_close(result.terms, torch.full((1, 4), -1.044009), atol=1e-6, rtol=0)
     clipped = loss_of(ClippedRatio(3e-4, 4e-4, level="sequence"), [1.1, 0.9, 1.2, 1.0], 1.0)
     assert_close(clipped.terms, torch.full((1, 4), -1.0004))
-    assert clipped.clipped_high.all()
+    assert clipped.metrics[HIGH].all()
 
 
 def test_gspo_has_the_gradient_of_the_sequence_ratio():
     logprobs = torch.tensor([[1.1, 0.9, 1.2, 1.0]]).log().requires_grad_()
     mask = torch.ones(1, 4, dtype=torch.bool)
-    terms = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 4), torch.tensor([3.0]), mask).terms
+    terms = applied(
+        ClippedRatio(level="sequence"), logprobs, torch.zeros(1, 4), torch.tensor([3.0]), mask
+    ).terms
     loss = aggregate(terms, mask, "sequence_mean", tokens=4, sequences=1, max_length=4)
     (by_token,) = torch.autograd.grad(loss, logprobs)
     (direct,) = torch.autograd.grad(-3.0 * logprobs.mean().exp(), logprobs)
@@ -116,7 +133,7 @@ def test_on_policy_ratios_are_exactly_one_and_losses_agree():
     logprobs = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     advantages, mask = torch.tensor([1.5, -0.5]), torch.ones(2, 3, dtype=torch.bool)
     for loss in (ClippedRatio(), ClippedRatio(0.2, 0.28), ClippedRatio(3e-4, 4e-4, level="sequence")):
-        terms = loss(logprobs, logprobs.clone(), advantages, mask).terms
+        terms = applied(loss, logprobs, logprobs.clone(), advantages, mask).terms
         assert (terms == -advantages[:, None].expand(2, 3)).all()
 
 
@@ -141,7 +158,7 @@ def test_aggregation(how, value):
 def test_a_sequence_of_one_token_counts_whole():
     mask = torch.tensor([[True, False]])
     logprobs = torch.tensor([[0.1, 9.0]])
-    terms = ClippedRatio(level="sequence")(logprobs, torch.zeros(1, 2), torch.ones(1), mask).terms
+    terms = applied(ClippedRatio(level="sequence"), logprobs, torch.zeros(1, 2), torch.ones(1), mask).terms
     assert_close(terms[:, :1], -torch.tensor([[0.1]]).exp())
     loss = aggregate(terms, mask, "sequence_mean", tokens=1, sequences=1, max_length=2)
     assert_close(loss, -torch.tensor(0.1).exp())

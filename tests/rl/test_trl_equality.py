@@ -8,7 +8,7 @@ import torch
 from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.rl.kl import kl_estimate
-from mllmrec.rl.losses import ClippedRatio, aggregate
+from mllmrec.rl.losses import ClippedRatio, LossInputs, aggregate
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -91,9 +91,9 @@ def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
     trainer = make_trainer(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28)
     model, engine, mask = trainer.model, SharedPrefix(), COMPLETIONS.mask
     encoded = engine.encode(model, PROMPTS)
-    logprobs = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE).logprobs
+    logprobs, entropy = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
     old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
-    result = ClippedRatio(0.2, 0.28)(logprobs, old, ADVANTAGES, mask)
+    result = ClippedRatio(0.2, 0.28)(LossInputs(logprobs, old, ADVANTAGES[:, None], mask, entropy))
     terms = result.terms + beta * kl_estimate(logprobs, reference, "k3") if beta else result.terms
     ours = aggregate(terms, mask, aggregation, tokens=float(mask.sum()), sequences=8.0, max_length=LONGEST)
 
@@ -110,8 +110,8 @@ def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
             "num_items_in_batch": mask.sum(),
         },
     )
-    assert result.clipped_low.any()
-    assert result.clipped_high.any()
+    assert result.metrics["clip_ratio/low_mean"].any()
+    assert result.metrics["clip_ratio/high_mean"].any()
     assert abs(ours.item()) > 1e-2
     assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6)
     expected = gradient(model, theirs)

@@ -32,11 +32,11 @@ def roll_out(model, group, seed=0, answers=ANSWERS, temperature=1.0, engine=None
     generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(PROMPTS.ids))]
     with torch.no_grad():
         encoded = engine.encode(model, PROMPTS)
-        return Constrained(temperature)(engine, model, encoded, group, generators, answers, END)
+        return Constrained(temperature).draw(engine, model, encoded, group, generators, answers, END)
 
 
 def texts(rollouts):
-    return [ids[mask].tolist() for ids, mask in zip(*rollouts.completions, strict=True)]
+    return [ids[mask].tolist() for ids, mask in zip(*rollouts.tokens, strict=True)]
 
 
 def test_only_answers_of_the_own_prompt_are_said(model):
@@ -127,7 +127,7 @@ def test_both_engines_roll_out_alike_and_know_the_scores(model):
         again = Plain().score(
             model,
             PROMPTS,
-            shared.completions,
+            shared.tokens,
             shared.prompt_of,
             scored=shared.decisions,
             choices=shared.choices,

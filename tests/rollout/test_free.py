@@ -14,10 +14,10 @@ END = 33
 
 
 def roll_out(model, seed=0, group=64, end=END, engine=None, prompts=PROMPTS, **settings):
-    sampler = Free(**{"max_new_tokens": 12, **settings})
+    rollout = Free(**{"max_new_tokens": 12, **settings})
     engine = engine or SharedPrefix()
     generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(prompts.ids))]
-    return sampler(engine, model, engine.encode(model, prompts), group, generators, (), end)
+    return rollout.draw(engine, model, engine.encode(model, prompts), group, generators, (), end)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def model(make_pretrained):
 
 def test_completions_end_at_the_end_token_or_the_limit(model):
     rollouts = roll_out(model)
-    ids, mask = rollouts.completions
+    ids, mask = rollouts.tokens
     assert ids.shape == mask.shape == (128, 12)
     lengths = mask.sum(1)
     assert len(lengths.unique()) > 1
@@ -59,7 +59,7 @@ def test_decoding_stops_with_the_last_row(model):
     with torch.no_grad():
         model.lm_head.bias[END] = 100.0
     rollouts = roll_out(model, group=4)
-    assert rollouts.completions.ids.tolist() == [[END]] * 8
+    assert rollouts.tokens.ids.tolist() == [[END]] * 8
     assert rollouts.finished.all()
 
 
@@ -68,12 +68,12 @@ def test_temperature_zero_takes_the_most_likely_tokens(model, engine):
     with torch.no_grad():
         model.lm_head.bias[END] = 0.0  # or the most likely token is always the same
     rollouts = roll_out(model, group=1, temperature=0.0, end=-1, max_new_tokens=4, engine=engine)
-    assert all(len(set(row)) > 1 for row in rollouts.completions.ids.tolist())
+    assert all(len(set(row)) > 1 for row in rollouts.tokens.ids.tolist())
     for row in range(2):
         tokens = PROMPTS.ids[row][PROMPTS.mask[row]].tolist()
         for place in range(4):
             tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
-            assert rollouts.completions.ids[row, place] == tokens[-1]
+            assert rollouts.tokens.ids[row, place] == tokens[-1]
 
 
 def test_frequencies_are_the_probabilities_of_the_loss(model):
@@ -81,12 +81,12 @@ def test_frequencies_are_the_probabilities_of_the_loss(model):
     with torch.no_grad():
         scores = (
             Plain()
-            .score(model, PROMPTS, rollouts.completions, rollouts.prompt_of, temperature=0.8)
+            .score(model, PROMPTS, rollouts.tokens, rollouts.prompt_of, temperature=0.8)
             .logprobs[:, 0]
         )
     for prompt in range(2):
         rows = rollouts.prompt_of == prompt
-        firsts, counts = unique_with_first(rollouts.completions.ids[rows, 0])
+        firsts, counts = unique_with_first(rollouts.tokens.ids[rows, 0])
         common = counts > 100
         assert common.any()
         expected = scores[rows][firsts][common].double().exp()
@@ -102,12 +102,12 @@ def unique_with_first(values):
 
 def test_same_seed_same_rollouts_whatever_the_global_generator(model):
     before = torch.get_rng_state()
-    first = roll_out(model, seed=5).completions.ids
+    first = roll_out(model, seed=5).tokens.ids
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert torch.equal(roll_out(model, seed=5).completions.ids, first)
+    assert torch.equal(roll_out(model, seed=5).tokens.ids, first)
     torch.set_rng_state(before)
-    other = roll_out(model, seed=6).completions.ids
+    other = roll_out(model, seed=6).tokens.ids
     assert other.shape != first.shape or not torch.equal(other, first)
 
 
@@ -115,13 +115,13 @@ def test_same_seed_same_rollouts_whatever_the_global_generator(model):
 def test_both_engines_roll_out_alike(model, top_p):
     shared = roll_out(model, group=16, top_p=top_p)
     plain = roll_out(model, group=16, top_p=top_p, engine=Plain())
-    assert torch.equal(shared.completions.ids, plain.completions.ids)
+    assert torch.equal(shared.tokens.ids, plain.tokens.ids)
     assert torch.equal(shared.finished, plain.finished)
 
 
 def test_a_prompt_alone_gets_the_rollouts_that_it_gets_in_company(model):
     together = roll_out(model, group=16)
     alone = roll_out(model, group=16, prompts=pad([[11, 12, 13, 14, 15]], 0, side="left"))
-    width = alone.completions.ids.shape[1]
-    assert torch.equal(together.completions.ids[:16, :width], alone.completions.ids)
-    assert torch.equal(together.completions.mask[:16, :width], alone.completions.mask)
+    width = alone.tokens.ids.shape[1]
+    assert torch.equal(together.tokens.ids[:16, :width], alone.tokens.ids)
+    assert torch.equal(together.tokens.mask[:16, :width], alone.tokens.mask)
