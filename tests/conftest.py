@@ -28,13 +28,23 @@ from transformers import (
 from mllmrec.data.base import Interactions
 from mllmrec.data.splits import LeaveOneOut
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.models.backbones import Pretrained, Tiny
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder, load_template
-from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.examples import Example, Examples
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.batch import Question, RolloutBatch
+from mllmrec.rl.losses import ClippedRatio
+from mllmrec.rl.regularizers import KlToReference
+from mllmrec.rollout.constrained import Constrained
+from mllmrec.step.collector import Collector
+from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
+from mllmrec.step.reference import Frozen
+from mllmrec.step.speaker import Names, Speaker
 
 TITLES = [
     "Red Lamp",
@@ -221,6 +231,80 @@ def make_batch() -> Callable[..., RolloutBatch]:
             "rewards": rewards.flatten(),
         }
         return RolloutBatch(**{**own, **fields})
+
+    return make
+
+
+@pytest.fixture
+def batch(tiny, make_examples) -> list[Example]:
+    examples = make_examples(tiny.builder)
+    return [examples[0], examples[3]]
+
+
+@pytest.fixture
+def make_collector(tiny) -> Callable[..., Collector]:
+    """A collector; ``policy``, ``answers`` and ``builder`` of the tiny policy unless given."""
+
+    def make(
+        policy=None,
+        answers=None,
+        builder=None,
+        *,
+        engine=None,
+        rollout=None,
+        reward=None,
+        micro_batch_size=64,
+        seed=0,
+        **parts,
+    ):
+        policy, builder, rollout = policy or tiny.policy, builder or tiny.builder, rollout or Constrained()
+        speaker = Speaker(
+            policy,
+            answers or tiny.answers,
+            engine or SharedPrefix(),
+            rollout.plain,
+            Names(builder.ids, builder.titles),
+            seed=seed,
+            micro_batch_size=micro_batch_size,
+        )
+        return Collector(speaker, rollout, reward or HitFormat(), **parts)
+
+    return make
+
+
+@pytest.fixture
+def make_step(tiny, make_collector) -> Callable[..., PolicyGradient]:
+    """A step; with ``beta`` above 0 the policy is held to the one at the start."""
+
+    def make(
+        policy=None,
+        *others,
+        advantage=None,
+        loss=None,
+        beta=0.0,
+        kl="k3",
+        regularizers=(),
+        reference=None,
+        begin=True,
+        group_size=6,
+        micro_batch_size=4,
+        iterations=1,
+        aggregation="token_mean",
+        skip_zero_variance="auto",
+        **parts,
+    ):
+        policy = policy or tiny.policy
+        if begin:
+            policy.begin_stage("grpo")
+        if beta > 0:
+            regularizers, reference = [KlToReference(beta, kl), *regularizers], reference or Frozen()
+        return PolicyGradient(
+            make_collector(policy, *others, micro_batch_size=micro_batch_size, reference=reference, **parts),
+            advantage or GroupRelative(),
+            loss or ClippedRatio(),
+            StepSettings(group_size, micro_batch_size, iterations, aggregation, skip_zero_variance),
+            regularizers,
+        )
 
     return make
 

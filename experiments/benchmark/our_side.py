@@ -1,14 +1,16 @@
-"""One step of the package's own GRPO stage, driven without a trainer."""
+"""The package's own GRPO step, without a trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import get_scheduler
 
 from benchmark.measuring import StepClock, device
 from benchmark.models import (
@@ -27,20 +29,27 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.trie import AnswerTrie, choice_sets
-from mllmrec.rewards.base import Question, Reward
+from mllmrec.rewards.base import Question, TextReward
 from mllmrec.rl.advantages import GroupRelative
+from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.losses import ClippedRatio
-from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rl.regularizers import KlToReference
+from mllmrec.rollout.base import Judge, PlainRollout, Turn, WrappedRollout
+from mllmrec.rollout.base import Speaker as RolloutSpeaker
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
-from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.grpo import Grpo, Judged
+from mllmrec.step.collector import Collector
+from mllmrec.step.metrics import rollout_metrics
+from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
+from mllmrec.step.reference import Frozen
+from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.updates import Updates
 
 RANK, TEMPERATURE, TOP_P, LEARNING_RATE = 16, 0.9, 0.9, 1e-4
 
 
-class TokenHash(Reward):
+class TokenHash(TextReward):
     """Pays `reward_of` the text."""
 
     parts = ()
@@ -50,48 +59,41 @@ class TokenHash(Reward):
         """The lowest and the highest possible total."""
         return 0.0, 1.0
 
-    def __call__(self, completion: str, question: Question) -> dict[str, float]:
+    def judge(self, completion: str, question: Question) -> dict[str, float]:
         """Only the total."""
         return {"reward": reward_of(completion)}
 
 
-class TimedGrpo(Grpo):
-    """The unchanged stage, with Lightning's handles replaced and rollout and reference timed."""
+class TimedRollout(WrappedRollout):
+    """The draw inside it, timed."""
 
-    def __init__(self, clock: StepClock, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(self, inner: PlainRollout, clock: StepClock) -> None:
+        super().__init__(inner)
         self.clock = clock
-        configured = self.configure_optimizers()
-        self._handles = (configured["optimizer"], configured["lr_scheduler"])
 
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """AdamW."""
-        return self._handles[0]
-
-    def lr_schedulers(self) -> Any:
-        """Its schedule."""
-        return self._handles[1]
-
-    def manual_backward(self, loss: Tensor, *arguments: Any, **settings: Any) -> None:
-        """As without a trainer."""
-        loss.backward()
-
-    def log_step(self, metrics: Mapping[str, float]) -> None:
-        """Keep nothing: the numbers are on the host already, and moving them there is the cost of logging."""
-
-    def roll_out(self, batch: Sequence[Example], prompts: Any, step: int) -> tuple[Rollouts, Any]:
+    def __call__(
+        self, examples: Sequence[Example], speaker: RolloutSpeaker, judge: Judge, turn: Turn
+    ) -> RolloutBatch:
         """Timed."""
         with self.clock.part("rollout"):
-            return super().roll_out(batch, prompts, step)
+            return self.inner(examples, speaker, judge, turn)
 
-    def reference_logprobs(self, judged: Judged) -> Tensor:
-        """Timed."""
-        with self.clock.part("reference"):
-            return super().reference_logprobs(judged)
+
+class TimedReference(Frozen):
+    """The policy at the start, timed while it scores."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+
+    @contextmanager
+    def model(self, policy: Policy) -> Iterator[Any]:
+        """Timed until the block ends."""
+        with self.clock.part("reference"), super().model(policy) as model:
+            yield model
 
 
 class OurSide:
-    """A policy, its GRPO stage with the shared-prefix engine, and the examples of every step."""
+    """A policy, its GRPO step with the shared-prefix engine, its optimiser, and the examples of every step."""
 
     def __init__(self, settings: Mapping[str, Any], steps: int) -> None:
         """Build everything for ``steps`` steps in all."""
@@ -99,7 +101,7 @@ class OurSide:
         self.clock = StepClock()
         size, candidates = settings["size"], settings["candidates"]
         # An answer's tokens include the end token.
-        catalogue = RandomCatalogue(size, candidates, settings["completion_len"] - 1)
+        self.catalogue = RandomCatalogue(size, candidates, settings["completion_len"] - 1)
         self.policy = Policy(
             random_model(size, settings["dtype"], device()),
             random_tokenizer(size),
@@ -107,28 +109,13 @@ class OurSide:
         )
         self.policy.begin_stage("grpo")
         _fill_adapters(self.policy.model)
-        answers = AnswerTokens(
-            cast(PromptBuilder, catalogue), self.policy.encode_answers, self.policy.end_token
+        self.policy.model.to(device()).train()
+        self.answers = AnswerTokens(
+            cast(PromptBuilder, self.catalogue), self.policy.encode_answers, self.policy.end_token
         )
         rows = candidates if settings["rollout"] == "enumerate" else settings["group"]
-        self.stage = TimedGrpo(
-            self.clock,
-            self.policy,
-            answers,
-            OptimizerSettings(LEARNING_RATE),
-            steps,
-            engine=SharedPrefix(),
-            sampler=_sampler(settings),
-            reward=TokenHash(),
-            advantage=GroupRelative(),
-            policy_loss=ClippedRatio(),
-            group_size=settings["group"],
-            micro_batch_size=settings["prompts"] * rows,
-            beta=settings["beta"],
-            aggregation="sequence_mean",
-            titles=catalogue.titles,
-            item_ids=catalogue.ids,
-        ).to(device())
+        self.training = self._step_with(SharedPrefix(), settings["prompts"] * rows)
+        self.update = _updates(self.policy.model, steps)
         prompts = random_prompts(size, settings["prompts"] * steps, settings["prompt_len"])
         examples = [
             Example(str(row), str(row), prompt, 0, np.arange(candidates), 0, False)
@@ -139,16 +126,38 @@ class OurSide:
             for start in range(0, len(examples), settings["prompts"])
         ]
 
+    def _step_with(self, engine: Engine, micro_batch_size: int) -> PolicyGradient:
+        draw, beta = _rollout(self.settings), self.settings["beta"]
+        speaker = Speaker(
+            self.policy,
+            self.answers,
+            engine,
+            draw,
+            Names(self.catalogue.ids, self.catalogue.titles),
+            micro_batch_size=micro_batch_size,
+        )
+        reference = TimedReference(self.clock) if beta > 0 else None
+        return PolicyGradient(
+            Collector(speaker, TimedRollout(draw, self.clock), TokenHash(), reference=reference),
+            GroupRelative(),
+            ClippedRatio(),
+            StepSettings(self.settings["group"], micro_batch_size, aggregation="sequence_mean"),
+            [KlToReference(beta)] if beta > 0 else [],
+        )
+
     def step(self, index: int) -> None:
-        """One whole step, timed."""
+        """One whole step, timed, with the numbers that a run logs."""
         self.clock.begin()
         with _precision(self.settings):
-            self.stage.training_step(self.batches[index], index)
+            rollouts = self.training.collect(self.batches[index], index)
+            rollout_metrics(rollouts, constrained=self.settings["rollout"] != "free")
+            for _ in self.training.updates(rollouts, self.update):
+                pass
         self.clock.end()
 
     def decided_tokens(self) -> float:
         """D: mean tokens of an answer up to the last one that its beginning leaves open."""
-        answers = [self.stage.answers.of(item) for item in range(self.settings["candidates"])]
+        answers = [self.answers.of(item) for item in range(self.settings["candidates"])]
         _, open_places = choice_sets([AnswerTrie(answers)] * len(answers), answers)
         lengths = torch.arange(1, open_places.shape[1] + 1) * open_places
         return float(lengths.amax(1).double().mean())
@@ -158,32 +167,35 @@ class OurSide:
 
         It is the maximum over weights of ``|g - g_plain| / |g_plain|`` in Euclidean norms, for the update of a step.
         """
-        stage, batch = self.stage, self.batches[index]
         with _precision(self.settings):
-            prompts = self.policy.prompt_batch([example.prompt for example in batch])
-            rollouts, encoded = stage.roll_out(batch, prompts, index)
-            judged = stage.judge(batch, prompts, rollouts)
-            ours = self._gradients(judged, stage.engine, stage.micro_batch_size, encoded)
-            plain = self._gradients(judged, Plain(), 1, None)
+            rollouts = self.training.collect(self.batches[index], index)
+            ours = self._gradients(self.training, rollouts)
+            plain = self._gradients(self._step_with(Plain(), 1), replace(rollouts, known=None))
         errors = [
             (found - expected).norm() / expected.norm() for found, expected in zip(ours, plain, strict=True)
         ]
         return float(torch.stack(errors).max())
 
-    def _gradients(self, judged: Judged, engine: Engine, micro_batch: int, encoded: Any) -> list[Tensor]:
-        stage = self.stage
-        kept = stage.engine, stage.micro_batch_size
-        stage.engine, stage.micro_batch_size = engine, micro_batch
-        reference = stage.reference_logprobs(judged) if stage.beta > 0 else None
-        stage.zero_grad(set_to_none=True)
-        _backward(stage.loss_shares(judged, None, reference, {}, encoded=encoded))
-        stage.engine, stage.micro_batch_size = kept
-        return [weight.grad for weight in stage.parameters() if weight.grad is not None]
+    def _gradients(self, step: PolicyGradient, rollouts: RolloutBatch) -> list[Tensor]:
+        """Of all trained weights, in a step's update from some rollouts."""
+        self.policy.model.zero_grad(set_to_none=True)
+        for _ in step.updates(rollouts, _backward):
+            pass
+        return [weight.grad for weight in self.policy.model.parameters() if weight.grad is not None]
 
 
-def _backward(shares: Iterable[Tensor]) -> None:
+def _updates(model: torch.nn.Module, steps: int) -> Updates:
+    """AdamW with a rate that falls to 0 over all steps."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    return Updates(optimizer, get_scheduler("linear", optimizer, 0, steps), name="grpo")
+
+
+def _backward(shares: Iterable[Tensor]) -> dict[str, float]:
+    """An update that leaves the weights alone."""
     for share in shares:
         share.backward()
+    return {}
 
 
 def _fill_adapters(model: torch.nn.Module) -> None:
@@ -201,7 +213,7 @@ def _precision(settings: Mapping[str, Any]) -> Any:
     return torch.autocast(device().type, getattr(torch, settings["dtype"]))
 
 
-def _sampler(settings: Mapping[str, Any]) -> Sampler:
+def _rollout(settings: Mapping[str, Any]) -> PlainRollout:
     if settings["rollout"] == "free":
         return Free(TEMPERATURE, TOP_P, settings["completion_len"])
     return (Constrained if settings["rollout"] == "constrained" else Enumerated)(TEMPERATURE)

@@ -12,14 +12,11 @@ from mllmrec.engine.batches import pad
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative, LeaveOneOut
 from mllmrec.rl.kl import kl_estimate
-from mllmrec.rl.losses import ClippedRatio
+from mllmrec.rl.parts import REFERENCE
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
-from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.grpo import Grpo, Judged
 
 END = 2
 ENGINE = SharedPrefix()
@@ -36,11 +33,11 @@ GROUPS = [64, 1024, 16384]
 
 def all_answers(model, answers, engine=ENGINE, temperature=1.0):
     encoded = engine.encode(model, PROMPTS)
-    return Enumerated(temperature)(engine, model, encoded, 7, [], answers, END)
+    return Enumerated(temperature).draw(engine, model, encoded, 7, [], answers, END)
 
 
 def texts(rollouts):
-    return [ids[mask].tolist() for ids, mask in zip(*rollouts.completions, strict=True)]
+    return [ids[mask].tolist() for ids, mask in zip(*rollouts.tokens, strict=True)]
 
 
 @pytest.fixture
@@ -83,56 +80,60 @@ def test_prompts_must_have_as_many_answers(policy):
 
 
 @pytest.fixture
-def make_stage(policy, make_builder):
+def make_exact(policy, make_builder, make_step):
+    """A step over all answers, unless ``rollout`` says otherwise."""
     builder = make_builder(answer="id")
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
 
     def make(**settings):
-        return Grpo(
-            policy,
-            answers,
-            OptimizerSettings(1e-3),
-            1,
-            reward=HitFormat(),
-            policy_loss=ClippedRatio(),
-            group_size=1,
-            micro_batch_size=1 << 20,
-            **{"engine": ENGINE, "sampler": Enumerated(), "advantage": GroupRelative(), **settings},
-        )
+        own = {"rollout": Enumerated(), "group_size": 1, "micro_batch_size": 1 << 20}
+        return make_step(policy, answers, builder, begin=False, **{**own, **settings})
 
     return make
 
 
-def judged(stage, answers, group=1, seed=0):
-    """A group for each prompt, every answer with its own reward."""
-    generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(2)]
-    with torch.no_grad():
-        encoded = ENGINE.encode(stage.model, PROMPTS)
-        rollouts = stage.sampler(ENGINE, stage.model, encoded, group, generators, answers, END)
-    ids = rollouts.completions.ids
-    options = pad(answers[0] + answers[1], END, side="right").ids.view(2, 4, -1)[..., : ids.shape[1]]
-    said = (ids.view(2, -1, 1, ids.shape[1]) == options[:, None]).all(3)
-    assert (said.sum(2) == 1).all()
-    rewards = (said * REWARDS[:, None]).sum(2)
-    weights = None if rollouts.weights is None else rollouts.weights.view(2, -1)
-    advantages = stage.advantage(rewards, weights).flatten()
-    return Judged(PROMPTS, rollouts, [], rewards, [], advantages)
+@pytest.fixture
+def judged(make_batch):
+    """A group for each prompt, every answer with its own reward, and the reference if the loss needs one."""
+
+    def make(step, answers, group=1, seed=0):
+        generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(2)]
+        model = step.speaker.policy.model
+        with torch.no_grad():
+            encoded = ENGINE.encode(model, PROMPTS)
+            drawn = step.collector.rollout.draw(ENGINE, model, encoded, group, generators, answers, END)
+        ids = drawn.tokens.ids
+        options = pad(answers[0] + answers[1], END, side="right").ids.view(2, 4, -1)[..., : ids.shape[1]]
+        said = (ids.view(2, -1, 1, ids.shape[1]) == options[:, None]).all(3)
+        assert (said.sum(2) == 1).all()
+        batch = make_batch(
+            (said * REWARDS[:, None]).sum(2),
+            drawn.weights,
+            prompts=PROMPTS,
+            completions=drawn.tokens,
+            learnt=drawn.decisions,
+            choices=drawn.choices,
+            finished=drawn.finished,
+        )
+        batch = dataclasses.replace(batch, advantages=step.advantage(batch))
+        return step.collector.fill(batch, frozenset({REFERENCE})) if step.regularizers else batch
+
+    return make
 
 
-def trained(stage):
-    return [weight for weight in stage.model.parameters() if weight.requires_grad]
+def trained(step):
+    return [weight for weight in step.speaker.policy.model.parameters() if weight.requires_grad]
 
 
-def step_gradient(stage, step, sums=None):
-    stage.model.zero_grad()
-    reference = stage.reference_logprobs(step) if stage.beta else None
-    for share in stage.loss_shares(step, None, reference, {} if sums is None else sums):
+def step_gradient(step, batch, sums=None):
+    step.speaker.policy.model.zero_grad()
+    for share in step.loss_shares(batch, {} if sums is None else sums):
         share.backward()
-    return torch.cat([weight.grad.flatten() for weight in trained(stage)])
+    return torch.cat([weight.grad.flatten() for weight in trained(step)])
 
 
-def gradient_of(stage, value):
-    return torch.cat([part.flatten() for part in torch.autograd.grad(value, trained(stage))])
+def gradient_of(step, value):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(value, trained(step))])
 
 
 def relative_error(found, expected):
@@ -144,11 +145,11 @@ def relative_error(found, expected):
 # depends on the draws.
 @pytest.mark.parametrize(("answers", "aggregation"), [(SINGLE, "token_mean"), (SEVERAL, "constant")])
 @pytest.mark.parametrize(("beta", "kl"), [(0.0, "k3"), (2.0, "k3"), (2.0, "k2")])
-def test_the_gradient_of_draws_converges(make_stage, answers, aggregation, beta, kl):
+def test_the_gradient_of_draws_converges(make_exact, judged, answers, aggregation, beta, kl):
     settings = {"aggregation": aggregation, "beta": beta, "kl": kl}
-    stage = make_stage(**settings)
-    exact = step_gradient(stage, judged(stage, answers))
-    sampled = make_stage(sampler=Constrained(), **settings)
+    step = make_exact(**settings)
+    exact = step_gradient(step, judged(step, answers))
+    sampled = make_exact(rollout=Constrained(), **settings)
     errors = []
     for group in GROUPS:
         found = [
@@ -166,85 +167,83 @@ def test_the_gradient_of_draws_converges(make_stage, answers, aggregation, beta,
     # A draw is part of its own group's mean, so 1 - 1/8 of its reward remains. Leave-one-out needs no correction.
     [(LeaveOneOut(), 1.0), (GroupRelative("none"), 7 / 8)],
 )
-def test_the_mean_gradient_of_small_groups(make_stage, advantage, factor):
+def test_the_mean_gradient_of_small_groups(make_exact, judged, advantage, factor):
     settings = {"aggregation": "constant", "advantage": advantage}
-    stage = make_stage(**settings)
-    exact = step_gradient(stage, judged(stage, SEVERAL))
-    sampled = make_stage(sampler=Constrained(), **settings)
-    step = judged(sampled, SEVERAL, group=1 << 15)
-    groups = sampled.advantage(step.rewards.view(-1, 8))
-    found = step_gradient(sampled, dataclasses.replace(step, advantages=groups.flatten()))
+    step = make_exact(**settings)
+    exact = step_gradient(step, judged(step, SEVERAL))
+    sampled = make_exact(rollout=Constrained(), **settings)
+    batch = judged(sampled, SEVERAL, group=1 << 15)
+    batch = dataclasses.replace(batch, group_of=torch.arange(len(batch)) // 8)
+    found = step_gradient(sampled, dataclasses.replace(batch, advantages=sampled.advantage(batch)))
     assert relative_error(found, factor * exact) < 0.03
     assert relative_error(found, (15 / 8 - factor) * exact) > 0.1
 
 
 @pytest.mark.parametrize("answers", [SINGLE, SEVERAL])
-def test_without_the_deviation_it_ascends_the_expected_reward(make_stage, answers):
-    stage = make_stage(aggregation="constant", advantage=GroupRelative("none"))
-    step = judged(stage, answers)
-    found = step_gradient(stage, step)
-    probabilities = all_answers(stage.model, answers).scores.logprobs.sum(1).exp()
+def test_without_the_deviation_it_ascends_the_expected_reward(make_exact, judged, answers):
+    step = make_exact(aggregation="constant", advantage=GroupRelative("none"))
+    batch = judged(step, answers)
+    found = step_gradient(step, batch)
+    probabilities = all_answers(step.speaker.policy.model, answers).scores.logprobs.sum(1).exp()
     expected_reward = (probabilities * REWARDS.flatten()).sum()
-    longest = stage.answers.longest
-    assert relative_error(-found * 2 * longest, gradient_of(stage, expected_reward)) < 1e-5
+    longest = step.speaker.answers.longest
+    assert relative_error(-found * 2 * longest, gradient_of(step, expected_reward)) < 1e-5
 
 
-def test_a_hit_reward_is_weighted_by_the_odds(make_stage):
+def test_a_hit_reward_is_weighted_by_the_odds(make_exact, judged):
     # One hit of probability p: the group's deviation is sqrt(p (1 - p)), so the gradient is sqrt(p / (1 - p)) grad log p.
-    stage = make_stage(aggregation="sequence_mean", advantage=GroupRelative(epsilon=0.0))
-    step = judged(stage, SINGLE)
-    hits = torch.tensor([[0.0, 1.0, 0.0, 0.0]] * 2)
-    advantages = stage.advantage(hits, step.rollouts.weights.view(2, 4)).flatten()
-    found = step_gradient(stage, dataclasses.replace(step, rewards=hits, advantages=advantages))
-    logprobs = all_answers(stage.model, SINGLE).scores.logprobs.sum(1)[[1, 5]]
+    step = make_exact(aggregation="sequence_mean", advantage=GroupRelative(epsilon=0.0))
+    batch = judged(step, SINGLE)
+    batch = dataclasses.replace(batch, rewards=torch.tensor([0.0, 1.0, 0.0, 0.0] * 2))
+    found = step_gradient(step, dataclasses.replace(batch, advantages=step.advantage(batch)))
+    logprobs = all_answers(step.speaker.policy.model, SINGLE).scores.logprobs.sum(1)[[1, 5]]
     odds = (logprobs.exp() / (1 - logprobs.exp())).sqrt().detach()
-    assert relative_error(-found * 2, gradient_of(stage, (odds * logprobs).sum())) < 1e-5
+    assert relative_error(-found * 2, gradient_of(step, (odds * logprobs).sum())) < 1e-5
 
 
-def divergences(stage, answers):
+def divergences(step, answers):
     """KL(policy || reference) and KL(reference || policy) over whole answers, summed over prompts."""
-    logprobs = all_answers(stage.model, answers).scores.logprobs.sum(1)
-    with torch.no_grad(), stage.policy.reference() as model:
+    logprobs = all_answers(step.speaker.policy.model, answers).scores.logprobs.sum(1)
+    with torch.no_grad(), step.speaker.policy.reference() as model:
         reference = all_answers(model, answers).scores.logprobs.sum(1)
     forward = (logprobs.exp() * (logprobs - reference)).sum()
     return forward, (reference.exp() * (reference - logprobs)).sum()
 
 
 @pytest.mark.parametrize("answers", [SINGLE, SEVERAL])
-def test_divergence_over_candidates_is_exact(make_stage, answers):
-    stage = make_stage(beta=1.0)
-    step = judged(stage, answers)
-    scores, weights = step.rollouts.scores.logprobs, step.rollouts.weights
-    reference = stage.reference_logprobs(step)
-    forward, _ = divergences(stage, answers)
+def test_divergence_over_candidates_is_exact(make_exact, judged, answers):
+    step = make_exact(beta=1.0)
+    batch = judged(step, answers)
+    with torch.no_grad():
+        scores = all_answers(step.speaker.policy.model, answers).scores.logprobs
+    forward, _ = divergences(step, answers)
     assert forward > 0.01
     for kl in ("k1", "k3"):
-        estimate = torch.where(step.rollouts.decisions, kl_estimate(scores, reference, kl), 0.0)
-        assert_close((weights * estimate.sum(1)).sum(), forward.detach())
+        estimate = torch.where(batch.learnt, kl_estimate(scores, batch.reference, kl), 0.0)
+        assert_close((batch.weights * estimate.sum(1)).sum(), forward.detach())
 
 
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
-def test_logged_divergence_is_exact_and_its_gradient_that_of_its_estimator(make_stage, kl):
-    stage = make_stage(aggregation="sequence_mean", beta=1.0, kl=kl, skip_zero_variance="never")
-    step = dataclasses.replace(judged(stage, SINGLE), advantages=torch.zeros(8))
+def test_logged_divergence_is_exact_and_its_gradient_that_of_its_estimator(make_exact, judged, kl):
+    step = make_exact(aggregation="sequence_mean", beta=1.0, kl=kl, skip_zero_variance="never")
+    batch = dataclasses.replace(judged(step, SINGLE), advantages=torch.zeros(8))
     sums: dict[str, float] = {}
-    found = step_gradient(stage, step, sums)
-    forward, backward = divergences(stage, SINGLE)
+    found = step_gradient(step, batch, sums)
+    forward, backward = divergences(step, SINGLE)
     assert sums["tokens"] == pytest.approx(2)  # one decision for each prompt, by weight
     if kl != "k2":
         assert sums["kl"] == pytest.approx(forward.item(), rel=1e-5)
     if kl == "k1":
-        assert found.norm() < 1e-5 * gradient_of(stage, forward).norm()
+        assert found.norm() < 1e-5 * gradient_of(step, forward).norm()
     else:
-        assert relative_error(found * 2, gradient_of(stage, forward if kl == "k2" else backward)) < 1e-5
+        assert relative_error(found * 2, gradient_of(step, forward if kl == "k2" else backward)) < 1e-5
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
-def test_micro_batches_change_nothing(make_stage, aggregation):
+def test_micro_batches_change_nothing(make_exact, judged, aggregation):
     found = []
     for size in (8, 3, 1):
-        stage = make_stage(aggregation=aggregation, beta=1.0)
-        stage.micro_batch_size = size
-        found.append(step_gradient(stage, judged(stage, SEVERAL)))
+        step = make_exact(aggregation=aggregation, beta=1.0, micro_batch_size=size)
+        found.append(step_gradient(step, judged(step, SEVERAL)))
     for other in found[1:]:
         assert relative_error(other, found[0]) < 1e-5

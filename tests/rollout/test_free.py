@@ -80,9 +80,7 @@ def test_frequencies_are_the_probabilities_of_the_loss(model):
     rollouts = roll_out(model, group=4000, max_new_tokens=1, temperature=0.8)
     with torch.no_grad():
         scores = (
-            Plain()
-            .score(model, PROMPTS, rollouts.tokens, rollouts.prompt_of, temperature=0.8)
-            .logprobs[:, 0]
+            Plain().score(model, PROMPTS, rollouts.tokens, rollouts.prompt_of, temperature=0.8).logprobs[:, 0]
         )
     for prompt in range(2):
         rows = rollouts.prompt_of == prompt

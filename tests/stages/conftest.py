@@ -7,11 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mllmrec.engine.shared_prefix import SharedPrefix
-from mllmrec.rewards.hit_format import HitFormat
-from mllmrec.rl.advantages import GroupRelative
-from mllmrec.rl.losses import ClippedRatio
-from mllmrec.rollout.constrained import Constrained
 from mllmrec.stages.base import OptimizerSettings
 from mllmrec.stages.grpo import Grpo
 
@@ -25,37 +20,28 @@ def seeded() -> Iterator[None]:
 
 
 @pytest.fixture
-def batch(tiny, make_examples):
-    examples = make_examples(tiny.builder)
-    return [examples[0], examples[3]]
+def recorded(monkeypatch):
+    """Gives a list that receives everything a rollout draws from now on."""
+
+    def record(rollout):
+        drawn, draw = [], rollout.draw
+
+        def recording(*given):
+            drawn.append(draw(*given))
+            return drawn[-1]
+
+        monkeypatch.setattr(rollout, "draw", recording)
+        return drawn
+
+    return record
 
 
 @pytest.fixture
-def make_grpo(tiny):
-    """A GRPO stage; ``policy``, ``answers`` and ``builder`` of the tiny policy unless given."""
+def make_grpo(make_step):
+    """A GRPO stage around such a step."""
 
-    def make(policy=None, answers=None, builder=None, learning_rate=1e-3, steps=1, begin=True, **settings):
-        policy, builder = policy or tiny.policy, builder or tiny.builder
-        if begin:
-            policy.begin_stage("grpo")
-        choices = {
-            "engine": SharedPrefix(),
-            "sampler": Constrained(),
-            "reward": HitFormat(),
-            "advantage": GroupRelative(),
-            "policy_loss": ClippedRatio(),
-            "group_size": 6,
-            "micro_batch_size": 4,
-            **settings,
-        }
-        return Grpo(
-            policy,
-            answers or tiny.answers,
-            OptimizerSettings(learning_rate),
-            steps,
-            titles=builder.titles,
-            item_ids=builder.ids,
-            **choices,
-        )
+    def make(*policy_answers_builder, learning_rate=1e-3, steps=1, on_rollouts=None, **settings):
+        step = make_step(*policy_answers_builder, **settings)
+        return Grpo(step, OptimizerSettings(learning_rate), steps, on_rollouts)
 
     return make

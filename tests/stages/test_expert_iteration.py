@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from mllmrec.stages.rollouts import Rewarded
 
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.engine.plain import Plain
@@ -15,15 +14,14 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rewards.hit_format import HitFormat
-from mllmrec.rollout.base import Rollouts
-from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
 from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.expert_iteration import ExpertIteration, updates_of
+from mllmrec.stages.expert_iteration import ExpertIteration, RoundSettings, updates_of
 from mllmrec.stages.sft import Sft
 
 ENGINE = SharedPrefix()
+NUMBERS = [number.name for number in dataclasses.fields(RoundSettings)]
 
 
 @pytest.fixture
@@ -33,30 +31,23 @@ def examples(tiny, make_examples):
 
 
 @pytest.fixture
-def make_stage(tiny):
+def make_stage(tiny, make_collector):
     def make(policy=None, answers=None, learning_rate=1e-2, updates=1, begin=True, **settings):
         policy = policy or tiny.policy
         if begin:
             policy.begin_stage("expert_iteration", keep_reference=False)
-        choices = {
-            "engine": ENGINE,
-            "sampler": Constrained(),
-            "reward": HitFormat(),
+        numbers = {
             "group_size": 6,
             "micro_batch_size": 64,
-            "threshold": 1.0,
-            "repeats": "once",
             "batch_size": 8,
-            **settings,
+            "threshold": 1.0,
+            **{name: settings.pop(name) for name in NUMBERS if name in settings},
         }
         return ExpertIteration(
-            policy,
-            answers or tiny.answers,
+            make_collector(policy, answers, engine=settings.pop("engine", ENGINE), **settings),
             OptimizerSettings(learning_rate),
             updates,
-            titles=tiny.builder.titles,
-            item_ids=tiny.builder.ids,
-            **choices,
+            RoundSettings(**numbers),
         )
 
     return make
@@ -66,35 +57,34 @@ def weights_of(model):
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def rewarded_by_hand(rewards, answers, finished=None, weights=None):
+@pytest.fixture
+def rewarded_by_hand(make_batch):
     """Two prompts, 7 8 and 9; two completions of each."""
-    rows = torch.tensor(answers)
-    return Rewarded(
-        TokenBatch(torch.tensor([[7, 8], [0, 9]]), torch.tensor([[True, True], [False, True]])),
-        Rollouts(
-            TokenBatch(rows, rows > 0),
-            torch.tensor([0, 0, 1, 1]),
-            rows > 0,
-            None,
-            torch.tensor(finished or [True] * 4),
+
+    def make(rewards, answers, finished=None, weights=None):
+        rows = torch.tensor(answers)
+        return make_batch(
+            torch.tensor(rewards).view(2, 2),
             weights,
-        ),
-        [""] * 4,
-        torch.tensor(rewards).view(2, 2),
-        [],
-    )
+            prompts=TokenBatch(torch.tensor([[7, 8], [0, 9]]), torch.tensor([[True, True], [False, True]])),
+            completions=TokenBatch(rows, rows > 0),
+            learnt=rows > 0,
+            finished=torch.tensor(finished or [True] * 4),
+        )
+
+    return make
 
 
 def kept_by(stage, rewarded):
     return [[(one.prompt, one.answer, one.weight) for one in answers] for answers in stage.keep(rewarded)]
 
 
-def test_answers_are_kept_from_the_threshold_on(make_stage):
+def test_answers_are_kept_from_the_threshold_on(make_stage, rewarded_by_hand):
     rewarded = rewarded_by_hand([0.9, 1.0, 2.0, -1.0], [[4, 2], [5, 2], [6, 2], [3, 2]])
     assert kept_by(make_stage(), rewarded) == [[([7, 8], [5, 2], 1.0)], [([9], [6, 2], 1.0)]]
 
 
-def test_equal_answers_of_a_prompt_are_learnt_once_or_as_often_as_drawn(make_stage):
+def test_equal_answers_of_a_prompt_are_learnt_once_or_as_often_as_drawn(make_stage, rewarded_by_hand):
     rewarded = rewarded_by_hand([1.0] * 4, [[4, 0], [4, 0], [4, 0], [4, 2]])
     once = [[([7, 8], [4], 1.0)], [([9], [4], 1.0), ([9], [4, 2], 1.0)]]
     assert kept_by(make_stage(), rewarded) == once
@@ -102,15 +92,15 @@ def test_equal_answers_of_a_prompt_are_learnt_once_or_as_often_as_drawn(make_sta
     assert kept_by(make_stage(repeats="all", begin=False), rewarded) == often
 
 
-def test_answers_that_were_cut_off_are_not_kept(make_stage):
+def test_answers_that_were_cut_off_are_not_kept(make_stage, rewarded_by_hand):
     rewarded = rewarded_by_hand([1.0] * 4, [[4, 2], [5, 6], [6, 2], [3, 7]], [True, False, True, False])
     assert kept_by(make_stage(), rewarded) == [[([7, 8], [4, 2], 1.0)], [([9], [6, 2], 1.0)]]
 
 
-def test_every_answer_counts_with_its_probability(make_stage):
+def test_every_answer_counts_with_its_probability(make_stage, rewarded_by_hand):
     weights = torch.tensor([0.25, 0.75, 0.5, 0.5])
     rewarded = rewarded_by_hand([1.0, 0.0, 0.0, 1.0], [[4, 2], [5, 2], [6, 2], [3, 2]], weights=weights)
-    found = kept_by(make_stage(sampler=Enumerated(), repeats="all"), rewarded)
+    found = kept_by(make_stage(rollout=Enumerated(), repeats="all"), rewarded)
     assert found == [[([7, 8], [4, 2], 0.25)], [([9], [3, 2], 0.5)]]
 
 
@@ -164,10 +154,8 @@ def test_a_threshold_that_no_reward_reaches_is_refused(make_stage):
 
 
 def test_all_answers_by_probability_give_the_gradient_of_the_hit_rate(make_stage, tiny, examples):
-    stage = make_stage(sampler=Enumerated(), repeats="all")
-    prompts = tiny.policy.prompt_batch([example.prompt for example in examples])
-    rewarded = stage.rewarded(examples, prompts, stage.draw(examples, prompts, 0, gradients=False)[0])
-    kept = [one for answers in stage.keep(rewarded) for one in answers]
+    stage = make_stage(rollout=Enumerated(), repeats="all")
+    kept = [one for answers in stage.keep(stage.collect(examples, 0)) for one in answers]
     with torch.no_grad():
         scores = candidate_scores(tiny.policy, tiny.answers, examples, constrained=True, engine=ENGINE)
     hits = [np.exp(scores[row, example.target_column]) for row, example in enumerate(examples)]
@@ -196,16 +184,8 @@ def test_micro_batches_and_engines_change_neither_answers_nor_loss(make_stage, e
         ({}, {"micro_batch_size": 1}, {"micro_batch_size": 12}, {"engine": Plain()})
     ):
         stage = make_stage(begin=number == 0, repeats="all", **settings)
-        prompts = [stage.policy.prompt_batch([example.prompt]) for example in examples]
-        rolled = [
-            stage.draw([example], prompt, 3, gradients=False)[0]
-            for example, prompt in zip(examples, prompts, strict=True)
-        ]
-        kept = [
-            one
-            for example, prompt, rollouts in zip(examples, prompts, rolled, strict=True)
-            for one in stage.keep(stage.rewarded([example], prompt, rollouts))[0]
-        ]
+        kept = [one for example in examples for one in stage.keep(stage.collect([example], 3))[0]]
+        assert [one for answers in stage.keep(stage.collect(examples, 3)) for one in answers] == kept
         found.append((kept, *loss_and_gradient(stage, kept)))
     (kept, loss, gradient), *others = found
     assert len({one.weight for one in kept}) > 1
@@ -228,14 +208,13 @@ def test_how_a_round_is_cut_changes_nothing(make_stage, tiny, examples, fit):
     assert others == pytest.approx(metrics, rel=1e-4)
 
 
-def test_a_round_is_answered_by_the_policy_that_it_begins_with(make_stage, tiny, examples, fit):
-    prompts = tiny.policy.prompt_batch([example.prompt for example in examples])
+def test_a_round_is_answered_by_the_policy_that_it_begins_with(make_stage, examples, fit):
     stage = make_stage(learning_rate=0.1, updates=3, batch_size=2)
-    expected = stage.rewarded(examples, prompts, stage.draw(examples, prompts, 0, gradients=False)[0]).rewards
+    expected = stage.collect(examples, 0).rewards
     logged: list[dict] = []
     stage.log_step = logged.append
     fit(stage, [examples])
-    after = stage.rewarded(examples, prompts, stage.draw(examples, prompts, 0, gradients=False)[0]).rewards
+    after = stage.collect(examples, 0).rewards
     assert logged[0]["reward"] == pytest.approx(expected.mean().item())
     assert not torch.equal(after, expected)
 
@@ -251,10 +230,8 @@ def test_rounds_learn_their_prompts(make_stage, examples, fit):
 
 
 def test_free_answers_are_learnt_as_they_were_said(make_stage, examples):
-    stage = make_stage(sampler=Free(max_new_tokens=3), threshold=-1.0, group_size=40)
-    prompts = stage.policy.prompt_batch([example.prompt for example in examples])
-    rollouts, _ = stage.draw(examples, prompts, 0, gradients=False)
-    kept = [one for answers in stage.keep(stage.rewarded(examples, prompts, rollouts)) for one in answers]
+    stage = make_stage(rollout=Free(max_new_tokens=3), threshold=-1.0, group_size=40)
+    kept = [one for answers in stage.keep(stage.collect(examples, 0)) for one in answers]
     ends = stage.policy.end_token
     assert 0 < len(kept) < 40 * len(examples)
     assert all(one.answer[-1] == ends and ends not in one.answer[:-1] for one in kept)
@@ -275,23 +252,25 @@ def test_updates_are_counted_round_by_round():
     assert updates_of([range(5), range(5), range(2)], 2) == 7
 
 
-def test_answers_are_drawn_without_dropout(make_stage, make_pretrained, tiny, examples, lora, shake):
+def test_answers_are_drawn_without_dropout(
+    make_stage, make_pretrained, recorded, tiny, examples, lora, shake
+):
     policy = make_pretrained(lora={**lora, "dropout": 0.5})
     policy.begin_stage("expert_iteration")
     shake(policy, "expert_iteration")
     answers = AnswerTokens(tiny.builder, policy.encode_answers, policy.end_token)
     stage = make_stage(policy, answers, begin=False).train()
-    prompts = policy.prompt_batch([example.prompt for example in examples])
-    first, again = (stage.draw(examples, prompts, 0, gradients=False)[0].scores.logprobs for _ in range(2))
-    assert torch.equal(first, again)
+    drawn = recorded(stage.collector.rollout)
+    for _ in range(2):
+        stage.collect(examples, 0)
+    assert torch.equal(drawn[0].scores.logprobs, drawn[1].scores.logprobs)
     assert stage.model.training
 
 
 @torch.no_grad()
 def test_kept_answers_may_compete_with_the_other_candidates_alone(make_stage, tiny, examples):
-    stage = make_stage(loss_on="candidates", sampler=Enumerated())
-    prompts = tiny.policy.prompt_batch([example.prompt for example in examples])
-    rewarded = stage.rewarded(examples, prompts, stage.draw(examples, prompts, 0, gradients=False)[0])
+    stage = make_stage(loss_on="candidates", rollout=Enumerated())
+    rewarded = stage.collect(examples, 0)
     kept = [one for answers in stage.keep(rewarded, stage._competing(examples)) for one in answers]
     scores = candidate_scores(tiny.policy, tiny.answers, examples, constrained=True, engine=ENGINE)
     # Labels are one token, so every answer is one choice.
@@ -301,4 +280,4 @@ def test_kept_answers_may_compete_with_the_other_candidates_alone(make_stage, ti
 
 def test_free_answers_do_not_compete_with_candidates(make_stage):
     with pytest.raises(UserError, match="loss_on=candidates with free rollouts"):
-        make_stage(loss_on="candidates", sampler=Free())
+        make_stage(loss_on="candidates", rollout=Free())

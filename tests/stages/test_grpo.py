@@ -12,8 +12,10 @@ from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.errors import UserError
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.losses import AGGREGATIONS
-from mllmrec.rollout.base import Rollouts, Sampler
+from mllmrec.rl.parts import REFERENCE
+from mllmrec.rollout.base import Completions, PlainRollout
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
@@ -22,48 +24,43 @@ from mllmrec.stages.kept_rollouts import whole_groups
 ENGINE = SharedPrefix()
 
 
-def roll_out(stage, batch, step=0):
-    return stage.roll_out(batch, stage.policy.prompt_batch([example.prompt for example in batch]), step)[0]
-
-
-def judged(stage, batch, step=0):
-    prompts = stage.policy.prompt_batch([example.prompt for example in batch])
-    return stage.judge(batch, prompts, stage.roll_out(batch, prompts, step)[0])
-
-
-def loss_and_gradient(stage, judged, old=None, reference=None, sums=None):
+def loss_and_gradient(stage, batch, sums=None):
     stage.model.zero_grad()
     loss = 0.0
-    for share in stage.loss_shares(judged, old, reference, {} if sums is None else sums):
+    for share in stage.step.loss_shares(batch, {} if sums is None else sums):
         share.backward()
         loss += share.item()
     weights = [weight for weight in stage.model.parameters() if weight.requires_grad]
     return loss, torch.cat([weight.grad.flatten() for weight in weights])
 
 
+def with_reference(stage, batch):
+    return stage.collector.fill(batch, frozenset({REFERENCE}))
+
+
 def step_rewards(stage, batch, rewards):
     """Rollouts with rewards of our choice; in step 1 the first and fourth of each group differ."""
-    table = torch.tensor(rewards).expand(len(batch), -1)
-    return dataclasses.replace(
-        judged(stage, batch, 1), rewards=table, advantages=stage.advantage(table).reshape(-1)
-    )
+    rewards = torch.tensor(rewards).repeat(len(batch))
+    judged = dataclasses.replace(stage.step.collect(batch, 1), rewards=rewards)
+    return dataclasses.replace(judged, advantages=stage.step.advantage(judged))
 
 
 MIXED = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
+@pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=5)])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_micro_batches_change_neither_loss_nor_gradient(make_grpo, batch, sampler, aggregation):
+def test_micro_batches_change_neither_loss_nor_gradient(make_grpo, batch, rollout, aggregation):
     found = []
     for size in (12, 1, 5):
         stage = make_grpo(
-            sampler=sampler, aggregation=aggregation, micro_batch_size=size, beta=0.5, begin=size == 12
+            rollout=rollout, aggregation=aggregation, micro_batch_size=size, beta=0.5, begin=size == 12
         )
         step = step_rewards(stage, batch, MIXED)
         generator = torch.Generator().manual_seed(0)
-        old = torch.randn(step.rollouts.decisions.shape, generator=generator) * 0.1 - 1
-        found.append(loss_and_gradient(stage, step, old, old - 0.3))
+        old = torch.randn(step.learnt.shape, generator=generator) * 0.1 - 1
+        step = dataclasses.replace(step, old=old, reference=old - 0.3)
+        found.append(loss_and_gradient(stage, step))
     (loss, gradient), *others = found
     assert abs(loss) > 1e-3
     for again, its_gradient in others:
@@ -79,7 +76,7 @@ def test_a_first_update_has_ratio_one_and_the_policy_gradient(make_grpo, batch):
     # One decision per completion: the loss is minus the mean advantage, which is 0 in every group.
     assert loss == pytest.approx(0, abs=1e-6)
     assert sums["clip_ratio/low_mean"] == sums["clip_ratio/high_mean"] == 0
-    scores = stage._scores(stage.model, step, torch.arange(12), None).logprobs.sum(1)
+    scores = stage.step.speaker.scores(stage.model, step, torch.arange(12)).logprobs.sum(1)
     stage.model.zero_grad()
     (-(step.advantages * scores).mean()).backward()
     expected = torch.cat([weight.grad.flatten() for weight in stage.model.parameters()])
@@ -108,7 +105,7 @@ def test_a_policy_without_probabilities_is_a_message(make_grpo, batch):
     with pytest.raises(
         UserError, match=r"grpo diverged at step 3: .*lower grpo\.learning_rate \(now 0\.001\)"
     ):
-        roll_out(stage, batch, step=3)
+        stage.training_step(batch, 3)
 
 
 def test_divergence_is_exactly_zero_at_the_start(
@@ -125,11 +122,10 @@ def test_divergence_is_exactly_zero_at_the_start(
     stage = make_grpo(policy, answers, builder, begin=False, beta=1.0)
     stage.train()
     examples = make_examples(builder)
-    step = judged(stage, [examples[0], examples[3]])
-    reference = stage.reference_logprobs(step)
+    step = with_reference(stage, stage.step.collect([examples[0], examples[3]], 0))
     sums: dict[str, float] = {}
-    assert reference.abs().sum() > 0
-    loss_and_gradient(stage, step, reference=reference, sums=sums)
+    assert step.reference.abs().sum() > 0
+    loss_and_gradient(stage, step, sums)
     assert sums["kl"] == 0
 
 
@@ -143,31 +139,31 @@ def test_divergence_of_whole_weights_is_exactly_zero_at_the_start(make_grpo, bat
 
 def test_rollouts_depend_on_seed_and_step_alone(make_grpo, batch):
     stage = make_grpo(group_size=30)
-    first = roll_out(stage, batch, 3).completions.ids
+    first = stage.step.collect(batch, 3).completions.ids
     before = torch.get_rng_state()
     torch.rand(5)
-    assert torch.equal(roll_out(stage, batch, 3).completions.ids, first)
+    assert torch.equal(stage.step.collect(batch, 3).completions.ids, first)
     torch.set_rng_state(before)
-    assert not torch.equal(roll_out(stage, batch, 4).completions.ids, first)
+    assert not torch.equal(stage.step.collect(batch, 4).completions.ids, first)
     other = make_grpo(group_size=30, seed=1, begin=False)
-    assert not torch.equal(roll_out(other, batch, 3).completions.ids, first)
+    assert not torch.equal(other.step.collect(batch, 3).completions.ids, first)
 
 
 def test_each_completion_is_judged_against_its_own_question(make_grpo, batch):
     stage = make_grpo(group_size=20)
-    step = judged(stage, batch)
-    assert step.rewards.shape == (2, 20)
+    step = stage.step.collect(batch, 0)
+    assert step.groups.size == 20
     for row, text in enumerate(step.texts):
         example = batch[row // 20]
         hit = text == f"[ITEM_{example.target}]"
-        assert step.rewards[row // 20, row % 20] == float(hit)
-        assert step.parts[row]["hit"] == float(hit)
+        assert step.rewards[row] == float(hit)
+        assert step.parts["hit"][row] == float(hit)
         assert int(text[6:-1]) in example.candidates
     assert 0 < step.rewards.mean() < 1
     assert stage.generated_tokens == 2 * 20 * 2  # a label and the end
 
 
-class Says(Sampler):
+class Says(PlainRollout):
     """Gives two completions to every prompt: the first candidate's label, and the same behind a padding token."""
 
     constrained, temperature, max_new_tokens = False, 1.0, 3
@@ -175,12 +171,12 @@ class Says(Sampler):
     def __init__(self, policy, answers):
         self.policy, self.answers = policy, answers
 
-    def __call__(self, engine, model, encoded, group_size, generators, answers, end_token):
+    def draw(self, engine, model, encoded, group_size, generators, answers, end_token):
         label = self.answers.of(0)[:-1]
         rows = [[*label, end_token], [self.policy.padding_token, *label, end_token]] * len(generators)
         completions = pad(rows, self.policy.padding_token, side="right")
-        return Rollouts(
-            completions=completions,
+        return Completions(
+            tokens=completions,
             prompt_of=torch.arange(len(generators)).repeat_interleave(2),
             decisions=completions.mask,
             choices=None,
@@ -189,12 +185,12 @@ class Says(Sampler):
 
 
 def test_special_tokens_cost_the_reward_and_stand_in_the_rollouts(make_grpo, tiny, batch):
-    stage = make_grpo(sampler=Says(tiny.policy, tiny.answers), group_size=2)
+    stage = make_grpo(rollout=Says(tiny.policy, tiny.answers), group_size=2)
     example = dataclasses.replace(batch[0], target=0, candidates=np.array([0, 1]), target_column=0)
-    step = judged(stage, [example])
+    step = stage.step.collect([example], 0)
     assert step.texts == ["[ITEM_0]", "<|pad|>[ITEM_0]"]
-    assert step.rewards.tolist() == [[1.0, -1.0]]
-    shown = whole_groups(0, [example], step, 1)
+    assert step.rewards.tolist() == [1.0, -1.0]
+    shown = whole_groups(step, 1)
     assert [(row.completion, row.reward) for row in shown] == [("[ITEM_0]", 1.0), ("<|pad|>[ITEM_0]", -1.0)]
 
 
@@ -237,19 +233,19 @@ def test_several_updates_per_rollout_move_the_ratio(make_grpo, batch, fit):
 
 def test_metrics_say_what_happened(make_grpo, batch, fit):
     logged: list[dict] = []
-    told: list[tuple] = []
+    told: list[RolloutBatch] = []
     stage = make_grpo(
-        sampler=Free(max_new_tokens=3),
-        on_rollouts=lambda step, examples, judged: told.append((step, len(examples), judged)),
+        rollout=Free(max_new_tokens=3),
+        on_rollouts=told.append,
     )
     stage.log_step = logged.append
     fit(stage, [batch])
-    ((step, count, judged),) = told
+    (judged,) = told
     metrics = logged[0]
-    assert (step, count) == (0, 2)
-    lengths = judged.rollouts.completions.mask.sum(1)
+    assert (judged.step, len(judged.examples)) == (0, 2)
+    lengths = judged.completions.mask.sum(1)
     assert metrics["completions/max_length"] == lengths.max() <= 3
-    assert metrics["completions/clipped_ratio"] == pytest.approx(1 - judged.rollouts.finished.float().mean())
+    assert metrics["completions/clipped_ratio"] == pytest.approx(1 - judged.finished.float().mean())
     assert metrics["num_tokens"] == lengths.sum()
     # Random text names no item: every group is all invalid.
     assert metrics["reward"] == -1
@@ -262,7 +258,7 @@ def test_metrics_say_what_happened(make_grpo, batch, fit):
 
 def test_metrics_of_enumerated_answers_are_expectations(make_grpo, tiny, batch, fit):
     logged: list[dict] = []
-    stage = make_grpo(sampler=Enumerated(), micro_batch_size=8, group_size=1)
+    stage = make_grpo(rollout=Enumerated(), micro_batch_size=8, group_size=1)
     stage.log_step = logged.append
     hits = [target_probability(tiny, example) for example in batch]
     fit(stage, [batch])
@@ -278,22 +274,22 @@ def test_metrics_of_enumerated_answers_are_expectations(make_grpo, tiny, batch, 
     assert logged[0]["num_tokens"] == 0  # nothing was generated
 
 
-@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=9)])
-def test_the_constant_of_dr_grpo_is_the_same_in_every_step(make_grpo, batch, tiny, sampler):
+@pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=9)])
+def test_the_constant_of_dr_grpo_is_the_same_in_every_step(make_grpo, batch, tiny, rollout):
     # The longest possible completion, not the longest of a step.
-    stage = make_grpo(sampler=sampler, aggregation="constant", beta=0.0)
+    stage = make_grpo(rollout=rollout, aggregation="constant", beta=0.0)
     step = dataclasses.replace(step_rewards(stage, batch, MIXED), advantages=torch.ones(12))
-    longest = tiny.answers.longest if sampler.constrained else 9
-    decisions = int(step.rollouts.decisions.sum())
+    longest = tiny.answers.longest if rollout.constrained else 9
+    decisions = int(step.learnt.sum())
     assert loss_and_gradient(stage, step)[0] == pytest.approx(-decisions / (12 * longest), rel=1e-5)
-    cut = step.rollouts.decisions.shape[1] if sampler.constrained else 2
+    cut = step.learnt.shape[1] if rollout.constrained else 2
     short = dataclasses.replace(
-        step.rollouts,
-        completions=type(step.rollouts.completions)(*(part[:, :cut] for part in step.rollouts.completions)),
-        decisions=step.rollouts.decisions[:, :cut],
+        step,
+        completions=type(step.completions)(*(part[:, :cut] for part in step.completions)),
+        learnt=step.learnt[:, :cut],
     )
-    fewer = int(short.decisions.sum())
-    found, _ = loss_and_gradient(stage, dataclasses.replace(step, rollouts=short))
+    fewer = int(short.learnt.sum())
+    found, _ = loss_and_gradient(stage, short)
     assert found == pytest.approx(-fewer / (12 * longest), rel=1e-5)
 
 

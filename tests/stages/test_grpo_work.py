@@ -18,7 +18,7 @@ from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
 
-SAMPLERS = [Constrained(), Free(max_new_tokens=5), Enumerated(), Constrained(temperature=0.8)]
+ROLLOUTS = [Constrained(), Free(max_new_tokens=5), Enumerated(), Constrained(temperature=0.8)]
 
 
 @pytest.fixture
@@ -39,24 +39,36 @@ def titled(make_pretrained, make_builder, make_examples, make_grpo, shake):
 
 
 def roll_out(stage, batch, step=1):
-    """A judged step with rewards that differ in every group, and the encoded prompts if they are kept."""
-    prompts = stage.policy.prompt_batch([example.prompt for example in batch])
-    rollouts, encoded = stage.roll_out(batch, prompts, step)
-    judged = stage.judge(batch, prompts, rollouts)
-    rewards = torch.arange(judged.rewards.numel()).view(judged.rewards.shape) % 3 * 1.0
-    weights = None if rollouts.weights is None else rollouts.weights.view(rewards.shape)
-    advantages = stage.advantage(rewards, weights).flatten()
-    return dataclasses.replace(judged, rewards=rewards, advantages=advantages), encoded
+    """A judged step with rewards that differ in every group."""
+    judged = stage.step.collect(batch, step)
+    return with_rewards(stage, judged, torch.arange(len(judged)) % 3 * 1.0)
 
 
-def loss_and_gradient(stage, judged, encoded=None, reference=None):
+def with_rewards(stage, judged, rewards):
+    """The step with (R,) rewards of our choice."""
+    judged = dataclasses.replace(judged, rewards=rewards)
+    return dataclasses.replace(judged, advantages=stage.step.advantage(judged))
+
+
+def loss_and_gradient(stage, judged):
+    """Of the step's update, which computes the reference if the loss needs one."""
     stage.model.zero_grad()
-    loss = 0.0
-    for share in stage.loss_shares(judged, None, reference, {}, encoded=encoded):
-        share.backward()
-        loss += share.item()
+
+    def update(shares):
+        loss = 0.0
+        for share in shares:
+            share.backward()
+            loss += share.item()
+        return {"loss": loss}
+
+    (numbers,) = stage.step.updates(judged, update)
     weights = [weight for weight in stage.model.parameters() if weight.requires_grad]
-    return loss, torch.cat([weight.grad.flatten() for weight in weights])
+    return numbers["loss"], torch.cat([weight.grad.flatten() for weight in weights])
+
+
+def anew(judged):
+    """The step without the rollout's own pass."""
+    return dataclasses.replace(judged, known=None)
 
 
 def relative_error(found, expected):
@@ -64,46 +76,43 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_rollouts_pass_serves_the_update(titled, sampler, beta):
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_the_rollouts_pass_serves_the_update(titled, rollout, beta):
     make, batch = titled
-    stage = make(sampler=sampler, beta=beta)
-    judged, encoded = roll_out(stage, batch)
-    assert encoded is not None
-    reference = stage.reference_logprobs(judged) if beta else None
-    loss, gradient = loss_and_gradient(stage, judged, encoded, reference)
-    again, expected = loss_and_gradient(stage, judged, None, reference)
+    stage = make(rollout=rollout, beta=beta)
+    judged = roll_out(stage, batch)
+    assert judged.known is not None
+    loss, gradient = loss_and_gradient(stage, judged)
+    again, expected = loss_and_gradient(stage, anew(judged))
     assert loss == pytest.approx(again, abs=1e-6)
     assert expected.norm() > 1e-2
     assert relative_error(gradient, expected) < 1e-5
 
 
-def test_the_rollouts_pass_is_not_kept_where_it_may_not_serve(titled, make_pretrained, make_grpo):
+def test_the_rollouts_pass_is_not_kept_where_it_may_not_serve(titled, recorded):
     make, batch = titled
     for stage in (
         make(engine=Plain()),
         make(micro_batch_size=11),
-        make(micro_batch_size=7, sampler=Enumerated()),
+        make(micro_batch_size=7, rollout=Enumerated()),
     ):
-        judged, encoded = roll_out(stage, batch)
-        assert encoded is None
-        assert judged.rollouts.scores is None or not judged.rollouts.scores.logprobs.requires_grad
+        drawn = recorded(stage.step.speaker.plain)
+        assert roll_out(stage, batch).known is None
+        assert not drawn[0].scores.logprobs.requires_grad
         assert stage.model.training
-    assert (
-        roll_out(make(micro_batch_size=8, sampler=Enumerated()), batch)[1] is not None
-    )  # 2 prompts, 4 answers
+    # 2 prompts, 4 answers
+    assert roll_out(make(micro_batch_size=8, rollout=Enumerated()), batch).known is not None
     with torch.no_grad():
-        assert roll_out(make(), batch)[1] is None
+        assert roll_out(make(), batch).known is None
 
 
 def test_dropout_draws_anew(titled):
     make, batch = titled
     stage = make()
-    assert roll_out(stage, batch)[1] is not None
-    stage.policy.begin_stage("more", {"dropout": 0.1})
+    assert roll_out(stage, batch).known is not None
+    stage.step.speaker.policy.begin_stage("more", {"dropout": 0.1})
     stage = make()
-    _, encoded = roll_out(stage, batch)
-    assert encoded is None
+    assert roll_out(stage, batch).known is None
     assert stage.model.training
 
 
@@ -143,20 +152,16 @@ def test_groups_without_variance_are_skipped(titled, skip, beta, rows):
     make, batch = titled
     engine = Counting(make().model)
     stage = make(engine=engine, micro_batch_size=4, skip_zero_variance=skip, beta=beta)
-    judged, _ = roll_out(stage, batch)
-    rewards = torch.tensor([[1.0, 0, 0, 1, 0, 0], [0.3] * 6])
-    judged = dataclasses.replace(judged, rewards=rewards, advantages=stage.advantage(rewards).flatten())
+    judged = with_rewards(stage, stage.step.collect(batch, 1), torch.tensor([1.0, 0, 0, 1, 0, 0] + [0.3] * 6))
     engine.scored.clear()
     engine.tokens = 0
-    reference = stage.reference_logprobs(judged) if beta else None
-    loss, gradient = loss_and_gradient(stage, judged, reference=reference)
+    loss, gradient = loss_and_gradient(stage, judged)
     parts = [4, 4, 4] if rows == 12 else [4, 2]
     assert engine.scored == [(False, part) for part in parts if beta] + [(True, part) for part in parts]
     ran = engine.tokens
     whole = make(engine=engine, micro_batch_size=4, skip_zero_variance="never", beta=beta)
     engine.tokens = 0
-    reference = whole.reference_logprobs(judged) if beta else None
-    again, expected = loss_and_gradient(whole, judged, reference=reference)
+    again, expected = loss_and_gradient(whole, judged)
     assert expected.norm() > 1e-2
     if rows == 12:
         assert ran == engine.tokens
@@ -175,12 +180,12 @@ def test_dropped_groups_count_nowhere(titled, aggregation):
     # DAPO's means cover only groups with differing rewards, as if the other prompt had not been drawn.
     make, batch = titled
     settings = {"aggregation": aggregation, "beta": 0.5, "micro_batch_size": 5}
-    rewards = torch.tensor([[1.0, 0, 0, 1, 0, 0], [0.3] * 6])
+    rewards = torch.tensor([1.0, 0, 0, 1, 0, 0] + [0.3] * 6)
     found = []
     for skip, rows in (("drop", 2), ("never", 1), ("always", 2)):
         stage = make(skip_zero_variance=skip, **settings)
-        judged = with_rewards(stage, batch[:rows], rewards[:rows])
-        found.append(loss_and_gradient(stage, judged, reference=stage.reference_logprobs(judged)))
+        judged = with_rewards(stage, stage.step.collect(batch[:rows], 1), rewards[: 6 * rows])
+        found.append(loss_and_gradient(stage, judged))
     (loss, gradient), (alone, expected), (counted, _) = found
     assert expected.norm() > 1e-2
     assert loss == pytest.approx(alone, abs=1e-6)
@@ -192,13 +197,8 @@ def test_dropped_groups_count_nowhere(titled, aggregation):
 class Constant(HitFormat):
     """Pays the same for every answer."""
 
-    def __call__(self, completion, question):
+    def judge(self, completion, question):
         return {"reward": 0.3, "format": 1.0, "hit": 0.0}
-
-
-def with_rewards(stage, batch, rewards):
-    judged, _ = roll_out(stage, batch)
-    return dataclasses.replace(judged, rewards=rewards, advantages=stage.advantage(rewards).flatten())
 
 
 def test_a_step_of_dropped_groups_alone_has_no_loss(titled, fit):
@@ -211,26 +211,26 @@ def test_a_step_of_dropped_groups_alone_has_no_loss(titled, fit):
     assert logged[0]["frac_reward_zero_std"] == 1
 
 
-@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=3)])
-def test_a_step_runs_no_more_than_it_needs(titled, fit, sampler):
+@pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=3)])
+def test_a_step_runs_no_more_than_it_needs(titled, fit, rollout):
     make, batch = titled
-    constrained = sampler.constrained
+    constrained = rollout.constrained
     for beta, size in ((0.0, 12), (0.0, 6), (0.1, 12), (0.1, 6)):
         engine = Counting(make().model)
         # Whole tokens of random text name no item, so that free groups have no variance.
         stage = make(
-            engine=engine, sampler=sampler, beta=beta, micro_batch_size=size, skip_zero_variance="never"
+            engine=engine, rollout=rollout, beta=beta, micro_batch_size=size, skip_zero_variance="never"
         )
         fit(stage, [batch])
         updates = [(True, 12)] if size == 12 else [(True, 6), (True, 6)]
         reference = [(False, rows) for _, rows in updates] if beta else []
         if not constrained:
-            rollout = []
+            drawing = []
         elif size == 12:
-            rollout, updates = [(True, 8)], []  # all four answers of both prompts serve the update as well
+            drawing, updates = [(True, 8)], []  # all four answers of both prompts serve the update as well
         else:
-            rollout = [(False, 8)]
-        assert engine.scored == rollout + reference + updates
+            drawing = [(False, 8)]
+        assert engine.scored == drawing + reference + updates
         kept = size == 12
         assert engine.encoded == 1 + len(reference) + (0 if kept else len(updates))
 
@@ -242,14 +242,14 @@ class Remembering(ClippedRatio):
         super().__init__()
         self.given: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        self.given.append((logprobs.detach().clone(), old_logprobs.clone()))
-        return super().__call__(logprobs, old_logprobs, advantages, mask)
+    def __call__(self, inputs):
+        self.given.append((inputs.logprobs.detach().clone(), inputs.old.clone()))
+        return super().__call__(inputs)
 
 
-@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
+@pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=5)])
 @pytest.mark.parametrize("size", [12, 6])
-def test_old_logprobs_are_those_of_the_first_pass(titled, fit, sampler, size):
+def test_old_logprobs_are_those_of_the_first_pass(titled, fit, rollout, size):
     make, batch = titled
     loss = Remembering()
     settings = {
@@ -259,7 +259,7 @@ def test_old_logprobs_are_those_of_the_first_pass(titled, fit, sampler, size):
         "skip_zero_variance": "never",
     }
     # With a divergence the weights move even where a group has no variance.
-    fit(make(sampler=sampler, policy_loss=loss, beta=1.0, **settings), [batch])
+    fit(make(rollout=rollout, loss=loss, beta=1.0, **settings), [batch])
     parts = 12 // size
     first, *others = (loss.given[start : start + parts] for start in range(0, len(loss.given), parts))
     assert len(others) == 2
@@ -270,14 +270,14 @@ def test_old_logprobs_are_those_of_the_first_pass(titled, fit, sampler, size):
             assert (later - logprobs).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [Constrained(), Free(max_new_tokens=5)])
-def test_rollouts_of_a_prompt_do_not_depend_on_its_batch(titled, sampler):
+@pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=5)])
+def test_rollouts_of_a_prompt_do_not_depend_on_its_batch(titled, rollout):
     make, (one, other) = titled
-    stage = make(sampler=sampler)
+    stage = make(rollout=rollout)
 
     def said(batch, step=1):
-        judged, _ = roll_out(stage, batch, step)
-        rows = [ids[mask].tolist() for ids, mask in zip(*judged.rollouts.completions, strict=True)]
+        completions = roll_out(stage, batch, step).completions
+        rows = [ids[mask].tolist() for ids, mask in zip(*completions, strict=True)]
         return [rows[start : start + 6] for start in range(0, len(rows), 6)]
 
     first, second = said([one, other])
@@ -286,18 +286,18 @@ def test_rollouts_of_a_prompt_do_not_depend_on_its_batch(titled, sampler):
     assert first != said([one], step=2)[0]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_both_engines_take_the_same_step(titled, sampler):
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_both_engines_take_the_same_step(titled, rollout):
     make, batch = titled
     found = []
     for engine in (SharedPrefix(), Plain()):
-        stage = make(engine=engine, sampler=sampler, beta=0.5)
-        judged, encoded = roll_out(stage, batch)
-        found.append((judged, *loss_and_gradient(stage, judged, encoded, stage.reference_logprobs(judged))))
+        stage = make(engine=engine, rollout=rollout, beta=0.5)
+        judged = roll_out(stage, batch)
+        found.append((judged, *loss_and_gradient(stage, judged)))
     (ours, loss, gradient), (theirs, their_loss, expected) = found
     assert ours.texts == theirs.texts
-    assert torch.equal(ours.rollouts.completions.ids, theirs.rollouts.completions.ids)
-    assert torch.equal(ours.rollouts.decisions, theirs.rollouts.decisions)
+    assert torch.equal(ours.completions.ids, theirs.completions.ids)
+    assert torch.equal(ours.learnt, theirs.learnt)
     assert loss == pytest.approx(their_loss, abs=1e-5)
     assert relative_error(gradient, expected) < 1e-5
 

@@ -31,7 +31,7 @@ class Paid(Still):
 
     def __init__(self):
         super().__init__()
-        self.reward = HitFormat()  # from -1 to 1
+        self.bounds = HitFormat().bounds  # from -1 to 1
 
 
 def by_step(stage, values):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,15 +36,15 @@ def test_a_long_stage_keeps_two_hundred_steps_spread_over_it():
     assert max(gaps) - min(gaps) <= 1
 
 
-def test_groups_are_kept_whole():
-    batch = [SimpleNamespace(sample_id=f"u{index}") for index in range(3)]
-    judged = SimpleNamespace(
-        rewards=torch.zeros(3, 2),
+def test_groups_are_kept_whole(make_batch):
+    judged = make_batch(
+        torch.arange(6.0).view(3, 2),
+        step=7,
         texts=list("abcdef"),
-        parts=[{"reward": float(row), "hit": 0.5 * row} for row in range(6)],
+        parts={"hit": 0.5 * torch.arange(6.0)},
         advantages=torch.arange(6.0) / 10,
     )
-    kept = whole_groups(7, batch, judged, 2)
+    kept = whole_groups(judged, 2)
     assert [(row.step, row.prompt_id, row.completion, row.reward) for row in kept] == [
         (7, "u0", "a", 0.0),
         (7, "u0", "b", 1.0),
@@ -55,4 +54,13 @@ def test_groups_are_kept_whole():
     assert kept[3].parts == {"hit": 1.5}
     assert kept[3].advantage == pytest.approx(0.3)
     # A batch with fewer prompts gives all it has.
-    assert len(whole_groups(7, batch, judged, 9)) == 6
+    assert len(whole_groups(judged, 9)) == 6
+
+
+def test_an_advantage_that_differs_by_token_is_shown_as_its_mean(make_batch):
+    judged = make_batch(
+        torch.zeros(1, 2),
+        learnt=torch.tensor([[True, True], [True, False]]),
+        advantages=torch.tensor([[1.0, 3.0], [0.5, 9.0]]),
+    )
+    assert [row.advantage for row in whole_groups(judged, 1)] == [2.0, 0.5]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
@@ -99,7 +100,7 @@ def test_what_is_well_is_not_warned_of(warned):
 
 def test_text_without_answers_is_warned_of(make_grpo, batch, fit, caplog):
     # Random text names no item: every answer is malformed, and every reward is -1.
-    stage = make_grpo(sampler=Free(max_new_tokens=3), steps=4)
+    stage = make_grpo(rollout=Free(max_new_tokens=3), steps=4)
     with caplog.at_level(logging.WARNING, logger="mllmrec.stages.rollout_warnings"):
         fit(stage, [batch] * 4, callbacks=[RolloutWarnings(steps=4, kl=1.0, invalid=0.9)])
     equal, invalid = own(caplog)
@@ -107,21 +108,20 @@ def test_text_without_answers_is_warned_of(make_grpo, batch, fit, caplog):
     assert "100% did not have the right form, 0% named an item" in invalid
 
 
-def test_answers_with_items_that_were_not_listed_are_counted(make_grpo, tiny, batch):
-    stage = make_grpo(sampler=Free(max_new_tokens=3), group_size=2)
-    prompts = tiny.policy.prompt_batch([example.prompt for example in batch])
-    rewarded = stage.rewarded(batch, prompts, stage.draw(batch, prompts, 0, gradients=False)[0])
+def test_answers_with_items_that_were_not_listed_are_counted(make_grpo, batch):
+    stage = make_grpo(rollout=Free(max_new_tokens=3), group_size=2)
+    rollouts = stage.step.collect(batch, 0)
     listed = [int(example.candidates[0]) for example in batch]
     foreign = next(item for item in range(12) if item not in batch[1].candidates)
-    rewarded.texts[:] = [f"[ITEM_{listed[0]}]", "[ITEM_0", f"[ITEM_{foreign}]", f"[ITEM_{foreign}] x\n"]
-    metrics = stage.reward_metrics(batch, [rewarded])
+    texts = [f"[ITEM_{listed[0]}]", "[ITEM_0", f"[ITEM_{foreign}]", f"[ITEM_{foreign}] x\n"]
+    metrics = stage.rollout_metrics(dataclasses.replace(rollouts, texts=texts))
     assert metrics["completions/malformed_ratio"] == 0.25
     assert metrics["completions/unlisted_ratio"] == 0.5
 
 
 def test_a_constant_reward_and_a_policy_that_runs_away_are_warned_of(make_grpo, batch, fit, caplog):
     class Constant(HitFormat):
-        def __call__(self, completion, question):
+        def judge(self, completion, question):
             return {"reward": 0.3, "format": 1.0, "hit": 0.0}
 
     watch = RolloutWarnings(steps=5, kl=1e-3, invalid=0.9)
