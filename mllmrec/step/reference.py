@@ -63,10 +63,15 @@ class Ema(Reference):
         """See `Reference`."""
         training = policy.model.training
         policy.model.eval()
+        own = [(name, weight, weight.data) for name, weight in _trained(policy)]
         try:
-            with policy.with_weights(self._weights):
-                yield policy.model
+            # Storage is exchanged and not overwritten: a graph of the rollout's pass may still need the policy's numbers.
+            for name, weight, data in own:
+                weight.data = self._weights[name].to(data)
+            yield policy.model
         finally:
+            for _, weight, data in own:
+                weight.data = data
             policy.model.train(training)
 
     @torch.no_grad()
