@@ -14,6 +14,7 @@ from PIL import Image
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
+from mllmrec.config.options import page as options_page
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -59,15 +60,13 @@ def test_commands_of_the_cot_pages_pass_the_checks(page: str) -> None:
         check_config(result.config)
 
 
-def test_the_table_of_groups_is_that_of_the_files() -> None:
-    table = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", README, flags=re.MULTILINE))
-    listed = {group: set(re.findall(r"`([^`]+)`", row)) for group, row in table.items()}
-    there = {
-        folder.name: {path.stem for path in folder.glob("[!_]*.yaml")}
-        for folder in CONFIG_DIR.iterdir()
-        if folder.is_dir() and folder.name not in ("recipe", "hydra")
-    }
-    assert listed == there
+def test_the_page_of_options_is_that_of_the_files() -> None:
+    written = (PROJECT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert written == options_page(), "python -m mllmrec.config.options > docs/options.md"
+
+
+def test_every_option_says_what_it_is() -> None:
+    assert "|  |" not in options_page()
 
 
 def test_the_map_names_what_is_there() -> None:

@@ -54,8 +54,8 @@ def test_the_default_configuration_has_no_fault() -> None:
             "eval.num_negatives=all: must be a whole number of at least 1, or full for the whole catalogue",
         ),
         (
-            "method.stages=[grpo,sft]",
-            "method.stages=['grpo', 'sft']: must name each stage once, in the order warmup, sft, then one of sft_more, grpo, dpo, expert_iteration, pointwise",
+            "method.phases=[sft,grpo,sft]",
+            "method.phases: two phases are called sft: give one of them another name",
         ),
         ("rollout.temperature=0", "rollout.temperature=0: must be greater than 0"),
         ("dataset.max_users=0", "dataset.max_users=0: must be greater than or equal to 1"),
@@ -94,7 +94,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["eval.ranking=constrained", "eval.num_negatives=10"], "renormalised within each list of 10"),
         (["reward=release"], "reward=release with prompt.answer=id"),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
-        (["backbone=qwen3_0.6b", "sft=null"], "method.stages names sft"),
+        (["backbone=qwen3_0.6b", "sft=null"], "method.phases names sft"),
         (["split=given", "split.validation_share=0"], "heldout.users=500 with split.validation_share=0"),
         (
             ["split=given", "split.validation_share=0", "heldout.users=0", "eval.split=validation"],

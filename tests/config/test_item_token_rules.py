@@ -29,8 +29,8 @@ def composed(*overrides: str) -> DictConfig:
         ),
         (["method=sft", "prompt.curriculum=linear"], "prompt.curriculum=linear with prompt.item_tokens=none"),
         (
-            ["method=llara", "method.stages=[warmup]"],
-            "without stage sft, which learns to read them: add sft to method.stages",
+            ["method=llara", "method.phases=[warmup]"],
+            "without stage sft, which learns to read them: add sft to method.phases",
         ),
         (
             ["method=llara", "sft.loss_on=all"],
@@ -58,7 +58,7 @@ def test_faults_of_item_tokens(overrides: list[str], words: str) -> None:
         ["method=llara", "backbone=qwen3_0.6b"],
         ["method=llara", "prompt.curriculum=none", "engine=plain"],
         # GRPO may follow LLaRA's SFT.
-        ["method=llara", "method.stages=[warmup,sft,grpo]"],
+        ["method=llara", "method.phases=[warmup,sft,grpo]"],
         ["method=mllmrec_r1", "prompt.item_tokens=vector", VECTORS],
     ],
 )

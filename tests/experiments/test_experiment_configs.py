@@ -82,7 +82,7 @@ def test_each_ablation_leaves_out_what_it_says() -> None:
             None if caption is None else caption.rsplit(".", 1)[1],
             None if policy is None else (policy.rsplit(".", 1)[1], cfg.cot_policy.get("stage")),
             cfg.mix_ratio,
-            list(cfg.method.stages),
+            list(cfg.method.phases),
             cfg.grpo.beta,
         )
     full = ("Palette", ("Confident", None), 0.1, ["warmup", "sft", "grpo"], 0.1)

@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mllmrec.config import CONFIG_DIR
+from mllmrec.config.phases import phases_of
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
@@ -33,7 +34,7 @@ def opened(tmp_path):
             main_protocol(*judged), beside_protocol(*judged), RunFolder(str(tmp_path / "run"))
         )
         held_out = held_out_protocol(cfg, prepared)
-        return cfg, list(cfg.method.stages), prepared, policy, answers, protocols, held_out
+        return cfg, phases_of(cfg), prepared, policy, answers, protocols, held_out
 
     return make
 

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.phases import phases_of
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
 from mllmrec.jobs.learnt_reasoning import check_learnt_reasoning
@@ -102,7 +103,7 @@ def learnt(cache):
         }
         prepared.train.with_cot = chosen
         prepared.train.cot = SimpleNamespace(reasoning=lambda key: texts[key.sample_id])
-        check_learnt_reasoning(cfg, list(cfg.method.stages), prepared, Words())
+        check_learnt_reasoning(cfg, phases_of(cfg), prepared, Words())
 
     return make
 

@@ -78,7 +78,7 @@ def test_the_vectors_are_those_that_the_recommender_alone_learns_at_mean_square_
 
 
 def test_beside_adapters_each_stage_keeps_the_projector_that_it_ends_with(job, tmp_path, adapters):
-    settings = (*adapters, *LLARA, "method.stages=[sft,grpo]", "grpo.new_negatives=false")
+    settings = (*adapters, *LLARA, "method.phases=[sft,grpo]", "grpo.new_negatives=false")
     folder = job(tmp_path / "run", *settings, "sft.learning_rate=1e-2", small=False)
     assert list(metrics_of(folder)["stages"]) == ["zero_shot", "sft", "grpo"]
     stored = [load_file(folder / "adapters" / stage / "item_tokens.safetensors") for stage in ("sft", "grpo")]

@@ -37,7 +37,7 @@ def test_a_policy_that_sees_is_trained_and_reopened(job, tmp_path, engine):
 
 
 def test_images_cost_tokens_that_the_same_model_without_them_does_not(job, tmp_path):
-    short = ("method.stages=[sft]", "mix_ratio=0", "heldout.users=0", "eval.max_users=5", "sft.max_steps=1")
+    short = ("method.phases=[sft]", "mix_ratio=0", "heldout.users=0", "eval.max_users=5", "sft.max_steps=1")
     text = job(tmp_path / "text", "backbone=tiny_vl", "caption=none", "backbone.vision_size=16", *short)
     visual = job(tmp_path / "visual", *VISUAL, *short)
     tokens = [metrics_of(folder)["cost"]["sft"]["tokens_per_prompt"] for folder in (text, visual)]
@@ -53,7 +53,7 @@ def test_questions_about_single_candidates_show_images_too(job, tmp_path):
     folder = job(
         tmp_path / "run",
         *VISUAL,
-        "method.stages=[pointwise]",
+        "method.phases=[pointwise]",
         "eval.ranking=pointwise",
         "engine=plain",
         "mix_ratio=0",
@@ -69,7 +69,7 @@ def test_questions_about_single_candidates_show_images_too(job, tmp_path):
     [
         (["method=visual"], "prompt.item_tokens=image with a backbone that reads only text"),
         ([*VISUAL, "sft.loss_on=all"], "the policy cannot write images"),
-        ([*VISUAL, "method.stages=[pointwise]", "eval.ranking=pointwise"], "set engine=plain"),
+        ([*VISUAL, "method.phases=[pointwise]", "eval.ranking=pointwise"], "set engine=plain"),
         ([*VISUAL, "backbone.min_pixels=70000"], "backbone.min_pixels=70000 exceeds"),
         ([*VISUAL, "backbone.vision_heads=3"], "multiple of four times"),
         ([*VISUAL, "backbone.vision_layers=0"], "backbone.vision_layers=0"),
