@@ -149,9 +149,10 @@ class StageKey:
             return {"sequences": self._warmup_sequences, "first tokens": self._first_tokens}
         if phase.own(ON) is not None:
             return {}  # made by the phases before
-        if phase.name not in self._read:
-            self._read[phase.name] = self._prompts(phase)
-        return self._read[phase.name]
+        known = repr((phase.name, phase.kind.name, phase.given))
+        if known not in self._read:
+            self._read[known] = self._prompts(phase)
+        return self._read[known]
 
     def _prompts(self, phase: Phase) -> dict[str, Any]:
         """Fingerprints of the prompts that a phase shows, and of their order."""

@@ -9,11 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from mllmrec.errors import UserError
-from mllmrec.stages.base import OptimizerSettings, Stage, training_batches
+from mllmrec.stages.base import OptimizerSettings, Stage
+from mllmrec.step.sampler import count_steps, shuffled_batches
 
 
 def batches(size, batch_size, epochs=1.0, max_steps=None, seed=0, purpose="sft"):
-    return training_batches(size, batch_size, epochs=epochs, max_steps=max_steps, seed=seed, purpose=purpose)
+    return shuffled_batches(size, batch_size, count_steps(size, batch_size, epochs, max_steps), seed, purpose)
 
 
 def test_every_sample_once_per_epoch():

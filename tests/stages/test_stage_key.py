@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from mllmrec.config import CONFIG_DIR
-from mllmrec.config.schema import STAGES
+from mllmrec.config.kinds import DPO, GRPO, KINDS, PARTS, POINTWISE, SFT, WARMUP
+from mllmrec.config.phases import Phase
 from mllmrec.jobs.main import held_out_protocol
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.samples.prepare import prepare
 from mllmrec.stages import key as key_module
-from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_LATER, OF_THE_JOB, StageKey
+from mllmrec.stages.key import BY_CONTENT, NOT_IN_WARMUP, OF_REPORTS, OF_THE_JOB, StageKey
 from mllmrec.store import fingerprints
 from mllmrec.store.fingerprints import (
     code_fingerprint,
@@ -35,7 +36,8 @@ from mllmrec.store.fingerprints import (
 from mllmrec.store.trained_once import place_of
 
 USERS, ITEMS, LENGTH = 12, 16, 6
-BOTH = ("warmup", "sft")
+WARM, FIRST = Phase("warmup", WARMUP), Phase("sft", SFT)
+BOTH = (WARM, FIRST)
 
 
 class World:
@@ -177,36 +179,38 @@ def other_image(world: World) -> None:
     Image.new("RGB", (8, 8), (0, 0, 9)).save(world.folder / "images" / "i5.png")
 
 
-PARTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+INGREDIENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     # part: (stages, what is changed)
-    "stages": (BOTH, {"stages": ("sft", "warmup")}),
-    "settings": (BOTH, {"overrides": ["sft.learning_rate=0.1"]}),
+    "settings": (BOTH, {"overrides": ["trainer.precision=bf16-mixed"]}),
+    "phases": (BOTH, {"overrides": ["sft.learning_rate=0.1"]}),
     "code": (BOTH, {"patch": (fingerprints, "library_version", lambda package: "0.0.0")}),
     "model": (BOTH, {"before": other_weights}),
     "reader": (BOTH, {"before": other_chat_template}),
     "answers": (BOTH, {"before": other_ends_of_answers}),
     "images": (BOTH, {"world": other_image}),
     "held out": (BOTH, {"overrides": ["eval.num_negatives=4"]}),
-    "warmup: first tokens": (("warmup",), {"before": other_first_tokens}),
-    "warmup: sequences": (("warmup",), {"before": other_sequence}),
+    "warmup: first tokens": ((WARM,), {"before": other_first_tokens}),
+    "warmup: sequences": ((WARM,), {"before": other_sequence}),
     "sft: order": (
         BOTH,
-        {"patch": (key_module, "sft_batches", lambda cfg, prepared: [np.array([3, 1, 4]), np.array([5])])},
+        {"patch": (key_module, "plan_of", lambda *args, **others: [[3, 1, 4], [5]])},
     ),
     "sft: examples": (BOTH, {"overrides": ["candidates.num_negatives=4"]}),
 }
 
 
 def test_every_part_of_the_key_is_listed_here(world):
-    assert set(world.key().parts(BOTH)) == set(PARTS)
-    assert set(world.key().parts(["warmup"])) < set(PARTS)
+    # The names and order of the phases stand for themselves.
+    assert set(world.key().parts(BOTH)) == {"stages", *INGREDIENTS}
+    assert set(world.key().parts([WARM])) < {"stages", *INGREDIENTS}
+    assert world.key().parts(BOTH)["stages"] == ["warmup", "sft"]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", INGREDIENTS)
 def test_each_part_alone_makes_another_key(world, monkeypatch, part):
-    stages, change = PARTS[part]
+    stages, change = INGREDIENTS[part]
     # A fixed order of the same samples, to distinguish another order from other samples.
-    monkeypatch.setattr(key_module, "sft_batches", lambda cfg, prepared: [np.array([1, 3]), np.array([4, 5])])
+    monkeypatch.setattr(key_module, "plan_of", lambda *args, **others: [[1, 3], [4, 5]])
     before = world.key()
     first = before.parts(stages)
     assert changed(first, world.key().parts(stages)) == set()
@@ -220,7 +224,7 @@ def test_each_part_alone_makes_another_key(world, monkeypatch, part):
 
 @pytest.mark.parametrize("place", [1, 3, 4, 5])
 def test_every_example_that_is_trained_on_counts(world, monkeypatch, place):
-    monkeypatch.setattr(key_module, "sft_batches", lambda cfg, prepared: [np.array([1, 3]), np.array([4, 5])])
+    monkeypatch.setattr(key_module, "plan_of", lambda *args, **others: [[1, 3], [4, 5]])
 
     def reverse_one(made: dict[str, Any]) -> None:
         train = made["prepared"].train
@@ -244,7 +248,7 @@ def test_a_backbone_of_the_user_s_own_is_known_by_its_source(world, monkeypatch)
     monkeypatch.syspath_prepend(str(world.folder))
     key = world.key()
     key.settings["backbone"] = {"_target_": "own_backbone_for_keys.Own"}
-    for stages in (["warmup"], BOTH):
+    for stages in ([WARM], BOTH):
         first = key.parts(stages)
         source.write_text(source.read_text() + "    pass\n")
         assert changed(first, key.parts(stages)) == {"code"}
@@ -265,7 +269,7 @@ def test_a_backbone_of_the_user_s_own_is_known_by_its_source(world, monkeypatch)
     ],
 )
 def test_a_warm_up_is_shared_by_jobs_that_differ_in_what_it_does_not_read(world, override):
-    assert changed(world.key().parts(["warmup"]), world.key(override).parts(["warmup"])) == set()
+    assert changed(world.key().parts([WARM]), world.key(override).parts([WARM])) == set()
 
 
 def pseudo(world: World, stage: str) -> list[str]:
@@ -327,9 +331,9 @@ def test_every_section_that_speaks_through_the_data_is_listed_here():
 @pytest.mark.parametrize("name", CONTENT)
 def test_what_the_data_says_makes_another_key(world, name):
     section, both, second, edit = CONTENT[name]
-    first = world.key(*both(world)).parts(["sft"])
+    first = world.key(*both(world)).parts([FIRST])
     edit(world)
-    found = changed(first, world.key(*both(world), *second).parts(["sft"]))
+    found = changed(first, world.key(*both(world), *second).parts([FIRST]))
     assert ("held out" if section in MEASURED_ONLY else "sft: examples") in found
 
 
@@ -350,7 +354,7 @@ def test_other_chosen_samples_make_another_key(world):
     mixture.chosen = mixture.chosen[::-1].copy()
     mixture.chosen[0] = next(place for place in range(USERS) if place not in mixture.chosen)
     mixture._place = {int(position): place for place, position in enumerate(mixture.chosen)}
-    assert changed(key.parts(["sft"]), other.parts(["sft"])) == {"sft: order", "sft: examples"}
+    assert changed(key.parts([FIRST]), other.parts([FIRST])) == {"sft: order", "sft: examples"}
 
 
 # Sections that the key of SFT holds as they are.
@@ -359,7 +363,7 @@ READ = ("seed", "backbone", "trainer", "prompt", "engine", "heldout", "method")
 
 def test_every_section_of_the_configuration_is_read_or_named_as_one_that_plays_no_part(world):
     sections = set(world.configure())
-    named = [READ, OF_THE_JOB, OF_LATER, BY_CONTENT, STAGES]
+    named = [READ, OF_THE_JOB, OF_REPORTS, BY_CONTENT, KINDS, PARTS]
     assert sections == set().union(*map(set, named))
     assert len(sections) == sum(map(len, named))  # no section is in two of the lists
     assert set(NOT_IN_WARMUP) < set(READ)
@@ -374,12 +378,14 @@ def test_every_setting_of_a_section_that_is_read_makes_another_key(world, sectio
         other = copy.copy(key)
         other.settings = replaced(key.settings, (section, *path))
         places.add(place_of(Path(), other.parts(BOTH)))
-        alone = place_of(Path(), other.parts(["warmup"])) != place_of(Path(), key.parts(["warmup"]))
+        alone = place_of(Path(), other.parts([WARM])) != place_of(Path(), key.parts([WARM]))
         assert alone == (section not in (*NOT_IN_WARMUP, "sft"))
     assert len(places) == 1 + len(list(leaves(key.settings[section])))
 
 
-@pytest.mark.parametrize("section", [*OF_THE_JOB, *OF_LATER, *sorted(set(STAGES).difference(BOTH))])
+@pytest.mark.parametrize(
+    "section", [*OF_THE_JOB, *OF_REPORTS, *PARTS, *sorted(set(KINDS) - {"warmup", "sft"})]
+)
 def test_a_setting_that_plays_no_part_is_shared(world, section):
     key = world.key()
     other = copy.copy(key)
@@ -410,8 +416,54 @@ def test_the_method_s_name_and_its_later_stages_are_shared(world):
 
 
 def test_a_stage_whose_data_is_unknown_is_refused(world):
-    with pytest.raises(ValueError, match="grpo"):
-        world.key().parts([*BOTH, "grpo"])
+    after = [*BOTH, Phase("asked", POINTWISE), Phase("sft_2", SFT)]
+    assert not world.key().knows(after)
+    with pytest.raises(ValueError, match="asked"):
+        world.key().parts(after)
+
+
+# SFT that goes on from a policy which GRPO has changed. Everything that GRPO read has made its weights too.
+AGAIN = (WARM, FIRST, Phase("grpo", GRPO), Phase("sft_2", SFT))
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("reward.hit_weight=2.0", {"phases"}),
+        ("reward=release", {"phases"}),
+        ("rollout=free", {"phases"}),
+        ("rollout.temperature=0.7", {"phases"}),
+        ("advantage=rloo", {"phases"}),
+        ("loss.epsilon_high=0.3", {"phases"}),
+        ("reference=ema", {"phases"}),
+        ("grpo.learning_rate=0.1", {"phases"}),
+        ("grpo.group_size=3", {"phases"}),
+        ("grpo.new_negatives=false", {"phases", "grpo: examples"}),
+    ],
+)
+def test_sft_after_grpo_is_known_by_all_that_grpo_read(world, override, parts):
+    key, other = world.key(), world.key(override)
+    assert changed(key.parts(AGAIN), other.parts(AGAIN)) == parts
+    # The first SFT has read none of it.
+    assert changed(key.parts(BOTH), other.parts(BOTH)) == set()
+
+
+def test_what_a_phase_sets_for_itself_counts(world):
+    key = world.key()
+    plain = key.parts([FIRST])
+    assert changed(plain, key.parts([Phase("sft", SFT, {"learning_rate": 0.1})])) == {"phases"}
+    half = key.parts([Phase("sft", SFT, {"samples": [0.0, 0.5]})])
+    assert changed(plain, half) == {"phases", "sft: order", "sft: examples"}
+    drawn = key.parts([Phase("sft", SFT, {"draw": "others"})])
+    assert changed(plain, drawn) == {"phases", "sft: examples"}
+    paid = key.parts([FIRST, Phase("grpo", GRPO, {"reward": {"hit_weight": 2.0}}), Phase("sft_2", SFT)])
+    assert changed(key.parts([FIRST, Phase("grpo", GRPO), Phase("sft_2", SFT)]), paid) == {"phases"}
+
+
+def test_two_kinds_of_phases_with_one_name_are_told_apart(world):
+    key = world.key()
+    first = key.parts([FIRST, Phase("second", GRPO)])
+    assert "phases" in changed(first, copy.copy(world.key()).parts([FIRST, Phase("second", DPO)]))
 
 
 @pytest.mark.parametrize("reads_prompts", [True, False])
