@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
+from mllmrec.config.kinds import GRPO
+from mllmrec.config.phases import Phase
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import main_protocol
@@ -26,7 +28,8 @@ from mllmrec.jobs.finished_run import FinishedRun, load_policy, open_policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run.folder import RunFolder
 from mllmrec.stages.heldout import HeldOutMeasure
-from mllmrec.stages.run import StageInputs, train_stage
+from mllmrec.stages.inputs import JobInputs, PhaseInputs
+from mllmrec.stages.run import train_phase
 
 OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
 
@@ -38,7 +41,7 @@ class Clock:
         self.protocol, self.words = protocol, words
         self.training_seconds, self.resumed, self.rankings = 0.0, time.perf_counter(), 0
 
-    def measure(self, inputs: StageInputs) -> dict[str, float]:
+    def measure(self, inputs: JobInputs) -> dict[str, float]:
         """Rank the validation users and print a line."""
         self.training_seconds += time.perf_counter() - self.resumed if self.rankings else 0.0
         metrics = self.protocol.measure(self.protocol.ranker(inputs.policy, inputs.answers, inputs.engine))
@@ -80,9 +83,9 @@ def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:
     policy = load_policy(cfg, RunFolder(path), ["sft"])
     answers = AnswerTokens(run.prepared.builder, policy.encode_answers, policy.end_token)
     with TemporaryDirectory() as folder:
-        inputs = StageInputs(cfg, run.prepared, policy, answers, run.engine, RunFolder(folder))
-        measure = HeldOutMeasure(lambda: clock.measure(inputs), clock.protocol.objective)
-        train_stage("grpo", inputs, [], measure)
+        job = JobInputs(cfg, run.prepared, policy, answers, run.engine, RunFolder(folder))
+        measure = HeldOutMeasure(lambda: clock.measure(job), clock.protocol.objective)
+        train_phase(PhaseInputs(Phase("grpo", GRPO), job, cfg), [], measure)
 
 
 def main(arguments: list[str]) -> int:
