@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from mllmrec.errors import UserError
 from mllmrec.prompts.examples import Example
 from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import Part
 from mllmrec.rollout.draw import NoProbabilities
 from mllmrec.stages.base import OptimizerSettings, Stage
 from mllmrec.step.collector import Collector
@@ -39,12 +40,19 @@ class RolloutStage(Stage):
         """The lowest and the highest possible reward."""
         return self.collector.bounds
 
+    @property
+    def parts(self) -> list[Part]:
+        """All parts of a step that have numbers to log."""
+        return self.collector.parts
+
+    def part_metrics(self) -> dict[str, float]:
+        """The parts' own numbers, as they are now."""
+        return {name: value for part in self.parts for name, value in part.metrics().items()}
+
     def rollout_metrics(self, batch: RolloutBatch) -> dict[str, float]:
         """The numbers to log about rollouts."""
         metrics = rollout_metrics(batch, constrained=self.collector.rollout.plain.constrained)
-        for part in self.collector.parts:
-            metrics |= part.metrics()
-        return {**metrics, "num_tokens": float(self.generated_tokens)}
+        return {**metrics, **self.part_metrics(), "num_tokens": float(self.generated_tokens)}
 
     @contextmanager
     def drawing(self, step: int) -> Iterator[None]:
@@ -81,6 +89,11 @@ class Grpo(RolloutStage):
         super().__init__(step.collector, optimizer, steps * step.settings.iterations)
         self.step, self.on_rollouts = step, on_rollouts
 
+    @property
+    def parts(self) -> list[Part]:
+        """Those of the collector, and advantage, loss and regularizers."""
+        return self.step.parts
+
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One step from B examples."""
         with self.drawing(batch_idx):
@@ -89,4 +102,4 @@ class Grpo(RolloutStage):
             self.on_rollouts(rollouts)
         numbers = self.rollout_metrics(rollouts)
         for update in self.step.updates(rollouts, self.update):
-            self.log_step({**update, **numbers})
+            self.log_step({**update, **numbers, **self.part_metrics()})

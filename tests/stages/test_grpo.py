@@ -12,14 +12,18 @@ from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.errors import UserError
 from mllmrec.evaluation.ranking import candidate_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.rl.losses import AGGREGATIONS
+from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
 from mllmrec.rl.parts import REFERENCE
+from mllmrec.rl.regularizers import KlToReference
 from mllmrec.rollout.base import Completions, PlainRollout
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
 from mllmrec.stages.kept_rollouts import whole_groups
+from mllmrec.step.reference import Frozen
 
 ENGINE = SharedPrefix()
 
@@ -316,3 +320,46 @@ def test_adapters_learn_through_titles(make_grpo, make_pretrained, make_builder,
     now = dict(policy.model.named_parameters())
     assert sft
     assert all(torch.equal(now[name], weight) for name, weight in sft.items())
+
+
+def test_every_part_has_its_numbers_logged_after_each_update(make_grpo, batch, fit):
+    class Counted:
+        """Counts its calls."""
+
+        calls = 0
+
+        def __call__(self, *given):
+            self.calls += 1
+            return super().__call__(*given)
+
+        def metrics(self):
+            return {type(self).__name__.lower(): float(self.calls)}
+
+    class OwnReward(Counted, HitFormat):
+        pass
+
+    class OwnAdvantage(Counted, GroupRelative):
+        pass
+
+    class OwnLoss(Counted, ClippedRatio):
+        pass
+
+    class OwnTerm(Counted, KlToReference):
+        pass
+
+    logged: list[dict] = []
+    stage = make_grpo(
+        reward=OwnReward(),
+        advantage=OwnAdvantage(),
+        loss=OwnLoss(),
+        regularizers=[OwnTerm(0.1)],
+        reference=Frozen(),
+        micro_batch_size=12,
+        iterations=2,
+    )
+    stage.log_step = logged.append
+    fit(stage, [batch])
+    counts = [
+        [numbers[name] for name in ("ownreward", "ownadvantage", "ownloss", "ownterm")] for numbers in logged
+    ]
+    assert counts == [[1, 1, 1, 1], [1, 1, 2, 2]]
