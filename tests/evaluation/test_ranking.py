@@ -80,10 +80,10 @@ def test_constrained_scores_are_what_constrained_rollouts_do(titled):
     with torch.no_grad():
         encoded = ENGINE.encode(policy.model, policy.prompt_batch([example.prompt]))
         generators = [torch.Generator().manual_seed(0)]
-        rollouts = Constrained()(
+        rollouts = Constrained().draw(
             ENGINE, policy.model, encoded, group, generators, [options], policy.end_token
         )
-    said = [ids[mask].tolist() for ids, mask in zip(*rollouts.completions, strict=True)]
+    said = [ids[mask].tolist() for ids, mask in zip(*rollouts.tokens, strict=True)]
     with torch.no_grad():
         exact = np.exp(candidate_scores(policy, answers, [example], constrained=True, engine=ENGINE)[0])
     for option, probability in zip(options, exact, strict=True):
@@ -204,7 +204,7 @@ def test_a_generated_answer_with_special_tokens_names_nothing(titled, monkeypatc
     first = int(examples[0].candidates[0])
     rows = [answers.of(first), [policy.padding_token, *answers.of(first)]]
     completions = pad(rows, policy.padding_token, side="right")
-    monkeypatch.setattr(Free, "__call__", lambda *_: SimpleNamespace(completions=completions))
+    monkeypatch.setattr(Free, "draw", lambda *_: SimpleNamespace(tokens=completions))
     with torch.no_grad():
         said, stained = Generate(policy, answers, ENGINE, [str(item) for item in range(12)]).rank(
             [examples[0], examples[0]]
