@@ -19,8 +19,9 @@ def full(make_batch, rewards, group_of, **fields) -> RolloutBatch:
     own = {
         "texts": [f"{reward:g}" for reward in rewards],
         "sources": tuple("hinted" if row % 2 else POLICY for row in range(rows)),
+        # Where a token was forced, none competed.
         "choices": ChoiceSets(
-            torch.arange(rows)[:, None].repeat(1, width),
+            torch.tensor([[row, row if row % 2 == 0 else -1] for row in range(rows)]),
             torch.arange(rows)[:, None] + torch.tensor([[20, 60]]),
         ),
         "finished": torch.arange(rows) % 2 == 0,
@@ -42,7 +43,7 @@ PER_ROW = ("finished", "weights", "rewards", "place_rewards", "group_of")
 PER_TOKEN = ("learnt", "segments", "old", "reference", "teacher")
 
 
-def rows_of(batch, without=()):
+def rows_of(batch):
     """Everything that belongs to each row, read through its places; padding is left out."""
     found = []
     for row in range(len(batch)):
@@ -57,13 +58,15 @@ def rows_of(batch, without=()):
             "hit": float(batch.parts["hit"][row]),
         }
         if batch.choices is not None:
-            sets = batch.choices.tokens[batch.choices.set_of[row][said]]
-            one["choices"] = [[token for token in place if token >= 0] for place in sets.tolist()]
+            sets, tokens = batch.choices.set_of[row][said].tolist(), batch.choices.tokens.tolist()
+            one["choices"] = [
+                [token for token in tokens[own] if token >= 0] if own >= 0 else [] for own in sets
+            ]
         for name in PER_ROW:
             one[name] = getattr(batch, name)[row].tolist()
         for name in PER_TOKEN:
             one[name] = getattr(batch, name)[row][said].tolist()
-        found.append({name: value for name, value in one.items() if name not in without})
+        found.append(one)
     return found
 
 
@@ -125,6 +128,7 @@ def test_joined_rows_keep_what_is_theirs_and_share_groups(make_batch):
     assert past.sum() == 3
     assert (join([one, other]).segments[past] == -1).all()
     assert not join([one, other]).learnt[past].any()
+    assert (join([one, other]).choices.set_of[past] == -1).all()
     assert join([one]) is one
 
 

@@ -39,8 +39,8 @@ def test_groups_count_alike_whatever_their_sizes(make_batch):
 
 def test_answers_are_valid_for_their_own_example(make_batch):
     # Example g lists the item g alone.
-    texts = ["[ITEM_0]", "[ITEM_1]", "[ITEM_0]", "nothing"]
+    texts = ["[ITEM_0]", "[ITEM_1]", "[ITEM_1]", "nothing", "[ITEM_1]"]
     found = rollout_metrics(
-        make_batch(torch.zeros(4), group_of=[0, 1, 1, 0], texts=texts, parts={}), constrained=False
+        make_batch(torch.zeros(5), group_of=[0, 1, 1, 0, 0], texts=texts, parts={}), constrained=False
     )
-    assert (found["completions/malformed_ratio"], found["completions/unlisted_ratio"]) == (0.25, 0.25)
+    assert (found["completions/malformed_ratio"], found["completions/unlisted_ratio"]) == (0.2, 0.2)
