@@ -116,6 +116,7 @@ class RolloutBatch:
         Args:
             rows: (r,) positions. Every group must keep a row.
         """
+        rows = rows.cpu()
         there = rows.to(self.completions.ids.device)
 
         def of(tensor: Tensor | None) -> Tensor | None:

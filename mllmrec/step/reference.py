@@ -56,7 +56,8 @@ class Ema(Reference):
 
     def begin(self, policy: Policy) -> None:
         """Start from the policy as it is."""
-        self._weights = {name: weight.detach().clone() for name, weight in _trained(policy)}
+        # In bfloat16 a step of 0.005 of the way would be lost to rounding.
+        self._weights = {name: weight.detach().float().clone() for name, weight in _trained(policy)}
 
     @contextmanager
     def model(self, policy: Policy) -> Iterator[Any]:
