@@ -4,7 +4,7 @@ phases: [warmup, sft, grpo]
 phases:
   - sft
   - grpo
-  - {kind: sft, name: sft_2, on: grpo, max_steps: 100}
+  - {kind: sft, name: sft_2, answers_of: grpo, max_steps: 100}
   - {kind: grpo, name: grpo_2, reward: {hit_weight: 2.0}, samples: [0.5, 1.0]}
 """
 
@@ -20,11 +20,11 @@ from mllmrec.config.kinds import Kind, find_kind
 from mllmrec.errors import choices
 
 # Keys of a phase that every kind understands.
-SAMPLES, DRAW, ON, LEAST = "samples", "draw", "on", "least_reward"
+SAMPLES, DRAW, ANSWERS, LEAST = "samples", "draw", "answers_of", "least_reward"
 _OF_DATA = {
     SAMPLES: "from which share to which share of the training samples, in a seeded order, as in [0.0, 0.5]",
     DRAW: "a name: its prompts list negatives that are drawn anew under this name",
-    ON: "the name of an earlier phase: learn the answers that it drew",
+    ANSWERS: "the name of an earlier phase: learn the answers that it drew",
     LEAST: "the lowest reward of such an answer",
 }
 
@@ -134,15 +134,17 @@ def _data_faults(phase: Phase, before: list[Phase]) -> list[str]:
         and part[0] < part[1]
     ):
         faults.append(f"{where}: samples={part!r}: must be {_OF_DATA[SAMPLES]}")
-    source = phase.own(ON)
+    source = phase.own(ANSWERS)
     drawn = [one.name for one in before if one.kind.rolls_out]
     if source is not None and source not in drawn:
         there = f"there are {choices(drawn)}" if drawn else "no phase before it draws answers"
-        faults.append(f"{where}: on={source}: must be {_OF_DATA[ON]}; {there}")
+        faults.append(f"{where}: answers_of={source}: must be {_OF_DATA[ANSWERS]}; {there}")
     if source is not None and phase.kind.data != "samples":
-        faults.append(f"{where}: on={source}: only a phase of kind sft learns the answers of another phase")
+        faults.append(
+            f"{where}: answers_of={source}: only a phase of kind sft learns the answers of another phase"
+        )
     if source is None and phase.own(LEAST) is not None:
-        faults.append(f"{where}: least_reward goes with on, the phase whose answers are learnt")
+        faults.append(f"{where}: least_reward goes with answers_of, the phase whose answers are learnt")
     return faults
 
 

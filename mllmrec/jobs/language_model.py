@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mllmrec.config.kinds import stage_title
-from mllmrec.config.phases import ON, Phase, phases_of
+from mllmrec.config.phases import ANSWERS, Phase, phases_of
 from mllmrec.engine.base import Engine
 from mllmrec.errors.disk import about
 from mllmrec.evaluation.evaluate import Evaluation
@@ -95,7 +95,7 @@ def run_language_model(
             lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
         )
     job = JobInputs(cfg, prepared, policy, answers, engine, folder)
-    learnt_later = {phase.own(ON) for phase in phases}
+    learnt_later = {phase.own(ANSWERS) for phase in phases}
 
     def train(phase: Phase) -> Selection | None:
         prompts, tokens = policy.prompts_read, policy.prompt_tokens_read

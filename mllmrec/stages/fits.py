@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from mllmrec.config.phases import LEAST, ON
+from mllmrec.config.phases import ANSWERS, LEAST
 from mllmrec.errors import UserError
 from mllmrec.prompts.examples import Example, Forms
 from mllmrec.rl.batch import RolloutBatch
@@ -54,7 +54,7 @@ def fit_warmup(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | 
 
 def fit_sft(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
     """The true answers, or the answers that an earlier phase drew."""
-    if inputs.phase.own(ON) is not None:
+    if inputs.phase.own(ANSWERS) is not None:
         return _fit_drawn(inputs, loggers, measure)
     job = inputs.job
     plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=inputs.settings.batch_size)
@@ -65,7 +65,7 @@ def fit_sft(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
 
 
 def _fit_drawn(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
-    source = str(inputs.phase.own(ON))
+    source = str(inputs.phase.own(ANSWERS))
     least = inputs.phase.own(LEAST, 1.0)
     answers = _answers_of(inputs, source, least)
     batches = _shuffled(inputs, len(answers))

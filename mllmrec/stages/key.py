@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import files_fingerprint
 from mllmrec.config.kinds import GRPO, KINDS, PARTS, SFT_MORE
-from mllmrec.config.phases import ON, Phase
+from mllmrec.config.phases import ANSWERS, Phase
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -147,7 +147,7 @@ class StageKey:
     def _data(self, phase: Phase) -> dict[str, Any]:
         if phase.kind.data == "sequences":
             return {"sequences": self._warmup_sequences, "first tokens": self._first_tokens}
-        if phase.own(ON) is not None:
+        if phase.own(ANSWERS) is not None:
             return {}  # made by the phases before
         known = repr((phase.name, phase.kind.name, phase.given))
         if known not in self._read:
