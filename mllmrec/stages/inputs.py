@@ -17,7 +17,7 @@ from mllmrec.models.selection import Selection
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import numpy_generator
-from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.batch import POLICY, RolloutBatch
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.training_callbacks import StepTimer
@@ -63,13 +63,13 @@ class PhaseInputs:
         return self.cfg[self.phase.kind.name]
 
     def remember(self, batch: RolloutBatch) -> None:
-        """Keep a step's finished answers, if a later phase learns them."""
+        """Keep a step's finished answers to the examples' own prompts, if a later phase learns them."""
         if not self.remembers:
             return
         kept = self.job.drawn.setdefault(self.phase.name, [])
-        rewards, ended = batch.judged().tolist(), batch.finished.tolist()
+        rewards, counts = batch.judged().tolist(), (batch.finished.cpu() & batch.by(POLICY)).tolist()
         for row, text in enumerate(batch.texts):
-            if ended[row]:
+            if counts[row]:
                 example = replace(batch.examples[int(batch.example_of[row])], reasoned_answer=text)
                 kept.append(Drawn(example, rewards[row]))
 
