@@ -39,6 +39,13 @@ def capability(section: Any, name: str, default: Any) -> Any:
     return default if found is _MISSING else found
 
 
+def innermost(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of the draw that a rollout is made of: itself, or the one inside."""
+    while isinstance(section.get("inner"), Mapping):
+        section = section["inner"]
+    return section
+
+
 def _read(place: Any, node: ast.ClassDef, name: str) -> Any:
     """The value that a class, or the first of its bases that has one, gives to an attribute."""
     for statement in node.body:

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mllmrec.config.capabilities import innermost
 from mllmrec.config.kinds import stage_title
 from mllmrec.config.phases import ANSWERS, Phase, phases_of
 from mllmrec.engine.base import Engine
@@ -179,7 +180,8 @@ def check_prompts(
         UserError: some are too long; it says how many, and how long the longest is.
     """
     check_learnt_reasoning(cfg, phases, prepared, policy)
-    limits = [phase.config(cfg).rollout.get("max_new_tokens", 0) for phase in phases if phase.kind.rolls_out]
+    drawn = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
+    limits = [rollout.get("max_new_tokens", 0) for rollout in drawn]
     check_lengths(policy, answers, training_prompts(cfg, phases, prepared), max(limits, default=0))
     if any(phase.kind.data == "questions" for phase in phases):
         check_question_lengths(policy, prepared.questions, {"training": prepared.train})

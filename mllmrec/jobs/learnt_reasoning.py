@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from omegaconf import DictConfig
 
+from mllmrec.config.capabilities import innermost
 from mllmrec.config.phases import Phase
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
@@ -41,8 +42,8 @@ def check_learnt_reasoning(
     lengths = completion_lengths(policy, prepared.train)
     if len(lengths) == 0:
         return
-    drawn = [phase.config(cfg).rollout.max_new_tokens for phase in phases if phase.kind.rolls_out]
-    limits = {"rollout": min(drawn)} if drawn else {}
+    rollouts = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
+    limits = {"rollout": min(rollout.max_new_tokens for rollout in rollouts)} if rollouts else {}
     if cfg.eval.ranking == "generate":
         limits["eval"] = cfg.eval.max_new_tokens
     refused = []

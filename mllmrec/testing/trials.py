@@ -64,10 +64,8 @@ def _used(settings: Settings, phases: Sequence[Phase]) -> Iterator[tuple[str, An
 
 
 def _tried(check: Check, group: str, section: Settings, settings: Settings) -> str | None:
-    # A toy answer is short.
-    short = {"max_new_tokens": 4} if group == "rollout" and "max_new_tokens" in section else {}
     try:
-        part = instantiate({**section, **short})
+        part = instantiate(_short(section) if group == "rollout" else section)
     except InstantiationException:
         # What its constructor has to say was heard when the components were checked.
         return None
@@ -81,6 +79,13 @@ def _tried(check: Check, group: str, section: Settings, settings: Settings) -> s
     except Exception as error:
         return f"it fails on a toy batch ({failure(error)})"
     return None
+
+
+def _short(section: Settings) -> Settings:
+    """A rollout whose toy answers are short."""
+    if isinstance(section.get("inner"), Mapping):
+        return {**section, "inner": _short(section["inner"])}
+    return {**section, "max_new_tokens": 4} if "max_new_tokens" in section else section
 
 
 # The checks need torch, which is imported only when all else is right.

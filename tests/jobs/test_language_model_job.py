@@ -74,6 +74,17 @@ def test_an_answer_that_is_generated_needs_room(opened):
         check_prompts(*parts)
 
 
+def test_an_answer_that_a_rollout_inside_another_one_draws_needs_room(opened):
+    inner = ("rollout=meta", "rollout.inner.max_new_tokens=50")
+    parts = opened("method=grpo_only", "grpo.new_negatives=false", "heldout.users=0", *inner)
+    _, _, prepared, policy, _, protocols, _ = parts
+    policy.max_length = max(longest(policy, prepared.train), longest_prompt(policy, protocols)) + 50
+    check_prompts(*parts)
+    policy.max_length = longest(policy, prepared.train) + 49
+    with pytest.raises(UserError, match="training prompts are longer"):
+        check_prompts(*parts)
+
+
 def test_yes_or_no_questions_are_checked_and_lists_that_nobody_sees_are_not(opened):
     parts = opened("method=pointwise")
     _, _, prepared, policy, _, protocols, held_out = parts
