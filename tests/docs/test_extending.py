@@ -1,0 +1,159 @@
+"""The listings of docs/extending.md: their own tests, a run with all of them, and the package installed elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+from mllmrec.testing.trials import trial_faults
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGE = (PROJECT / "docs" / "extending.md").read_text(encoding="utf-8")
+LISTINGS = dict(re.findall(r"^\*\*`(\S+)`\*\*\n\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
+]
+TESTS = [name for name in LISTINGS if name.startswith("tests/")]
+FIRST, ALL_PARTS, SWEEP, REPORT = COMMANDS
+TINY = [
+    "backbone.hidden_size=32",
+    "backbone.num_layers=1",
+    "backbone.vocabulary=400",
+    "eval.weighting=uniform",
+    "eval.max_users=5",
+    "eval.resamples=20",
+    "heldout.users=0",
+]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder with everything that the page lists."""
+    for name, text in LISTINGS.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    for folder in ("ourlab", "ourlab/conf"):
+        (tmp_path / folder / "__init__.py").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def importable(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.syspath_prepend(package / "tests")
+    yield package
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "ourlab" or f"tests/{name}.py" in TESTS:
+            del sys.modules[name]
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_page_is_linked_and_every_kind_of_part_has_its_listings() -> None:
+    assert "docs/extending.md" in (PROJECT / "README.md").read_text(encoding="utf-8")
+    parts = {name.split("/")[2] for name in LISTINGS if name.startswith("ourlab/conf/")}
+    assert parts == {"reward", "advantage", "rollout", "method", "dataset", "caption"}
+    assert len(TESTS) == len(parts)
+    # No listing is without its name.
+    assert len(LISTINGS) == len(re.findall(r"^```(?:python|yaml|toml)$", PAGE, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_the_listed_tests_pass(importable: Path, tmp_path: Path, name: str) -> None:
+    tests = [
+        (test, function)
+        for test, function in vars(importlib.import_module(Path(name).stem)).items()
+        if test.startswith("test_")
+    ]
+    assert tests
+    for _, function in tests:
+        function(**dict.fromkeys(inspect.signature(function).parameters, tmp_path))
+
+
+def test_the_first_command_passes_the_checks(importable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(importable)
+    words = shlex.split(FIRST)
+    assert words[:5] == ["python", "-m", "mllmrec.train", "--config-dir", "ourlab/conf"]
+    result = compose_checked("train", words[5:], CONFIG_DIR, extra_dir="ourlab/conf")
+    assert result.faults == []
+    check_config(result.config, trial_faults)
+    assert result.config.rollout._target_ == "ourlab.rollouts.SecondTry"
+
+
+@pytest.mark.slow
+def test_all_parts_in_one_run(package: Path) -> None:
+    # 40 users with 6 of 30 songs each.
+    generator = np.random.default_rng(0)
+    lists = ["|".join(f"song {song}" for song in generator.permutation(30)[:6]) for _ in range(40)]
+    (package / "lists.txt").write_text("\n".join(lists), encoding="utf-8")
+    words = shlex.split(ALL_PARTS)
+    run(package, sys.executable, *words[1:], *TINY, "hydra.run.dir=run")
+    metrics = json.loads((package / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["stages"]) == ["zero_shot", "warmup", "margin", "grpo"]
+    data = json.loads((package / "run" / "data.json").read_text(encoding="utf-8"))
+    assert data["samples"]["test"]["samples"] == 40
+
+
+@pytest.mark.slow
+def test_a_package_in_an_environment_of_its_own(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=os.name != "nt")
+    paths = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})
+    # What `pip install -e` writes for both packages, and the packages that they need; nothing is downloaded.
+    theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    lines = "\n".join([str(package), str(PROJECT), *theirs])
+    (Path(paths["purelib"]) / "editable.pth").write_text(lines + "\n", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    words = shlex.split(SWEEP)
+    assert words[0] == "mllmrec-train"
+    python = str(Path(paths["scripts"]) / "python")
+    start = "from mllmrec.{} import main; main()"
+    small = [*TINY, "method=grpo_only", "dataset.num_users=60", "dataset.num_items=40"]
+    run(tmp_path / "elsewhere", python, "-c", start.format("train"), *words[1:], *small)
+    report = shlex.split(REPORT)
+    assert report[0] == "mllmrec-report"
+    page = run(
+        tmp_path / "elsewhere",
+        python,
+        "-c",
+        start.format("report"),
+        *report[1:],
+        "resamples=20",
+        "hydra.run.dir=REPORT",
+    )
+    assert "second_try" in page
+    assert (tmp_path / "elsewhere" / "REPORT" / "report.html").stat().st_size > 0
+    metrics = [
+        json.loads(path.read_text()) for path in (tmp_path / "elsewhere" / "runs").glob("*/metrics.json")
+    ]
+    assert len(metrics) == 4
