@@ -96,6 +96,32 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     return None
 
 
+def lists_are_written(cfg: Settings) -> str | None:
+    """An answer is to be a ranked list, and something learns, draws or measures single items."""
+    places = cfg["prompt"].get("places", 1)
+    if places == 1:
+        return None
+    where = f"prompt.places={places}"
+    if cfg["eval"]["ranking"] != "generate":
+        return f"{where} with eval.ranking={cfg['eval']['ranking']}, which scores single items: set eval.ranking=generate"
+    if places > cfg["candidates"]["num_negatives"] + 1:
+        return (
+            f"{where} exceeds the {cfg['candidates']['num_negatives'] + 1} candidates of a training prompt: lower it, or raise "
+            "candidates.num_negatives"
+        )
+    if max(cfg["eval"]["ks"]) > places:
+        return f"eval.ks={list(cfg['eval']['ks'])} with {where}: a list says nothing about later places; lower eval.ks"
+    for phase in phases_of(cfg):
+        seen = phase.settings(cfg)
+        if phase.kind.name in ("dpo", "pointwise"):
+            return f"{where} with a phase of kind {phase.kind.name}, which learns single items: choose another method"
+        if phase.kind.supervised and seen[phase.kind.name]["loss_on"] == "candidates":
+            return f"{where} with {phase.name}.loss_on=candidates, which learns single items: set {phase.name}.loss_on=answer"
+        if phase.kind.rolls_out and capability(seen["rollout"], "constrained", False):
+            return f"{where} with rollouts that allow only single items: choose rollout=free"
+    return None
+
+
 def cutoffs_within_candidates(cfg: Settings) -> str | None:
     """A K of HR@K exceeds the number of candidates, so the metric says nothing."""
     negatives = cfg["eval"]["num_negatives"]
@@ -419,6 +445,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     evaluated_cot_needs_policy,
     chosen_by_confidence,
     learnt_reasoning_is_said,
+    lists_are_written,
     cutoffs_within_candidates,
     negatives_are_listed,
     yes_or_no_is_ranked,

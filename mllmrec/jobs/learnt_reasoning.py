@@ -37,13 +37,14 @@ def check_learnt_reasoning(
     Raises:
         UserError: more than `MOST_CUT_OFF` of the training completions are longer than a limit; it says what to set.
     """
-    if not prepared.asks or not any(phase.kind.supervised for phase in phases):
+    lists = cfg.prompt.get("places", 1) > 1
+    if not (prepared.asks or lists) or not any(phase.kind.supervised for phase in phases):
         return
-    lengths = completion_lengths(policy, prepared.train)
+    lengths = completion_lengths(policy, prepared.train, lists)
     if len(lengths) == 0:
         return
     rollouts = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
-    limits = {"rollout": min(rollout.max_new_tokens for rollout in rollouts)} if rollouts else {}
+    limits = {"rollout": min(rollout["max_new_tokens"] for rollout in rollouts)} if rollouts else {}
     if cfg.eval.ranking == "generate":
         limits["eval"] = cfg.eval.max_new_tokens
     refused = []
@@ -53,7 +54,7 @@ def check_learnt_reasoning(
             continue
         found = (
             f"{section}.max_new_tokens={limit} cuts off {cut_off:,} of {len(lengths):,} training completions with "
-            f"reasoning: the longest has {lengths.max()} tokens, and {limit} lies at percentile "
+            f"{'ranked lists' if lists else 'reasoning'}: the longest has {lengths.max()} tokens, and {limit} lies at percentile "
             f"{100 * (len(lengths) - cut_off) // len(lengths)} of their lengths; set "
             f"{section}.max_new_tokens={lengths.max()}"
         )
@@ -63,12 +64,22 @@ def check_learnt_reasoning(
             log.warning("%s", found)
     if refused:
         raise UserError("; ".join(refused) + ", or use shorter reasoning")
-    _warn(cfg, prepared, len(lengths))
+    if prepared.asks:
+        _warn(cfg, prepared, len(lengths))
 
 
-def completion_lengths(policy: Policy, examples: Examples) -> np.ndarray:
-    """Tokens of every learnt completion with reasoning, including answer and end token, (n,) int64."""
+def completion_lengths(policy: Policy, examples: Examples, lists: bool = False) -> np.ndarray:
+    """Tokens of every learnt completion with reasoning, including answer and end token, (n,) int64.
+
+    Args:
+        policy: the policy that supplies the tokenizer.
+        examples: the training prompts.
+        lists: whether answers are ranked lists, so that samples without reasoning count too; the first thousand of them
+            stand for all.
+    """
     chosen = [] if examples.with_cot is None else np.flatnonzero(examples.with_cot).tolist()
+    if lists:
+        chosen = sorted({*chosen, *range(min(len(examples), _ENCODED_AT_ONCE))})
     blocks = [chosen[start : start + _ENCODED_AT_ONCE] for start in range(0, len(chosen), _ENCODED_AT_ONCE)]
     lengths: list[int] = []
     for block in track(blocks, "check completions", len(chosen), "completions", weigh=len):

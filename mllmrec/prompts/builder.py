@@ -28,6 +28,11 @@ class PromptTemplate:
     caption: str  # {caption}; left out for items without a caption
     joiner: str  # stands between items, and between blocks
     punctuation: str  # keep or drop punctuation in titles, captions and reasoning
+    # {domain} {form} {places}; stands in the place of closing if an answer is a ranked list
+    ranked: str = (
+        "Which ones is the user most likely to choose next? Name {places}, most likely first, one in a line and nothing "
+        "else, each in the form {form}"
+    )
 
 
 _PLACEHOLDERS = {
@@ -36,6 +41,7 @@ _PLACEHOLDERS = {
     "hint": {"reasoning"},
     "think": set(),
     "closing": {"domain", "form"},
+    "ranked": {"domain", "form", "places"},
     "item": {"label", "title", "caption", "position"},
     "history_item": {"label", "title", "caption", "position"},
     "caption": {"caption"},
@@ -78,11 +84,13 @@ class PromptBuilder:
         *,
         domain: str = "item",
         answer: str = "id_title",
+        places: int = 1,
         max_title_words: int = 0,
         max_caption_words: int = 0,
         marked: Collection[str] = (),
     ) -> None:
         self.template, self.domain, self.answer_format = template, domain, answer
+        self.places = places
         if marked and not all("{title}" in line for line in (template.item, template.history_item)):
             raise UserError(
                 "prompt.item_tokens: an item's token stands behind its title, but prompt.template shows no titles in "
@@ -126,16 +134,25 @@ class PromptBuilder:
         if think:
             blocks.append(self.template.think.format())
         form = "[ITEM_<id>]" if self.answer_format == "id" else "[ITEM_<id>] title"
-        blocks.append(template.closing.format(domain=self.domain, form=form))
+        closing = template.closing if self.places == 1 else template.ranked
+        blocks.append(closing.format(domain=self.domain, form=form, places=self.places))
         return template.joiner.join(blocks)
 
     def answer(self, item: int) -> str:
         """The answer that names an item."""
         return answer_text(self.ids[item], self.titles[item], self.answer_format)
 
-    def reasoned_answer(self, item: int, reasoning: str) -> str:
-        """The answer that names an item, with reasoning in front."""
-        return reasoned(self._clean(reasoning), self.answer(item))
+    def ranked_answer(self, target: int, candidates: Sequence[int]) -> str:
+        """The ranked list to learn: the target, then other candidates in the order of the prompt, ``places`` in all.
+
+        Nothing is known of the others' true order. The prompt's order can be learnt, so that the loss is about the target.
+        """
+        others = [item for item in candidates if item != target]
+        return "\n".join(self.answer(item) for item in [target, *others[: self.places - 1]])
+
+    def reasoned_answer(self, answer: str, reasoning: str) -> str:
+        """An answer with reasoning in front."""
+        return reasoned(self._clean(reasoning), answer)
 
     def label(self, item: int) -> str:
         """The label of an item."""

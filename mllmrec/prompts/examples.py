@@ -30,7 +30,9 @@ class Example:
     candidates: np.ndarray  # (C,) item codes
     target_column: int
     has_reasoning: bool  # the sample carries reasoning, in the prompt or to be learnt
-    reasoned_answer: str = ""  # the answer with its reasoning in front, if the reasoning is to be learnt
+    # What is to be learnt in place of the target's plain answer: one with reasoning in front, or a ranked list.
+    reasoned_answer: str = ""
+    places: int = 1  # items that an answer names
     history: np.ndarray = field(default_factory=_empty)  # all item codes before the target, oldest first
     hint: str = ""  # the reasoning shown in the prompt
 
@@ -118,12 +120,21 @@ class Examples:
             candidates=candidates,
             target_column=column,
             has_reasoning=bool(reasoning),
-            reasoned_answer=self.builder.reasoned_answer(samples.target(index), reasoning)
-            if learnt and reasoning
-            else "",
+            reasoned_answer=self._to_learn(index, candidates, reasoning if learnt else None),
+            places=self.builder.places,
             history=samples.history(index),
             hint="" if learnt or not reasoning else reasoning,
         )
+
+    def _to_learn(self, index: int, candidates: np.ndarray, reasoning: str | None) -> str:
+        """The answer to learn, if it is another than the target's plain one."""
+        target, builder = self.samples.target(index), self.builder
+        answer = builder.answer(target)
+        if builder.places > 1:
+            answer = builder.ranked_answer(target, candidates.tolist())
+        if reasoning:
+            return builder.reasoned_answer(answer, reasoning)
+        return answer if builder.places > 1 else ""
 
     def in_lists(self, example: Example) -> list[Example]:
         """The example as it is shown: itself, or with ``list_size`` one example for each list of its candidates.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,7 @@ def load_wording(
     """A shipped wording by name, or a YAML file by path.
 
     Args:
-        kind: a dataclass of texts; its fields are the file's keys.
+        kind: a dataclass of texts; its fields are the file's keys. A field with a default may be left out.
         placeholders: for each text that is filled in, the names that may stand in braces.
         setting: the configuration key that chose the wording, for messages.
         name: the name or path that was chosen.
@@ -48,9 +48,11 @@ def load_wording(
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(content, dict) or set(content) != expected:
+    known_keys = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    expected = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if not isinstance(content, dict) or not expected <= set(content) <= known_keys:
         raise UserError(f"{where}: its keys must be exactly {choices(list(expected))}")
+    content = {field.name: field.default for field in fields(kind) if field.default is not MISSING} | content  # type: ignore[arg-type]
     for key, known in placeholders.items():
         try:
             used = {

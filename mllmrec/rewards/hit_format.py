@@ -9,8 +9,8 @@ from mllmrec.rewards.base import Question, TextReward
 class HitFormat(TextReward):
     """``format_weight`` for a valid answer, plus ``hit_weight`` if it is the target; ``invalid`` for any other answer.
 
-    A valid answer has exactly one answer line, and reasoning only in closed think tags before or after it. The id
-    belongs to a candidate. If the answer has a title, or needs one and the candidate has one, the titles must match.
+    A valid answer has exactly one line for each item that is asked for, no item twice, and reasoning only in closed think tags before or after it. The id
+    belongs to a candidate. Of a ranked list, the first item decides whether it is a hit. If the answer has a title, or needs one and the candidate has one, the titles must match.
     """
 
     parts = ("format", "hit")
@@ -34,7 +34,7 @@ class HitFormat(TextReward):
     def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
         parsed = parse_answer(completion)
-        if not parsed.well_formed or not self._valid(*parsed.items[0], question):
+        if not question.well_formed(parsed) or not all(self._valid(*item, question) for item in parsed.items):
             return {"reward": self.invalid, "format": 0.0, "hit": 0.0}
         hit = float(parsed.items[0][0] == question.target_id)
         return {"reward": self.format_weight + self.hit_weight * hit, "format": 1.0, "hit": hit}

@@ -28,6 +28,14 @@ class Question:
 
     target_id: str
     titles: Mapping[str, str]  # candidate id -> title as the prompt shows it
+    places: int = 1  # items that an answer names
+
+    def well_formed(self, answer: ParsedAnswer) -> bool:
+        """Whether an answer names as many items as were asked for, each once, and says nothing else."""
+        named = {item for item, _ in answer.items}
+        return (
+            len(answer.items) == len(named) == self.places and not answer.stray_lines and not answer.unclosed
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,10 @@ class RolloutBatch:
             advantages=of(self.advantages),
             known=None,
         )
+
+    def with_segments(self, segments: Tensor) -> RolloutBatch:
+        """The batch with (R, T) segments of its tokens."""
+        return replace(self, segments=segments.to(self.completions.ids.device))
 
     def by_group(self) -> RolloutBatch:
         """The batch with each group's rows together, groups in order; the batch itself if they already are."""

@@ -55,6 +55,10 @@ class Speaker(Protocol):
         """
         ...
 
+    def pieces(self, batch: RolloutBatch) -> list[list[str]]:
+        """The text of each token of each completion; the end token has none."""
+        ...
+
     def score(self, batch: RolloutBatch, *, prompts: Sequence[str] | None = None) -> Tensor:
         """(R, T) log-probabilities of a batch's learnt tokens under the policy as it is now, without a graph.
 

@@ -47,9 +47,10 @@ def _invalid(batch: RolloutBatch) -> dict[str, float]:
     """The shares of answers that do not have the right form, and of answers that name an item not listed."""
     malformed = unlisted = 0
     for row, parsed in enumerate(batch.answers):
-        if not parsed.well_formed:
+        asked = batch.question(row)
+        if not asked.well_formed(parsed):
             malformed += 1
-        elif parsed.items[0][0] not in batch.question(row).titles:
+        elif any(item not in asked.titles for item, _ in parsed.items):
             unlisted += 1
     rows = len(batch)
     return {

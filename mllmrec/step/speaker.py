@@ -31,6 +31,7 @@ class Names:
         return Question(
             self.ids[example.target],
             {self.ids[item]: self.titles[item] for item in example.candidates.tolist()},
+            example.places,
         )
 
 
@@ -149,6 +150,14 @@ class Speaker:
             weights=drawn.weights,
             known=known,
         )
+
+    def pieces(self, batch: RolloutBatch) -> list[list[str]]:
+        """The text of each token of each completion; the end token has none."""
+        ids, mask = batch.completions
+        used = torch.unique(ids[mask])[:, None]
+        texts = self.policy.decode(TokenBatch(used, torch.ones_like(used, dtype=torch.bool)))
+        text_of = dict(zip(used[:, 0].tolist(), texts, strict=True))
+        return [[text_of[token] for token in row[real].tolist()] for row, real in zip(ids, mask, strict=True)]
 
     @torch.no_grad()
     def score(
