@@ -13,7 +13,7 @@ from mllmrec.config.phases import ANSWERS, LEAST
 from mllmrec.errors import UserError
 from mllmrec.prompts.examples import Example, Forms
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.rl.parts import REFERENCE, Part
+from mllmrec.rl.parts import REFERENCE, TEACHER, Part
 from mllmrec.rl.regularizers import KlToReference, Regularizer
 from mllmrec.run.rollouts import RolloutWriter
 from mllmrec.stages.base import OptimizerSettings
@@ -29,7 +29,6 @@ from mllmrec.stages.sft import Sft, SftMore
 from mllmrec.stages.warmup import Warmup, training_sequences
 from mllmrec.step.collector import Collector
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
-from mllmrec.step.reference import Reference
 from mllmrec.step.sampler import count_steps, shuffled_batches
 from mllmrec.step.speaker import Names, Speaker
 
@@ -119,7 +118,7 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
     advantage, loss = instantiate(cfg.advantage), instantiate(cfg.loss)
     regularizers = _regularizers(cfg, settings)
     collector = _collector(inputs, [advantage, loss, *regularizers])
-    _begin(inputs, collector.reference)
+    _begin(inputs, collector)
     step = PolicyGradient(
         collector,
         advantage,
@@ -175,7 +174,7 @@ def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOut
     cfg, settings, job = inputs.cfg, inputs.settings, inputs.job
     plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_round)
     collector = _collector(inputs, [])
-    _begin(inputs, collector.reference)
+    _begin(inputs, collector)
     stage = ExpertIteration(
         collector,
         _optimizer(settings),
@@ -213,9 +212,10 @@ def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure
     return Trained(fit(stage, job.prepared.train, batches, inputs, loggers, measure))
 
 
-def _begin(inputs: PhaseInputs, reference: Reference | None = None) -> None:
+def _begin(inputs: PhaseInputs, collector: Collector | None = None) -> None:
     """Make the weights of the phase trainable."""
-    keeps = reference is not None and reference.keeps_start
+    judges = () if collector is None else (collector.reference, collector.teacher)
+    keeps = any(judge is not None and judge.keeps_start for judge in judges)
     inputs.job.policy.begin_stage(inputs.phase.name, inputs.settings.lora, keep_reference=keeps)
 
 
@@ -247,13 +247,14 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
         micro_batch_size=inputs.settings.micro_batch_size,
     )
     reference = instantiate(cfg.get("reference")) if REFERENCE in needs else None
+    teacher = instantiate(cfg.get("teacher")) if TEACHER in needs else None
     return Collector(
         speaker,
         rollout,
         reward,
         shapers=shapers,
         reference=reference,
-        teacher=instantiate(cfg.get("teacher")),
+        teacher=teacher,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from mllmrec.step.speaker import Speaker
 
 class Teacher(Part):
     """Scores completions that the policy drew. It must share the policy's tokens."""
+
+    keeps_start: ClassVar[bool] = False  # whether the policy must keep its weights of the phase's start
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch, speaker: Speaker, rows: Tensor | None = None) -> Tensor:
