@@ -115,6 +115,8 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
     for name, model in {**SECTIONS, **kinds}.items():
         if name in settings and not _has_no_phase(name, settings[name]):
             faults += _faults(model, name, settings[name])
+            inner = settings[name].get("inner") if isinstance(settings[name], dict) else None
+            faults += _faults(model, f"{name}.inner", inner) if isinstance(inner, dict) else []
     return faults + phase_faults(settings) + _faults_of_phases(settings)
 
 

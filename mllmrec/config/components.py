@@ -31,7 +31,15 @@ def component_faults(cfg: Mapping[str, Any]) -> list[str]:
     Args:
         cfg: resolved settings.
     """
-    return [fault for group, section in _sections(cfg) for fault in _faults_of(group, section)]
+    faults: list[str] = []
+    faulty: set[str] = set()
+    for group, section in _sections(cfg):
+        # A part with a faulty one inside cannot be built.
+        if not any(inside.startswith(f"{group}.") for inside in faulty):
+            found = _faults_of(group, section)
+            faults += found
+            faulty |= {group} if found else set()
+    return faults
 
 
 def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
@@ -66,6 +74,9 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     }
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
+            inner = section.get("inner")
+            if isinstance(inner, Mapping) and inner.get("_target_") is not None:
+                yield f"{group}.inner", inner
             yield group, section
 
 
