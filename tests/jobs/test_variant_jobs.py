@@ -17,3 +17,18 @@ def test_a_teacher_from_the_start_of_the_phase_differs_from_the_policy_from_the_
     apart = logged(job(tmp_path / "run", "variant=kdrl", "logger=csv"), "teacher_kl")
     assert len(apart) == 3
     assert min(apart) > 0
+
+
+def test_parts_of_two_variants_train_together_and_log_their_numbers(job, tmp_path):
+    folder = job(
+        tmp_path / "run",
+        *("variant=reinforce_ada", "advantage=riskpo", "grpo.prompts_per_step=5", "logger=csv"),
+    )
+    # One to four rounds of eight answers for each prompt, of which four are learnt.
+    sizes = logged(folder, "adaptive/pool_size")
+    assert len(sizes) == 3
+    assert all(8 <= size <= 32 for size in sizes)
+    assert logged(folder, "num_tokens")[0] >= 8 * 5
+    low, high = logged(folder, "riskpo/q_low"), logged(folder, "riskpo/q_high")
+    assert len(low) == len(high) == 3
+    assert all(under <= over for under, over in zip(low, high, strict=True))
