@@ -129,6 +129,10 @@ class Mixture:
         """Entries in one pass over the data: S, or S + n if chosen samples appear in both forms."""
         return self.samples + (len(self.chosen) if self.mixing.form == "augment" else 0)
 
+    def sample(self, entries: np.ndarray) -> np.ndarray:
+        """(b,) the samples that entries show, in whatever form."""
+        return np.concatenate([np.arange(self.samples), self.chosen])[entries]
+
     def form(self, entries: np.ndarray, step: int, steps: int) -> np.ndarray:
         """(b,) codes of forms for the entries of one step of ``steps``; where the schedule is lower, samples chosen late
         appear plain."""

@@ -133,7 +133,15 @@ def plan_of(
         # One order for all phases of a run, so that [0, 0.5] and [0.5, 1] have no sample in common.
         entries = numpy_generator(cfg.seed, "samples of phases").permutation(len(entries))[first:last]
     steps = count_steps(len(entries), batch_size, settings.epochs, settings.max_steps)
-    pool = Pool(len(entries), batch_size, steps, cfg.seed, purpose or phase.name)
+    pool = Pool(
+        len(entries),
+        batch_size,
+        steps,
+        cfg.seed,
+        purpose or phase.name,
+        samples=prepared.train.samples,
+        sample_of=lambda places: mixture.sample(entries[places]),
+    )
     return Plan(sampler or Shuffled(), pool, mixture, entries)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from mllmrec.data.splits import Samples
 from mllmrec.randomness import numpy_generator
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import Part
@@ -22,6 +24,8 @@ class Pool:
     steps: int  # in the whole phase
     seed: int  # the run's seed
     purpose: str  # names the draws
+    samples: Samples | None = None  # the training samples: users, histories, targets
+    sample_of: Callable[[np.ndarray], np.ndarray] | None = None  # (n,) entries → (n,) their samples
 
 
 class PromptSampler(Part):
