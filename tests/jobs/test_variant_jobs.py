@@ -22,7 +22,13 @@ def test_a_teacher_from_the_start_of_the_phase_differs_from_the_policy_from_the_
 def test_parts_of_two_variants_train_together_and_log_their_numbers(job, tmp_path):
     folder = job(
         tmp_path / "run",
-        *("variant=reinforce_ada", "advantage=riskpo", "grpo.prompts_per_step=5", "logger=csv"),
+        *(
+            "variant=reinforce_ada",
+            "advantage=riskpo",
+            "sampler=bundles",
+            "grpo.prompts_per_step=5",
+            "logger=csv",
+        ),
     )
     # One to four rounds of eight answers for each prompt, of which four are learnt.
     sizes = logged(folder, "adaptive/pool_size")

@@ -115,3 +115,4 @@ def test_the_variant_composes():
     assert composed.faults == []
     check_config(composed.config)
     assert composed.config.grpo.prompts_per_step % composed.config.advantage.bundle == 0
+    assert composed.config.sampler.bundle == composed.config.advantage.bundle
