@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from mllmrec.prompts.examples import Example
 from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, PlainRollout, Turn
+from mllmrec.step.answer_tokens import answer_segments
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ class Speaker:
         if drawn.weights is None:
             self.generated_tokens += int(drawn.tokens.mask.sum())
         known = KnownScores(encoded, drawn.scores) if turn.gradients else None
-        return self._batch(examples, turn, places, tokens, drawn, source, known)
+        batch = self._batch(examples, turn, places, tokens, drawn, source, known)
+        if draw.constrained:
+            return batch
+        return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
 
     def _batch(
         self,

@@ -18,7 +18,7 @@ class ConsistencyBonus(Shaper):
     its group's mean. It gets the bonus if ``c >= mean c of the group's right rows - margin``.
 
     The accuracy is the reward's part of this name, or the total if the reward has no such part. The answer's tokens are
-    the learnt ones, without those in no segment (-1) if the rollout tells segments apart.
+    the learnt ones, without those in no segment (-1), such as reasoning, if the batch tells segments apart.
     """
 
     needs = frozenset({REFERENCE})
