@@ -76,6 +76,8 @@ class ExpertIteration(RolloutStage):
             UserError: no reward reaches the threshold, or the loss is on candidates while rollouts are free.
         """
         super().__init__(collector, optimizer, updates)
+        if collector.reference is not None:
+            collector.reference.begin(collector.speaker.policy)
         highest = self.bounds[1]
         if settings.threshold > highest:
             raise UserError(
@@ -102,6 +104,8 @@ class ExpertIteration(RolloutStage):
             self.update(self.loss_shares(list(chain(*kept[start : start + size]))))
             for start in range(0, len(batch), size)
         ]
+        if self.collector.reference is not None:
+            self.collector.reference.follow(self.policy, batch_idx)
         self.log_step(
             {
                 **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},

@@ -7,10 +7,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def logged(folder, column):
+def logged(folder, column, stage="grpo"):
     with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return [float(row[column]) for row in rows if row["stage"] == "grpo" and row.get(column)]
+    return [float(row[column]) for row in rows if row["stage"] == stage and row.get(column)]
 
 
 def test_a_teacher_from_the_start_of_the_phase_differs_from_the_policy_from_the_first_step_on(job, tmp_path):
@@ -38,3 +38,14 @@ def test_parts_of_two_variants_train_together_and_log_their_numbers(job, tmp_pat
     low, high = logged(folder, "riskpo/q_low"), logged(folder, "riskpo/q_high")
     assert len(low) == len(high) == 3
     assert all(under <= over for under, over in zip(low, high, strict=True))
+
+
+def test_a_slow_reference_judges_the_answers_of_expert_iteration(job, tmp_path):
+    folder = job(
+        tmp_path / "run",
+        *("method=expert_iteration", "variant=grpo_care", "logger=csv"),
+        *("expert_iteration.max_steps=2", "expert_iteration.prompts_per_round=4", "reference.every=1"),
+    )
+    likely = logged(folder, "rewards/consistency/mean", "expert_iteration")
+    assert len(likely) == 2
+    assert all(0 < value <= 0.95 for value in likely)
