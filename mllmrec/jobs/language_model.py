@@ -53,7 +53,7 @@ def run_language_model(
     loggers: RunLoggers,
     begin: Callable[[], None],
 ) -> Evaluation:
-    """Train the stages of ``method.stages``; write the results of each as soon as they are known.
+    """Train the stages of ``method.phases``; write the results of each as soon as they are known.
 
     Args:
         cfg: the run's configuration.

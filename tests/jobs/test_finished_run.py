@@ -18,7 +18,7 @@ from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import alone_in
-from mllmrec.stages.run import train_stage
+from mllmrec.stages.run import train_phase
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +216,12 @@ def test_no_such_run_or_stage(finished, tmp_path):
 def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
     job, tmp_path, caplog, monkeypatch
 ):
-    def train_all_but_grpo(stage: str, *given):
-        if stage == "grpo":
+    def train_all_but_grpo(inputs, *given):
+        if inputs.phase.name == "grpo":
             raise MemoryError("no memory for rollouts")
-        return train_stage(stage, *given)
+        return train_phase(inputs, *given)
 
-    monkeypatch.setattr("mllmrec.jobs.language_model.train_stage", train_all_but_grpo)
+    monkeypatch.setattr("mllmrec.jobs.language_model.train_phase", train_all_but_grpo)
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(MemoryError):
         job(folder.path, "heldout.users=0")
