@@ -1,19 +1,28 @@
-"""The ``choices`` resolver, with which help texts in ``conf/hydra/help`` list the files of a config group."""
+"""The resolvers with which help texts in ``conf/hydra/help`` list config groups and their files."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from mllmrec.config import CONFIG_DIR
 from mllmrec.config.places import group_choices
 
 WIDTH, INDENT = 78, 14
 
 
+def groups_of(config_name: str) -> list[str]:
+    """The config groups in the defaults of a root file, in their order."""
+    listed: Any = OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml").get("defaults", [])
+    names = [str(next(iter(entry))) for entry in listed if not isinstance(entry, str)]
+    return [name.removeprefix("optional ") for name in names if not name.startswith("override ")]
+
+
 def register_help(config_name: str, overrides: Sequence[str]) -> None:
-    """Make ``${choices:GROUP}`` in a YAML file stand for the names that can be chosen, wrapped and indented.
+    """Make ``${choices:GROUP}`` stand for the names that can be chosen, and ``${groups:}`` for all groups with theirs.
 
     Args:
         config_name: the root file of the Hydra application that shows the help.
@@ -30,4 +39,9 @@ def register_help(config_name: str, overrides: Sequence[str]) -> None:
             known[group] = textwrap.fill(" ".join(names), WIDTH - INDENT).replace("\n", "\n" + " " * INDENT)
         return known[group]
 
+    def groups() -> str:
+        found = {name: choices(name) for name in groups_of(config_name)}
+        return "\n    ".join(f"{name:<11} {files}" for name, files in found.items() if files)
+
     OmegaConf.register_new_resolver("choices", choices, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
