@@ -16,8 +16,8 @@ WIDTH, INDENT = 78, 14
 
 def groups_of(config_name: str) -> list[str]:
     """The config groups in the defaults of a root file, in their order."""
-    listed: Any = OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml").get("defaults", [])
-    names = [str(next(iter(entry))) for entry in listed if not isinstance(entry, str)]
+    root: Any = OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml")
+    names = [str(next(iter(entry))) for entry in root.defaults if not isinstance(entry, str)]
     return [name.removeprefix("optional ") for name in names if not name.startswith("override ")]
 
 
@@ -41,7 +41,7 @@ def register_help(config_name: str, overrides: Sequence[str]) -> None:
 
     def groups() -> str:
         found = {name: choices(name) for name in groups_of(config_name)}
-        return "\n    ".join(f"{name:<11} {files}" for name, files in found.items() if files)
+        return "\n  ".join(f"{name:<11} {files}" for name, files in found.items() if files)
 
     OmegaConf.register_new_resolver("choices", choices, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
