@@ -27,9 +27,9 @@ from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, load_policy, open_policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run.folder import RunFolder
-from mllmrec.stages.heldout import HeldOutMeasure
-from mllmrec.stages.inputs import JobInputs, PhaseInputs
-from mllmrec.stages.run import train_phase
+from mllmrec.phases.heldout import HeldOutMeasure
+from mllmrec.phases.inputs import JobInputs, PhaseInputs
+from mllmrec.phases.run import train_phase
 
 OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
 

@@ -65,15 +65,15 @@ PARTS = {
     ),
     "cache": (["mllmrec/cache.py"], ["tests/test_cache.py"]),
     "keys": (
-        ["mllmrec/store/fingerprints.py", "mllmrec/stages/key.py", "mllmrec/baselines/key.py"],
+        ["mllmrec/store/fingerprints.py", "mllmrec/phases/key.py", "mllmrec/baselines/key.py"],
         [
             "tests/test_made_by.py",
-            "tests/stages/test_stage_key.py",
+            "tests/phases/test_phase_key.py",
             "tests/baselines/test_recommender_key.py",
         ],
     ),
     "store": (
-        ["mllmrec/stages/store.py", "mllmrec/store/trained_once.py"],
+        ["mllmrec/phases/store.py", "mllmrec/store/trained_once.py"],
         [
             "tests/store/test_trained_once.py",
             "tests/jobs/test_shared_*.py",

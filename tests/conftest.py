@@ -295,7 +295,7 @@ def make_step(tiny, make_collector) -> Callable[..., PolicyGradient]:
     ):
         policy = policy or tiny.policy
         if begin:
-            policy.begin_stage("grpo")
+            policy.begin_phase("grpo")
         if beta > 0:
             regularizers, reference = [KlToReference(beta, kl), *regularizers], reference or Frozen()
         return PolicyGradient(

@@ -107,7 +107,7 @@ class OurSide:
             random_tokenizer(size),
             lora={"rank": RANK, "alpha": 2 * RANK, "dropout": 0.0, "target_modules": LINEAR_LAYERS},
         )
-        self.policy.begin_stage("grpo")
+        self.policy.begin_phase("grpo")
         _fill_adapters(self.policy.model)
         self.policy.model.to(device()).train()
         self.answers = AnswerTokens(

@@ -35,7 +35,7 @@ class Kind:
     name: str  # also of the section that holds its settings
     title: str  # on the screen
     settings: type[schema.Section]  # types and bounds of its section
-    fit: str  # path of the function that trains a phase (see `mllmrec.stages.fits`); imported when the phase begins
+    fit: str  # path of the function that trains a phase (see `mllmrec.phases.fits`); imported when the phase begins
     data: Literal["sequences", "samples", "prompts", "questions"] = "prompts"  # what it trains on
     parts: tuple[str, ...] = ()  # which groups of parts it reads
     shown: tuple[str, ...] = ("loss",)  # logged values beside the progress bar
@@ -54,26 +54,26 @@ class Kind:
 
 
 WARMUP = Kind(
-    "warmup", "warm-up", schema.Warmup, "mllmrec.stages.fits.fit_warmup", data="sequences", shared=True
+    "warmup", "warm-up", schema.Warmup, "mllmrec.phases.fits.fit_warmup", data="sequences", shared=True
 )
 SFT = Kind(
-    "sft", "SFT", schema.Sft, "mllmrec.stages.fits.fit_sft", data="samples", shared=True, supervised=True
+    "sft", "SFT", schema.Sft, "mllmrec.phases.fits.fit_sft", data="samples", shared=True, supervised=True
 )
 SFT_MORE = Kind(
-    "sft_more", "SFT continued", schema.SftMore, "mllmrec.stages.fits.fit_sft_more", supervised=True
+    "sft_more", "SFT continued", schema.SftMore, "mllmrec.phases.fits.fit_sft_more", supervised=True
 )
-GRPO = Kind("grpo", "GRPO", schema.Grpo, "mllmrec.stages.fits.fit_grpo", parts=PARTS, shown=("reward", "kl"))
-DPO = Kind("dpo", "DPO", schema.Dpo, "mllmrec.stages.fits.fit_dpo", shown=("loss", "rewards/accuracies"))
+GRPO = Kind("grpo", "GRPO", schema.Grpo, "mllmrec.phases.fits.fit_grpo", parts=PARTS, shown=("reward", "kl"))
+DPO = Kind("dpo", "DPO", schema.Dpo, "mllmrec.phases.fits.fit_dpo", shown=("loss", "rewards/accuracies"))
 EXPERT_ITERATION = Kind(
     "expert_iteration",
     "expert iteration",
     schema.ExpertIteration,
-    "mllmrec.stages.fits.fit_expert_iteration",
+    "mllmrec.phases.fits.fit_expert_iteration",
     parts=_ROLLOUTS,
     shown=("loss", "reward"),
 )
 POINTWISE = Kind(
-    "pointwise", "pointwise", schema.Pointwise, "mllmrec.stages.fits.fit_pointwise", data="questions"
+    "pointwise", "pointwise", schema.Pointwise, "mllmrec.phases.fits.fit_pointwise", data="questions"
 )
 KINDS = {kind.name: kind for kind in (WARMUP, SFT, SFT_MORE, GRPO, DPO, EXPERT_ITERATION, POINTWISE)}
 

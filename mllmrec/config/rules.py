@@ -310,7 +310,7 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
         return None
     if not _of_kinds(cfg, "sft"):
         return (
-            "prompt.item_tokens=vector without stage sft, which learns to read them: add sft to method.phases, or "
+            "prompt.item_tokens=vector without phase sft, which learns to read them: add sft to method.phases, or "
             "choose method=llara"
         )
     for stage in _supervised(cfg, "all"):

@@ -1,4 +1,4 @@
-"""The job of a language model: it runs the method's stages in order and evaluates before the first and after each."""
+"""The job of a language model: it runs the method's phases in order and evaluates before the first and after each."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.models.selection import Selection
+from mllmrec.phases.heldout import HeldOutMeasure
+from mllmrec.phases.inputs import JobInputs, PhaseInputs, examples_of
+from mllmrec.phases.key import PhaseKey
+from mllmrec.phases.run import train_phase
+from mllmrec.phases.store import PhaseStore
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
@@ -35,11 +40,6 @@ from mllmrec.run.folder import RunFolder
 from mllmrec.run.loggers import RunLoggers
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.transformers_output import warn_through_our_log
-from mllmrec.stages.heldout import HeldOutMeasure
-from mllmrec.stages.inputs import JobInputs, PhaseInputs, examples_of
-from mllmrec.stages.key import StageKey
-from mllmrec.stages.run import train_phase
-from mllmrec.stages.store import StageStore
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +53,19 @@ def run_language_model(
     loggers: RunLoggers,
     begin: Callable[[], None],
 ) -> Evaluation:
-    """Train the stages of ``method.phases``; write the results of each as soon as they are known.
+    """Train the phases of ``method.phases``; write the results of each as soon as they are known.
 
     Args:
         cfg: the run's configuration.
         prepared: the data.
         protocols: the protocols of the results.
-        held_out: the protocol that ranks validation users while a stage trains; None for none.
+        held_out: the protocol that ranks validation users while a phase trains; None for none.
         folder: the run's folder.
         loggers: the run's loggers.
         begin: called after everything that could refuse the run, and before anything is written.
 
     Returns:
-        The evaluation after the last stage under the main protocol.
+        The evaluation after the last phase under the main protocol.
     """
     warn_through_our_log()
     engine: Engine = instantiate(cfg.engine)
@@ -116,8 +116,8 @@ def run_language_model(
 
     store = None
     if cfg.share_stages:
-        key = StageKey(cfg, prepared, policy, answers, held_out)
-        store = StageStore(Path(cfg.cache_dir) / "stages", key)
+        key = PhaseKey(cfg, prepared, policy, answers, held_out)
+        store = PhaseStore(Path(cfg.cache_dir) / "stages", key)
     result = protocols.record("zero_shot", ranker)
     for count, phase in enumerate(phases, 1):
         so_far = phases[:count]
@@ -133,7 +133,7 @@ def run_language_model(
         if phase.kind.data != "sequences":
             weights = folder.model_path if phase is phases[-1] else folder.checkpoints_path / name
             with about(policy.folder_of(name, folder.adapters_path, weights)):
-                policy.save_stage(name, folder.adapters_path, weights)
+                policy.save_phase(name, folder.adapters_path, weights)
         result = protocols.record(name, ranker)
         log.info("%s: %s", name, folder.metrics()["stages"][name])
         if selection is not None:
@@ -195,7 +195,7 @@ def check_prompts(
 def prompt_sets(
     cfg: DictConfig, phases: Sequence[Phase], prepared: Prepared, protocols: Protocols
 ) -> list[PromptSet]:
-    """The prompts of every stage and every evaluation, for people to read."""
+    """The prompts of every phase and every evaluation, for people to read."""
     used = training_prompts(cfg, phases, prepared)
     everyone = range(len(prepared.train))
     sets = [

@@ -21,7 +21,7 @@ from mllmrec.screen.transformers_output import without_bars
 
 
 class Backbone(ABC):
-    """Builds the policy that the stages train."""
+    """Builds the policy that the phases train."""
 
     sees_images: ClassVar[bool] = False  # whether prompts may hold visual tokens
 
@@ -42,11 +42,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
-        """The policy as a run left it after ``stages``.
+        """The policy as a run left it after ``phases``.
 
         Args:
-            adapters: folder of the stages' adapters.
-            stages: the trained stages, in order.
+            adapters: folder of the phases' adapters.
+            phases: the trained phases, in order.
             weights: folder of all weights, for a policy without adapters.
         """
 

@@ -1,4 +1,4 @@
-"""A policy: one language model, its tokenizer, and the weights that each training stage adds."""
+"""A policy: one language model, its tokenizer, and the weights that each training phase adds."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from mllmrec.screen.transformers_output import without_bars
 
 
 class Policy:
-    """A causal language model that is trained in stages.
+    """A causal language model that is trained in phases.
 
-    With LoRA every stage gets its own adapter on top of the earlier ones, which are frozen. The reference of a stage is
-    the same model without the stage's adapter, so the KL is exactly 0 until the first update. Without LoRA all weights
-    train, and the reference is a frozen copy from the start of the stage.
+    With LoRA every phase gets its own adapter on top of the earlier ones, which are frozen. The reference of a phase is
+    the same model without the phase's adapter, so the KL is exactly 0 until the first update. Without LoRA all weights
+    train, and the reference is a frozen copy from the start of the phase.
     The model reads item tokens, if there are any, through a projector. The projector trains if all weights train. With
-    adapters it trains only in stages without a reference, because a reference shares it.
+    adapters it trains only in phases without a reference, because a reference shares it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Policy:
         Args:
             model: the base model.
             tokenizer: a tokenizer with an end-of-sequence token.
-            lora: ``rank, alpha, dropout, target_modules`` of every stage's adapter; None trains all weights.
+            lora: ``rank, alpha, dropout, target_modules`` of every phase's adapter; None trains all weights.
             max_length: longest prompt + completion in tokens; None: the model's own limit.
         """
         if tokenizer.eos_token_id is None:
@@ -64,7 +64,7 @@ class Policy:
         self.lora = dict(lora) if lora else None
         own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
-        self.stages: list[str] = []
+        self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
         self._frozen: Any = None
         self._items: ItemVectorEmbedding | None = None
@@ -88,7 +88,7 @@ class Policy:
         return next(self.model.parameters()).device
 
     def render(self, prompt: str) -> str:
-        """The prompt inside the chat template, up to the start of the answer; the same text in every stage.
+        """The prompt inside the chat template, up to the start of the answer; the same text in every phase.
 
         The template turns off a model's thinking mode: the prompt itself holds any reasoning.
         """
@@ -159,7 +159,7 @@ class Policy:
         self._marks = list(marks)
 
     def read_items(self, vectors: torch.Tensor, seed: int) -> None:
-        """Project the embeddings of the marks from the items' vectors; call it before the first stage.
+        """Project the embeddings of the marks from the items' vectors; call it before the first phase.
 
         Args:
             vectors: (I, D) float32 item vectors in the order of `add_marks`; they never train.
@@ -172,7 +172,7 @@ class Policy:
         self.model.set_input_embeddings(self._items)
 
     def load_items(self, folder: Path) -> None:
-        """Read the item tokens that a stage saved in the folder of its weights.
+        """Read the item tokens that a phase saved in the folder of its weights.
 
         Raises:
             UserError: the item tokens are missing or cannot be read.
@@ -184,7 +184,7 @@ class Policy:
         self._items.load_state_dict(state, strict=False)
 
     def changed_weights(self) -> dict[str, torch.Tensor]:
-        """The weights that stages change, by name; with adapters, only adapters and projector. Includes item vectors."""
+        """The weights that phases change, by name; with adapters, only adapters and projector. Includes item vectors."""
         weights: dict[str, torch.Tensor] = {
             name: weight
             for name, weight in self.model.named_parameters()
@@ -213,14 +213,14 @@ class Policy:
                 for name, weight in own.items():
                     weight.copy_(before[name])
 
-    def begin_stage(
+    def begin_phase(
         self, name: str, lora: Mapping[str, Any] | None = None, *, keep_reference: bool = True
     ) -> None:
-        """Make the weights of a new stage trainable; the policy before it becomes the stage's reference.
+        """Make the weights of a new phase trainable; the policy before it becomes the phase's reference.
 
         Args:
-            name: the stage's name, which becomes the adapter's name.
-            lora: this stage's settings that differ from the policy's.
+            name: the phase's name, which becomes the adapter's name.
+            lora: this phase's settings that differ from the policy's.
             keep_reference: whether `reference` will be used; without LoRA it costs a copy of the model.
 
         Raises:
@@ -249,13 +249,13 @@ class Policy:
                     task_type="CAUSAL_LM",
                 ),
             )
-        self.stages.append(name)
+        self.phases.append(name)
         if self.lora is not None:
-            self._activate(self.stages, trainable=name)
-            self._silence_dropout(self.stages[:-1])
+            self._activate(self.phases, trainable=name)
+            self._silence_dropout(self.phases[:-1])
         if self.num_trainable() == 0:
             raise UserError(
-                f"stage {name} has no trainable weights: check backbone.lora.rank and target_modules"
+                f"phase {name} has no trainable weights: check backbone.lora.rank and target_modules"
             )
 
     def num_trainable(self) -> int:
@@ -264,7 +264,7 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[torch.nn.Module]:
-        """The current stage's reference policy in evaluation mode; use it without gradients."""
+        """The current phase's reference policy in evaluation mode; use it without gradients."""
         if self.lora is None:
             assert self._frozen is not None, "reference() belongs inside a stage that keeps one"
             yield self._frozen.to(self.device)
@@ -272,7 +272,7 @@ class Policy:
         assert isinstance(self.model, PeftModel)
         training = self.model.training
         self.model.eval()
-        *earlier, current = self.stages
+        *earlier, current = self.phases
         try:
             if earlier:
                 self._activate(earlier, trainable=None)
@@ -281,11 +281,11 @@ class Policy:
                 with self.model.disable_adapter():
                     yield self.model
         finally:
-            self._activate(self.stages, trainable=current)
+            self._activate(self.phases, trainable=current)
             self.model.train(training)
 
-    def save_stage(self, stage: str, adapters: Path, weights: Path) -> Path:
-        """Save the weights that a stage trained: its adapter under ``adapters/<stage>``, or all weights in ``weights``."""
+    def save_phase(self, stage: str, adapters: Path, weights: Path) -> Path:
+        """Save the weights that a phase trained: its adapter under ``adapters/<phase>``, or all weights in ``weights``."""
         folder = self.folder_of(stage, adapters, weights)
         with without_bars(folder):
             if self.lora is not None:
@@ -303,11 +303,11 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
     def folder_of(self, stage: str, adapters: Path, weights: Path) -> Path:
-        """The folder in which `save_stage` saves a stage."""
+        """The folder in which `save_phase` saves a phase."""
         return weights if self.lora is None else adapters / stage
 
     def load_adapters(self, folder: Path, stages: Sequence[str]) -> None:
-        """Stack the saved adapters of ``stages`` in their order, for evaluation.
+        """Stack the saved adapters of ``phases`` in their order, for evaluation.
 
         Raises:
             UserError: an adapter is missing or damaged.
@@ -326,9 +326,9 @@ class Policy:
                 raise UserError(
                     f"the adapter at {path} is damaged ({first}): put a copy in its place, or run again"
                 ) from error
-            self.stages.append(stage)
-        if self.stages:
-            self._activate(self.stages, trainable=None)
+            self.phases.append(stage)
+        if self.phases:
+            self._activate(self.phases, trainable=None)
 
     @contextmanager
     def _without_items(self) -> Iterator[None]:

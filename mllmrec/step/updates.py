@@ -67,7 +67,7 @@ class Updates:
         rate = self.schedule.get_last_lr()[0]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
-                f"stage {self.name} diverged at step {self.count}: loss {loss}, gradient norm {norm}; "
+                f"phase {self.name} diverged at step {self.count}: loss {loss}, gradient norm {norm}; "
                 f"lower {self.section}.learning_rate (now {self._highest_rate()})"
             )
         if self.moved or rate == 0 or norm == 0:
@@ -87,7 +87,7 @@ class Updates:
         self.optimizer.step()
         if torch.equal(before, _sums(weights)):
             raise UserError(
-                f"stage {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
+                f"phase {self.name}: an update with gradient norm {norm:.3g} and learning rate {rate:.3g} changed no "
                 f"weight, because rounding to {weights[0].dtype} loses so small a step: raise {self.section}.learning_rate, "
                 "or set trainer.precision=32-true and backbone.dtype=float32"
             )

@@ -30,7 +30,7 @@ def composed(*overrides: str) -> DictConfig:
         (["method=sft", "prompt.curriculum=linear"], "prompt.curriculum=linear with prompt.item_tokens=none"),
         (
             ["method=llara", "method.phases=[warmup]"],
-            "without stage sft, which learns to read them: add sft to method.phases",
+            "without phase sft, which learns to read them: add sft to method.phases",
         ),
         (
             ["method=llara", "sft.loss_on=all"],

@@ -75,7 +75,7 @@ def naive_logprobs_shifted(naive_logprobs, model, shift):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_gradients_equal_the_naive_path(make_pretrained, naive_logprobs, shake, name):
     policy = make_pretrained(name)
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     shake(policy, "sft")
     coefficients = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     found = completion_scores(policy.model, *batches(), PROMPT_OF).logprobs
@@ -235,7 +235,7 @@ def test_candidates_of_several_tokens_sum_to_one(make_pretrained):
 
 def test_gradients_under_constraints_stay_finite_where_nothing_is_allowed(make_pretrained, shake):
     policy = make_pretrained()
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     shake(policy, "sft")
     allowed = torch.full((2, 2, 2), -1)
     allowed[0, 0] = torch.tensor([5, 6])

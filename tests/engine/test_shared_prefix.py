@@ -85,7 +85,7 @@ def make_adapted(make_pretrained, shake):
         policy = make_pretrained(name, **settings)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            policy.begin_stage("sft")
+            policy.begin_phase("sft")
         shake(policy, "sft")
         if dtype == torch.float64:
             make_double(policy.model)
@@ -231,7 +231,7 @@ def test_activation_checkpointing_keeps_the_prefix(make_adapted, name):
 
 def test_the_reference_is_that_of_the_plain_engine(make_adapted, shake):
     policy = make_adapted()
-    policy.begin_stage("grpo")
+    policy.begin_phase("grpo")
     shake(policy, "grpo")
     *inputs, _ = problem(3)
     before = score(SharedPrefix(), policy.model, *inputs).logprobs

@@ -13,12 +13,12 @@ from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, candidate_scores
+from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
-from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.sft import Sft
 
 ENGINE = SharedPrefix()
 
@@ -170,7 +170,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     examples = make_examples(builder)
     batch = [examples[index] for index in range(4)]
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4, ENGINE), [batch] * 60)
     with torch.no_grad():
         ranked = Generate(policy, answers, ENGINE, builder.ids).rank(batch)

@@ -109,8 +109,8 @@ def test_a_stage_that_kept_the_weights_it_began_with_is_named():
 
 def test_sft_continued_reads_the_prompts_of_grpo_in_its_order(job, tmp_path, monkeypatch):
     """The control differs from GRPO only in its loss: prompts, negatives, order and number of steps are the same."""
-    from mllmrec.stages.grpo import Grpo
-    from mllmrec.stages.sft import SftMore
+    from mllmrec.phases.grpo import Grpo
+    from mllmrec.phases.sft import SftMore
 
     seen = {}
 

@@ -14,11 +14,11 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, open_run
 from mllmrec.jobs.recommendation import history_of, rank_items
+from mllmrec.phases.run import train_phase
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import alone_in
-from mllmrec.stages.run import train_phase
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_tiny_depends_on_its_seed_alone():
 
 def test_tiny_saved_and_loaded_is_the_same(tmp_path):
     policy = build(max_length=64)
-    policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
+    policy.save_phase("sft", tmp_path / "adapters", tmp_path / "model")
     loaded = Tiny(hidden_size=8).load(tmp_path / "adapters", ["sft"], tmp_path / "model")
     prompts = ["History [ITEM_3] Red Lamp", "History [ITEM_4]"]
     assert loaded.encode_prompts(prompts) == policy.encode_prompts(prompts)
@@ -75,7 +75,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_pretrained, shake)
     found = []
     for checkpointing in (False, True):
         policy = make_pretrained(gradient_checkpointing=checkpointing)
-        policy.begin_stage("sft")
+        policy.begin_phase("sft")
         torch.manual_seed(0)
         shake(policy, "sft")
         with torch.no_grad():

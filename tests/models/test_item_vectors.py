@@ -97,7 +97,7 @@ def test_engines_agree_on_prompts_with_item_tokens(backbone, tiny, make_pretrain
     policy = tiny.policy if backbone == "tiny" else make_pretrained()
     policy.add_marks(MARKS)
     policy.read_items(vectors(), seed=0)
-    policy.begin_stage("sft", keep_reference=False)
+    policy.begin_phase("sft", keep_reference=False)
     shake(policy, "sft")
     builder = make_builder(marked=[str(number) for number in range(12)], answer="id")
     prompts = policy.prompt_batch([builder.prompt([4, 11], [0, 3, 4]), builder.prompt([7], [1, 2, 3])])
@@ -126,9 +126,9 @@ def test_what_a_stage_saved_is_read_as_it_was(
     policy = make_pretrained() if adapted else tiny.policy
     policy.add_marks(MARKS)
     policy.read_items(vectors(), seed=5)
-    policy.begin_stage("sft", keep_reference=False)
+    policy.begin_phase("sft", keep_reference=False)
     shake(policy, "sft")
-    folder = policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
+    folder = policy.save_phase("sft", tmp_path / "adapters", tmp_path / "model")
     assert (folder / NAME).is_file()
     if adapted:
         backbone = Pretrained(path=checkpoints("qwen3"), dtype="float32", lora=lora)
@@ -162,13 +162,13 @@ def test_beside_an_adapter_the_projector_trains_where_no_reference_shares_it(mak
     policy = make_pretrained()
     policy.add_marks(MARKS)
     policy.read_items(vectors(), seed=0)
-    policy.begin_stage("sft", {"target_modules": "all-linear"}, keep_reference=False)
+    policy.begin_phase("sft", {"target_modules": "all-linear"}, keep_reference=False)
     assert trainable(policy) == {"adapter", "projector"}
     # all-linear means the model's layers; the projector has no adapter.
     assert not any("item_projector" in name and "lora" in name for name, _ in policy.model.named_parameters())
     kinds = {name.rsplit(".", 1)[-1] if "lora" not in name else "lora" for name in policy.changed_weights()}
     assert kinds == {"lora", "weight", "bias", "item_vectors"}
-    policy.begin_stage("grpo", keep_reference=True)
+    policy.begin_phase("grpo", keep_reference=True)
     assert trainable(policy) == {"adapter"}
     with policy.reference():
         pass
@@ -176,7 +176,7 @@ def test_beside_an_adapter_the_projector_trains_where_no_reference_shares_it(mak
 
 
 def test_a_policy_of_whole_weights_trains_all_of_them_against_a_copy(with_items):
-    with_items.begin_stage("grpo", keep_reference=True)
+    with_items.begin_phase("grpo", keep_reference=True)
     assert trainable(with_items) == {"other", "projector"}
     with torch.no_grad():
         for name, weight in with_items.model.named_parameters():

@@ -48,16 +48,16 @@ def same(before, after):
 def two_stages(make_pretrained, shake):
     """A trained first adapter and a fresh second one."""
     policy = make_pretrained()
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     shake(policy, "sft")
-    policy.begin_stage("grpo", {"alpha": 16, "dropout": None})
+    policy.begin_phase("grpo", {"alpha": 16, "dropout": None})
     return policy
 
 
 def test_first_stage_begins_at_the_base_model(make_pretrained):
     policy = make_pretrained()
     base = logits(policy.model)
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     assert torch.equal(logits(policy.model), base)
     with policy.reference() as reference:
         assert torch.equal(logits(reference), base)
@@ -115,12 +115,12 @@ def test_reference_restores_what_trains_and_the_mode(two_stages):
 def test_a_frozen_adapter_drops_nothing_out(make_pretrained, shake, lora):
     # The released SFT has LoRA dropout 0.05. If it still acted in the next stage, the KL would not begin at 0.
     policy = make_pretrained(lora={**lora, "dropout": 0.5})
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     shake(policy, "sft")
     policy.model.train()
     torch.manual_seed(0)
     assert not torch.equal(logits(policy.model), logits(policy.model))
-    policy.begin_stage("grpo", {"dropout": 0.0})
+    policy.begin_phase("grpo", {"dropout": 0.0})
     policy.model.train()
     with policy.reference() as reference:
         expected = logits(reference)
@@ -149,9 +149,9 @@ def test_stages_add_up_in_their_order(two_stages, shake, make_pretrained):
 def test_saved_stages_load_to_the_same_policy(two_stages, shake, tmp_path, checkpoints, lora):
     policy = two_stages
     shake(policy, "grpo")
-    for stage in policy.stages:
+    for stage in policy.phases:
         assert (
-            policy.save_stage(stage, tmp_path / "adapters", tmp_path / "model")
+            policy.save_phase(stage, tmp_path / "adapters", tmp_path / "model")
             == tmp_path / "adapters" / stage
         )
     assert not (tmp_path / "model").exists()
@@ -170,14 +170,14 @@ def test_saved_stages_load_to_the_same_policy(two_stages, shake, tmp_path, check
 def test_a_stage_without_trainable_weights_is_refused(make_pretrained, settings, earlier):
     policy = make_pretrained()
     if earlier:
-        policy.begin_stage("sft")
+        policy.begin_phase("sft")
     with pytest.raises(UserError, match=r"backbone\.lora"):
-        policy.begin_stage("grpo", settings)
+        policy.begin_phase("grpo", settings)
 
 
 def test_whole_weights_train_against_a_frozen_copy(make_pretrained):
     policy = make_pretrained(lora=None)
-    policy.begin_stage("grpo")
+    policy.begin_phase("grpo")
     before = logits(policy.model)
     with policy.reference() as reference:
         assert torch.equal(logits(reference), before)
@@ -188,16 +188,16 @@ def test_whole_weights_train_against_a_frozen_copy(make_pretrained):
     with policy.reference() as reference:
         assert torch.equal(logits(reference), before)
     assert not torch.equal(logits(policy.model), before)
-    policy.begin_stage("again")
+    policy.begin_phase("again")
     with policy.reference() as reference:
         assert torch.equal(logits(reference), logits(policy.model))
 
 
 def test_whole_weights_save_and_load(make_pretrained, checkpoints, tmp_path):
     policy = make_pretrained(lora=None)
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     update(policy)
-    assert policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model") == tmp_path / "model"
+    assert policy.save_phase("sft", tmp_path / "adapters", tmp_path / "model") == tmp_path / "model"
     backbone = Pretrained(path=checkpoints("qwen3"), dtype="float32")
     assert torch.equal(
         logits(backbone.load(tmp_path, ["sft"], tmp_path / "model").model), logits(policy.model)
@@ -211,7 +211,7 @@ def test_adapters_on_embeddings_train_stack_and_come_back(
     make_pretrained, checkpoints, lora, shake, tmp_path, modules
 ):
     policy = make_pretrained(lora={**lora, "target_modules": modules})
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     # 4 x (V + 32) numbers on the embedding.
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     if modules == ["embed_tokens"]:
@@ -221,7 +221,7 @@ def test_adapters_on_embeddings_train_stack_and_come_back(
     update(policy)
     assert not same(before, weights(policy, "lora_embedding_A.sft"))
     trained = logits(policy.model)
-    policy.begin_stage("grpo")
+    policy.begin_phase("grpo")
     with policy.reference() as reference:
         assert torch.equal(logits(reference), trained)
     first, second = weights(policy, ".sft"), weights(policy, "lora_embedding_A.grpo")
@@ -229,10 +229,10 @@ def test_adapters_on_embeddings_train_stack_and_come_back(
     assert same(first, weights(policy, ".sft"))
     assert not same(second, weights(policy, "lora_embedding_A.grpo"))
 
-    for stage in policy.stages:
-        policy.save_stage(stage, tmp_path, tmp_path / "model")
+    for stage in policy.phases:
+        policy.save_phase(stage, tmp_path, tmp_path / "model")
     backbone = Pretrained(path=checkpoints("qwen3"), dtype="float32", lora=policy.lora)
-    loaded = backbone.load(tmp_path, policy.stages, tmp_path / "model")
+    loaded = backbone.load(tmp_path, policy.phases, tmp_path / "model")
     assert_close(logits(loaded.model), logits(policy.model))
 
 
@@ -241,7 +241,7 @@ def test_an_adapter_on_the_embedding_is_refused_where_item_vectors_go_past_it(ma
     policy.add_marks(["<|item:0|>", "<|item:1|>"])
     policy.read_items(torch.zeros(2, 3), seed=0)
     with pytest.raises(UserError, match=r"leave the embedding out of backbone\.lora\.target_modules"):
-        policy.begin_stage("sft")
+        policy.begin_phase("sft")
 
 
 def test_one_text_in_every_stage(make_pretrained):

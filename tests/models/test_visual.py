@@ -81,7 +81,7 @@ def prompts(builder):
 
 @pytest.fixture
 def saved(policy, tmp_path):
-    return policy.save_stage("sft", tmp_path / "adapters", tmp_path / "model")
+    return policy.save_phase("sft", tmp_path / "adapters", tmp_path / "model")
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_adapters_are_the_language_models_and_the_reference_is_exact(saved, prom
     policy = PretrainedVisual(str(saved), dtype="float32", lora=lora).build((), (), 0)
     policy.meet_items(items)
     batch = policy.prompt_batch(prompts)
-    policy.begin_stage("sft")
+    policy.begin_phase("sft")
     trained = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
     assert trained
     assert all("language_model" in name for name in trained)

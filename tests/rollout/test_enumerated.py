@@ -48,7 +48,7 @@ def policy(make_pretrained, shake):
         policy.model.lm_head.weight.mul_(0.3)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        policy.begin_stage("grpo")
+        policy.begin_phase("grpo")
     shake(policy, "grpo")
     return policy
 

@@ -55,7 +55,7 @@ class ByReference(Shaper):
 
 
 def test_a_shaper_gets_what_it_needs(make_collector, tiny, batch):
-    tiny.policy.begin_stage("grpo")
+    tiny.policy.begin_phase("grpo")
     collector = make_collector(shapers=[ByReference()], reference=Frozen())
     found = collector.collect(batch, Turn(0, 6))
     # The policy has not moved yet.

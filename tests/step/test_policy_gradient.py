@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.grpo import Grpo
 from mllmrec.rewards.base import TextReward
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
 from mllmrec.rl.regularizers import KlToReference, Regularizer
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
-from mllmrec.stages.base import OptimizerSettings
-from mllmrec.stages.grpo import Grpo
 from mllmrec.step.updates import Updates
 
 
@@ -48,7 +48,7 @@ def make_ragged(make_step, picked):
 def test_order_of_rows_and_micro_batches_change_nothing_in_ragged_groups(
     make_ragged, gradient_of, tiny, batch, aggregation, beta
 ):
-    tiny.policy.begin_stage("grpo")
+    tiny.policy.begin_phase("grpo")
     with torch.no_grad():  # away from the reference
         for weight in tiny.policy.model.parameters():
             weight.mul_(0.9)

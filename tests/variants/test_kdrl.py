@@ -63,7 +63,7 @@ def test_they_are_regularizers(part):
 def test_the_teacher_is_the_policy_of_the_start_and_reads_the_answer(tiny, make_examples):
     names = Names(tiny.builder.ids, tiny.builder.titles)
     speaker = Speaker(tiny.policy, tiny.answers, SharedPrefix(), Constrained(), names)
-    tiny.policy.begin_stage("grpo", keep_reference=True)
+    tiny.policy.begin_phase("grpo", keep_reference=True)
     examples = make_examples(tiny.builder)
     batch = speaker.complete([examples[0], examples[3]], Turn(0, 4))
     told = [f"The user chose {said}.\n{example.prompt}" for said, example in zip(

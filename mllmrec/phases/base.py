@@ -1,0 +1,99 @@
+"""The common parts of all phases: the batches of samples, the optimiser, and one update from micro-batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from transformers import get_scheduler
+
+from mllmrec.errors import UserError
+from mllmrec.step.updates import Updates
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with a learning-rate schedule over the whole phase."""
+
+    learning_rate: float
+    schedule: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+class PhaseModule(lightning.LightningModule):
+    """A training phase. Optimisation is manual, since a step may hold rollouts, several updates and micro-batches."""
+
+    name: str  # of the phase
+    section: str  # of the settings that it has
+
+    def __init__(self, model: Any, optimizer: OptimizerSettings, updates: int) -> None:
+        """Hold the model.
+
+        Args:
+            model: the model, with the phase's trainable weights.
+            optimizer: the optimiser's settings.
+            updates: optimiser steps in the whole phase, for the schedule.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        # Lightning leaves the model's mode alone, and loaded models are in evaluation mode. Without this line there would
+        # be no dropout and no gradient checkpointing.
+        self.model: Any = model.train()
+        self.settings, self.updates = optimizer, updates
+        self._updates: Updates | None = None  # once there is a trainer
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the trainable weights."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        if not weights:
+            raise UserError(f"phase {self.name} has nothing to train")
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        schedule = get_scheduler(
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+            optimizer,
+            num_warmup_steps=round(settings.warmup_ratio * self.updates),
+            num_training_steps=self.updates,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave batches alone: they hold texts, and the phases move their own tensors."""
+        return batch
+
+    @property
+    def update(self) -> Updates:
+        """Makes one optimiser step from the micro-batches' shares of the loss; see `Updates`."""
+        if self._updates is None:
+            self._updates = Updates(
+                self.optimizers(),
+                self.lr_schedulers(),
+                name=self.name,
+                section=getattr(self, "section", self.name),
+                max_grad_norm=self.settings.max_grad_norm,
+                backward=self.manual_backward,
+                weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
+            )
+        return self._updates
+
+    def on_train_end(self) -> None:
+        """Warn if nothing was learnt."""
+        if self._updates is None or not self._updates.moved:
+            log.warning(
+                "%s: no update had both a gradient and a learning rate, so the weights have not changed",
+                self.name,
+            )
+
+    def log_step(self, metrics: Mapping[str, float]) -> None:
+        """Log numbers of this step."""
+        self.log_dict({key: float(value) for key, value in metrics.items()}, on_step=True, on_epoch=False)

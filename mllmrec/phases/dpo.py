@@ -1,0 +1,136 @@
+"""Direct preference optimisation: prefer the true answer to the answers of other listed candidates (DPO, S-DPO)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mllmrec.engine.base import Engine
+from mllmrec.engine.batches import pad
+from mllmrec.models.policy import Policy
+from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.negatives import target_and_negatives
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.rl.preferences import softmax_dpo
+
+
+class Preferences(NamedTuple):
+    """Micro-batches of a step, of similar lengths."""
+
+    prompts: list[list[list[int]]]  # per micro-batch and prompt, token ids
+    answers: list[list[list[list[int]]]]  # per micro-batch and prompt, 1 + N answers, the true one first
+
+
+class Dpo(PhaseModule):
+    """One update from B prompts, each with its true answer and N negatives from its candidates.
+
+    All answers of a prompt share one encoding of it. They are scored whole, with the whole vocabulary competing. The
+    reference is the policy at the start of the phase.
+    """
+
+    name = section = "dpo"
+
+    def __init__(
+        self,
+        policy: Policy,
+        answers: AnswerTokens,
+        optimizer: OptimizerSettings,
+        updates: int,
+        *,
+        engine: Engine,
+        negatives: int,
+        beta: float,
+        micro_batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            policy: the policy, with the phase begun, so that its reference is the policy so far.
+            answers: tokens of every item's answer.
+            optimizer: the optimiser's settings.
+            updates: optimiser steps in the whole phase.
+            engine: runs the model.
+            negatives: N; 1 is plain DPO.
+            beta: the loss's beta, see `softmax_dpo`.
+            micro_batch_size: prompts through the model at once, with their answers.
+            seed: the run's seed.
+        """
+        super().__init__(policy.model, optimizer, updates)
+        self.policy, self.answers, self.engine = policy, answers, engine
+        self.negatives, self.beta = negatives, beta
+        self.micro_batch_size, self.seed = micro_batch_size, seed
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One update."""
+        preferences = self.preferences(batch, batch_idx)
+        reference = self.reference_logprobs(preferences)
+        sums: dict[str, float] = {}
+        update = self.update(self.loss_shares(preferences, reference, sums))
+        self.log_step({**update, **{f"rewards/{name}": total / len(batch) for name, total in sums.items()}})
+
+    def preferences(self, batch: Sequence[Example], step: int) -> Preferences:
+        """Draw the negatives; each example's draw depends only on the seed, the step and the example.
+
+        Raises:
+            UserError: a prompt has too few candidates.
+        """
+        prompts = self.policy.encode_prompts([example.prompt for example in batch])
+        answers = [[self.answers.of(item) for item in self._items(example, step)] for example in batch]
+        order = sorted(range(len(batch)), key=lambda row: len(prompts[row]))
+        parts = [
+            order[start : start + self.micro_batch_size]
+            for start in range(0, len(order), self.micro_batch_size)
+        ]
+        return Preferences(
+            [[prompts[row] for row in part] for part in parts],
+            [[answers[row] for row in part] for part in parts],
+        )
+
+    def _items(self, example: Example, step: int) -> list[int]:
+        return target_and_negatives(example, self.negatives, seed=self.seed, stage=self.name, step=step)
+
+    def loss_shares(
+        self, preferences: Preferences, reference: Sequence[Tensor], sums: dict[str, float]
+    ) -> Iterator[Tensor]:
+        """The mean loss over prompts in micro-batches; their sum does not depend on their size.
+
+        Args:
+            preferences: the step's preferences.
+            reference: per micro-batch (b, 1 + N), from `reference_logprobs`.
+            sums: receives sums over prompts for the log: ``accuracies`` counts prompts in which the true answer has the
+                highest reward; ``rejected`` and ``margins`` use a prompt's mean over its negatives.
+        """
+        size = sum(map(len, preferences.prompts))
+        for prompts, answers, known in zip(*preferences, reference, strict=True):
+            preference = softmax_dpo(self._logprobs(self.model, prompts, answers), known, self.beta)
+            for name, values in (
+                ("accuracies", preference.won),
+                ("margins", preference.margins),
+                ("chosen", preference.chosen),
+                ("rejected", preference.rejected.mean(1)),
+            ):
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+            yield preference.terms.sum() / size
+
+    @torch.no_grad()
+    def reference_logprobs(self, preferences: Preferences) -> list[Tensor]:
+        """Per micro-batch, (b, 1 + N) log-probabilities under the policy at the start of the phase."""
+        with self.policy.reference() as model:
+            return [
+                self._logprobs(model, prompts, answers) for prompts, answers in zip(*preferences, strict=True)
+            ]
+
+    def _logprobs(
+        self, model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> Tensor:
+        padding, device = self.policy.padding_token, self.policy.device
+        encoded = self.engine.encode(model, pad(prompts, padding, side="left").to(device))
+        completions = pad([answer for options in answers for answer in options], padding, side="right")
+        prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(1 + self.negatives)
+        scores = self.engine.score(model, encoded, completions.to(device), prompt_of, entropy=False)
+        return scores.logprobs.sum(1).view(len(prompts), -1)

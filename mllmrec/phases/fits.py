@@ -1,0 +1,275 @@
+"""How a phase of each kind is built and trained. `mllmrec.config.kinds` names these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from mllmrec.config.phases import ANSWERS, LEAST
+from mllmrec.errors import UserError
+from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.dpo import Dpo
+from mllmrec.phases.expert_iteration import ExpertIteration, RoundSettings, updates_of
+from mllmrec.phases.grpo import Grpo
+from mllmrec.phases.heldout import HeldOutMeasure
+from mllmrec.phases.inputs import PhaseInputs, Trained, batch_size_of, examples_of, of_rewards, plan_of
+from mllmrec.phases.kept_rollouts import kept_steps, whole_groups
+from mllmrec.phases.pointwise import Pointwise
+from mllmrec.phases.run import fit
+from mllmrec.phases.sft import Sft, SftMore
+from mllmrec.phases.warmup import Warmup, training_sequences
+from mllmrec.prompts.examples import Example, Forms
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import REFERENCE, TEACHER, Part
+from mllmrec.rl.regularizers import KlToReference, Regularizer
+from mllmrec.run.rollouts import RolloutWriter
+from mllmrec.step.collector import Collector
+from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
+from mllmrec.step.sampler import count_steps, shuffled_batches
+from mllmrec.step.speaker import Names, Speaker
+
+Loggers = Sequence[Logger]
+
+
+def fit_warmup(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Next-item prediction on item ids; ranks nobody while it trains."""
+    settings, job = inputs.settings, inputs.job
+    sequences = training_sequences(job.prepared.train.samples, settings.length)
+    batches = _shuffled(inputs, len(sequences))
+    job.policy.model.requires_grad_(True)
+    stage = Warmup(
+        job.policy.model,
+        job.answers.first_tokens(),
+        _optimizer(settings),
+        updates=len(batches),
+        dropout=settings.dropout,
+    )
+    return Trained(fit(stage, sequences, batches, inputs, loggers, None))
+
+
+def fit_sft(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """The true answers, or the answers that an earlier phase drew."""
+    if inputs.phase.own(ANSWERS) is not None:
+        return _fit_drawn(inputs, loggers, measure)
+    job = inputs.job
+    plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=inputs.settings.batch_size)
+    _begin(inputs)
+    stage = _supervised(Sft, len(plan), inputs, curriculum=inputs.cfg.prompt.curriculum)
+    forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
+    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+
+
+def _fit_drawn(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    source = str(inputs.phase.own(ANSWERS))
+    least = inputs.phase.own(LEAST, 1.0)
+    answers = _answers_of(inputs, source, least)
+    batches = _shuffled(inputs, len(answers))
+    _begin(inputs)
+    stage = _supervised(Sft, len(batches), inputs)
+    return Trained(fit(stage, answers, batches, inputs, loggers, measure))
+
+
+def _answers_of(inputs: PhaseInputs, source: str, least: float) -> list[Example]:
+    drawn = inputs.job.drawn.get(source, [])
+    answers = of_rewards(drawn, least)
+    if not answers:
+        best = max((one.reward for one in drawn), default=float("nan"))
+        raise UserError(
+            f"phase {inputs.phase.name}: none of the {len(drawn):,} finished answers of {source} has a reward of {least:g} "
+            f"or more (the best has {best:g}), so nothing could be learnt: lower least_reward, or train {source} for longer"
+        )
+    return answers
+
+
+def fit_sft_more(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """The control for GRPO: it reads GRPO's prompts, in GRPO's order."""
+    settings = inputs.settings
+    plan = plan_of(
+        inputs.cfg, inputs.job.prepared, inputs.phase, batch_size=settings.prompts_per_step, purpose="grpo"
+    )
+    _begin(inputs)
+    stage = _supervised(SftMore, len(plan), inputs)
+    forms = Forms(examples_of(inputs.cfg, inputs.job.prepared, inputs.phase))
+    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+
+
+def _supervised(kind: type[Sft], updates: int, inputs: PhaseInputs, curriculum: str = "none") -> Sft:
+    settings, job = inputs.settings, inputs.job
+    return kind(
+        job.policy,
+        job.answers,
+        _optimizer(settings),
+        updates=updates,
+        micro_batch_size=settings.micro_batch_size,
+        engine=job.engine,
+        loss_on=settings.loss_on,
+        curriculum=curriculum,
+        seed=inputs.cfg.seed,
+    )
+
+
+def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Rollouts, and updates from their advantages."""
+    cfg, settings, job = inputs.cfg, inputs.settings, inputs.job
+    advantage, loss = instantiate(cfg.advantage), instantiate(cfg.loss)
+    regularizers = _regularizers(cfg, settings)
+    collector = _collector(inputs, [advantage, loss, *regularizers])
+    _begin(inputs, collector)
+    step = PolicyGradient(
+        collector,
+        advantage,
+        loss,
+        StepSettings(
+            group_size=settings.group_size,
+            micro_batch_size=settings.micro_batch_size,
+            iterations=settings.iterations,
+            aggregation=settings.aggregation,
+            skip_zero_variance=settings.skip_zero_variance,
+        ),
+        regularizers,
+    )
+    sampler = instantiate(cfg.get("sampler"))
+    plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step, sampler=sampler)
+    kept = kept_steps(len(plan), cfg.heldout.every)
+    with RolloutWriter(job.folder.rollouts_path) as writer:
+
+        def keep(batch: RolloutBatch) -> None:
+            inputs.remember(batch)
+            plan.sampler.observe(plan.shown, batch)
+            if settings.rollouts_shown and batch.step in kept:
+                writer.append(whole_groups(batch, settings.rollouts_shown))
+
+        stage = Grpo(step, _optimizer(settings), len(plan), keep)
+        forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
+        selection = fit(stage, forms, plan, inputs, loggers, measure)
+    return Trained(selection, stage.generated_tokens)
+
+
+def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Preferences for the true answer."""
+    settings, job = inputs.settings, inputs.job
+    plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step)
+    job.policy.begin_phase(inputs.phase.name, settings.lora, keep_reference=True)
+    stage = Dpo(
+        job.policy,
+        job.answers,
+        _optimizer(settings),
+        updates=len(plan),
+        engine=job.engine,
+        negatives=settings.negatives,
+        beta=settings.beta,
+        micro_batch_size=settings.micro_batch_size,
+        seed=inputs.cfg.seed,
+    )
+    forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
+    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+
+
+def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Rollouts, of which SFT learns the good ones."""
+    cfg, settings, job = inputs.cfg, inputs.settings, inputs.job
+    plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_round)
+    collector = _collector(inputs, [])
+    _begin(inputs, collector)
+    stage = ExpertIteration(
+        collector,
+        _optimizer(settings),
+        updates_of([plan.sampler.plan(step) for step in range(len(plan))], settings.batch_size),
+        RoundSettings(
+            group_size=settings.group_size,
+            micro_batch_size=settings.micro_batch_size,
+            batch_size=settings.batch_size,
+            threshold=settings.threshold,
+            repeats=settings.repeats,
+            loss_on=settings.loss_on,
+        ),
+        on_rollouts=inputs.remember,
+    )
+    forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
+    selection = fit(stage, forms, plan, inputs, loggers, measure)
+    return Trained(selection, stage.generated_tokens)
+
+
+def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Yes-or-no questions about one candidate."""
+    settings, job = inputs.settings, inputs.job
+    batches = _shuffled(inputs, len(job.prepared.train))
+    _begin(inputs)
+    stage = Pointwise(
+        job.policy,
+        job.prepared.questions,
+        _optimizer(settings),
+        updates=len(batches),
+        engine=job.engine,
+        negatives=settings.negatives,
+        micro_batch_size=settings.micro_batch_size,
+        seed=inputs.cfg.seed,
+    )
+    return Trained(fit(stage, job.prepared.train, batches, inputs, loggers, measure))
+
+
+def _begin(inputs: PhaseInputs, collector: Collector | None = None) -> None:
+    """Make the weights of the phase trainable."""
+    judges = () if collector is None else (collector.reference, collector.teacher)
+    keeps = any(judge is not None and judge.keeps_start for judge in judges)
+    inputs.job.policy.begin_phase(inputs.phase.name, inputs.settings.lora, keep_reference=keeps)
+
+
+def _regularizers(cfg: DictConfig, settings: DictConfig) -> list[Regularizer]:
+    """The KL to the reference, if it has a weight, and the regularizers of the configuration under their names."""
+    found: list[Regularizer] = [KlToReference(settings.beta, settings.kl)] if settings.beta > 0 else []
+    for name, part in (cfg.get("regularizers") or {}).items():
+        regularizer: Regularizer = instantiate(part)
+        regularizer.name = str(name)
+        found.append(regularizer)
+    return found
+
+
+def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
+    """Rollout, reward and shapers of a phase, with a reference and a teacher if some part needs one."""
+    cfg, job = inputs.cfg, inputs.job
+    rollout, reward = instantiate(cfg.rollout), instantiate(cfg.reward)
+    shapers = [instantiate(shaper) for shaper in (cfg.get("shapers") or {}).values()]
+    needs: frozenset[str] = frozenset().union(*(part.needs for part in (rollout, reward, *shapers, *others)))
+    builder = job.prepared.builder
+    speaker = Speaker(
+        job.policy,
+        job.answers,
+        job.engine,
+        rollout.plain,
+        Names(builder.ids, builder.titles),
+        seed=cfg.seed,
+        purpose="rollouts" if inputs.phase.name == inputs.phase.kind.name else inputs.phase.name,
+        micro_batch_size=inputs.settings.micro_batch_size,
+    )
+    reference = instantiate(cfg.get("reference")) if REFERENCE in needs else None
+    teacher = instantiate(cfg.get("teacher")) if TEACHER in needs else None
+    return Collector(
+        speaker,
+        rollout,
+        reward,
+        shapers=shapers,
+        reference=reference,
+        teacher=teacher,
+    )
+
+
+def _shuffled(inputs: PhaseInputs, size: int) -> list[Any]:
+    settings = inputs.settings
+    batch_size = batch_size_of(settings)
+    steps = count_steps(size, batch_size, settings.epochs, settings.max_steps)
+    return shuffled_batches(size, batch_size, steps, inputs.cfg.seed, inputs.phase.name)
+
+
+def _optimizer(settings: DictConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_ratio=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+    )

@@ -1,0 +1,105 @@
+"""The GRPO phase: a shell of Lightning around `mllmrec.step.policy_gradient.PolicyGradient`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mllmrec.errors import UserError
+from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.prompts.examples import Example
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import Part
+from mllmrec.rollout.draw import NoProbabilities
+from mllmrec.step.collector import Collector
+from mllmrec.step.metrics import rollout_metrics
+from mllmrec.step.policy_gradient import PolicyGradient
+
+
+class RolloutPhase(PhaseModule):
+    """A phase that trains on the policy's own answers to the prompts."""
+
+    def __init__(self, collector: Collector, optimizer: OptimizerSettings, updates: int) -> None:
+        """Take what makes and judges the answers.
+
+        Args:
+            collector: its policy is the one that learns.
+            optimizer: the optimiser's settings.
+            updates: optimiser steps in the whole phase.
+        """
+        super().__init__(collector.speaker.policy.model, optimizer, updates)
+        self.collector = collector
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens drawn so far."""
+        return self.collector.speaker.generated_tokens
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest possible reward."""
+        return self.collector.bounds
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts of a step that have numbers to log."""
+        return self.collector.parts
+
+    def part_metrics(self) -> dict[str, float]:
+        """The parts' own numbers, as they are now."""
+        return {name: value for part in self.parts for name, value in part.metrics().items()}
+
+    def rollout_metrics(self, batch: RolloutBatch) -> dict[str, float]:
+        """The numbers to log about rollouts."""
+        metrics = rollout_metrics(batch, constrained=self.collector.rollout.plain.constrained)
+        return {**metrics, **self.part_metrics(), "num_tokens": float(self.generated_tokens)}
+
+    @contextmanager
+    def drawing(self, step: int) -> Iterator[None]:
+        """Turn a draw from something that is no distribution into an error that says what to do."""
+        try:
+            yield
+        except NoProbabilities as error:
+            raise UserError(
+                f"phase {self.name} diverged at step {step}: {error}; lower {self.section}.learning_rate (now "
+                f"{self.settings.learning_rate})"
+            ) from error
+
+
+class Grpo(RolloutPhase):
+    """One step: G rollouts for each of B prompts, their rewards, and ``iterations`` updates from them."""
+
+    name = section = "grpo"
+
+    def __init__(
+        self,
+        step: PolicyGradient,
+        optimizer: OptimizerSettings,
+        steps: int,
+        on_rollouts: Callable[[RolloutBatch], None] | None = None,
+    ) -> None:
+        """Take the step.
+
+        Args:
+            step: made for a policy whose phase has begun.
+            optimizer: the optimiser's settings.
+            steps: rollout steps in the whole phase.
+            on_rollouts: called with every step's rollouts.
+        """
+        super().__init__(step.collector, optimizer, steps * step.settings.iterations)
+        self.step, self.on_rollouts = step, on_rollouts
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those of the collector, and advantage, loss and regularizers."""
+        return self.step.parts
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One step from B examples."""
+        with self.drawing(batch_idx):
+            rollouts = self.step.collect(batch, batch_idx)
+        if self.on_rollouts is not None:
+            self.on_rollouts(rollouts)
+        numbers = self.rollout_metrics(rollouts)
+        for update in self.step.updates(rollouts, self.update):
+            self.log_step({**update, **numbers, **self.part_metrics()})

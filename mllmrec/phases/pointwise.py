@@ -1,0 +1,66 @@
+"""Supervised fine-tuning on yes-or-no questions: Yes for the true next item, No for other items (TALLRec)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from mllmrec.engine.base import Engine
+from mllmrec.models.policy import Policy
+from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.negatives import target_and_negatives
+from mllmrec.phases.sft import supervised_shares
+from mllmrec.prompts.examples import Example
+from mllmrec.prompts.questions import Questions
+
+
+class Pointwise(PhaseModule):
+    """Minimises the mean negative log-probability of the answers' tokens, end token included."""
+
+    name = section = "pointwise"
+
+    def __init__(
+        self,
+        policy: Policy,
+        questions: Questions,
+        optimizer: OptimizerSettings,
+        updates: int,
+        *,
+        engine: Engine,
+        negatives: int,
+        micro_batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            policy: the policy, with the phase begun.
+            questions: the questions to ask.
+            optimizer: the optimiser's settings.
+            updates: optimiser steps in the whole phase.
+            engine: runs the model.
+            negatives: questions with answer No for each question with answer Yes.
+            micro_batch_size: questions through the model at once.
+            seed: the run's seed.
+        """
+        super().__init__(policy.model, optimizer, updates)
+        self.policy, self.questions, self.engine = policy, questions, engine
+        self.negatives, self.micro_batch_size, self.seed = negatives, micro_batch_size, seed
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One update."""
+        self.log_step(self.update(self.loss_shares(batch, batch_idx)))
+
+    def loss_shares(self, batch: Sequence[Example], step: int) -> Iterator[Tensor]:
+        """The loss of the batch in micro-batches; their sum does not depend on their size."""
+        asked, answers = [], []
+        yes, no = self.policy.encode_answers([self.questions.positive, self.questions.negative])
+        for example in batch:
+            items = target_and_negatives(example, self.negatives, seed=self.seed, stage=self.name, step=step)
+            history = example.history.tolist()
+            asked += [self.questions.prompt(history, item) for item in items]
+            answers += [[*(yes if item == example.target else no), self.policy.end_token] for item in items]
+        return supervised_shares(
+            self.policy, self.engine, self.policy.encode_prompts(asked), answers, self.micro_batch_size
+        )

@@ -1,0 +1,92 @@
+"""Trains a phase with a Lightning Trainer."""
+
+from __future__ import annotations
+
+import logging
+import pydoc
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers import Logger
+from torch.utils.data import DataLoader
+
+from mllmrec.models.selection import Selection
+from mllmrec.phases.base import PhaseModule
+from mllmrec.phases.grpo import RolloutPhase
+from mllmrec.phases.heldout import HeldOutMeasure, held_out_ranking
+from mllmrec.phases.inputs import PhaseInputs, Trained
+from mllmrec.phases.rollout_warnings import RolloutWarnings
+from mllmrec.randomness import seeded_globals
+from mllmrec.run.one_process import make_trainer
+from mllmrec.screen.training_callbacks import TrainingProgress
+
+# At every phase Lightning repeats advice that a user of this package cannot act on.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings(
+    "ignore",
+    message=".*(does not have many workers|isinstance\\(treespec|smaller than the logging interval).*",
+)
+
+
+def train_phase(inputs: PhaseInputs, loggers: Sequence[Logger], measure: HeldOutMeasure | None) -> Trained:
+    """Train one phase.
+
+    Args:
+        inputs: the phase, its configuration, data and policy.
+        loggers: this phase's loggers.
+        measure: the held-out ranking, or None for never.
+    """
+    build: Any = pydoc.locate(inputs.phase.kind.fit)
+    with seeded_globals(inputs.cfg.seed, "stage", inputs.phase.name):
+        return build(inputs, loggers, measure)
+
+
+def fit(
+    stage: PhaseModule,
+    dataset: Any,
+    batches: Any,
+    inputs: PhaseInputs,
+    loggers: Sequence[Logger],
+    measure: HeldOutMeasure | None,
+) -> Selection | None:
+    """Train a phase on a dataset.
+
+    Args:
+        phase: what happens in a step.
+        dataset: gives the sample at each position.
+        batches: the positions of each step, (steps, ...); it has a length.
+        inputs: the phase.
+        loggers: this phase's loggers.
+        measure: the held-out ranking, or None for never.
+
+    Returns:
+        The choice of held-out rankings; None if nobody was ranked.
+    """
+    cfg, phase = inputs.cfg, inputs.phase
+    stage.name, stage.section = phase.name, phase.kind.name
+    callbacks: list[lightning.Callback] = [
+        inputs.job.timer,
+        TrainingProgress(stage.name, phase.kind.shown),
+    ]
+    if isinstance(stage, RolloutPhase):
+        callbacks.append(RolloutWarnings(**cfg.warnings))
+    ranking = None
+    if measure is not None and cfg.heldout.users:
+        heldout = cfg.heldout
+        ranking = held_out_ranking(
+            measure, stage, every=heldout.every, keep=heldout.keep, patience=heldout.patience
+        )
+        callbacks.append(ranking)
+    trainer = make_trainer(
+        cfg.trainer,
+        inputs.job.folder,
+        max_epochs=1,
+        logger=list(loggers),
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+    )
+    # Each batch is planned when its step begins, so that a curriculum has seen all steps before it.
+    trainer.fit(stage, DataLoader(dataset, batch_sampler=batches, collate_fn=list))
+    return None if ranking is None else ranking.selection

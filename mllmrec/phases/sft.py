@@ -1,0 +1,160 @@
+"""Supervised fine-tuning on the answer that names the true next item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllmrec.engine.base import ChoiceSets, Engine
+from mllmrec.engine.batches import TokenBatch, pad
+from mllmrec.models.policy import Policy
+from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.prompts.markup import without_item_marks
+from mllmrec.prompts.trie import AnswerTrie, choice_sets
+from mllmrec.randomness import numpy_generator
+
+
+class Sft(PhaseModule):
+    """Minimises the mean negative log-probability of the true answer's tokens.
+
+    ``loss_on="answer"`` includes the end token and lets the whole vocabulary compete. With ``"candidates"`` only the
+    candidates' answers compete, at the tokens where they differ; constrained rollouts and rankings renormalise over the
+    same set. ``"all"`` also learns the prompt's tokens, as the released code does (its fault 20).
+
+    With ``curriculum="linear"`` a prompt shows item tokens with a probability that rises from 0 to 1 over the phase, and is
+    plain text otherwise (LLaRA, Liao et al. 2024). With ``"none"`` every prompt that has item tokens shows them.
+    """
+
+    name = section = "sft"
+
+    def __init__(
+        self,
+        policy: Policy,
+        answers: AnswerTokens,
+        optimizer: OptimizerSettings,
+        updates: int,
+        micro_batch_size: int,
+        engine: Engine,
+        loss_on: str = "answer",
+        curriculum: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy.model, optimizer, updates)
+        self.curriculum, self.seed = curriculum, seed
+        self.policy, self.answers = policy, answers
+        self.micro_batch_size, self.engine, self.loss_on = micro_batch_size, engine, loss_on
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One update."""
+        shown = self.shown(batch, batch_idx)
+        self.log_step(self.update(self.loss_shares(shown)))
+
+    def shown(self, batch: Sequence[Example], step: int) -> list[Example]:
+        """The batch of a step (counted from 0) as the curriculum shows it."""
+        if self.curriculum == "none":
+            return list(batch)
+        draws = numpy_generator(self.seed, "item-token curriculum", step).random(len(batch))
+        with_tokens: np.ndarray = draws < hybrid_share(step, self.updates)
+        return [
+            example if hybrid else replace(example, prompt=without_item_marks(example.prompt))
+            for example, hybrid in zip(batch, with_tokens, strict=True)
+        ]
+
+    def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
+        """The loss of the batch in micro-batches; their sum does not depend on their size."""
+        prompts = self.policy.encode_prompts([example.prompt for example in batch])
+        answers = self._answers(batch)
+        tries: list[AnswerTrie] | None = None
+        if self.loss_on == "all":
+            # Everything after the prompt's first token counts as the completion.
+            answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
+            prompts = [prompt[:1] for prompt in prompts]
+        elif self.loss_on == "candidates":
+            tries = [candidate_trie(self.answers, example) for example in batch]
+        return supervised_shares(
+            self.policy, self.engine, prompts, answers, self.micro_batch_size, tries=tries
+        )
+
+    def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
+        """Tokens of the answers, each after its reasoning if the phase learns that too."""
+        answers = [self.answers.of(example.target) for example in batch]
+        learnt = [place for place, example in enumerate(batch) if example.reasoned_answer]
+        texts = [batch[place].reasoned_answer for place in learnt]
+        for place, tokens in zip(learnt, self.policy.encode_answers(texts) if texts else [], strict=True):
+            answers[place] = [*tokens, self.policy.end_token]
+        return answers
+
+
+class SftMore(Sft):
+    """SFT continued: the control for a phase after SFT. It sees the same prompts and learns the true answers."""
+
+    name = section = "sft_more"
+
+
+def hybrid_share(step: int, steps: int) -> float:
+    """The linear curriculum's share of prompts with item tokens: 0 at the first step, 1 at the last (or only) one."""
+    return step / (steps - 1) if steps > 1 else 1.0
+
+
+def candidate_trie(answers: AnswerTokens, example: Example) -> AnswerTrie:
+    """The answers of an example's candidates."""
+    return AnswerTrie([answers.of(item) for item in example.candidates.tolist()])
+
+
+def supervised_shares(
+    policy: Policy,
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    micro_batch_size: int,
+    *,
+    weights: Sequence[float] | None = None,
+    tries: Sequence[AnswerTrie] | None = None,
+) -> Iterator[Tensor]:
+    """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
+
+    Args:
+        policy: the policy that learns.
+        engine: runs the policy's model.
+        prompts: token ids of each row's prompt.
+        answers: token ids of each row's answer.
+        micro_batch_size: rows through the model at once.
+        weights: how often each row counts; None for once.
+        tries: for each row, the only answers that compete; None: the whole vocabulary competes.
+    """
+    # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
+    prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
+    completions = pad(answers, policy.padding_token, side="right").to(policy.device)
+    choices: ChoiceSets | None = None
+    scored = completions.mask
+    if tries is not None:
+        choices, decisions = choice_sets([tries[row] for row in order], answers)
+        choices, scored = choices.to(policy.device), decisions.to(policy.device)
+    counted = scored.float()
+    if weights is not None:
+        counted = counted * torch.tensor([weights[row] for row in order], device=policy.device)[:, None]
+    tokens = float(counted.sum())
+    for start in range(0, len(prompts), micro_batch_size):
+        part = slice(start, start + micro_batch_size)
+        if not scored[part].any():
+            continue
+        encoded = engine.encode(
+            policy.model, pad(prompts[part], policy.padding_token, side="left").to(policy.device)
+        )
+        scores = engine.score(
+            policy.model,
+            encoded,
+            TokenBatch(completions.ids[part], completions.mask[part]),
+            torch.arange(len(prompts[part]), device=policy.device),
+            scored=scored[part],
+            choices=None if choices is None else choices.rows(part),
+            entropy=False,
+        )
+        yield -(scores.logprobs * counted[part]).sum() / tokens

@@ -1,1 +1,0 @@
-"""The training stages, one LightningModule each: warm-up on item ids, SFT, GRPO and others."""
