@@ -25,11 +25,11 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, load_policy, open_policy
-from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.run.folder import RunFolder
 from mllmrec.phases.heldout import HeldOutMeasure
 from mllmrec.phases.inputs import JobInputs, PhaseInputs
 from mllmrec.phases.run import train_phase
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.run.folder import RunFolder
 
 OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
 
