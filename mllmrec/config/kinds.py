@@ -89,7 +89,7 @@ def find_kind(name: str) -> Kind:
     found = pydoc.locate(name) if "." in name else None
     if not isinstance(found, Kind):
         raise ValueError(
-            f"{name} is no kind of phase: there are {choices(list(KINDS))}, or the path of a Kind of your own"
+            f"{name} is no kind of phase: choose {choices(list(KINDS))}, or give the path of a Kind of your own"
         )
     return found
 

@@ -113,7 +113,7 @@ def phase_faults(cfg: Mapping[str, Any]) -> list[str]:
         for key in phase.given:
             if key not in known:
                 faults.append(
-                    f"method.phases, {phase.name}: {key} is no setting of {phase.kind.name}; there are {choices(known)}"
+                    f"method.phases, {phase.name}: {key} is no setting of {phase.kind.name}; choose {choices(known)}"
                 )
         if phase.kind.data == "sequences" and place > 0:
             faults.append(

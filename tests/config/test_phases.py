@@ -1,0 +1,160 @@
+"""What ``method.phases`` may say, what a phase sees of the configuration, and what classes say of themselves."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.capabilities import capability
+from mllmrec.config.checks import plain_faults
+from mllmrec.config.compose import compose_checked
+from mllmrec.config.kinds import GRPO, KINDS, SFT, Kind, find_kind, stage_title
+from mllmrec.config.phases import Phase, phase_faults, phases_of
+from mllmrec.config.schema import Sft
+
+MINE = Kind("sft", "my SFT", Sft, "mine.fit")
+
+
+def composed(*overrides):
+    result = compose_checked("train", overrides, CONFIG_DIR)
+    assert result.faults == []
+    return result.config
+
+
+def named(*phases):
+    return phases_of({"method": {"phases": list(phases)}})
+
+
+def test_a_phase_is_a_kind_or_a_kind_with_a_name_and_settings():
+    first, second = named("sft", {"kind": "sft", "name": "again", "max_steps": 3})
+    assert (first.name, first.kind, first.given) == ("sft", SFT, {})
+    assert (second.name, second.kind, second.given) == ("again", SFT, {"max_steps": 3})
+    # Runs of earlier versions name stages.
+    assert [phase.kind for phase in phases_of({"method": {"stages": ["sft", "grpo"]}})] == [SFT, GRPO]
+
+
+def test_a_kind_of_one_s_own_is_found_by_its_path():
+    assert find_kind(f"{__name__}.MINE") is MINE
+    (phase,) = named({"kind": f"{__name__}.MINE", "name": "first"})
+    assert phase.kind is MINE
+    for name in ("sfx", "nowhere.KIND", "os.path"):
+        with pytest.raises(ValueError, match=r"no kind of phase: choose dpo, .* or give the path of a Kind"):
+            find_kind(name)
+
+
+def test_a_phase_sees_its_own_settings_and_the_others_do_not():
+    cfg = {
+        "sft": {"max_steps": 9, "learning_rate": 0.1},
+        "reward": {"_target_": "a.A", "hit": 1.0, "miss": 0.0},
+        "seed": 0,
+    }
+    changed = Phase("x", GRPO, {"reward": {"hit": 2.0}}).settings(cfg)
+    assert changed["reward"] == {"_target_": "a.A", "hit": 2.0, "miss": 0.0}
+    # Another class takes the place of the whole part.
+    replaced = Phase("x", GRPO, {"reward": {"_target_": "b.B"}}).settings(cfg)
+    assert replaced["reward"] == {"_target_": "b.B"}
+    again = Phase("y", SFT, {"max_steps": 3}).settings(cfg)
+    assert again["sft"] == {"max_steps": 3, "learning_rate": 0.1}
+    assert again["reward"] is cfg["reward"]
+    assert cfg["sft"]["max_steps"] == 9
+    made = Phase("y", SFT, {"max_steps": 3}).config(OmegaConf.create(cfg))
+    assert (made.sft.max_steps, made.sft.learning_rate) == (3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        (["sft", "sft"], "two phases are called sft"),
+        (["sfx"], "sfx is no kind of phase"),
+        ([3], "3 is no phase"),
+        ([{"name": "x"}], "is no phase: give a kind"),
+        ([{"kind": "sft", "maxsteps": 3}], "maxsteps is no setting of sft; choose"),
+        ([{"kind": "sft", "reward": {"hit_weight": 2}}], "reward is no setting of sft"),
+        (["sft", {"kind": "warmup", "name": "late"}], "trains on item ids, so it comes first"),
+        ([{"kind": "sft", "samples": [0.5, 0.2]}], "samples=[0.5, 0.2]: must be"),
+        ([{"kind": "sft", "samples": [0, 2]}], "samples=[0, 2]: must be"),
+        (["sft", {"kind": "sft", "name": "x", "answers_of": "sft"}], "no phase before it draws answers"),
+        (["grpo", {"kind": "dpo", "answers_of": "grpo"}], "only a phase of kind sft learns"),
+        ([{"kind": "sft", "least_reward": 0.5}], "least_reward goes with answers_of"),
+    ],
+)
+def test_what_cannot_be_a_phase_is_said(phases, words):
+    faults = phase_faults({"method": {"phases": phases}})
+    assert any(words in fault for fault in faults), faults
+
+
+def test_all_faults_of_phases_are_said_at_once_with_their_bounds():
+    wrong = "method.phases=[{kind: sft, name: a, batch_size: 0},{kind: sft, name: b, maxsteps: 1}]"
+    faults = plain_faults(composed(wrong))
+    assert "method.phases, a: sft.batch_size=0: must be greater than or equal to 1" in faults
+    assert any(fault.startswith("method.phases, b: maxsteps") for fault in faults)
+
+
+def test_rules_look_at_what_each_phase_sees():
+    free = "{kind: grpo, name: free, rollout: {_target_: mllmrec.rollout.free.Free, max_new_tokens: 8}}"
+    assert plain_faults(composed(f"method.phases=[sft,grpo,{free}]")) == []
+    faults = plain_faults(composed("method.phases=[sft,{kind: dpo, name: later, negatives: 12}]"))
+    assert any("dpo.negatives=12" in fault for fault in faults), faults
+    faults = plain_faults(composed("method.phases=[sft,{kind: grpo, reward: {require_title: true}}]"))
+    assert any("this reward never pays an answer without a title" in fault for fault in faults), faults
+
+
+def test_the_settings_of_a_run_that_named_stages_still_pass():
+    cfg = composed()
+    old = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True
+    )
+    old["method"]["stages"] = old["method"].pop("phases")
+    for later in ("shapers", "regularizers", "teacher", "reference", "sampler"):
+        del old[later]
+    del old["prompt"]["places"]
+    check_config(OmegaConf.create(old))
+
+
+def test_titles_are_those_of_the_kinds():
+    assert stage_title("grpo") == "GRPO"
+    assert stage_title("zero_shot") == "zero-shot"
+    assert stage_title("grpo_2") == "grpo_2"
+    assert all(kind.title for kind in KINDS.values())
+
+
+class Says:
+    constrained = True
+    accepts = frozenset({"token", "segment"})
+
+    @property
+    def off_policy(self):
+        return True
+
+
+class Inherits(Says):
+    every_answer: bool = True
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "expected"),
+    [
+        ("Says", "constrained", True),
+        ("Says", "accepts", frozenset({"token", "segment"})),
+        ("Inherits", "constrained", True),
+        ("Inherits", "every_answer", True),
+        ("Says", "every_answer", "default"),
+    ],
+)
+def test_a_class_says_what_it_is_without_being_imported(tmp_path, monkeypatch, name, attribute, expected):
+    assert capability({"_target_": f"{__name__}.{name}"}, attribute, "default") == expected
+    # A module that fails when imported can still be read.
+    source = "raise RuntimeError\n\nclass Base:\n    constrained = True\n\nclass Mine(Base):\n    varies = 'token'\n"
+    (tmp_path / "unimportable.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert capability({"_target_": "unimportable.Mine"}, "constrained", False) is True
+    assert capability({"_target_": "unimportable.Mine"}, "varies", "sequence") == "token"
+
+
+def test_a_part_around_another_passes_the_question_on():
+    inner = {"_target_": "mllmrec.rollout.constrained.Constrained"}
+    around = {"_target_": "mllmrec.variants.rank_grpo.Lined", "inner": inner}
+    assert capability(around, "constrained", False) is True
+    assert capability(None, "constrained", "none") == "none"
+    assert capability({"_target_": None}, "constrained", "none") == "none"
