@@ -14,6 +14,7 @@ from mllmrec.testing.data import check_captioner, check_dataset
 from mllmrec.testing.losses import check_loss, check_regularizer
 from mllmrec.testing.rewards import check_reward, check_shaper
 from mllmrec.testing.rollouts import check_rollout
+from mllmrec.testing.samplers import check_sampler
 from mllmrec.testing.toys import toy_batch, toy_speaker
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_regularizer",
     "check_reward",
     "check_rollout",
+    "check_sampler",
     "check_shaper",
     "toy_batch",
     "toy_speaker",

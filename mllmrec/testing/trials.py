@@ -49,7 +49,7 @@ def trial_faults(settings: Settings, faulty: Collection[str] = ()) -> list[str]:
 def _used(settings: Settings, phases: Sequence[Phase]) -> Iterator[tuple[str, Any, Settings]]:
     """Each part that is used: its place in the settings, its section, and the settings around it."""
     yield "caption", settings.get("caption"), settings
-    for group in ("reward", "shapers", "rollout", "advantage", "loss", "regularizers"):
+    for group in ("reward", "shapers", "rollout", "sampler", "advantage", "loss", "regularizers"):
         known: list[Any] = []
         for phase in phases:
             seen = phase.settings(settings)
@@ -107,6 +107,12 @@ def _advantage() -> tuple[Check, str]:
     return check, ADVANTAGE
 
 
+def _sampler() -> tuple[Check, str]:
+    from mllmrec.testing.samplers import SAMPLER, check_sampler
+
+    return lambda part, settings: check_sampler(part), SAMPLER
+
+
 def _shaper() -> tuple[Check, str]:
     from mllmrec.testing.rewards import SHAPER, check_shaper
 
@@ -144,6 +150,7 @@ def _caption() -> tuple[Check, str]:
 _TRIALS: dict[str, Callable[[], tuple[Check, str]]] = {
     "reward": _reward,
     "shapers": _shaper,
+    "sampler": _sampler,
     "regularizers": _regularizer,
     "advantage": _advantage,
     "loss": _loss,
