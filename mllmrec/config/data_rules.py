@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Settings = Mapping[str, Any]
+from mllmrec.config.capabilities import capability
 
-_TABULAR = "mllmrec.data.tabular.Tabular"
-_GIVEN = "mllmrec.data.splits.Given"
-_NAMED_BY_THE_USER = {
-    "mllmrec.data.netflix.Netflix": ("root",),
-    "mllmrec.data.microlens.MicroLens": ("root",),
-}
+Settings = Mapping[str, Any]
 
 
 def validation_exists(cfg: Settings) -> str | None:
@@ -46,8 +41,8 @@ def lengths_agree(cfg: Settings) -> str | None:
 def data_is_named(cfg: Settings) -> str | None:
     """A dataset that cannot be downloaded has no path: only the user knows where it is."""
     dataset = cfg["dataset"]
-    required: tuple[str, ...] = _NAMED_BY_THE_USER.get(dataset["_target_"], ())
-    if dataset["_target_"] == _TABULAR:
+    required: tuple[str, ...] = capability(dataset, "asks_for", ())
+    if capability(dataset, "takes_files", False):
         required = ("train", "test", "items") if _is_published(dataset) else ("interactions", "items")
     absent = [f"dataset.{key}" for key in required if dataset.get(key) is None]
     if absent:
@@ -57,8 +52,8 @@ def data_is_named(cfg: Settings) -> str | None:
 
 def split_is_of_the_data(cfg: Settings) -> str | None:
     """The dataset has a published split and ``split`` ignores it, or ``split`` needs one and there is none."""
-    dataset, split = cfg["dataset"], cfg["split"]["_target_"]
-    if dataset["_target_"] != _TABULAR:
+    dataset, published = cfg["dataset"], capability(cfg["split"], "published", False)
+    if not capability(dataset, "takes_files", False):
         return None
     if _is_published(dataset):
         if dataset.get("interactions") is not None:
@@ -66,9 +61,9 @@ def split_is_of_the_data(cfg: Settings) -> str | None:
                 "dataset.interactions is set together with files of a published split (dataset.train, validation, "
                 "test): remove one or the other"
             )
-        if split != _GIVEN:
+        if not published:
             return "dataset.train and dataset.test are a published split, but split makes another: set split=given"
-    elif split == _GIVEN and dataset.get("interactions") is not None:
+    elif published and dataset.get("interactions") is not None:
         return (
             "split=given with dataset.interactions, which has no published split: name dataset.train and dataset.test "
             "instead, or set split=leave_one_out"

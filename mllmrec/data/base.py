@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -84,6 +85,13 @@ class RawData:
 
 class Dataset(ABC):
     """A source of interactions and items. Subclasses take plain parameters and read, download or generate."""
+
+    asks_for: ClassVar[
+        tuple[str, ...]
+    ] = ()  # parameters that only the user knows, such as the folder of the data
+    takes_files: ClassVar[bool] = (
+        False  # whether the user names the files of interactions, or of a published split
+    )
 
     name: str
     domain: str = "item"  # the noun in the prompts: "movie", "beauty product", "micro-video"

@@ -34,6 +34,8 @@ class MicroLens(Dataset):
         covers: the folder of ``<item>.jpg``; None: a usual name under ``root`` if one exists.
     """
 
+    asks_for = ("root",)
+
     name = "microlens"
     domain = "micro-video"
 

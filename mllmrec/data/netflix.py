@@ -17,6 +17,8 @@ class Netflix(Dataset):
         images: the folder of ``<item>.jpg``; None: ``root/images`` if it exists.
     """
 
+    asks_for = ("root",)
+
     name = "netflix"
     domain = "film or series"
 

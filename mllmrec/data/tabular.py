@@ -56,6 +56,8 @@ class Tabular(Dataset):
         UserError: a column of a table without header is not given as a number.
     """
 
+    takes_files = True
+
     def __init__(
         self,
         interactions: str | None,

@@ -16,6 +16,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import files_fingerprint
+from mllmrec.config.capabilities import capability
 from mllmrec.config.kinds import GRPO, KINDS, PARTS, SFT_MORE
 from mllmrec.config.phases import ANSWERS, Phase
 from mllmrec.evaluation.protocol import Protocol
@@ -168,7 +169,7 @@ class PhaseKey:
         )
         batches = [np.array(batch, dtype=np.int64) for batch in plan]
         curriculum = cfg.get("sampler") if "sampler" in phase.kind.parts else None
-        if curriculum is not None and not curriculum._target_.endswith(".Shuffled"):
+        if curriculum is not None and not capability(curriculum, "plans_ahead", False):
             codes = list(range(2 * len(self.prepared.train)))
         else:
             codes = np.unique(np.concatenate(batches)).tolist()

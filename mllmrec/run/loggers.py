@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -36,6 +36,9 @@ class Labels:
 
 class RunLoggers:
     """Only `log.csv`; the base of the other choices."""
+
+    # A package that need not be there, and what pip installs to bring it.
+    needs_package: ClassVar[tuple[str, str] | None] = None
 
     def start(self, folder: RunFolder, labels: Labels, settings: Mapping[str, Any]) -> None:
         """Begin the job's run.
@@ -71,6 +74,8 @@ class TensorBoardLoggers(RunLoggers):
     The folder ``tensorboard/run`` has configuration, protocol and rollouts as text, the curves as a picture, and settings
     with final numbers for the page of hyper-parameters.
     """
+
+    needs_package = ("tensorboard", "'mllmrec[tensorboard]'")
 
     def __init__(self) -> None:
         self._settings: Mapping[str, Any] = {}
@@ -139,6 +144,8 @@ class WandbLoggers(RunLoggers):
         tags: labels, beside the choices of the main groups.
         offline: None for offline unless the environment has WANDB_API_KEY (or sets WANDB_MODE).
     """
+
+    needs_package = ("wandb", "wandb")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,10 @@ class Pool:
 class PromptSampler(Part):
     """Chooses the entries of each step. The number of steps is fixed, so the learning rate has its horizon."""
 
+    plans_ahead: ClassVar[bool] = (
+        False  # whether the plan depends on the pool alone, and not on observed rollouts
+    )
+
     pool: Pool
 
     def begin(self, pool: Pool) -> None:
@@ -47,6 +52,8 @@ class PromptSampler(Part):
 
 class Shuffled(PromptSampler):
     """Passes over all entries, each in a new order; the last step of a pass may be smaller."""
+
+    plans_ahead = True
 
     def begin(self, pool: Pool) -> None:
         """See `PromptSampler`."""

@@ -1,0 +1,103 @@
+"""Rules about backbones and about packages that may be missing; written as in `mllmrec.config.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from mllmrec.config.capabilities import capability
+from mllmrec.config.phase_rules import of_kinds, supervised
+
+Settings = Mapping[str, Any]
+
+
+def heads_divide_width(cfg: Settings) -> str | None:
+    """The attention heads cannot have the same, even width."""
+    width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
+    if width is not None and heads is not None and (width % heads or width // heads % 2):
+        return (
+            f"backbone.hidden_size={width} with backbone.num_heads={heads}: each head must have the same, even "
+            "width; choose a multiple of twice the number of heads"
+        )
+    return None
+
+
+def images_are_seen(cfg: Settings) -> str | None:
+    """Prompts show images, but the backbone reads only text, or a stage or the engine needs prompts of text."""
+    if cfg["prompt"]["item_tokens"] != "image" or cfg["method"]["recommender"] is not None:
+        return None
+    if not capability(cfg["backbone"], "sees_images", False):
+        return (
+            "prompt.item_tokens=image with a backbone that reads only text: choose backbone=tiny_vl or qwen3_vl, or "
+            "set prompt.item_tokens=none"
+        )
+    for stage in supervised(cfg, "all"):
+        return (
+            f"prompt.item_tokens=image with {stage}.loss_on=all: the policy cannot write images; set "
+            f"{stage}.loss_on=answer"
+        )
+    asks = bool(of_kinds(cfg, "pointwise")) or cfg["eval"]["ranking"] == "pointwise"
+    if asks and not capability(cfg["engine"], "continues_images", True):
+        return (
+            "prompt.item_tokens=image with yes-or-no questions: each question has its own image after the shared "
+            "history, which engine=shared_prefix cannot read; set engine=plain"
+        )
+    return None
+
+
+def pixels_agree(cfg: Settings) -> str | None:
+    """The fewest pixels of an image exceed the most."""
+    low, high = cfg["backbone"].get("min_pixels"), cfg["backbone"].get("max_pixels")
+    if low is not None and high is not None and low > high:
+        return f"backbone.min_pixels={low} exceeds backbone.max_pixels={high}: lower the first or raise the second"
+    return None
+
+
+def vision_heads_divide_width(cfg: Settings) -> str | None:
+    """The vision heads cannot have the same width, a multiple of 4: rotary positions have two axes, each in pairs."""
+    width, heads = cfg["backbone"].get("vision_size"), cfg["backbone"].get("vision_heads")
+    if width is not None and heads is not None and (width % heads or width // heads % 4):
+        return (
+            f"backbone.vision_size={width} with backbone.vision_heads={heads}: each head must have the same width, a "
+            "multiple of 4; choose a multiple of four times the number of heads"
+        )
+    return None
+
+
+def quantized_needs_adapter(cfg: Settings) -> str | None:
+    """4-bit weights cannot train without an adapter."""
+    if cfg["backbone"].get("quantization") and not (cfg["backbone"].get("lora") or {}).get("rank"):
+        return (
+            f"backbone.quantization={cfg['backbone']['quantization']} with backbone.lora.rank=0: 4-bit weights "
+            "cannot train; set backbone.lora.rank=16, or backbone.quantization=null"
+        )
+    return None
+
+
+def quantized_needs_package(cfg: Settings) -> str | None:
+    """The optional package bitsandbytes is missing."""
+    if cfg["backbone"].get("quantization") and find_spec("bitsandbytes") is None:
+        return (
+            f"backbone.quantization={cfg['backbone']['quantization']} needs: pip install 'mllmrec[quantized]'"
+        )
+    return None
+
+
+def logger_needs_package(cfg: Settings) -> str | None:
+    """The logger's package is missing: TensorBoard is optional, and wandb may have been removed."""
+    needed = capability(cfg["logger"], "needs_package", None)
+    if needed is not None and find_spec(needed[0]) is None:
+        return f"logger={needed[0]} needs: pip install {needed[1]}"
+    return None
+
+
+MODEL_RULES = (
+    heads_divide_width,
+    images_are_seen,
+    pixels_agree,
+    vision_heads_divide_width,
+    quantized_needs_adapter,
+    quantized_needs_package,
+    logger_needs_package,
+)
