@@ -6,6 +6,9 @@ import pytest
 
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
+from mllmrec.errors import choices
+
+REWARDS = sorted(path.stem for path in (CONFIG_DIR / "reward").glob("[!_]*.yaml"))
 
 
 def faults_of(*overrides: str) -> list[str]:
@@ -14,7 +17,7 @@ def faults_of(*overrides: str) -> list[str]:
 
 def test_an_unknown_choice_lists_the_valid_ones_and_the_nearest() -> None:
     assert faults_of("reward=hitformat") == [
-        "reward=hitformat: no such reward (did you mean hit_format?); choose hit_format or release"
+        f"reward=hitformat: no such reward (did you mean hit_format?); choose {choices(REWARDS)}"
     ]
 
 
@@ -142,7 +145,7 @@ def test_packages_and_folders_are_searched_together(extra: Path) -> None:
     result = compose_checked("train", [search, "reward=ours"], CONFIG_DIR, extra_dir="extra")
     assert result.faults == []
     (fault,) = compose_checked("train", [search, "reward=theirs"], CONFIG_DIR, extra_dir="extra").faults
-    assert fault.endswith("choose hit_format, mine, ours or release")
+    assert fault.endswith(f"choose {choices(sorted([*REWARDS, 'mine', 'ours']))}")
 
 
 @pytest.mark.parametrize("place", ["extr", "pkg://nowhere.conf", "file:///nowhere"])
