@@ -46,7 +46,11 @@ EQUIVALENT = Path(__file__).with_name("mutation_equivalent.yaml")
 COPIED = ("mllmrec", "conf", "tests", "experiments", "pyproject.toml", "README.md", "sweep.sh")
 # What is mutated, and the tests that answer for it; a file is of the first part that names it.
 PARTS = {
-    "rl": (["mllmrec/rl/*.py"], ["tests/rl"]),
+    "rl": (["mllmrec/rl/*.py"], ["tests/rl", "tests/step"]),
+    "step": (
+        ["mllmrec/step/*.py"],
+        ["tests/step", "tests/phases/test_grpo.py", "tests/phases/test_grpo_work.py"],
+    ),
     "rollout": (["mllmrec/rollout/*.py"], ["tests/rollout"]),
     "rewards": (["mllmrec/rewards/*.py"], ["tests/rewards"]),
     "protocols": (

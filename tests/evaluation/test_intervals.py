@@ -95,3 +95,10 @@ def test_amazon_beauty_size_takes_seconds():
     paired_differences(first, second, seed=0)
     # A job has four stages and three comparisons: 4 times this must stay under 15 seconds.
     assert time.process_time() - started < 3.75
+
+
+def test_the_sign_patterns_are_those_of_the_seed():
+    differences = np.random.default_rng(2).normal(0.3, 1, size=(1, 40))
+    first = sign_flip_p_values(differences, seed=0, flips=200)
+    assert sign_flip_p_values(differences, seed=0, flips=200) == first
+    assert len({float(sign_flip_p_values(differences, seed=seed, flips=200)[0]) for seed in range(6)}) > 1

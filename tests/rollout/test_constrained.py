@@ -96,6 +96,15 @@ def test_decisions_are_the_real_choices(model):
         assert (rollouts.choices.set_of[row, length:] == -1).all()
 
 
+def test_the_entropy_of_a_choice_is_known_for_the_log(model):
+    rollouts = roll_out(model, 2)
+    entropy = rollouts.scores.entropy
+    assert (entropy[rollouts.decisions] > 0).all()
+    # The last prompt's only choice is between two tokens: at most ln 2.
+    assert (entropy[-2:][rollouts.decisions[-2:]] <= 0.6932).all()
+    assert (entropy[~rollouts.decisions] == 0).all()
+
+
 def test_a_single_answer_leaves_nothing_to_decide(model):
     rollouts = roll_out(model, 2, answers=[[[5, 6, END]], [[8, END]]])
     assert texts(rollouts) == [[5, 6, END]] * 2 + [[8, END]] * 2
