@@ -99,7 +99,7 @@ def test_every_file_is_of_one_part_and_every_part_has_its_tests():
     files = [path for part in mutation.PARTS for path in mutation.files_of(part, root)]
     assert len(files) == len(set(files))
     assert root / "mllmrec" / "rl" / "losses.py" in files
-    assert root / "mllmrec" / "stages" / "store.py" in files
+    assert root / "mllmrec" / "phases" / "store.py" in files
     for patterns, tests in mutation.PARTS.values():
         assert all(any(root.glob(pattern)) for pattern in patterns)
         assert any(path for pattern in tests for path in root.glob(pattern))
