@@ -93,3 +93,12 @@ def test_open_tokens_of_answers_are_counted(monkeypatch):
     assert layer_tokens({**step, "rollout": "enumerate", "beta": 0.0}, "ours", 2) == 220
     # 3 * 100 + 2 * 5 * 2 + 4 * 2.
     assert layer_tokens({**step, "rollout": "constrained"}, "ours", 2) == 328
+
+
+def test_the_reward_reads_what_a_random_policy_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    from benchmark.models import reward_of
+
+    # 2654435761 is 30 mod 997, and 12 · 30 is 360 mod 997; a special token has no number.
+    assert reward_of("t5 <|pad|> t7") == reward_of("t12") == 360 / 997
+    assert 0 <= reward_of("<|pad|>") < 1
