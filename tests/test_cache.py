@@ -11,7 +11,9 @@ import pytest
 from mllmrec.cache import (
     GrowingFile,
     atomic_path,
+    content_fingerprint,
     file_fingerprint,
+    files_fingerprint,
     fingerprint,
     remove_abandoned,
     temporary_beside,
@@ -191,3 +193,26 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path, killed):
 
 def test_a_folder_that_is_not_there_holds_nothing_abandoned(tmp_path):
     assert remove_abandoned(tmp_path / "nowhere") == []
+
+
+def test_files_are_known_by_their_names_and_contents(tmp_path):
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("a")
+    two.write_text("b")
+    first = files_fingerprint({"x": one, "y": two})
+    assert files_fingerprint({"y": two, "x": one}) == first
+    assert files_fingerprint({"x": two, "y": one}) != first
+    assert files_fingerprint({"x": one, "z": two}) != first
+    two.write_text("c")
+    assert files_fingerprint({"x": one, "y": two}) != first
+
+
+def test_a_folder_is_known_by_what_lies_below_it_and_not_by_its_place(tmp_path):
+    for folder in ("here", "there"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "deep" / "file").write_text("a")
+    first = content_fingerprint(tmp_path / "here")
+    assert content_fingerprint(tmp_path / "there") == first
+    (tmp_path / "there" / "deep" / "file").rename(tmp_path / "there" / "file")
+    assert content_fingerprint(tmp_path / "there") != first
+    assert content_fingerprint(tmp_path / "there" / "file") == file_fingerprint(tmp_path / "there" / "file")

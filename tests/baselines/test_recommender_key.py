@@ -125,3 +125,9 @@ def test_the_histories_that_stop_the_training_make_another_key(parts_of):
 )
 def test_what_only_a_language_model_reads_is_shared(parts_of, override):
     assert changed(parts_of(), parts_of(override)) == set()
+
+
+def test_a_setting_that_refers_to_another_counts_with_its_value(parts_of):
+    linked = "method.recommender.patience=${grpo.group_size}"
+    first = parts_of(linked, "grpo.group_size=4")
+    assert changed(first, parts_of(linked, "grpo.group_size=5")) == {"settings"}

@@ -599,3 +599,19 @@ def test_another_version_of_a_library_is_other_code(monkeypatch, library):
         fingerprints, "library_version", lambda name: "0" if name == library else versions[name]
     )
     assert changed(first, code_fingerprint({})) == {"libraries"}
+
+
+def test_a_setting_that_refers_to_another_counts_with_its_value(world):
+    # GRPO's rate is no part of SFT's key, unless SFT takes it.
+    linked = "sft.learning_rate=${grpo.learning_rate}"
+    first = world.key(linked, "grpo.learning_rate=0.1").parts([FIRST])
+    assert changed(first, world.key(linked, "grpo.learning_rate=0.2").parts([FIRST])) == {"phases"}
+    first = world.key("heldout.every=${grpo.group_size}", "grpo.group_size=4").parts([FIRST])
+    other = world.key("heldout.every=${grpo.group_size}", "grpo.group_size=5").parts([FIRST])
+    assert changed(first, other) == {"settings"}
+
+
+def test_what_a_method_says_besides_its_phases_counts(world):
+    key = world.key("+method.item_vectors={_target_: mllmrec.baselines.popularity.Popularity}")
+    assert key.settings["method"] == {"item_vectors": {"_target_": "mllmrec.baselines.popularity.Popularity"}}
+    assert changed(world.key().parts([FIRST]), key.parts([FIRST])) == {"settings"}
