@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import pydoc
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ def capability(section: Any, name: str, default: Any) -> Any:
     if not isinstance(section, Mapping) or section.get("_target_") is None:
         return default
     target = str(section["_target_"])
+    if target.split(".")[0] in sys.stdlib_module_names:
+        return default  # refused elsewhere; importing it could already do something
     try:
         found = _read(*class_of_target(target), name)
     except (Unreadable, OSError, SyntaxError, ValueError, RecursionError):

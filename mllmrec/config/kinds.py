@@ -7,6 +7,7 @@ This module imports neither torch nor transformers, so that settings are checked
 from __future__ import annotations
 
 import pydoc
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,7 +87,9 @@ def find_kind(name: str) -> Kind:
     """
     if name in KINDS:
         return KINDS[name]
-    found = pydoc.locate(name) if "." in name else None
+    # What Python itself brings is no kind, and importing it could already do something.
+    of_python = name.split(".")[0] in sys.stdlib_module_names
+    found = pydoc.locate(name) if "." in name and not of_python else None
     if not isinstance(found, Kind):
         raise ValueError(
             f"{name} is no kind of phase: choose {choices(list(KINDS))}, or give the path of a Kind of your own"

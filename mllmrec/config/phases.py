@@ -10,6 +10,7 @@ phases:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from mllmrec.errors import choices
 
 # Keys of a phase that every kind understands.
 SAMPLES, DRAW, ANSWERS, LEAST = "samples", "draw", "answers_of", "least_reward"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_TAKEN = ("zero_shot", "item_vectors")
 _OF_DATA = {
     SAMPLES: "from which share to which share of the training samples, in a seeded order, as in [0.0, 0.5]",
     DRAW: "a name: its prompts list negatives that are drawn anew under this name",
@@ -80,9 +83,14 @@ def phases_of(cfg: Mapping[str, Any]) -> list[Phase]:
         ValueError: a phase is not understood; the message says which.
     """
     method = cfg["method"]
+    listed = method.get("phases")
     # Runs from before there were phases name stages.
-    listed = method["phases"] if "phases" in method else method["stages"]
-    return [_phase(entry) for entry in listed]
+    older = method.get("stages")
+    if listed is not None and older is not None:
+        raise ValueError("method.stages is the earlier name of method.phases: set phases alone")
+    if listed is None and older is None:
+        raise ValueError("not set: name what is trained, as in [sft,grpo], or [] for nothing")
+    return [_phase(entry) for entry in (older if listed is None else listed)]
 
 
 def _phase(entry: Any) -> Phase:
@@ -106,6 +114,12 @@ def phase_faults(cfg: Mapping[str, Any]) -> list[str]:
         return []
     faults = []
     names = [phase.name for phase in phases]
+    for name in names:
+        # It becomes a folder, a column and the name of an adapter, in which PEFT reads a dot as the end.
+        if not _NAME.fullmatch(name):
+            faults.append(f"method.phases: the name {name} must be made of letters, digits, _ and -")
+        if name in _TAKEN or name.endswith(("_best", "_last")):
+            faults.append(f"method.phases: {name} names other rankings of a run: give the phase another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
         faults.append(f"method.phases: two phases are called {name}: give one of them another name")
     for place, phase in enumerate(phases):
@@ -118,6 +132,10 @@ def phase_faults(cfg: Mapping[str, Any]) -> list[str]:
         if phase.kind.data == "sequences" and place > 0:
             faults.append(
                 f"method.phases, {phase.name}: {phase.kind.title} trains on item ids, so it comes first"
+            )
+        if phase.kind.data == "sequences" and phase.name != phase.kind.name:
+            faults.append(
+                f"method.phases, {phase.name}: {phase.kind.title} has no other name than {phase.kind.name}"
             )
         faults += _data_faults(phase, phases[:place])
     return faults
@@ -143,6 +161,17 @@ def _data_faults(phase: Phase, before: list[Phase]) -> list[str]:
         faults.append(
             f"{where}: answers_of={source}: only a phase of kind sft learns the answers of another phase"
         )
+    for key in (SAMPLES, DRAW):
+        if phase.own(key) is None:
+            continue
+        if phase.kind.data not in ("samples", "prompts"):
+            faults.append(
+                f"{where}: {key} goes with phases that train on prompts, and {phase.kind.name} does not"
+            )
+        elif source is not None:
+            faults.append(
+                f"{where}: {key} with answers_of, whose answers bring their own prompts: leave one of them out"
+            )
     if source is None and phase.own(LEAST) is not None:
         faults.append(f"{where}: least_reward goes with answers_of, the phase whose answers are learnt")
     return faults

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mllmrec.config.phases import DRAW, SAMPLES, Phase
 from mllmrec.cot.mixing import Mixture
 from mllmrec.engine.base import Engine
+from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -129,9 +130,17 @@ def plan_of(
     mixture, settings = prepared.mixture, cfg[phase.kind.name]
     entries = np.arange(len(mixture))
     if phase.own(SAMPLES) is not None:
-        first, last = (round(share * len(entries)) for share in phase.own(SAMPLES))
-        # One order for all phases of a run, so that [0, 0.5] and [0.5, 1] have no sample in common.
-        entries = numpy_generator(cfg.seed, "samples of phases").permutation(len(entries))[first:last]
+        count = len(prepared.train)
+        first, last = (round(share * count) for share in phase.own(SAMPLES))
+        if first == last:
+            raise UserError(
+                f"phase {phase.name}: samples={list(phase.own(SAMPLES))} of {count:,} training samples are none: name a "
+                "larger share"
+            )
+        # One order of samples for all phases of a run, so that [0, 0.5] and [0.5, 1] have none in common, even if some
+        # stand among the entries in two forms.
+        chosen = numpy_generator(cfg.seed, "samples of phases").permutation(count)[first:last]
+        entries = entries[np.isin(mixture.sample(entries), chosen)]
     steps = count_steps(len(entries), batch_size, settings.epochs, settings.max_steps)
     pool = Pool(
         len(entries),

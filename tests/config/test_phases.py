@@ -77,11 +77,24 @@ def test_a_phase_sees_its_own_settings_and_the_others_do_not():
         (["sft", {"kind": "sft", "name": "x", "answers_of": "sft"}], "no phase before it draws answers"),
         (["grpo", {"kind": "dpo", "answers_of": "grpo"}], "only a phase of kind sft learns"),
         ([{"kind": "sft", "least_reward": 0.5}], "least_reward goes with answers_of"),
+        ([{"kind": "sft", "name": "a.b"}], "the name a.b must be made of letters, digits"),
+        ([{"kind": "sft", "name": "zero_shot"}], "zero_shot names other rankings of a run"),
+        ([{"kind": "sft", "name": "sft_last"}], "sft_last names other rankings of a run"),
+        ([{"kind": "warmup", "name": "pre"}], "warm-up has no other name than warmup"),
+        ([{"kind": "pointwise", "samples": [0, 0.5]}], "samples goes with phases that train on prompts"),
+        ([{"kind": "pointwise", "draw": "x"}], "draw goes with phases that train on prompts"),
+        (["grpo", {"kind": "sft", "answers_of": "grpo", "samples": [0, 1]}], "samples with answers_of"),
+        (None, "not set: name what is trained"),
     ],
 )
 def test_what_cannot_be_a_phase_is_said(phases, words):
     faults = phase_faults({"method": {"phases": phases}})
     assert any(words in fault for fault in faults), faults
+
+
+def test_the_earlier_name_of_phases_is_not_ignored_beside_them():
+    faults = plain_faults(composed("+method.stages=[sft]"))
+    assert faults == ["method.phases: method.stages is the earlier name of method.phases: set phases alone"]
 
 
 def test_all_faults_of_phases_are_said_at_once_with_their_bounds():
@@ -150,6 +163,15 @@ def test_a_class_says_what_it_is_without_being_imported(tmp_path, monkeypatch, n
     monkeypatch.syspath_prepend(str(tmp_path))
     assert capability({"_target_": "unimportable.Mine"}, "constrained", False) is True
     assert capability({"_target_": "unimportable.Mine"}, "varies", "sequence") == "token"
+
+
+def test_what_python_brings_is_not_imported_to_be_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr("pydoc.locate", asked.append)
+    assert capability({"_target_": "antigravity.fly"}, "constrained", "none") == "none"
+    with pytest.raises(ValueError, match="no kind of phase"):
+        find_kind("antigravity.KIND")
+    assert asked == []
 
 
 def test_a_part_around_another_passes_the_question_on():
