@@ -143,7 +143,13 @@ class PhaseKey:
     def _of_phase(self, phase: Phase) -> dict[str, Any]:
         seen = phase.settings(self.settings)
         read = {name: seen.get(name) for name in (phase.kind.name, *phase.kind.parts)}
-        return {"kind": phase.kind.name, "fit": phase.kind.fit, "settings": read, "own": dict(phase.given)}
+        # `_target_`, so that the source of a kind of the user's own counts like that of any class of theirs.
+        return {
+            "kind": phase.kind.name,
+            "fit": {"_target_": phase.kind.fit},
+            "settings": read,
+            "own": dict(phase.given),
+        }
 
     def _data(self, phase: Phase) -> dict[str, Any]:
         if phase.kind.data == "sequences":

@@ -115,16 +115,23 @@ def is_whole(place: Path, parts: Mapping[str, Any], what: str) -> bool:
 def hand_over(place: Path, run: RunFolder, stage: str | None = None) -> None:
     """Give a run the log and the cost of the weights at ``place``, as if it had trained them.
 
+    What the run has logged and measured of earlier phases itself stays.
+
     Args:
         place: a place that `is_whole`.
-        run: a run with an otherwise empty log.
+        run: the run.
         stage: the run's name for the single stage in ``place``, which may have another name there; None keeps the names.
     """
     if (place / _LOG).exists():
-        write_log(run.log_path, [{**row, "stage": stage or row["stage"]} for row in read_log(place / _LOG)])
+        own = read_log(run.log_path) if run.log_path.exists() else []
+        known = {row["stage"] for row in own}
+        given = [{**row, "stage": stage or row["stage"]} for row in read_log(place / _LOG)]
+        write_log(run.log_path, [*own, *(row for row in given if row["stage"] not in known)])
     costs = json.loads((place / _COST).read_text(encoding="utf-8"))
+    measured = run.metrics()["cost"]
     for name, cost in costs.items():
-        run.record_cost(stage or name, cost)
+        if (stage or name) not in measured:
+            run.record_cost(stage or name, cost)
     log.info("%s: trained by an earlier job (%s)", stage or ", ".join(costs), place.name)
 
 

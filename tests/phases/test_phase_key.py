@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from mllmrec.config import CONFIG_DIR
-from mllmrec.config.kinds import DPO, GRPO, KINDS, PARTS, POINTWISE, SFT, WARMUP
+from mllmrec.config.kinds import DPO, GRPO, KINDS, PARTS, POINTWISE, SFT, WARMUP, Kind
 from mllmrec.config.phases import Phase
 from mllmrec.jobs.main import held_out_protocol
 from mllmrec.phases import key as key_module
@@ -615,3 +615,15 @@ def test_what_a_method_says_besides_its_phases_counts(world):
     key = world.key("+method.item_vectors={_target_: mllmrec.baselines.popularity.Popularity}")
     assert key.settings["method"] == {"item_vectors": {"_target_": "mllmrec.baselines.popularity.Popularity"}}
     assert changed(world.key().parts([FIRST]), key.parts([FIRST])) == {"settings"}
+
+
+def test_a_kind_of_the_user_s_own_is_known_by_its_source(world, monkeypatch):
+    source = world.folder / "own_kind_for_keys.py"
+    source.write_text("def fit(inputs, loggers, measure):\n    pass\n")
+    monkeypatch.syspath_prepend(str(world.folder))
+    own = Phase("mine", Kind("sft", "mine", KINDS["sft"].settings, "own_kind_for_keys.fit"))
+    key = world.key()
+    first = key.parts([own, FIRST])
+    assert list(first["code"]["own"]) == ["own_kind_for_keys.fit"]
+    source.write_text(source.read_text() + "    return 1\n")
+    assert changed(first, key.parts([own, FIRST])) == {"code"}

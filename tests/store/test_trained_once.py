@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mllmrec.run.csv_log import read_log, write_log
 from mllmrec.run.folder import RunFolder
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
@@ -50,6 +51,25 @@ def test_a_run_gets_log_and_cost_of_what_it_takes(place, tmp_path):
     hand_over(place, other)
     assert other.metrics()["cost"] == {"sft": {"seconds": 2.0}}
     assert other.log_path.read_text() == "stage,step,seconds,loss\nsft,0,0.1,3.5\n"
+
+
+def test_a_run_keeps_its_own_log_and_cost_of_earlier_phases(tmp_path, run):
+    write_log(
+        run.log_path, [{"stage": "grpo", "step": 0, "seconds": 9.0, "loss": 1.0}, *read_log(run.log_path)]
+    )
+    run.record_cost("grpo", {"seconds": 9.0})
+    kept = place_of(tmp_path / "both", PARTS)
+    with keeping(kept, PARTS, run, ["grpo", "sft"]):
+        pass
+    other = RunFolder(tmp_path / "other")
+    write_log(other.log_path, [{"stage": "grpo", "step": 0, "seconds": 5.0, "loss": 1.0}])
+    other.record_cost("grpo", {"seconds": 5.0})
+    hand_over(kept, other)
+    assert [(row["stage"], float(row["seconds"])) for row in read_log(other.log_path)] == [
+        ("grpo", 5.0),
+        ("sft", 0.1),
+    ]
+    assert other.metrics()["cost"] == {"grpo": {"seconds": 5.0}, "sft": {"seconds": 2.0}}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full as on Linux")
