@@ -169,7 +169,8 @@ class RolloutBatch:
 def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
     """The rows of several batches of the same step and examples as one batch, each row in the group it had.
 
-    What only some of the batches know is dropped, and so are the scores that came with a graph.
+    What only some of the batches know is dropped, and so are the scores that came with a graph and what was known of whole
+    groups. A single batch is returned as it is.
     """
     first, *others = batches
     if not others:
@@ -226,6 +227,7 @@ def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
             if name in shared
         },
         advantages=None,
+        pool={},
         known=None,
     )
 

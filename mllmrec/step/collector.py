@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mllmrec.prompts.examples import Example
-from mllmrec.rewards.base import Reward, Shaper, with_rewards
+from mllmrec.rewards.base import Reward, Shaper, TextReward, with_rewards
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import OLD, REFERENCE, TEACHER, Part
 from mllmrec.rollout.base import Rollout, Turn
@@ -66,7 +66,8 @@ class Collector:
         batch = self.rollout(examples, self.speaker, self.judge, turn).by_group()
         if self.rollout.off_policy and batch.old is None:
             raise ValueError(f"{type(self.rollout).__name__} is off-policy and left `old` empty")
-        if batch.rewards is None:
+        # A rollout that judges as it goes may have changed groups since; a reward may look at the whole group.
+        if batch.rewards is None or type(self.reward).__call__ is not TextReward.__call__:
             batch = self.judge(batch)
         for shaper in self.shapers:
             batch = self.fill(batch, shaper.needs)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.batch import POLICY, RolloutBatch
 
 
 def rollout_metrics(batch: RolloutBatch, *, constrained: bool) -> dict[str, float]:
-    """Rewards, lengths and validity of judged rollouts.
+    """Rewards, lengths and validity of what the policy said to the examples' own prompts.
+
+    Rows that answer hints, or questions of a rollout's own, would say something else than how good the policy is. Only the
+    spread of rewards covers them, since that is what the advantages see.
 
     Args:
         batch: judged.
         constrained: whether only the candidates' answers were possible, so that all are valid.
     """
+    spread, learns = batch.groups.std(batch.judged()), ~batch.groups.all_equal(batch.judged())
+    batch = _own(batch)
     rewards, groups = batch.judged(), batch.groups
     lengths = batch.completions.mask.sum(1).float()
     metrics: dict[str, Any] = {
         "reward": groups.mean(rewards).mean(),
-        "reward_std": groups.std(rewards).mean(),
-        "frac_reward_zero_std": groups.all_equal(rewards).float().mean(),
+        "reward_std": spread.mean(),
+        "frac_reward_zero_std": (~learns).float().mean(),
         "completions/mean_length": lengths.mean(),
         "completions/min_length": lengths.min(),
         "completions/max_length": lengths.max(),
@@ -41,6 +47,15 @@ def rollout_metrics(batch: RolloutBatch, *, constrained: bool) -> dict[str, floa
         if chosen.any():
             metrics[name] = means[chosen].mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _own(batch: RolloutBatch) -> RolloutBatch:
+    """The rows that the policy drew for the examples' own prompts; all rows if there are none."""
+    rows = batch.by(POLICY)
+    if rows.all() or not rows.any():
+        return batch
+    own = batch.take(rows.nonzero()[:, 0])
+    return replace(own, group_of=own.group_of.unique(return_inverse=True)[1])
 
 
 def _invalid(batch: RolloutBatch) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mllmrec.engine.base import Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
@@ -99,9 +100,8 @@ class Speaker:
         draw = draw or self.plain
         places = list(range(len(examples))) if which is None else list(which)
         asked = [examples[place] for place in places]
-        tokens = self.policy.prompt_batch(
-            [example.prompt for example in asked] if prompts is None else list(prompts)
-        )
+        own = [example.prompt for example in asked]
+        tokens = self.policy.prompt_batch(own) if prompts is None else self._prompts(prompts)
         answers: list[list[list[int]]] = []
         if draw.constrained:
             answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in asked]
@@ -155,6 +155,22 @@ class Speaker:
             known=known,
         )
 
+    def _prompts(self, texts: Sequence[str]) -> TokenBatch:
+        """Prompts that a part wrote, which no check before the training has seen.
+
+        Raises:
+            UserError: one is too long for the policy.
+        """
+        tokens = self.policy.prompt_batch(list(texts))
+        room = self.policy.max_length - self.longest
+        if tokens.ids.shape[1] > room:
+            raise UserError(
+                f"a prompt with a hint or question of a rollout or teacher has {tokens.ids.shape[1]} tokens, and with "
+                f"{self.longest} for an answer the policy takes {room}: shorten it, show less with prompt.history_length or "
+                "candidates.num_negatives, or raise backbone.max_length"
+            )
+        return tokens
+
     def pieces(self, batch: RolloutBatch) -> list[list[str]]:
         """The text of each token of each completion; the end token has none."""
         ids, mask = batch.completions
@@ -180,7 +196,7 @@ class Speaker:
             model: who scores; None: the policy as it is now, in evaluation mode.
             rows: the rows to score; others get zeros. None: all with a learnt token.
         """
-        shown = batch.prompts if prompts is None else self.policy.prompt_batch(list(prompts))
+        shown = batch.prompts if prompts is None else self._prompts(prompts)
         if rows is None:
             rows = batch.learnt.any(1).nonzero()[:, 0]
         found = torch.zeros(batch.learnt.shape, device=self.device)

@@ -107,7 +107,7 @@ def toy_batch(
 class _ToyPolicy:
     """As much of a policy as speaking needs: words are tokens 2 to 6, answers the tokens of `_ANSWERS`."""
 
-    end_token = END
+    end_token, max_length = END, 1 << 20
 
     def __init__(self) -> None:
         self.model = _toy_model()

@@ -62,6 +62,7 @@ class Adaptive(WrappedRollout):
         pool = join(drawn)
         self._metrics = {
             "adaptive/pool_size": len(pool) / len(examples),
+            "adaptive/pool_reward": float(pool.groups.mean(pool.judged()).mean()),
             "adaptive/without_positive": sum(count == 0 for count in good) / len(examples),
         }
         statistics = {
@@ -82,7 +83,10 @@ class Adaptive(WrappedRollout):
         return torch.tensor(rows)
 
     def metrics(self) -> dict[str, float]:
-        """Answers drawn for a prompt, and the share of prompts without a positive one."""
+        """Answers drawn for a prompt and their mean reward, and the share of prompts without a positive one.
+
+        The logged ``reward`` is that of the answers that are kept, half of them positive where there are enough.
+        """
         return self._metrics
 
 

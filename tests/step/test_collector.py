@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from mllmrec.rewards.base import Rewards, Shaper
+from mllmrec.rewards.base import Reward, Rewards, Shaper
 from mllmrec.rl.parts import REFERENCE, TEACHER
 from mllmrec.rl.regularizers import Regularizer
-from mllmrec.rollout.base import Turn
+from mllmrec.rollout.base import Turn, WrappedRollout
+from mllmrec.rollout.constrained import Constrained
 from mllmrec.step.reference import Frozen
 from mllmrec.step.teacher import Teacher
 
@@ -43,6 +44,29 @@ def test_rewards_are_changed_in_the_order_of_shapers(make_collector, batch):
     turned = make_collector(shapers=[Raised(), Doubled()])
     assert torch.equal(turned.collect(batch, Turn(0, 6)).rewards, 2 * plain.rewards + 2)
     assert turned.bounds == (0, 4)
+
+
+class GroupSize(Reward):
+    """Pays every row the size of its group."""
+
+    parts = ()
+    bounds = (0.0, 6.0)
+
+    def __call__(self, batch):
+        return Rewards(batch.groups.rows(batch.groups.sizes).float())
+
+
+class Halved(WrappedRollout):
+    """Keeps half of what was judged."""
+
+    def __call__(self, examples, speaker, judge, turn):
+        batch = judge(self.inner(examples, speaker, judge, turn))
+        return batch.take(torch.arange(0, len(batch), 2))
+
+
+def test_a_reward_of_groups_sees_the_groups_that_are_left(make_collector, batch):
+    found = make_collector(rollout=Halved(Constrained()), reward=GroupSize()).collect(batch, Turn(0, 6))
+    assert found.rewards.tolist() == [3.0] * 6
 
 
 class ByReference(Shaper):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -44,3 +45,15 @@ def test_answers_are_valid_for_their_own_example(make_batch):
         make_batch(torch.zeros(5), group_of=[0, 1, 1, 0, 0], texts=texts, parts={}), constrained=False
     )
     assert (found["completions/malformed_ratio"], found["completions/unlisted_ratio"]) == (0.2, 0.2)
+
+
+def test_what_the_policy_did_not_say_to_its_own_prompts_does_not_count_as_its_reward(make_batch):
+    # A hint makes the fourth row of group 0 right; group 1 answers a question of the rollout's own.
+    rewards = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.9, 0.7])
+    batch = make_batch(rewards, group_of=[0, 0, 0, 0, 1, 1], parts={"hit": rewards})
+    batch = replace(batch, sources=("policy", "policy", "policy", "hinted", "meta", "meta"))
+    found = rollout_metrics(batch, constrained=True)
+    assert (found["reward"], found["rewards/hit/mean"]) == (0.0, 0.0)
+    # The advantages see all of it: both groups teach.
+    assert found["frac_reward_zero_std"] == 0.0
+    assert found["reward_std"] == pytest.approx((0.5 + 0.2 / 2**0.5) / 2)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.errors import UserError
 from mllmrec.rewards.base import with_rewards
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative
@@ -153,6 +154,12 @@ def test_a_step_learns_answers_and_predictions(make_step, batch):
             return replace(given, total=torch.arange(len(batch)) / len(batch) - 1)
 
     step = make_step(rollout=MetaRollouts(Free(max_new_tokens=4)), reward=Length(), shapers=[MetaReward()])
+    # The question is longer than what the tiny policy takes, which is said.
+    with pytest.raises(
+        UserError, match=r"a prompt with a hint or question of a rollout or teacher has \d+ tokens"
+    ):
+        step.collect(batch, 0)
+    step.speaker.policy.max_length = 1024
     rollouts = step.collect(batch, 0)
     # Nobody can read these predictions, so only the answers differ in reward.
     assert not rollouts.rewards[rollouts.by(META)].any()

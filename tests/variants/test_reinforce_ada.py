@@ -52,7 +52,10 @@ def test_prompts_are_asked_until_they_have_what_they_need():
     assert given.judged().tolist() == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     assert_close(given.pool["mean"], torch.tensor([0.5, 0.25, 0.0]))
     assert_close(PoolBaseline()(given), torch.tensor([0.5, -0.5, -0.25, 0.75, 0.0, 0.0]))
-    assert rollout.metrics() == pytest.approx({"adaptive/pool_size": 4.0, "adaptive/without_positive": 1 / 3})
+    # Pools of 2, 4 and 6 with means 1/2, 1/4 and 0; the kept answers have 1/3 on average, which is not the policy's share.
+    assert rollout.metrics() == pytest.approx(
+        {"adaptive/pool_size": 4.0, "adaptive/pool_reward": 0.25, "adaptive/without_positive": 1 / 3}
+    )
 
 
 def test_one_positive_answer_can_be_enough():
