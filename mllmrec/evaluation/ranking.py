@@ -227,7 +227,7 @@ class Generate(PolicyRanker):
             column_of = {
                 self.item_ids[item]: column for column, item in enumerate(example.candidates.tolist())
             }
-            kept = clean_ranking([item for item, _ in parse_answer(text).items], column_of)
+            kept = clean_ranking([item for item, _ in parse_answer(text, example.places).items], column_of)
             ranked.append(
                 RankedExample(
                     order=np.array([column_of[item] for item in kept.item_ids], dtype=np.int64),

@@ -1,13 +1,14 @@
 """How an answer is written and how it is read. The training reward and the reported metrics share one parser.
 
 A well-formed completion is one line, ``[ITEM_<id>]`` or ``[ITEM_<id>] title``, with optional reasoning between
-think tags before or after it.
+think tags before or after it. A ranked list has one such line for each item, with its place in front: ``2. [ITEM_<id>]``.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, item_label, label_item
@@ -15,6 +16,7 @@ from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, item_label, label_it
 ANSWER_FORMATS = ("id", "id_title")
 
 _LINE = re.compile(r"^\[ITEM_([^\[\]\s]+)\](?:[ \t]+(\S.*?))?\s*$")
+_PLACE = re.compile(r"^\d+[.)]\s*")
 _THOUGHT = re.compile(re.escape(THINK_OPEN) + r"(.*?)" + re.escape(THINK_CLOSE), re.DOTALL)
 
 
@@ -28,6 +30,15 @@ def answer_text(item_id: str, title: str, answer_format: str) -> str:
         raise ValueError(f"answer format {answer_format!r} is none of {ANSWER_FORMATS}")
     label = item_label(item_id)
     return label if answer_format == "id" or not title else f"{label} {title}"
+
+
+def ranked_text(answers: Sequence[str]) -> str:
+    """The ranked list of these answers, a line for each.
+
+    Its place stands in front of each answer: tokenizers whose labels swallow the white space before them would lose a
+    newline between two labels.
+    """
+    return "\n".join(f"{place}. {answer}" for place, answer in enumerate(answers, 1))
 
 
 def reasoned(reasoning: str, answer: str) -> str:
@@ -50,8 +61,12 @@ class ParsedAnswer:
         return len(self.items) == 1 and self.stray_lines == 0 and not self.unclosed
 
 
-def parse_answer(completion: str) -> ParsedAnswer:
+def parse_answer(completion: str, places: int = 1) -> ParsedAnswer:
     """Read a completion. Never raises: lines that cannot be read are counted in ``stray_lines``.
+
+    Args:
+        completion: what was said.
+        places: items that were asked for; in a list of several, a line may begin with its place.
 
     A closing tag without an opening tag ends reasoning that the chat template opened, so everything before it is
     reasoning.
@@ -73,7 +88,7 @@ def parse_answer(completion: str) -> ParsedAnswer:
     for line in text.splitlines():
         if not line.strip():
             continue
-        match = _LINE.match(line.strip())
+        match = _LINE.match(line.strip() if places == 1 else _PLACE.sub("", line.strip()))
         if match:
             items.append((label_item(match[1]), match[2] or ""))
         else:

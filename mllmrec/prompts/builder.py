@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmrec.errors import UserError
-from mllmrec.prompts.answers import answer_text, reasoned
+from mllmrec.prompts.answers import answer_text, ranked_text, reasoned
 from mllmrec.prompts.markup import item_label, item_mark, neutral
 from mllmrec.prompts.wording import load_wording
 
@@ -31,7 +31,7 @@ class PromptTemplate:
     # {domain} {form} {places}; stands in the place of closing if an answer is a ranked list
     ranked: str = (
         "Which ones is the user most likely to choose next? Name {places}, most likely first, one in a line and nothing "
-        "else, each in the form {form}"
+        "else, each with its place in the form 1. {form}"
     )
 
 
@@ -148,7 +148,7 @@ class PromptBuilder:
         Nothing is known of the others' true order. The prompt's order can be learnt, so that the loss is about the target.
         """
         others = [item for item in candidates if item != target]
-        return "\n".join(self.answer(item) for item in [target, *others[: self.places - 1]])
+        return ranked_text([self.answer(item) for item in [target, *others[: self.places - 1]]])
 
     def reasoned_answer(self, answer: str, reasoning: str) -> str:
         """An answer with reasoning in front."""

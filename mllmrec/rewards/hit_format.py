@@ -33,7 +33,7 @@ class HitFormat(TextReward):
 
     def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
-        parsed = parse_answer(completion)
+        parsed = parse_answer(completion, question.places)
         if not question.well_formed(parsed) or not all(self._valid(*item, question) for item in parsed.items):
             return {"reward": self.invalid, "format": 0.0, "hit": 0.0}
         hit = float(parsed.items[0][0] == question.target_id)

@@ -96,7 +96,10 @@ class RolloutBatch:
     @cached_property
     def answers(self) -> list[ParsedAnswer]:
         """R parsed texts."""
-        return [parse_answer(text) for text in self.texts]
+        return [
+            parse_answer(text, self.questions[place].places)
+            for text, place in zip(self.texts, self.example_of.tolist(), strict=True)
+        ]
 
     def question(self, row: int) -> Question:
         """The question that a row answers."""

@@ -20,7 +20,10 @@ from mllmrec.rollout.base import Judge, Speaker, Turn, WrappedRollout
 
 
 class Lined(WrappedRollout):
-    """Tells the places of a list apart: the segment of a token is its line, from 0 on; newlines and the end have none."""
+    """Tells the places of a list apart: the segment of a token is its line, from 0 on; newlines and the end have none.
+
+    The place in front of an item is a part of its line.
+    """
 
     def __call__(
         self, examples: Sequence[Example], speaker: Speaker, judge: Judge, turn: Turn

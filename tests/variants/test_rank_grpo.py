@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import compose_checked
-from mllmrec.prompts.answers import parse_answer
+from mllmrec.engine.batches import pad
+from mllmrec.prompts.answers import parse_answer, ranked_text
 from mllmrec.rl.batch import Question
 from mllmrec.rl.losses import LossInputs
 from mllmrec.rollout.free import Free
@@ -120,6 +121,19 @@ def test_a_list_of_the_right_length_is_well_formed():
     for said, right in (("[ITEM_1]\n[ITEM_2]", True), ("[ITEM_1]", False), ("[ITEM_1]\n[ITEM_1]", False)):
         assert question.well_formed(parse_answer(said)) == right
     assert Question("1", TITLES).well_formed(parse_answer("[ITEM_1]"))
+
+
+def test_a_learnt_list_is_read_again_as_it_was_written(tiny, make_pretrained):
+    text = ranked_text(["[ITEM_3]", "[ITEM_1]", "[ITEM_2]"])
+    assert text == "1. [ITEM_3]\n2. [ITEM_1]\n3. [ITEM_2]"
+    for policy in (tiny.policy, make_pretrained()):
+        tokens = policy.encode_answers([text])
+        said = policy.decode(pad(tokens, 0, side="right"))[0]
+        answer = parse_answer(said, 3)
+        assert [item for item, _ in answer.items] == ["3", "1", "2"]
+        assert Question("3", TITLES, 3).well_formed(answer)
+    # A single answer has no place in front.
+    assert parse_answer("1. [ITEM_3]").stray_lines == 1
 
 
 def test_the_parts_pass_their_checks():
