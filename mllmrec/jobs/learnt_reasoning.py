@@ -64,12 +64,6 @@ def check_learnt_reasoning(
             log.warning("%s", found)
     if refused:
         raise UserError("; ".join(refused) + ", or use shorter reasoning")
-    if lists and cfg.heldout.users:
-        log.warning(
-            "prompt.places=%d: held-out users are ranked by the probability of each item as the whole answer, though "
-            "answers are lists; heldout.keep=last keeps weights that no such ranking chose",
-            cfg.prompt.places,
-        )
     if prepared.asks:
         _warn(cfg, prepared, len(lengths))
 

@@ -173,7 +173,8 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
     """The protocol that ranks a fixed sample of validation users during training, or None if there is no sample.
 
     Generated answers are slow, and a policy early in its training names few items. So if results are ranked by generated
-    answers, held-out users are ranked by the likelihood of every answer.
+    answers, held-out users are ranked by the likelihood of every answer. That is no measure of ranked lists, in which no
+    item is a whole answer: they are written for held-out users, too.
     """
     if not cfg.heldout.users:
         return None
@@ -184,7 +185,8 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
             cfg.heldout.users,
         )
         return None
-    ranking = "likelihood" if cfg.eval.ranking == "generate" else cfg.eval.ranking
+    single = cfg.prompt.get("places", 1) == 1
+    ranking = "likelihood" if cfg.eval.ranking == "generate" and single else cfg.eval.ranking
     # No reasoning is written for held-out users. Their prompts ask for reasoning if the results' prompts do.
     cot = False if cfg.eval.cot is True else cfg.eval.cot
     settings = OmegaConf.merge(
