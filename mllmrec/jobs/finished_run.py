@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class FinishedRun:
         return protocol.ranker(self.policy, self.answers, self.engine)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
-        """How well each item follows a history: log-probabilities, (C,).
+        """How well each item follows a history: log-probabilities, (C,); of being named first if answers are lists.
 
         Args:
             history: item codes, oldest first.
@@ -73,8 +74,15 @@ class FinishedRun:
             if self.cfg.eval.ranking == "pointwise":
                 return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
             return candidate_scores(
-                self.policy, self.answers, [example], constrained=False, engine=self.engine
+                self.policy, self._scored, [example], constrained=False, engine=self.engine
             )[0]
+
+    @cached_property
+    def _scored(self) -> AnswerTokens:
+        if self.prepared.builder.places == 1:
+            return self.answers
+        encode, end = self.policy.encode_answers, self.policy.end_token
+        return AnswerTokens(self.prepared.builder, encode, end, opening=True)
 
 
 @dataclass(frozen=True)

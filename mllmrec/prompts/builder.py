@@ -150,6 +150,10 @@ class PromptBuilder:
         others = [item for item in candidates if item != target]
         return ranked_text([self.answer(item) for item in [target, *others[: self.places - 1]]])
 
+    def opening(self, item: int) -> str:
+        """How every ranked list of two or more items begins that names this one first."""
+        return ranked_text([self.answer(item), ""]).rstrip()
+
     def reasoned_answer(self, answer: str, reasoning: str) -> str:
         """An answer with reasoning in front."""
         return reasoned(self._clean(reasoning), answer)

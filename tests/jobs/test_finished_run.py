@@ -62,6 +62,21 @@ def test_a_policy_that_learnt_to_reason_is_asked_to_by_recommendations_too(finis
     assert (run.prepared.builder.template.think in prompts[0]) == asks
 
 
+def test_a_policy_that_learnt_lists_is_asked_which_item_it_names_first(finished, monkeypatch):
+    run = open_run(str(finished), None)
+    scored = []
+    monkeypatch.setattr(
+        "mllmrec.jobs.finished_run.candidate_scores",
+        lambda policy, answers, examples, **how: scored.append(answers.of(3)) or np.zeros((1, 2)),
+    )
+    run.scores([0, 1, 2], [3, 4], listed=True)
+    assert scored[-1] == run.answers.of(3)
+    monkeypatch.setattr(run.prepared.builder, "places", 5)
+    run = replace(run)
+    run.scores([0, 1, 2], [3, 4], listed=True)
+    assert [scored[-1]] == run.policy.encode_answers([f"1. {run.prepared.builder.answer(3)}\n2."])
+
+
 def test_another_number_of_candidates_is_another_protocol(finished):
     run = open_run(str(finished), None)
     settings = OmegaConf.merge(run.cfg.eval, {"num_negatives": 20, "split": "validation"})

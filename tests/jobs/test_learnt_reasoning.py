@@ -61,6 +61,14 @@ def test_test_and_held_out_prompts_ask_in_the_words_of_training(cache, tmp_path)
     assert not any(opened.train[index].has_reasoning for index in range(len(opened.train)))
 
 
+@pytest.mark.parametrize(("places", "ranking"), [(1, "likelihood"), (3, "generate")])
+def test_held_out_users_are_ranked_by_likelihood_unless_answers_are_lists(cache, places, ranking):
+    lists = ["task=ranked_list", f"prompt.places={places}"] if places > 1 else ["rollout=free"]
+    cfg = composed(cache, *lists, "eval.ranking=generate", "eval.ks=[1,3]")
+    held_out = held_out_protocol(cfg, prepare(cfg))
+    assert held_out.settings.ranking == ranking
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -36,3 +36,17 @@ def test_blocks_do_not_shift_items(monkeypatch, tiny, item):
     monkeypatch.setattr("mllmrec.prompts.answer_tokens._BLOCK", 5)
     again = AnswerTokens(tiny.builder, tiny.policy.encode_answers, tiny.policy.end_token)
     assert again.of(item) == tiny.answers.of(item)
+
+
+@pytest.mark.parametrize("policy", ["scratch", "pretrained"])
+def test_every_list_that_names_an_item_first_begins_with_its_opening(
+    tiny, make_builder, make_pretrained, policy
+):
+    policy = tiny.policy if policy == "scratch" else make_pretrained()
+    builder = make_builder(places=3)
+    openings = AnswerTokens(builder, policy.encode_answers, policy.end_token, opening=True)
+    for target in (3, 11):
+        (tokens,) = policy.encode_answers([builder.ranked_answer(target, [1, target, 7, 8])])
+        opening = openings.of(target)
+        assert tokens[: len(opening)] == opening
+        assert tokens[len(opening) :] != []
