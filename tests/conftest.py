@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 # Tests run in parallel, one process per core: more threads would only slow each other down.
@@ -79,6 +81,22 @@ ARCHITECTURES = {
 }
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def import_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Makes a folder's modules importable. They are forgotten after the test: the next one may write others of the name."""
+    folders: list[Path] = []
+
+    def add(folder: Path) -> None:
+        folders.append(folder)
+        monkeypatch.syspath_prepend(str(folder))
+
+    yield add
+    for name, module in [*sys.modules.items()]:
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+        if any(place and Path(place).is_relative_to(folder) for place in places for folder in folders):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_files_in_a_folder_of_ones_own_are_found(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, import_from: Callable[[Path], None]) -> Path:
     """A folder whose name has a space, with a folder of a user's files and a package that contains another."""
     folder = tmp_path / "my files"
     (folder / "extra" / "reward").mkdir(parents=True)
@@ -124,7 +125,7 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for package in ("ourlab", "ourlab/conf"):
         (folder / package / "__init__.py").touch()
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
+    import_from(folder)
     return folder
 
 

@@ -155,12 +155,12 @@ class Inherits(Says):
         ("Says", "every_answer", "default"),
     ],
 )
-def test_a_class_says_what_it_is_without_being_imported(tmp_path, monkeypatch, name, attribute, expected):
+def test_a_class_says_what_it_is_without_being_imported(tmp_path, import_from, name, attribute, expected):
     assert capability({"_target_": f"{__name__}.{name}"}, attribute, "default") == expected
     # A module that fails when imported can still be read.
     source = "raise RuntimeError\n\nclass Base:\n    constrained = True\n\nclass Mine(Base):\n    varies = 'token'\n"
     (tmp_path / "unimportable.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    import_from(tmp_path)
     assert capability({"_target_": "unimportable.Mine"}, "constrained", False) is True
     assert capability({"_target_": "unimportable.Mine"}, "varies", "sequence") == "token"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pydoc
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_type_hints
 
@@ -81,12 +82,12 @@ def test_shipped_classes_are_read_as_they_are(target: str) -> None:
     assert set(found) - set(known) <= {"pipeline", "open_judge", "inner"}
 
 
-def test_classes_of_one_s_own(tmp_path: Path, monkeypatch) -> None:
+def test_classes_of_one_s_own(tmp_path: Path, import_from: Callable[[Path], None]) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "other.py").write_text(
         "class Base:\n    def __init__(self, weight: float): ...\nraise RuntimeError\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    import_from(tmp_path)
     plain = signature_of("mine.Plain")
     assert [(name, one.annotation) for name, one in plain.items()] == [
         ("how", Literal["a", "b"]),
@@ -117,7 +118,9 @@ def test_classes_of_one_s_own(tmp_path: Path, monkeypatch) -> None:
         "x",
     ],
 )
-def test_what_is_not_plain_is_left_to_the_import(tmp_path: Path, monkeypatch, target: str) -> None:
+def test_what_is_not_plain_is_left_to_the_import(
+    tmp_path: Path, import_from: Callable[[Path], None], target: str
+) -> None:
     (tmp_path / "mine.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
+    import_from(tmp_path)
     assert signature_of(target) is None

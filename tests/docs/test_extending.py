@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +54,10 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def importable(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.syspath_prepend(package)
-    monkeypatch.syspath_prepend(package / "tests")
-    yield package
-    for name in [*sys.modules]:
-        if name.split(".")[0] == "ourlab" or f"tests/{name}.py" in TESTS:
-            del sys.modules[name]
+def importable(package: Path, import_from: Callable[[Path], None]) -> Path:
+    import_from(package)
+    import_from(package / "tests")
+    return package
 
 
 def run(folder: Path, *command: str) -> str:
@@ -122,38 +119,43 @@ def test_all_parts_in_one_run(package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_package_in_an_environment_of_its_own(
+def test_wheels_of_both_packages_in_an_environment_of_their_own(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("pip")
+    pytest.importorskip("hatchling")
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    built = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+    ]
+    run(tmp_path, *built, "--wheel-dir", "wheels", str(PROJECT), str(package))
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False, symlinks=os.name != "nt")
     paths = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})
-    # What `pip install -e` writes for both packages, and the packages that they need; nothing is downloaded.
+    scripts = Path(paths["scripts"])
+    into = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "install", "--quiet"]
+    run(tmp_path, *into, "--no-deps", "--no-index", *map(str, (tmp_path / "wheels").glob("*.whl")))
+    # The packages that both need are found where they are, so that nothing is downloaded.
     theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    lines = "\n".join([str(package), str(PROJECT), *theirs])
-    (Path(paths["purelib"]) / "editable.pth").write_text(lines + "\n", encoding="utf-8")
-    (tmp_path / "elsewhere").mkdir()
-    words = shlex.split(SWEEP)
-    assert words[0] == "mllmrec-train"
-    python = str(Path(paths["scripts"]) / "python")
-    start = "from mllmrec.{} import main; main()"
+    (Path(paths["purelib"]) / "dependencies.pth").write_text("\n".join(theirs) + "\n", encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = run(elsewhere, str(scripts / "python"), "-c", "import mllmrec, ourlab; print(mllmrec, ourlab)")
+    assert found.count(str(Path(paths["purelib"]))) == 2
+
+    command, *words = shlex.split(SWEEP)
     small = [*TINY, "method=grpo_only", "dataset.num_users=60", "dataset.num_items=40"]
-    run(tmp_path / "elsewhere", python, "-c", start.format("train"), *words[1:], *small)
-    report = shlex.split(REPORT)
-    assert report[0] == "mllmrec-report"
-    page = run(
-        tmp_path / "elsewhere",
-        python,
-        "-c",
-        start.format("report"),
-        *report[1:],
-        "resamples=20",
-        "hydra.run.dir=REPORT",
-    )
+    run(elsewhere, str(scripts / command), *words, *small)
+    command, *words = shlex.split(REPORT)
+    page = run(elsewhere, str(scripts / command), *words, "resamples=20", "hydra.run.dir=REPORT")
     assert "second_try" in page
-    assert (tmp_path / "elsewhere" / "REPORT" / "report.html").stat().st_size > 0
-    metrics = [
-        json.loads(path.read_text()) for path in (tmp_path / "elsewhere" / "runs").glob("*/metrics.json")
-    ]
+    assert (elsewhere / "REPORT" / "report.html").stat().st_size > 0
+    metrics = [json.loads(path.read_text()) for path in (elsewhere / "runs").glob("*/metrics.json")]
     assert len(metrics) == 4

@@ -242,10 +242,10 @@ def test_every_example_that_is_trained_on_counts(world, monkeypatch, place):
     assert changed(first, world.key(before=reverse_one).parts(BOTH)) == {"sft: examples"}
 
 
-def test_a_backbone_of_the_user_s_own_is_known_by_its_source(world, monkeypatch):
+def test_a_backbone_of_the_user_s_own_is_known_by_its_source(world, import_from):
     source = world.folder / "own_backbone_for_keys.py"
     source.write_text("class Own:\n    pass\n")
-    monkeypatch.syspath_prepend(str(world.folder))
+    import_from(world.folder)
     key = world.key()
     key.settings["backbone"] = {"_target_": "own_backbone_for_keys.Own"}
     for stages in ([WARM], BOTH):
@@ -577,10 +577,10 @@ def test_the_package_is_known_by_its_code_and_its_wordings(tmp_path, changed):
     package_fingerprint.cache_clear()
 
 
-def test_a_class_of_the_user_s_own_is_known_by_its_source(tmp_path, monkeypatch):
+def test_a_class_of_the_user_s_own_is_known_by_its_source(tmp_path, import_from):
     source = tmp_path / "own_engine_for_keys.py"
     source.write_text("class Own:\n    pass\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    import_from(tmp_path)
     settings = {
         "engine": {"_target_": "own_engine_for_keys.Own"},
         "loss": [{"_target_": "mllmrec.rl.losses.X"}],
@@ -617,10 +617,10 @@ def test_what_a_method_says_besides_its_phases_counts(world):
     assert changed(world.key().parts([FIRST]), key.parts([FIRST])) == {"settings"}
 
 
-def test_a_kind_of_the_user_s_own_is_known_by_its_source(world, monkeypatch):
+def test_a_kind_of_the_user_s_own_is_known_by_its_source(world, import_from):
     source = world.folder / "own_kind_for_keys.py"
     source.write_text("def fit(inputs, loggers, measure):\n    pass\n")
-    monkeypatch.syspath_prepend(str(world.folder))
+    import_from(world.folder)
     own = Phase("mine", Kind("sft", "mine", KINDS["sft"].settings, "own_kind_for_keys.fit"))
     key = world.key()
     first = key.parts([own, FIRST])
