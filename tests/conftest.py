@@ -94,7 +94,8 @@ def import_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], No
 
     yield add
     for name, module in [*sys.modules.items()]:
-        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+        spec = getattr(module, "__spec__", None)
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
         if any(place and Path(place).is_relative_to(folder) for place in places for folder in folders):
             del sys.modules[name]
 
