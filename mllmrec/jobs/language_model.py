@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,11 +17,11 @@ from mllmrec.engine.base import Engine
 from mllmrec.errors.disk import about
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.evaluation.protocols import Protocols
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.jobs.baseline import train_item_vectors
 from mllmrec.jobs.beside import rank_baselines
 from mllmrec.jobs.learnt_reasoning import check_learnt_reasoning
+from mllmrec.jobs.new_run import NewRun
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
@@ -36,37 +36,19 @@ from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.curves import draw_curves
-from mllmrec.run.folder import RunFolder
-from mllmrec.run.loggers import RunLoggers
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.transformers_output import warn_through_our_log
 
 log = logging.getLogger(__name__)
 
 
-def run_language_model(
-    cfg: DictConfig,
-    prepared: Prepared,
-    protocols: Protocols,
-    held_out: Protocol | None,
-    folder: RunFolder,
-    loggers: RunLoggers,
-    begin: Callable[[], None],
-) -> Evaluation:
+def run_language_model(run: NewRun) -> Evaluation:
     """Train the phases of ``method.phases``; write the results of each as soon as they are known.
-
-    Args:
-        cfg: the run's configuration.
-        prepared: the data.
-        protocols: the protocols of the results.
-        held_out: the protocol that ranks validation users while a phase trains; None for none.
-        folder: the run's folder.
-        loggers: the run's loggers.
-        begin: called after everything that could refuse the run, and before anything is written.
 
     Returns:
         The evaluation after the last phase under the main protocol.
     """
+    cfg, prepared, protocols, folder, loggers = run.cfg, run.prepared, run.protocols, run.folder, run.loggers
     warn_through_our_log()
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
@@ -78,11 +60,11 @@ def run_language_model(
         policy.add_marks(prepared.builder.marks())
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     phases = trained_phases(cfg, backbone.from_scratch)
-    check_prompts(cfg, phases, prepared, policy, answers, protocols, held_out)
-    begin()
-    write_prompts(folder.prompts_path, policy.render, prompt_sets(cfg, phases, prepared, protocols), cfg.seed)
+    check_prompts(run, phases, policy, answers)
+    run.begin()
+    write_prompts(folder.prompts_path, policy.render, prompt_sets(run, phases), cfg.seed)
     if reads_vectors:
-        policy.read_items(train_item_vectors(cfg, prepared, held_out, folder, loggers), cfg.seed)
+        policy.read_items(train_item_vectors(run), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
     protocols.describe()
@@ -90,7 +72,7 @@ def run_language_model(
     loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
 
-    measure = None
+    measure, held_out = None, run.held_out
     if held_out is not None:
         measure = HeldOutMeasure(
             lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
@@ -165,38 +147,30 @@ def training_prompts(cfg: DictConfig, phases: Sequence[Phase], prepared: Prepare
     return used
 
 
-def check_prompts(
-    cfg: DictConfig,
-    phases: Sequence[Phase],
-    prepared: Prepared,
-    policy: Policy,
-    answers: AnswerTokens,
-    protocols: Protocols,
-    held_out: Protocol | None,
-) -> None:
+def check_prompts(run: NewRun, phases: Sequence[Phase], policy: Policy, answers: AnswerTokens) -> None:
     """Refuse a run with prompts that the policy cannot hold, or with limits that cut off the reasoning that it learns.
 
     Raises:
         UserError: some are too long; it says how many, and how long the longest is.
     """
+    cfg, prepared = run.cfg, run.prepared
     check_learnt_reasoning(cfg, phases, prepared, policy)
     drawn = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
     limits = [rollout.get("max_new_tokens", 0) for rollout in drawn]
     check_lengths(policy, answers, training_prompts(cfg, phases, prepared), max(limits, default=0))
     if any(phase.kind.data == "questions" for phase in phases):
         check_question_lengths(policy, prepared.questions, {"training": prepared.train})
-    for place in protocols:
-        other = "" if place.protocol is protocols.main else " among other negatives"
+    for place in run.protocols:
+        other = "" if place.protocol is run.protocols.main else " among other negatives"
         place.protocol.check_lengths(policy, answers, f"evaluation{other}")
-    if held_out is not None:
-        held_out.check_lengths(policy, answers, "held-out")
+    if run.held_out is not None:
+        run.held_out.check_lengths(policy, answers, "held-out")
 
 
-def prompt_sets(
-    cfg: DictConfig, phases: Sequence[Phase], prepared: Prepared, protocols: Protocols
-) -> list[PromptSet]:
+def prompt_sets(run: NewRun, phases: Sequence[Phase]) -> list[PromptSet]:
     """The prompts of every phase and every evaluation, for people to read."""
-    used = training_prompts(cfg, phases, prepared)
+    prepared = run.prepared
+    used = training_prompts(run.cfg, phases, prepared)
     everyone = range(len(prepared.train))
     sets = [
         PromptSet(
@@ -208,7 +182,7 @@ def prompt_sets(
         for phase in phases
         if phase.kind.data != "sequences"
     ]
-    for place in protocols:
+    for place in run.protocols:
         protocol = place.protocol
         described = protocol.describe()
         title = f"Evaluation ({described['split']}, {described['negatives']} negatives)"

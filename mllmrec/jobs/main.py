@@ -11,13 +11,14 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mllmrec.cache import atomic_path, fingerprint, write_json
+from mllmrec.cache import fingerprint
 from mllmrec.config.typed import typed
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
 from mllmrec.jobs.baseline import run_baseline
 from mllmrec.jobs.judge import open_judge
 from mllmrec.jobs.language_model import run_language_model
+from mllmrec.jobs.new_run import NewRun
 from mllmrec.jobs.results_tables import print_results, print_rollouts
 from mllmrec.run.curves import draw_curves
 from mllmrec.run.folder import RunFolder
@@ -27,7 +28,7 @@ from mllmrec.run.loggers import Labels, RunLoggers
 from mllmrec.run.one_process import warn_of_copies
 from mllmrec.run.rollouts import read_rollouts
 from mllmrec.samples.prepare import prepare
-from mllmrec.samples.prepared import FULL, Prepared
+from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.console import make_console, print_closing, relative, rows_table
 
 log = logging.getLogger(__name__)
@@ -88,18 +89,10 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     prepared = prepare(cfg, not classical, open_judge)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
-    held_out = held_out_protocol(cfg, prepared)
+    new = NewRun(cfg, prepared, protocols, held_out_protocol(cfg, prepared), job, loggers)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
-
-    def begin() -> None:
-        job.begin()
-        with atomic_path(folder.resolved_config_path) as temporary:
-            OmegaConf.save(cfg, temporary, resolve=True)
-        describe_data(folder, prepared, protocols)
-
-    train = run_baseline if classical else run_language_model
-    result = train(cfg, prepared, protocols, held_out, folder, loggers, begin)
+    result = run_baseline(new) if classical else run_language_model(new)
     if folder.log_path.exists():
         draw_curves(folder.log_path, folder.curves_path)
     loggers.log_results(folder)
@@ -122,24 +115,6 @@ def labels(folder: RunFolder) -> Labels:
         f"{name}={chosen[name]}" for name in ("dataset", "method", "backbone", "cot_policy") if name in chosen
     ]
     return Labels(group, folder.path.name, tags)
-
-
-def describe_data(folder: RunFolder, prepared: Prepared, protocols: Protocols) -> None:
-    """Write data.json."""
-    summary = dict(prepared.summary)
-    main = protocols.main
-    described = main.describe()
-    summary["candidates"] = {
-        "num_candidates": FULL if main.settings.num_negatives == FULL else described["num_candidates"],
-        "negatives": described["negatives"],
-        "hash": {described["split"]: described["candidates_hash"]},
-    }
-    beside = [place.protocol.describe() for place in protocols.places[1:]]
-    if beside:
-        summary["candidates"]["beside"] = {
-            other["negatives"]: {other["split"]: other["candidates_hash"]} for other in beside
-        }
-    write_json(folder.data_path, summary)
 
 
 def data_rows(prepared: Prepared) -> list[tuple[str, object]]:

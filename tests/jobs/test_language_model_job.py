@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -12,14 +14,16 @@ from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
 from mllmrec.jobs.language_model import check_prompts
 from mllmrec.jobs.main import held_out_protocol
+from mllmrec.jobs.new_run import NewRun
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.run.folder import RunFolder
+from mllmrec.run.job_folder import JobFolder
 from mllmrec.samples.prepare import prepare
 
 
 @pytest.fixture
 def opened(tmp_path):
-    """A small run before its first stage, with additional overrides: the arguments of `check_prompts`."""
+    """A small run before its first phase, with additional overrides: the arguments of `check_prompts`."""
 
     def make(*overrides):
         small = ["dataset.num_users=30", "dataset.num_items=40", "backbone.vocabulary=400", "caption=none"]
@@ -30,11 +34,11 @@ def opened(tmp_path):
         policy = instantiate(cfg.backbone).build(prepared.corpus(), labels, 0)
         answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
         judged = (cfg.eval, cfg.candidates.weighting, 0, prepared)
-        protocols = Protocols(
-            main_protocol(*judged), beside_protocol(*judged), RunFolder(str(tmp_path / "run"))
-        )
+        folder = RunFolder(str(tmp_path / "run"))
+        protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
         held_out = held_out_protocol(cfg, prepared)
-        return cfg, phases_of(cfg), prepared, policy, answers, protocols, held_out
+        run = NewRun(cfg, prepared, protocols, held_out, JobFolder(folder, cfg), instantiate(cfg.logger))
+        return run, phases_of(cfg), policy, answers
 
     return make
 
@@ -53,21 +57,20 @@ def longest_prompt(policy, protocols):
 
 def test_held_out_prompts_are_checked(opened):
     # Validation lists twice as many candidates, so that only its prompts are too long.
-    parts = opened("method=zero_shot", "eval.num_negatives=9", "eval.listing=all")
-    cfg, _, prepared, policy, answers, protocols, _ = parts
+    run, phases, policy, answers = opened("method=zero_shot", "eval.num_negatives=9", "eval.listing=all")
     changed = {"num_negatives": 19, "split": "validation", "max_users": 5, "weighting": "uniform"}
-    held_out = Protocol(OmegaConf.merge(cfg.eval, changed), 0, prepared)
-    policy.max_length = longest_prompt(policy, protocols) + answers.longest
+    held_out = Protocol(OmegaConf.merge(run.cfg.eval, changed), 0, run.prepared)
+    policy.max_length = longest_prompt(policy, run.protocols) + answers.longest
     assert longest(policy, held_out.examples) > policy.max_length
-    check_prompts(*parts[:-1], None)
+    check_prompts(replace(run, held_out=None), phases, policy, answers)
     with pytest.raises(UserError, match="of 30 held-out prompts are longer"):
-        check_prompts(*parts[:-1], held_out)
+        check_prompts(replace(run, held_out=held_out), phases, policy, answers)
 
 
 def test_an_answer_that_is_generated_needs_room(opened):
     parts = opened("method=zero_shot", "eval.ranking=generate", "eval.max_new_tokens=50", "heldout.users=0")
-    _, _, _, policy, _, protocols, _ = parts
-    policy.max_length = longest_prompt(policy, protocols) + 50
+    run, _, policy, _ = parts
+    policy.max_length = longest_prompt(policy, run.protocols) + 50
     check_prompts(*parts)
     policy.max_length -= 1
     with pytest.raises(UserError, match="evaluation prompts are longer"):
@@ -77,27 +80,28 @@ def test_an_answer_that_is_generated_needs_room(opened):
 def test_an_answer_that_a_rollout_inside_another_one_draws_needs_room(opened):
     inner = ("rollout=meta", "rollout.inner.max_new_tokens=50")
     parts = opened("method=grpo_only", "grpo.new_negatives=false", "heldout.users=0", *inner)
-    _, _, prepared, policy, _, protocols, _ = parts
-    policy.max_length = max(longest(policy, prepared.train), longest_prompt(policy, protocols)) + 50
+    run, _, policy, _ = parts
+    train = longest(policy, run.prepared.train)
+    policy.max_length = max(train, longest_prompt(policy, run.protocols)) + 50
     check_prompts(*parts)
-    policy.max_length = longest(policy, prepared.train) + 49
+    policy.max_length = train + 49
     with pytest.raises(UserError, match="training prompts are longer"):
         check_prompts(*parts)
 
 
 def test_yes_or_no_questions_are_checked_and_lists_that_nobody_sees_are_not(opened):
     parts = opened("method=pointwise")
-    _, _, prepared, policy, _, protocols, held_out = parts
-    questions = prepared.questions
+    run, _, policy, _ = parts
+    questions = run.prepared.questions
     asked = [
         questions.prompt(example.history.tolist(), item)
-        for examples in (prepared.train, *everything(protocols), held_out.examples)
+        for examples in (run.prepared.train, *everything(run.protocols), run.held_out.examples)
         for example in (examples[index] for index in range(len(examples)))
         for item in example.candidates.tolist()
     ]
     answer = max(map(len, policy.encode_answers(["Yes", "No"]))) + 1
     policy.max_length = max(map(len, policy.encode_prompts(asked))) + answer
-    assert longest_prompt(policy, protocols) > policy.max_length  # prompts that list ten candidates
+    assert longest_prompt(policy, run.protocols) > policy.max_length  # prompts that list ten candidates
     check_prompts(*parts)
     policy.max_length -= 1
     with pytest.raises(UserError, match="have questions that are longer"):
