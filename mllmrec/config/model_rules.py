@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,15 +13,23 @@ from mllmrec.config.phase_rules import of_kinds, supervised
 Settings = Mapping[str, Any]
 
 
-def heads_divide_width(cfg: Settings) -> str | None:
-    """The attention heads cannot have the same, even width."""
-    width, heads = cfg["backbone"].get("hidden_size"), cfg["backbone"].get("num_heads")
-    if width is not None and heads is not None and (width % heads or width // heads % 2):
-        return (
-            f"backbone.hidden_size={width} with backbone.num_heads={heads}: each head must have the same, even "
-            "width; choose a multiple of twice the number of heads"
-        )
-    return None
+def heads_divide_width(cfg: Settings, width: str, heads: str, axes: int) -> str | None:
+    """Attention heads cannot have the same width, with a pair of numbers for each axis of their rotary positions.
+
+    Args:
+        cfg: the configuration.
+        width: the backbone's setting for the width of all heads together.
+        heads: its setting for their number.
+        axes: 1 for text, 2 for images.
+    """
+    size, number = cfg["backbone"].get(width), cfg["backbone"].get(heads)
+    if size is None or number is None or (size % number == 0 and size // number % (2 * axes) == 0):
+        return None
+    multiple = {1: "twice", 2: "four times"}[axes]
+    return (
+        f"backbone.{width}={size} with backbone.{heads}={number}: each head must have the same width, a multiple of "
+        f"{2 * axes}; set backbone.{width} to a multiple of {multiple} the number of heads"
+    )
 
 
 def images_are_seen(cfg: Settings) -> str | None:
@@ -54,17 +63,6 @@ def pixels_agree(cfg: Settings) -> str | None:
     return None
 
 
-def vision_heads_divide_width(cfg: Settings) -> str | None:
-    """The vision heads cannot have the same width, a multiple of 4: rotary positions have two axes, each in pairs."""
-    width, heads = cfg["backbone"].get("vision_size"), cfg["backbone"].get("vision_heads")
-    if width is not None and heads is not None and (width % heads or width // heads % 4):
-        return (
-            f"backbone.vision_size={width} with backbone.vision_heads={heads}: each head must have the same width, a "
-            "multiple of 4; choose a multiple of four times the number of heads"
-        )
-    return None
-
-
 def quantized_needs_adapter(cfg: Settings) -> str | None:
     """4-bit weights cannot train without an adapter."""
     if cfg["backbone"].get("quantization") and not (cfg["backbone"].get("lora") or {}).get("rank"):
@@ -93,10 +91,10 @@ def logger_needs_package(cfg: Settings) -> str | None:
 
 
 MODEL_RULES = (
-    heads_divide_width,
+    partial(heads_divide_width, width="hidden_size", heads="num_heads", axes=1),
+    partial(heads_divide_width, width="vision_size", heads="vision_heads", axes=2),
     images_are_seen,
     pixels_agree,
-    vision_heads_divide_width,
     quantized_needs_adapter,
     quantized_needs_package,
     logger_needs_package,
