@@ -51,7 +51,7 @@ class PolicyLoss(Part):
         {"sequence"}
     )  # what of an advantage may vary, see `Advantage.varies`
     whole_groups: ClassVar[bool] = False  # whether micro-batches must not cut groups
-    on_policy_only: ClassVar[bool] = False  # whether it takes all rows for the policy's own
+    on_policy_only: ClassVar[bool] = False  # whether it does not read ``old``
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutputs:

@@ -38,7 +38,6 @@ class Speaker(Protocol):
         *,
         which: Sequence[int] | None = None,
         prompts: Sequence[str] | None = None,
-        draw: PlainRollout | None = None,
         round_: str | int = 0,
         source: str = ...,
     ) -> RolloutBatch:
@@ -49,7 +48,6 @@ class Speaker(Protocol):
             turn: the step.
             which: (B,) the examples to complete; None: all, in order.
             prompts: (B,) texts to complete in place of the examples' own prompts.
-            draw: how to draw; None: as the rollout that the speaker was made for does.
             round_: names the draw, if the step draws more than once for an example.
             source: who counts as the rows' writer.
         """

@@ -86,7 +86,6 @@ class Speaker:
         *,
         which: Sequence[int] | None = None,
         prompts: Sequence[str] | None = None,
-        draw: PlainRollout | None = None,
         round_: str | int = 0,
         source: str = POLICY,
     ) -> RolloutBatch:
@@ -97,7 +96,7 @@ class Speaker:
         Raises:
             NoProbabilities: the policy's probabilities are not numbers.
         """
-        draw = draw or self.plain
+        draw = self.plain
         places = list(range(len(examples))) if which is None else list(which)
         asked = [examples[place] for place in places]
         own = [example.prompt for example in asked]

@@ -17,10 +17,6 @@ CAPTIONER = (
     "a captioner yields (item id, caption or None) once for each item that it is given, and its identity is a dict of "
     "JSON values (see mllmrec.captions.base)"
 )
-DATASET = (
-    "a dataset's load returns RawData: an item table with unique ids, and interactions coded against its users and items "
-    "(see mllmrec.data.base)"
-)
 
 
 def check_dataset(dataset: Any) -> None:

@@ -29,7 +29,7 @@ TEXTS = (
     "",
     "<think>\nred again\n</think>\n[ITEM_1] Red Lamp",
 )
-VOCABULARY, END, LONGEST = 16, 1, 4
+VOCABULARY, END = 16, 1
 _IDS, _TITLES = ("1", "2", "3"), ("Red Lamp", "Blue Lamp", "Old Clock")
 # Each item's answer. The last two share a token, so that one answer is chosen in two steps.
 _ANSWERS = ([7, END], [8, 9, END], [8, 10, END])

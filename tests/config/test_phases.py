@@ -113,6 +113,25 @@ def test_rules_look_at_what_each_phase_sees():
     assert any("this reward never pays an answer without a title" in fault for fault in faults), faults
 
 
+class Others:
+    off_policy = True
+
+
+class NoRatio:
+    on_policy_only = True
+
+
+OTHERS, NO_RATIO = f"rollout._target_={__name__}.Others", f"loss._target_={__name__}.NoRatio"
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"), [([OTHERS, NO_RATIO], True), ([OTHERS], False), ([NO_RATIO], False)]
+)
+def test_rows_of_another_policy_need_a_loss_with_a_ratio(changes, refused):
+    faults = plain_faults(composed(*changes))
+    assert any("NoRatio has no ratio to correct for it" in fault for fault in faults) is refused, faults
+
+
 def test_the_settings_of_a_run_that_named_stages_still_pass():
     cfg = composed()
     old = OmegaConf.to_container(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mllmrec.rewards.base import Reward, Rewards, Shaper
-from mllmrec.rl.parts import REFERENCE, TEACHER
+from mllmrec.rl.parts import OLD, REFERENCE, TEACHER
 from mllmrec.rl.regularizers import Regularizer
 from mllmrec.rollout.base import Turn, WrappedRollout
 from mllmrec.rollout.constrained import Constrained
@@ -85,6 +85,26 @@ def test_a_shaper_gets_what_it_needs(make_collector, tiny, batch):
     # The policy has not moved yet.
     assert torch.equal(found.rewards, collector.speaker.score(found).sum(1))
     assert (found.rewards < 0).all()
+
+
+class ByOldPolicy(Shaper):
+    """Pays how likely an answer was when it was drawn."""
+
+    needs = frozenset({OLD})
+
+    def __call__(self, batch):
+        return Rewards(batch.old.sum(1))
+
+
+def test_old_scores_are_the_policy_s_unless_the_rollout_brings_others(make_collector, picked, batch):
+    own = make_collector(shapers=[ByOldPolicy()])
+    found = own.collect(batch, Turn(0, 6))
+    scores = own.speaker.score(found).sum(1)
+    assert (scores < 0).all()
+    assert torch.equal(found.rewards, scores)
+    # Each row of this rollout was drawn by a policy of its own, 0.04 nats further from this one.
+    others = make_collector(rollout=picked(Constrained(), list(range(12))), shapers=[ByOldPolicy()])
+    torch.testing.assert_close(others.collect(batch, Turn(0, 6)).rewards, scores - 0.04 * torch.arange(12))
 
 
 class Halves(Teacher):
