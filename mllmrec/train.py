@@ -1,4 +1,4 @@
-"""``python -m mllmrec.train``: prepare → the stages of the method → an evaluation after each.
+"""``python -m mllmrec.train``: prepare → the phases of the method → an evaluation after each.
 
 The heavy imports happen inside `train`, so that help and configuration errors answer at once.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(cfg: DictConfig) -> float:
-    """Run the job that ``cfg`` describes; return the last stage's objective for sweepers."""
+    """Run the job that ``cfg`` describes; return the last phase's objective for sweepers."""
     from mllmrec.jobs.main import run
 
     return run(cfg)

@@ -330,7 +330,7 @@ def make_step(tiny, make_collector) -> Callable[..., PolicyGradient]:
 
 @pytest.fixture
 def shake() -> Callable[[Policy, str], None]:
-    """Makes a stage's adapter nonzero, since PEFT begins with B = 0."""
+    """Makes a phase's adapter nonzero, since PEFT begins with B = 0."""
 
     def apply(policy: Policy, stage: str) -> None:
         generator = torch.Generator().manual_seed(len(stage))
@@ -370,7 +370,7 @@ def naive_logprobs() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def fit() -> Callable[..., lightning.Trainer]:
-    """Trains a stage on lists of examples with a real Trainer on the CPU."""
+    """Trains a phase on lists of examples with a real Trainer on the CPU."""
 
     def train(stage, batches: list[list], **settings) -> lightning.Trainer:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

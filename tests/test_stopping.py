@@ -99,7 +99,7 @@ class SlowScores(Popularity):
 
 class SlowReward(HitFormat):
     def __call__(self, *arguments, **settings):
-        # The call on a toy batch comes before the run has a folder; those of the stage come after the warm-up.
+        # The call on a toy batch comes before the run has a folder; those of the phase come after the warm-up.
         if os.path.exists("run/metrics.json"):
             here()
         return super().__call__(*arguments, **settings)

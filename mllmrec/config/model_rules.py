@@ -33,7 +33,7 @@ def heads_divide_width(cfg: Settings, width: str, heads: str, axes: int) -> str 
 
 
 def images_are_seen(cfg: Settings) -> str | None:
-    """Prompts show images, but the backbone reads only text, or a stage or the engine needs prompts of text."""
+    """Prompts show images, but the backbone reads only text, or a phase or the engine needs prompts of text."""
     if cfg["prompt"]["item_tokens"] != "image" or cfg["method"]["recommender"] is not None:
         return None
     if not capability(cfg["backbone"], "sees_images", False):

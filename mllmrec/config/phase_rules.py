@@ -89,7 +89,7 @@ def lists_are_written(cfg: Settings) -> str | None:
 
 
 def negatives_are_listed(cfg: Settings) -> str | None:
-    """A stage needs more negatives than a prompt lists."""
+    """A phase needs more negatives than a prompt lists."""
     listed = cfg["candidates"]["num_negatives"]
     for phase in of_kinds(cfg, "dpo", "pointwise"):
         stage = phase.kind.name
@@ -106,7 +106,7 @@ def yes_or_no_is_ranked(cfg: Settings) -> str | None:
     """The policy learns to answer Yes or No, but evaluation ranks in another way."""
     if of_kinds(cfg, "pointwise") and cfg["eval"]["ranking"] != "pointwise":
         return (
-            f"eval.ranking={cfg['eval']['ranking']} with stage pointwise, which learns to answer Yes or No: set "
+            f"eval.ranking={cfg['eval']['ranking']} with phase pointwise, which learns to answer Yes or No: set "
             "eval.ranking=pointwise"
         )
     return None
@@ -195,7 +195,7 @@ def item_tokens_have_vectors(cfg: Settings) -> str | None:
 
 
 def item_tokens_are_learnt(cfg: Settings) -> str | None:
-    """No stage learns to read the item tokens, or a stage would learn to write them."""
+    """No phase learns to read the item tokens, or a phase would learn to write them."""
     prompt = cfg["prompt"]
     if prompt["item_tokens"] == "none":
         if prompt["curriculum"] != "none":
@@ -220,7 +220,7 @@ def item_tokens_are_learnt(cfg: Settings) -> str | None:
 
 
 def phase_has_settings(cfg: Settings) -> str | None:
-    """The section of a stage that should run is empty. Only warm-up may be empty: pretrained models need none."""
+    """The section of a phase that should run is empty. Only warm-up may be empty: pretrained models need none."""
     empty = [
         phase.name
         for phase in phases_of(cfg)
@@ -234,10 +234,10 @@ def phase_has_settings(cfg: Settings) -> str | None:
 
 
 def patience_has_rankings(cfg: Settings) -> str | None:
-    """Rankings should end a stage early, but none are made."""
+    """Rankings should end a phase early, but none are made."""
     if cfg["heldout"]["patience"] is not None and cfg["heldout"]["users"] == 0:
         return (
-            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: without rankings during a stage, "
+            f"heldout.patience={cfg['heldout']['patience']} with heldout.users=0: without rankings during a phase, "
             "patience cannot end it; set heldout.patience=null, or heldout.users=500"
         )
     return None

@@ -84,7 +84,7 @@ def phases_of(cfg: Mapping[str, Any]) -> list[Phase]:
     """
     method = cfg["method"]
     listed = method.get("phases")
-    # Runs from before there were phases name stages.
+    # Runs of earlier versions name their phases under `stages`.
     older = method.get("stages")
     if listed is not None and older is not None:
         raise ValueError("method.stages is the earlier name of method.phases: set phases alone")

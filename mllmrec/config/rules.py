@@ -105,12 +105,12 @@ def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
 
 
 def baselines_have_names_of_their_own(cfg: Settings) -> str | None:
-    """A baseline has the name of a stage, so the rankings of one would replace those of the other."""
+    """A baseline has the name of a phase, so the rankings of one would replace those of the other."""
     names = [*KINDS, *(phase.name for phase in phases_of(cfg))]
     taken = {"zero_shot", *names, *(f"{name}_{which}" for name in names for which in ("best", "last"))}
     clash = sorted(taken & set(cfg.get("baselines") or {}))
     if clash:
-        return f"baselines.{clash[0]}: the rankings of a stage have this name; give the baseline another"
+        return f"baselines.{clash[0]}: the rankings of a phase have this name; give the baseline another"
     return None
 
 

@@ -106,7 +106,7 @@ class Warnings(Section):
 
 
 class Optimised(Section):
-    """The optimiser settings that every stage has."""
+    """The optimiser settings that every phase has."""
 
     epochs: Positive
     max_steps: Count | None
@@ -126,7 +126,7 @@ class Warmup(Optimised):
 
 
 class LoraChange(Section):
-    """A stage's adapter settings that differ from those of the backbone."""
+    """A phase's adapter settings that differ from those of the backbone."""
 
     rank: Count = 16
     alpha: Positive = 16

@@ -18,8 +18,8 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """Percentile bootstrap interval of each metric's mean, resampling users.
 
-    All metrics use the same resamples, so the intervals of one stage are consistent: the interval of HR@3 never
-    lies above the interval of HR@5. Two stages evaluated on the same users use the same resamples too.
+    All metrics use the same resamples, so the intervals of one phase are consistent: the interval of HR@3 never
+    lies above the interval of HR@5. Two phases evaluated on the same users use the same resamples too.
 
     Args:
         per_user: metric name -> (U,).

@@ -119,7 +119,7 @@ class Protocol:
         return result
 
     def rank(self, name: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
-        """Rank every user and write the rankings to per_user.parquet, as the stage ``name``."""
+        """Rank every user and write the rankings to per_user.parquet, as the phase ``name``."""
         with write_stage(folder.per_user_path, name, self.settings.keep_top) as writer:
             shown = f"evaluate {name.replace('_', ' ')}, {self.settings.weighting} negatives"
             tracked = track(self.batches, shown, len(self.positions), "users", weigh=len)

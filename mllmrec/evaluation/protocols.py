@@ -57,14 +57,14 @@ class Protocols:
         self.places = [Place(main, folder.path)]
         if beside is not None:
             self.places.append(Place(beside, folder.beside_path))
-        self.results: dict[str, list[Evaluation]] = {}  # by stage, in the order of `places`
+        self.results: dict[str, list[Evaluation]] = {}  # by phase, in the order of `places`
 
     def describe(self, ranking: str | None = None) -> None:
         """Write how the coming numbers are computed; give ``ranking`` where it differs from the settings."""
         listing = self.main.listing
         if listing.untrained and "listed" in self.main.describe(ranking):
             log.warning(
-                "eval.listing=all: evaluation prompts list %s candidates, training prompts only %s. No stage was trained on "
+                "eval.listing=all: evaluation prompts list %s candidates, training prompts only %s. No phase was trained on "
                 "lists of that length, and policies rank them badly. Set eval.listing=trained to list %s at a time",
                 *(listing.candidates, listing.trained, listing.trained),
             )
@@ -72,7 +72,7 @@ class Protocols:
             place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
-        """Rank every user and compare with the stage before; return the main protocol's result."""
+        """Rank every user and compare with the phase before; return the main protocol's result."""
         earlier = next(reversed(self.results), None)
         found = [
             place.protocol.record(stage, ranker_of(place.protocol), place.folder) for place in self.places
@@ -86,11 +86,11 @@ class Protocols:
     def record_selection(
         self, stage: str, selection: Selection, ranker_of: Callable[[Protocol], Ranker] | None
     ) -> None:
-        """Report a stage's best weights on held-out users and its last weights separately.
+        """Report a phase's best weights on held-out users and its last weights separately.
 
         Args:
-            stage: a stage whose kept weights are already recorded.
-            selection: which weights the stage kept.
+            stage: a phase whose kept weights are already recorded.
+            selection: which weights the phase kept.
             ranker_of: makes a ranker with the weights that were not kept; None where best and last are the same.
         """
         steps = {"best": selection.best_step, "last": selection.last_step}

@@ -1,4 +1,4 @@
-"""The results of a stage for each test user (`per_user.parquet`), and how often its answers were no proper ranking."""
+"""The results of a phase for each test user (`per_user.parquet`), and how often its answers were no proper ranking."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StageRecords:
-    """Records of U users of one stage, by column; entry ``u`` of every column belongs to user ``u``."""
+    """Records of U users of one phase, by column; entry ``u`` of every column belongs to user ``u``."""
 
     user_ids: Sequence[str] | np.ndarray  # (U,)
     target_ids: Sequence[str] | np.ndarray  # (U,)
@@ -46,7 +46,7 @@ class StageRecords:
 
 
 class StageWriter:
-    """Appends one stage's records, one row group per batch; `write_stage` makes it."""
+    """Appends one phase's records, one row group per batch; `write_stage` makes it."""
 
     def __init__(self, writer: pq.ParquetWriter, stage: str, keep_top: int) -> None:
         self._writer = writer
@@ -63,7 +63,7 @@ class StageWriter:
         ranked = ~np.isnan(ranks)
         if (ranks[ranked] < 1).any() or (ranks[ranked] % 1 != 0).any():
             raise ValueError(
-                f"ranks of stage {self.stage} must be whole numbers from 1, or nan when not ranked"
+                f"ranks of phase {self.stage} must be whole numbers from 1, or nan when not ranked"
             )
         num_users = len(records)
         columns = [
@@ -83,9 +83,9 @@ class StageWriter:
 
 @contextmanager
 def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWriter]:
-    """Add a stage to ``per_user.parquet``: on success the file holds the whole stage, on failure it is unchanged.
+    """Add a phase to ``per_user.parquet``: on success the file holds the whole phase, on failure it is unchanged.
 
-    The other stages are copied one row group at a time. Rows that an earlier attempt left for this stage are
+    The other phases are copied one row group at a time. Rows that an earlier attempt left for this phase are
     replaced, so a resumed run never counts a user twice.
     """
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
@@ -104,7 +104,7 @@ def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
 
 
 def stages_in(path: Path) -> list[str]:
-    """The stages of a ``per_user.parquet``, in the order in which they were written."""
+    """The phases of a ``per_user.parquet``, in the order in which they were written."""
     found: dict[str, None] = {}
     with refusing_damage(path):
         for table in _row_groups(path, ["stage"]):
@@ -113,17 +113,17 @@ def stages_in(path: Path) -> list[str]:
 
 
 def read_stage(path: Path, stage: str) -> StageRecords:
-    """One stage of a ``per_user.parquet``.
+    """One phase of a ``per_user.parquet``.
 
     Raises:
-        UserError: the file is missing or damaged, or does not hold the stage.
+        UserError: the file is missing or damaged, or does not hold the phase.
     """
     if not path.exists():
-        raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one stage")
+        raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one phase")
     with refusing_damage(path):
         table = pq.read_table(path, filters=[("stage", "=", stage)]).select(SCHEMA.names)
     if table.num_rows == 0:
-        raise UserError(f"{path} has no stage {stage!r}; it has {choices(stages_in(path)) or 'none'}")
+        raise UserError(f"{path} has no phase {stage!r}; it has {choices(stages_in(path)) or 'none'}")
     return StageRecords(
         user_ids=np.asarray(table["user_id"].to_pylist(), dtype=str),
         target_ids=np.asarray(table["target_id"].to_pylist(), dtype=str),
@@ -137,7 +137,7 @@ def read_stage(path: Path, stage: str) -> StageRecords:
 
 
 def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:
-    """The ranks of two stages or models, joined by user and target id, in the order of ``a``.
+    """The ranks of two phases or models, joined by user and target id, in the order of ``a``.
 
     A user who came back to an item may have it as target several times; such rows are paired in order.
 

@@ -35,7 +35,7 @@ from mllmrec.samples.prepared import Prepared
 
 log = logging.getLogger(__name__)
 
-# Stages that are evaluated but not saved as separate policies.
+# Evaluated, but not saved as policies of their own.
 NOT_SAVED = ("zero_shot", "warmup")
 
 
@@ -109,11 +109,11 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
 
     Args:
         path: the run's folder.
-        stage: a stage that the run trained.
+        stage: a phase that the run trained.
         training: whether its training samples should carry reasoning; missing reasoning is written anew.
 
     Raises:
-        UserError: the run or stage does not exist, or nothing was trained.
+        UserError: the run or phase does not exist, or nothing was trained.
     """
     folder = RunFolder.of_finished_run(path)
     if not folder.resolved_config_path.is_file():
@@ -139,9 +139,9 @@ def _opened(
     state = unfinished(folder)
     why = "" if state is None else f" ({state})"
     if not trained:
-        raise UserError(f"{path} holds no trained stage{why}")
+        raise UserError(f"{path} holds no trained phase{why}")
     if stage is not None and stage not in trained:
-        raise UserError(f"{path} has no stage {stage}; it has {choices(trained)}{why}")
+        raise UserError(f"{path} has no phase {stage}; it has {choices(trained)}{why}")
     stage = stage or trained[-1]
     if state is not None:
         log.warning(
@@ -201,7 +201,7 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
     Args:
         cfg: the run's configuration.
         folder: the run's folder.
-        stages: the stages trained so far, in order.
+        stages: the phases trained so far, in order.
     """
     backbone: Backbone = instantiate(cfg.backbone)
     earlier = folder.checkpoints_path / stages[-1]

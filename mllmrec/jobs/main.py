@@ -47,7 +47,7 @@ _NOT_COMPUTED = (
 
 
 def run(cfg: DictConfig) -> float:
-    """Run the job in Hydra's output folder; return the last stage's NDCG at the second cut-off (or the only one).
+    """Run the job in Hydra's output folder; return the last phase's NDCG at the second cut-off (or the only one).
 
     Raises:
         UserError: the folder holds a finished run that must not be replaced, another job works in it, or the data has
@@ -155,8 +155,8 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
         return None
     if len(prepared.samples["validation"]) == 0:
         log.warning(
-            "heldout.users=%d, but the split has no validation users: nothing is ranked while stages train, and each "
-            "stage ends with its last weights",
+            "heldout.users=%d, but the split has no validation users: nothing is ranked while phases train, and each "
+            "phase ends with its last weights",
             cfg.heldout.users,
         )
         return None

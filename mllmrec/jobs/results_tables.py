@@ -45,7 +45,7 @@ def _cell(value: float | None, interval: Sequence[float] | None, between: str = 
 
 
 def results_table(metrics: Mapping[str, Any], width: int = MIN_PLAIN_WIDTH) -> Table:
-    """The main table: a row per metric, a column per stage, with 95 % intervals, chance, baselines and the protocol.
+    """The main table: a row per metric, a column per phase, with 95 % intervals, chance, baselines and the protocol.
 
     Args:
         metrics: the content of `metrics.json` (`RunFolder.metrics`).
@@ -99,16 +99,16 @@ def difference_lines(
 
 
 def weights_table(metrics: Mapping[str, Any]) -> Table:
-    """The results of each stage's best held-out weights and last weights on the same users; the kept ones are bold."""
+    """The results of each phase's best held-out weights and last weights on the same users; the kept ones are bold."""
     weights = metrics["weights"]
     metric = objective_name(cutoffs_of(next(iter(metrics["stages"].values()))))
     table = Table(
         title=f"Best held-out weights and last weights, {metric} [95 % interval]",
-        caption="in bold: the weights that the stage ended with (heldout.keep)",
+        caption="in bold: the weights that the phase ended with (heldout.keep)",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("stage")
+    table.add_column("phase")
     for name in ("best at step", "best", "last at step", "last", "best − last"):
         table.add_column(name, justify="right")
     for stage, compared in weights.items():
@@ -131,7 +131,7 @@ def weights_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """One line for each stage that ended with the weights it began with."""
+    """One line for each phase that ended with the weights it began with."""
     return [
         f"{stage_title(stage)}: no ranking of held-out users was better than the one before its first step, so it kept the "
         f"weights from before and changed nothing. Its last weights are in the table above; heldout.keep=last keeps them. "
@@ -184,7 +184,7 @@ def validity_table(metrics: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("stage")
+    table.add_column("phase")
     for name in dict.fromkeys(name for rates in validity.values() for name in rates):
         table.add_column(name, justify="right")
     for stage, rates in validity.items():

@@ -41,7 +41,7 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, phases: Sequence[str], weights: Path) -> Policy:
         """The policy as a run left it after ``phases``.
 
         Args:
@@ -117,7 +117,7 @@ class Tiny(Backbone):
         model.set_attn_implementation(self.sizes.attention)
         return Policy(model, tokenizer)
 
-    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, phases: Sequence[str], weights: Path) -> Policy:
         """Load weights and tokenizer that were saved together."""
         model, tokenizer = pretrained(str(weights), dtype="float32", attention=self.sizes.attention)
         return Policy(model, tokenizer)
@@ -169,12 +169,12 @@ class Pretrained(Backbone):
             policy.model.enable_input_require_grads()
         return policy
 
-    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, phases: Sequence[str], weights: Path) -> Policy:
         """The base model with the run's adapters, or the whole weights that the run saved."""
-        if self.lora is None and stages:
+        if self.lora is None and phases:
             return self._policy(str(weights), None)
         policy = self.build((), (), 0)
-        policy.load_adapters(adapters, stages)
+        policy.load_adapters(adapters, phases)
         return policy
 
     def _policy(self, path: str, lora: Mapping[str, Any] | None, **source: Any) -> Policy:

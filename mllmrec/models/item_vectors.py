@@ -92,7 +92,7 @@ def add_marks(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str], vocabula
 
 
 def write_item_tokens(folder: Path, embedding: ItemVectorEmbedding, marks: Sequence[str]) -> None:
-    """Write projector, vectors and marks beside a stage's weights."""
+    """Write projector, vectors and marks beside a phase's weights."""
     state = {name: part.detach().cpu().contiguous() for name, part in embedding.item_state().items()}
     with atomic_path(folder / NAME) as temporary:
         save_file(state, temporary, metadata={"marks": json.dumps(list(marks))})

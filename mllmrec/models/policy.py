@@ -266,7 +266,7 @@ class Policy:
     def reference(self) -> Iterator[torch.nn.Module]:
         """The current phase's reference policy in evaluation mode; use it without gradients."""
         if self.lora is None:
-            assert self._frozen is not None, "reference() belongs inside a stage that keeps one"
+            assert self._frozen is not None, "reference() belongs inside a phase that keeps one"
             yield self._frozen.to(self.device)
             return
         assert isinstance(self.model, PeftModel)
@@ -284,12 +284,12 @@ class Policy:
             self._activate(self.phases, trainable=current)
             self.model.train(training)
 
-    def save_phase(self, stage: str, adapters: Path, weights: Path) -> Path:
+    def save_phase(self, phase: str, adapters: Path, weights: Path) -> Path:
         """Save the weights that a phase trained: its adapter under ``adapters/<phase>``, or all weights in ``weights``."""
-        folder = self.folder_of(stage, adapters, weights)
+        folder = self.folder_of(phase, adapters, weights)
         with without_bars(folder):
             if self.lora is not None:
-                self.model.save_pretrained(adapters, selected_adapters=[stage])
+                self.model.save_pretrained(adapters, selected_adapters=[phase])
             else:
                 with self._without_items():
                     self.model.save_pretrained(weights)
@@ -302,31 +302,31 @@ class Policy:
         """Save the parts that turn prompts into the model's input."""
         self.tokenizer.save_pretrained(folder)
 
-    def folder_of(self, stage: str, adapters: Path, weights: Path) -> Path:
+    def folder_of(self, phase: str, adapters: Path, weights: Path) -> Path:
         """The folder in which `save_phase` saves a phase."""
-        return weights if self.lora is None else adapters / stage
+        return weights if self.lora is None else adapters / phase
 
-    def load_adapters(self, folder: Path, stages: Sequence[str]) -> None:
+    def load_adapters(self, folder: Path, phases: Sequence[str]) -> None:
         """Stack the saved adapters of ``phases`` in their order, for evaluation.
 
         Raises:
             UserError: an adapter is missing or damaged.
         """
-        for stage in stages:
-            path = folder / stage
+        for phase in phases:
+            path = folder / phase
             if not (path / "adapter_config.json").is_file():
-                raise UserError(f"no adapter at {path}: the run has no finished stage {stage!r}")
+                raise UserError(f"no adapter at {path}: the run has no finished phase {phase!r}")
             try:
                 if isinstance(self.model, PeftModel):
-                    self.model.load_adapter(str(path), adapter_name=stage)
+                    self.model.load_adapter(str(path), adapter_name=phase)
                 else:
-                    self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=stage)
+                    self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=phase)
             except (SafetensorError, ValueError) as error:
                 first = str(error).strip().partition("\n")[0]
                 raise UserError(
                     f"the adapter at {path} is damaged ({first}): put a copy in its place, or run again"
                 ) from error
-            self.phases.append(stage)
+            self.phases.append(phase)
         if self.phases:
             self._activate(self.phases, trainable=None)
 

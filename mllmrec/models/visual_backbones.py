@@ -97,7 +97,7 @@ class TinyVisual(Tiny):
         )
         return VisualPolicy(model, tokenizer, Pictures(processor))
 
-    def load(self, adapters: Path, stages: Sequence[str], weights: Path) -> Policy:
+    def load(self, adapters: Path, phases: Sequence[str], weights: Path) -> Policy:
         """Load weights, tokenizer and image processor that were saved together."""
         model, tokenizer = pretrained(
             str(weights), dtype="float32", attention=self.sizes.attention, models=SeeingQwen3VL

@@ -41,14 +41,14 @@ def fit_warmup(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | 
     sequences = training_sequences(job.prepared.train.samples, settings.length)
     batches = _shuffled(inputs, len(sequences))
     job.policy.model.requires_grad_(True)
-    stage = Warmup(
+    module = Warmup(
         job.policy.model,
         job.answers.first_tokens(),
         _optimizer(settings),
         updates=len(batches),
         dropout=settings.dropout,
     )
-    return Trained(fit(stage, sequences, batches, inputs, loggers, None))
+    return Trained(fit(module, sequences, batches, inputs, loggers, None))
 
 
 def fit_sft(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
@@ -58,9 +58,9 @@ def fit_sft(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
     job = inputs.job
     plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=inputs.settings.batch_size)
     _begin(inputs)
-    stage = _supervised(Sft, len(plan), inputs, curriculum=inputs.cfg.prompt.curriculum)
+    module = _supervised(Sft, len(plan), inputs, curriculum=inputs.cfg.prompt.curriculum)
     forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
-    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+    return Trained(fit(module, forms, plan, inputs, loggers, measure))
 
 
 def _fit_drawn(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
@@ -69,8 +69,8 @@ def _fit_drawn(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | 
     answers = _answers_of(inputs, source, least)
     batches = _shuffled(inputs, len(answers))
     _begin(inputs)
-    stage = _supervised(Sft, len(batches), inputs)
-    return Trained(fit(stage, answers, batches, inputs, loggers, measure))
+    module = _supervised(Sft, len(batches), inputs)
+    return Trained(fit(module, answers, batches, inputs, loggers, measure))
 
 
 def _answers_of(inputs: PhaseInputs, source: str, least: float) -> list[Example]:
@@ -92,9 +92,9 @@ def fit_sft_more(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure 
         inputs.cfg, inputs.job.prepared, inputs.phase, batch_size=settings.prompts_per_step, purpose="grpo"
     )
     _begin(inputs)
-    stage = _supervised(SftMore, len(plan), inputs)
+    module = _supervised(SftMore, len(plan), inputs)
     forms = Forms(examples_of(inputs.cfg, inputs.job.prepared, inputs.phase))
-    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+    return Trained(fit(module, forms, plan, inputs, loggers, measure))
 
 
 def _supervised(kind: type[Sft], updates: int, inputs: PhaseInputs, curriculum: str = "none") -> Sft:
@@ -143,10 +143,10 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             if settings.rollouts_shown and batch.step in kept:
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 
-        stage = Grpo(step, _optimizer(settings), len(plan), keep)
+        module = Grpo(step, _optimizer(settings), len(plan), keep)
         forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
-        selection = fit(stage, forms, plan, inputs, loggers, measure)
-    return Trained(selection, stage.generated_tokens)
+        selection = fit(module, forms, plan, inputs, loggers, measure)
+    return Trained(selection, module.generated_tokens)
 
 
 def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
@@ -154,7 +154,7 @@ def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
     settings, job = inputs.settings, inputs.job
     plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step)
     job.policy.begin_phase(inputs.phase.name, settings.lora, keep_reference=True)
-    stage = Dpo(
+    module = Dpo(
         job.policy,
         job.answers,
         _optimizer(settings),
@@ -166,7 +166,7 @@ def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
         seed=inputs.cfg.seed,
     )
     forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
-    return Trained(fit(stage, forms, plan, inputs, loggers, measure))
+    return Trained(fit(module, forms, plan, inputs, loggers, measure))
 
 
 def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
@@ -175,7 +175,7 @@ def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOut
     plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_round)
     collector = _collector(inputs, [])
     _begin(inputs, collector)
-    stage = ExpertIteration(
+    module = ExpertIteration(
         collector,
         _optimizer(settings),
         updates_of([plan.sampler.plan(step) for step in range(len(plan))], settings.batch_size),
@@ -190,8 +190,8 @@ def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOut
         on_rollouts=inputs.remember,
     )
     forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
-    selection = fit(stage, forms, plan, inputs, loggers, measure)
-    return Trained(selection, stage.generated_tokens)
+    selection = fit(module, forms, plan, inputs, loggers, measure)
+    return Trained(selection, module.generated_tokens)
 
 
 def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
@@ -199,7 +199,7 @@ def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure
     settings, job = inputs.settings, inputs.job
     batches = _shuffled(inputs, len(job.prepared.train))
     _begin(inputs)
-    stage = Pointwise(
+    module = Pointwise(
         job.policy,
         job.prepared.questions,
         _optimizer(settings),
@@ -209,7 +209,7 @@ def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure
         micro_batch_size=settings.micro_batch_size,
         seed=inputs.cfg.seed,
     )
-    return Trained(fit(stage, job.prepared.train, batches, inputs, loggers, measure))
+    return Trained(fit(module, job.prepared.train, batches, inputs, loggers, measure))
 
 
 def _begin(inputs: PhaseInputs, collector: Collector | None = None) -> None:

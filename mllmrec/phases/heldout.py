@@ -135,7 +135,7 @@ class HeldOutRanking(lightning.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _beside_the_reward(self, objective: float, stage: str) -> dict[str, float]:
+    def _beside_the_reward(self, objective: float, phase: str) -> dict[str, float]:
         if self.bounds is None or not self._rewards:
             return {}
         low, high = self.bounds
@@ -152,7 +152,7 @@ class HeldOutRanking(lightning.Callback):
             log.warning(
                 "%s: reward inflation: over %d held-out rankings the training reward has risen by %.3f more than the "
                 "rankings have, and the last ranking is below the best",
-                stage,
+                phase,
                 PARTED,
                 last[-1] - last[0],
             )
@@ -160,27 +160,27 @@ class HeldOutRanking(lightning.Callback):
 
 
 def held_out_ranking(
-    measure: HeldOutMeasure, stage: lightning.LightningModule, *, every: int, keep: str, patience: int | None
+    measure: HeldOutMeasure, module: lightning.LightningModule, *, every: int, keep: str, patience: int | None
 ) -> HeldOutRanking:
     """The held-out callback of a phase.
 
     Args:
         measure: ranks the held-out users.
-        phase: the phase to train.
+        module: the phase to train.
         every: optimiser steps between two measures.
         keep: ``best`` or ``last``.
         patience: measures without a better one before the end; None for never.
     """
-    bounds = getattr(stage, "bounds", None)
+    bounds = getattr(module, "bounds", None)
     return HeldOutRanking(measure, every, keep_best=keep == "best", patience=patience, bounds=bounds)
 
 
-def _name(stage: lightning.LightningModule) -> str:
-    return str(getattr(stage, "name", type(stage).__name__))
+def _name(module: lightning.LightningModule) -> str:
+    return str(getattr(module, "name", type(module).__name__))
 
 
-def _model(stage: lightning.LightningModule) -> torch.nn.Module:
-    model: Any = stage.model
+def _model(module: lightning.LightningModule) -> torch.nn.Module:
+    model: Any = module.model
     return model
 
 

@@ -44,7 +44,7 @@ def train_phase(inputs: PhaseInputs, loggers: Sequence[Logger], measure: HeldOut
 
 
 def fit(
-    stage: PhaseModule,
+    module: PhaseModule,
     dataset: Any,
     batches: Any,
     inputs: PhaseInputs,
@@ -54,7 +54,7 @@ def fit(
     """Train a phase on a dataset.
 
     Args:
-        phase: what happens in a step.
+        module: what happens in a step.
         dataset: gives the sample at each position.
         batches: the positions of each step, (steps, ...); it has a length.
         inputs: the phase.
@@ -65,18 +65,18 @@ def fit(
         The choice of held-out rankings; None if nobody was ranked.
     """
     cfg, phase = inputs.cfg, inputs.phase
-    stage.name, stage.section = phase.name, phase.kind.name
+    module.name, module.section = phase.name, phase.kind.name
     callbacks: list[lightning.Callback] = [
         inputs.job.timer,
-        TrainingProgress(stage.name, phase.kind.shown),
+        TrainingProgress(module.name, phase.kind.shown),
     ]
-    if isinstance(stage, RolloutPhase):
+    if isinstance(module, RolloutPhase):
         callbacks.append(RolloutWarnings(**cfg.warnings))
     ranking = None
     if measure is not None and cfg.heldout.users:
         heldout = cfg.heldout
         ranking = held_out_ranking(
-            measure, stage, every=heldout.every, keep=heldout.keep, patience=heldout.patience
+            measure, module, every=heldout.every, keep=heldout.keep, patience=heldout.patience
         )
         callbacks.append(ranking)
     trainer = make_trainer(
@@ -88,5 +88,5 @@ def fit(
         use_distributed_sampler=False,
     )
     # Each batch is planned when its step begins, so that a curriculum has seen all steps before it.
-    trainer.fit(stage, DataLoader(dataset, batch_sampler=batches, collate_fn=list))
+    trainer.fit(module, DataLoader(dataset, batch_sampler=batches, collate_fn=list))
     return None if ranking is None else ranking.selection

@@ -1,4 +1,4 @@
-"""Samples as the training stages see them: prompt text, target and candidates, built on request."""
+"""Samples as the training phases see them: prompt text, target and candidates, built on request."""
 
 from __future__ import annotations
 

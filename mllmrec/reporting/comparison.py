@@ -16,7 +16,7 @@ from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import KEPT, Run
 
 LAST, BEST = "last", "best"
-# The parts of a stage's cost, in the order shown.
+# The parts of a phase's cost, in the order shown.
 COSTS = ("tokens_per_prompt", "seconds_per_step", "peak_memory_mb")
 # What must agree before two numbers may share a table. The candidates' hash comes last: it differs whenever the
 # dataset, the split or the negatives differ, and these are more informative.
@@ -34,12 +34,12 @@ class Scores:
     """One row's results."""
 
     row: Row
-    stage: str  # evaluated stages of its runs, joined by "/" if they differ
+    stage: str  # evaluated phases of its runs, joined by "/" if they differ
     per_user: dict[str, np.ndarray]  # metric -> (U,), averaged over the seeds
     per_seed: dict[str, list[float]]  # metric -> S means over users
     intervals: dict[str, list[float]]  # metric -> [low, high], from resampling users
-    seconds: float | None  # of all stages, mean over the seeds
-    cost: dict[str, float]  # cost of the stage, mean over the seeds; only what every seed measured
+    seconds: float | None  # of all phases, mean over the seeds
+    cost: dict[str, float]  # cost of the phase, mean over the seeds; only what every seed measured
 
     def mean(self, metric: str) -> float:
         """Mean over seeds and users."""
@@ -90,13 +90,13 @@ def score_rows(
 
     Args:
         rows: rows of comparable runs (`check_comparable`).
-        stage: name of a stage, or ``last`` for each run's last.
+        stage: name of a phase, or ``last`` for each run's last.
         seed: seed of the bootstrap.
         resamples: number of bootstrap samples.
-        weights: which weights of the stage (`Run.records`).
+        weights: which weights of the phase (`Run.records`).
 
     Raises:
-        UserError: a run lacks the stage, or was not evaluated on the same users.
+        UserError: a run lacks the phase, or was not evaluated on the same users.
     """
     runs = [run for row in rows for run in row.runs]
     ks = sorted(set.intersection(*(set(run.cutoffs(stage_of(run, stage))) for run in runs)))
@@ -144,10 +144,10 @@ def _mean_cost(costs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def stage_of(run: Run, stage: str) -> str:
-    """The stage of ``run`` that ``stage`` names; ``last`` names the last one.
+    """The phase of ``run`` that ``stage`` names; ``last`` names the last one.
 
     Raises:
-        UserError: the run has no such stage.
+        UserError: the run has no such phase.
     """
     if stage == LAST:
         return run.stages[-1]

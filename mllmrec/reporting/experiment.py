@@ -26,8 +26,8 @@ from mllmrec.reporting.runs import KEPT, Jobs, Run, Unfinished, find_jobs
 class Question:
     """What a report should say about an experiment's runs."""
 
-    stage: str = LAST  # a stage's name, or last
-    weights: str = KEPT  # which of the stage's weights: kept, best (on the held-out users) or last
+    stage: str = LAST  # a phase's name, or last
+    weights: str = KEPT  # which of the phase's weights: kept, best (on the held-out users) or last
     metrics: Sequence[str] | None = None  # columns of the table; None for all
     metric: str | None = None  # of tests and pictures; None for NDCG at the second cut-off
     baseline: str = BEST  # a row's label, or best
@@ -48,7 +48,7 @@ class Experiment:
     baseline: Scores
     chosen_as_best: bool  # whether the baseline was chosen as the best row on the same users
     comparisons: list[Comparison]
-    weights: str = KEPT  # which weights of each stage were ranked
+    weights: str = KEPT  # which weights of each phase were ranked
     # How many of all runs were also ranked among other negatives; None if all or none were.
     alone: tuple[int, int] | None = None
 
@@ -152,7 +152,7 @@ def build_experiments(folder: str | Path, name: str, question: Question) -> list
         under that protocol.
 
     Raises:
-        UserError: no run is finished, runs cannot be compared, or a stage, metric or baseline is unknown.
+        UserError: no run is finished, runs cannot be compared, or a phase, metric or baseline is unknown.
     """
     jobs = find_jobs(folder)
     main = build_experiment(jobs, name, question)

@@ -77,7 +77,7 @@ def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
 
 
 def learning_curves(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
-    """The main metric on held-out users over the steps of each stage, one line per row."""
+    """The main metric on held-out users over the steps of each phase, one line per row."""
     column = f"val/{experiment.metric}"
     stages = logs.stages(column)
     if not stages:
@@ -213,7 +213,7 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
 
 
 def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
-    """The main metric against the seconds of all stages, one labelled point per row."""
+    """The main metric against the seconds of all phases, one labelled point per row."""
     points = [(place, entry) for place, entry in enumerate(experiment.scores) if entry.seconds is not None]
     if len(points) < 2:
         return None
@@ -236,7 +236,7 @@ def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, st
     if seconds.min() > 0 and seconds.max() / seconds.min() > 20:
         axis.set_xscale("log")
     axis.margins(x=0.12, y=0.12)
-    axis.set_xlabel("seconds of all stages, mean over seeds")
+    axis.set_xlabel("seconds of all phases, mean over seeds")
     axis.set_ylabel(experiment.metric)
     _label_on_the_right(axis, points, experiment.metric)
     caption = (

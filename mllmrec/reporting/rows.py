@@ -72,7 +72,7 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     """Group runs by everything but their seed. Rows are ordered by their first run, or by the one number that varies.
 
     The typed settings that differ name a row. If they leave two rows alike, other differing settings are added: chosen
-    files first, then single keys. A setting is added only if it does not follow from earlier ones (a method's stages follow
+    files first, then single keys. A setting is added only if it does not follow from earlier ones (a method's phases follow
     from its name). Among several runs of the same settings and seed only the latest counts.
     """
     flat = [_flatten(run.config) for run in runs]

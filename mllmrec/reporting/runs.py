@@ -19,7 +19,7 @@ from mllmrec.reasoners.told import NOTHING, UNKNOWN, most_told
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.settings import read_settings
 
-KEPT = "kept"  # the weights that a stage ended with
+KEPT = "kept"  # the weights that a phase ended with
 
 
 # Classes that read texts made elsewhere.
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """Evaluated stages, in order."""
+        """Evaluated phases, in order."""
         return list(self.metrics["stages"])
 
     @cached_property
@@ -80,8 +80,8 @@ class Run:
         """The results of ``stage`` for each user.
 
         Args:
-            stage: an evaluated stage.
-            weights: which of its weights: kept, best (on the held-out users) or last; a stage without a choice has one set.
+            stage: an evaluated phase.
+            weights: which of its weights: kept, best (on the held-out users) or last; a phase without a choice has one set.
 
         Raises:
             UserError: the numbers of metrics.json do not match the users' ranks.
@@ -95,17 +95,17 @@ class Run:
             written = means.get(name)
             if written is not None and abs(values.mean() - written) > 1e-5:
                 raise UserError(
-                    f"{path}: {name} of stage {stage} is {values.mean():.6f}, but metrics.json beside it says "
+                    f"{path}: {name} of phase {stage} is {values.mean():.6f}, but metrics.json beside it says "
                     f"{written:.6f}: the two files are from different runs; remove the folder or run it again"
                 )
         return records
 
     def cutoffs(self, stage: str) -> list[int]:
-        """The cut-offs K of the stage's metrics."""
+        """The cut-offs K of the phase's metrics."""
         return cutoffs_of(self.metrics["stages"][stage])
 
     def seconds(self) -> float | None:
-        """Seconds of all stages together; None if they were not measured, or measured in another run."""
+        """Seconds of all phases together; None if they were not measured, or measured in another run."""
         if RunFolder(self.path).evaluated_config_path.is_file():
             return None
         seconds = [cost["seconds"] for cost in self.metrics["cost"].values() if "seconds" in cost]
@@ -190,7 +190,7 @@ def _read_run(path: Path) -> Run:
         )
     if not metrics["stages"] or not metrics["protocol"]:
         raise UserError(
-            f"{folder.metrics_path} holds no stage or no protocol: remove the folder, or run it again"
+            f"{folder.metrics_path} holds no phase or no protocol: remove the folder, or run it again"
         )
     config: Any = OmegaConf.to_container(read_settings(described_by[0]))
     config.setdefault("seed", metrics["protocol"].get("seed", 0))

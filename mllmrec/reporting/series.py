@@ -1,4 +1,4 @@
-"""Logged values of a row's runs over the steps of one stage, averaged over seeds."""
+"""Logged values of a row's runs over the steps of one phase, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllmrec.reporting.runs import Run
 
 @dataclass(frozen=True)
 class Series:
-    """One logged quantity of one row in one stage; N steps."""
+    """One logged quantity of one row in one phase; N steps."""
 
     steps: np.ndarray  # (N,)
     mean: np.ndarray  # (N,) over seeds
@@ -37,7 +37,7 @@ class Logs:
         self._logs = {row.label: [read_log(run) for run in row.runs] for row in rows}
 
     def stages(self, column: str) -> list[str]:
-        """The stages in which any row logged ``column``, in the order in which they ran."""
+        """The phases in which any row logged ``column``, in the order in which they ran."""
         found: dict[str, None] = {}
         for logs in self._logs.values():
             for log in logs:
@@ -47,11 +47,11 @@ class Logs:
         return sorted(found, key=lambda stage: first.index(stage) if stage in first else len(first))
 
     def series(self, row: Row, stage: str, column: str, smoothed_points: int = 0) -> Series | None:
-        """``column`` of a row in a stage, at the steps that all its seeds logged; None if there are no such steps.
+        """``column`` of a row in a phase, at the steps that all its seeds logged; None if there are no such steps.
 
         Args:
             row: one of the rows.
-            stage: a stage's name.
+            stage: a phase's name.
             column: a column of log.csv.
             smoothed_points: replace each seed's values by a running mean over 1 / ``smoothed_points`` of them;
                 0 leaves them as they are.

@@ -77,7 +77,7 @@ def results(experiment: Experiment) -> Table:
             row.append(Cell(stages_shown(entry.stage)))
         row.append(Cell(str(len(entry.row.seeds))))
         rows.append(row + [_cell(entry, name, columns[name][place]) for name in metrics])
-    header = [experiment.axis, *(["stage"] if stages_differ else []), "seeds", *metrics]
+    header = [experiment.axis, *(["phase"] if stages_differ else []), "seeds", *metrics]
     return Table("Ranking quality", header, rows, _results_caption(experiment, stages_differ), muted)
 
 
@@ -112,7 +112,7 @@ def comparisons(experiment: Experiment) -> Table | None:
 
 
 def costs(experiment: Experiment) -> Table | None:
-    """The cost of a step in each row's stage; None if it was never measured."""
+    """The cost of a step in each row's phase; None if it was never measured."""
     if not any("seconds_per_step" in entry.cost for entry in experiment.scores):
         return None
     columns = {"tokens_per_prompt": "{:,.0f}", "seconds_per_step": "{:.3f}", "peak_memory_mb": "{:,.0f}"}
@@ -127,9 +127,9 @@ def costs(experiment: Experiment) -> Table | None:
         ]
         for entry in experiment.scores
     ]
-    header = [experiment.axis, "stage", "tokens a prompt", "seconds a step", "peak memory, MB"]
+    header = [experiment.axis, "phase", "tokens per prompt", "seconds per step", "peak memory, MB"]
     caption = (
-        "Cost of the stage: mean tokens of the prompts it read, median seconds of its steps, and peak memory, each averaged "
+        "Cost of the phase: mean tokens of the prompts it read, median seconds of its steps, and peak memory, each averaged "
         "over seeds. Compare seconds and memory only between runs on the same machine; without a GPU, memory is that of the "
         "whole process."
     )
@@ -289,9 +289,9 @@ def _results_caption(experiment: Experiment, stages_differ: bool) -> str:
     several = any(len(seeds) > 1 for seeds in sets)
     words = [f"{protocol_words(experiment)}."]
     if not stages_differ:
-        words.append(f"Stage: {stages_shown(experiment.scores[0].stage)}.")
+        words.append(f"Phase: {stages_shown(experiment.scores[0].stage)}.")
     if experiment.weights != KEPT:
-        words.append(f"{experiment.weights.capitalize()} weights of each stage.")
+        words.append(f"{experiment.weights.capitalize()} weights of each phase.")
     if len(sets) == 1:
         seeds = ", ".join(map(str, next(iter(sets))))
         words.append(

@@ -1,4 +1,4 @@
-"""The cost of a stage: seconds, memory, tokens read and generated."""
+"""The cost of a phase: seconds, memory, tokens read and generated."""
 
 from __future__ import annotations
 

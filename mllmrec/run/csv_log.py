@@ -1,4 +1,4 @@
-"""`log.csv` of a run: a Lightning logger for all its stages."""
+"""`log.csv` of a run: a Lightning logger for all its phases."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FLUSH_ROWS, FLUSH_SECONDS = 50, 10.0
 
 
 class CsvLog(Logger):
-    """A Lightning logger that merges the stages of a run into one `log.csv`.
+    """A Lightning logger that merges the phases of a run into one `log.csv`.
 
-    A row is one (stage, step). Values from several calls for one step share the row, and a step that a resumed run repeats
+    A row is one step of one phase. Values from several calls for one step share the row, and a step that a resumed run repeats
     replaces its row. The header is the union of all columns. The whole file is replaced every 50 new rows, every 10
     seconds of logging, and when the trainer ends or fails.
 
     Args:
-        path: the CSV file; it keeps its rows of other stages.
+        path: the CSV file; it keeps its rows of other phases.
         stage: the name written in the ``stage`` column.
         seconds: the clock of the ``seconds`` column.
     """
@@ -48,7 +48,7 @@ class CsvLog(Logger):
 
     @property
     def version(self) -> str:
-        """The stage."""
+        """The phase."""
         return self.stage
 
     @property
@@ -63,7 +63,7 @@ class CsvLog(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of ``step``; Lightning's own ``epoch`` is kept as a column."""
         if step is None:
-            raise ValueError(f"stage {self.stage} logged {', '.join(metrics)} without a step")
+            raise ValueError(f"phase {self.stage} logged {', '.join(metrics)} without a step")
         row = self._rows.get((self.stage, step))
         if row is None or step not in self._fresh:
             row = self._rows[self.stage, step] = {

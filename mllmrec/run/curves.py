@@ -1,4 +1,4 @@
-"""`curves.png`: the logged values over the steps of all stages."""
+"""`curves.png`: the logged values over the steps of all phases."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mllmrec.errors import UserError
 
 STAGE_COLOURS = ("#dfe8f2", "#f3ead9", "#e2efdf", "#efe0ec")
 HELD_OUT = ("val/HR@1", "val/HR@3", "val/NDCG@3")
-SMOOTHED_POINTS = 30  # a noisy series is drawn behind its running mean over 1/30 of a stage
+SMOOTHED_POINTS = 30  # a noisy series is drawn behind its running mean over 1/30 of a phase
 SMALLEST_SHARE = 0.22  # of the axis: keeps a few hundred GRPO steps legible after thousands of SFT
 
 
 def _time_axis(log: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, float, float, float]]]:
-    """The position of each row on the shared axis, and each stage's (name, start, end, last step)."""
+    """The position of each row on the shared axis, and each phase's (name, start, end, last step)."""
     last_steps = log.groupby("stage", sort=False)["step"].max().clip(lower=1)
     widths = (last_steps / last_steps.sum()).clip(lower=SMALLEST_SHARE)
     position = np.zeros(len(log))
@@ -59,10 +59,10 @@ def _spans_decades(values: pd.Series) -> bool:
 
 
 def draw_curves(log_csv: Path, out: Path) -> bool:
-    """Draw training loss, reward, KL and held-out HR/NDCG over all steps, with shaded and named stages.
+    """Draw training loss, reward, KL and held-out HR/NDCG over all steps, with shaded and named phases.
 
-    The stages follow each other on one axis. Each width is proportional to the stage's steps, with a minimum; ticks count
-    each stage's own steps. Panels without logged columns are left out.
+    The phases follow each other on one axis. Each width is proportional to the phase's steps, with a minimum; ticks count
+    each phase's own steps. Panels without logged columns are left out.
 
     Returns:
         Whether there was anything to draw: a run too short to log a step has no picture.
@@ -116,7 +116,7 @@ def draw_curves(log_csv: Path, out: Path) -> bool:
         for share in (0.5, 1.0)
     ]
     axes[-1].set_xticks([0.0, *(place for place, _ in ticks)], ["0", *(f"{step:,}" for _, step in ticks)])
-    axes[-1].set_xlabel("optimiser steps of each stage")
+    axes[-1].set_xlabel("optimiser steps of each phase")
     figure.align_ylabels(axes)
     axes[-1].set_xlim(0, spans[-1][2])
     with atomic_path(out) as temporary:

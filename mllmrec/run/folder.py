@@ -70,7 +70,7 @@ class RunFolder:
         self.run_log_path = self.path / "run.log"
         self.hydra_path = self.path / ".hydra"
         self.resolved_config_path = self.hydra_path / "resolved.yaml"
-        # Settings of a finished run that was ranked again in this folder, with that ranking's protocol and stage.
+        # Settings of a finished run that was ranked again in this folder, with that ranking's protocol and phase.
         self.evaluated_config_path = self.hydra_path / "evaluated.yaml"
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
@@ -223,13 +223,13 @@ class RunFolder:
         intervals: Mapping[str, Sequence[float]],
         validity: Mapping[str, float],
     ) -> None:
-        """Add one evaluated stage.
+        """Add one evaluated phase.
 
         Raises:
             ValueError: no protocol was recorded, since a number is not written without its protocol.
         """
         if not self.metrics()["protocol"]:
-            raise ValueError(f"record the protocol before the metrics of stage {stage}")
+            raise ValueError(f"record the protocol before the metrics of phase {stage}")
         self._update("stages", {stage: metrics})
         self._update("intervals", {stage: intervals})
         self._update("validity", {stage: validity})
@@ -241,19 +241,19 @@ class RunFolder:
     def record_baseline(
         self, name: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
     ) -> None:
-        """Add a recommender that the run's stages should beat."""
+        """Add a recommender that the run's phases should beat."""
         self._update("baselines", {name: {"metrics": metrics, "intervals": intervals}})
 
     def record_weights(self, stage: str, compared: Mapping[str, Any]) -> None:
-        """Record the results of a stage's best held-out weights and of its last weights.
+        """Record the results of a phase's best held-out weights and of its last weights.
 
         Args:
-            stage: a stage whose kept weights are already evaluated.
+            stage: a phase whose kept weights are already evaluated.
             compared: ``kept`` (best or last); ``best`` and ``last``, each with ``step``, ``metrics`` and ``intervals``; and
                 ``difference``, the paired comparison best - last, if the two are not the same weights.
         """
         self._update("weights", {stage: compared})
 
     def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
-        """Add the cost of a stage; only this section differs between identical runs."""
+        """Add the cost of a phase; only this section differs between identical runs."""
         self._update("cost", {stage: cost})

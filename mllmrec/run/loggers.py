@@ -1,6 +1,6 @@
 """The loggers of training steps: always `log.csv`, and on request TensorBoard or Weights & Biases.
 
-One object serves all stages of a job (``hydra.utils.instantiate(cfg.logger)``) and gives each stage its loggers. It is
+One object serves all phases of a job (``hydra.utils.instantiate(cfg.logger)``) and gives each phase its loggers. It is
 closed at the end, so that the jobs of a multirun do not share a run.
 """
 
@@ -53,7 +53,7 @@ class RunLoggers:
         """Hand over how the coming numbers are computed (the ``protocol`` section of `metrics.json`)."""
 
     def for_stage(self, folder: RunFolder, stage: str) -> list[Logger]:
-        """The loggers for one stage's Trainer, `mllmrec.run.csv_log.CsvLog` first."""
+        """The loggers for one phase's Trainer, `mllmrec.run.csv_log.CsvLog` first."""
         from mllmrec.run.csv_log import CsvLog
 
         return [CsvLog(folder.log_path, stage, folder.seconds), *self._more(folder, stage)]
@@ -69,7 +69,7 @@ class RunLoggers:
 
 
 class TensorBoardLoggers(RunLoggers):
-    """`log.csv` and TensorBoard event files, one folder per stage, under ``tensorboard/`` in the run folder.
+    """`log.csv` and TensorBoard event files, one folder per phase, under ``tensorboard/`` in the run folder.
 
     The folder ``tensorboard/run`` has configuration, protocol and rollouts as text, the curves as a picture, and settings
     with final numbers for the page of hyper-parameters.
@@ -130,10 +130,10 @@ def _cell(value: object) -> str:
 
 
 class WandbLoggers(RunLoggers):
-    """`log.csv` and one Weights & Biases run for the whole job; stage names prefix the metrics.
+    """`log.csv` and one Weights & Biases run for the whole job; phase names prefix the metrics.
 
     The run's config has the resolved configuration (secrets blanked out) and the protocol, its summary the final numbers.
-    The curves are a picture and the sampled rollouts a table. ``trainer/global_step`` continues from stage to stage. wandb
+    The curves are a picture and the sampled rollouts a table. ``trainer/global_step`` continues from phase to phase. wandb
     reads the key from the environment (WANDB_API_KEY) and never from a config.
 
     Args:
@@ -197,7 +197,7 @@ class WandbLoggers(RunLoggers):
         return [self._stages.begin(stage)]
 
     def log_results(self, folder: RunFolder) -> None:
-        """Put the final numbers into the run's summary: ``test/<stage>/<metric>``, and the others by section."""
+        """Put the final numbers into the run's summary: ``test/<phase>/<metric>``, and the others by section."""
         if self._run is None:
             return
         import wandb
@@ -221,7 +221,7 @@ class WandbLoggers(RunLoggers):
 
 
 def final_numbers(folder: RunFolder) -> Iterator[tuple[str, float]]:
-    """Every number of `metrics.json` with a path: ``test/grpo/HR@1`` for a stage, ``cost/grpo/seconds`` and so on.
+    """Every number of `metrics.json` with a path: ``test/grpo/HR@1`` for a phase, ``cost/grpo/seconds`` and so on.
 
     The bounds of an interval are ``<path>/low`` and ``<path>/high``. Paths of numbers among other negatives begin with
     ``other_negatives/``.

@@ -93,7 +93,7 @@ def read_rollouts(path: Path) -> list[Rollout]:
         UserError: the file is missing or damaged.
     """
     if not path.exists():
-        raise UserError(f"{path} is missing: the run has no GRPO stage, or none of its rollouts was sampled")
+        raise UserError(f"{path} is missing: the run has no GRPO phase, or none of its rollouts was sampled")
     with refusing_damage(path):
         rows = pq.read_table(path).to_pylist()
         return [Rollout(**{**row, "parts": dict(row["parts"])}) for row in rows]

@@ -1,4 +1,4 @@
-"""The steps of a job's stages in its Weights & Biases run."""
+"""The steps of a job's phases in its Weights & Biases run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mllmrec.run.csv_log import read_log
 
 
 class WandbStages:
-    """The stages of one job. Each stage counts on from the end of the one before it, so that steps never go back.
+    """The phases of one job. Each phase counts on from the end of the one before it, so that steps never go back.
 
-    Stages that an earlier job trained have no logger; their steps come from `log.csv`.
+    Phases that an earlier job trained have no logger; their steps come from `log.csv`.
 
     Args:
         run: the job's wandb run.
@@ -27,13 +27,13 @@ class WandbStages:
         self._logged: set[str] = set()
 
     def begin(self, stage: str) -> WandbLog:
-        """The logger of the next stage."""
+        """The logger of the next phase."""
         self.catch_up(but=stage)
         self._logged.add(stage)
         return WandbLog(self, stage)
 
     def catch_up(self, but: str | None = None) -> None:
-        """Log the stages in `log.csv` that had no logger, except ``but``."""
+        """Log the phases in `log.csv` that had no logger, except ``but``."""
         rows = read_log(self.log_csv) if self.log_csv.exists() else []
         for stage in dict.fromkeys(row["stage"] for row in rows):
             if stage == but or stage in self._logged:
@@ -49,7 +49,7 @@ class WandbStages:
 
 
 class WandbLog(WandbLogger):
-    """Logs one stage: its name prefixes its metrics, and its step 0 is the last step of the stage before it."""
+    """Logs one phase: its name prefixes its metrics, and its step 0 is the last step of the phase before it."""
 
     LOGGER_JOIN_CHAR = "/"
 
@@ -60,7 +60,7 @@ class WandbLog(WandbLogger):
         self.stages, self.first_step = stages, stages.last_step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics of a step of this stage."""
+        """Log metrics of a step of this phase."""
         if step is not None:
             step += self.first_step
             self.stages.last_step = max(self.stages.last_step, step)

@@ -1,4 +1,4 @@
-"""Builds everything that stages and evaluation read from the configuration: data, captions, prompts, candidates."""
+"""Builds everything that phases and evaluation read from the configuration: data, captions, prompts, candidates."""
 
 from __future__ import annotations
 

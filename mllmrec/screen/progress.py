@@ -25,7 +25,7 @@ def _clock(seconds: float) -> str:
 
 
 class StageProgress:
-    """Progress of one stage, as a context manager: name, bar, count, rate, time left and a note.
+    """Progress of one piece of work, as a context manager: name, bar, count, rate, time left and a note.
 
     In a terminal it is a rich bar. Elsewhere (CI, a file) it prints one line about every ten seconds and one at
     the end, so that a log shows that the run is alive.

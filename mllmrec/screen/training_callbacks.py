@@ -1,4 +1,4 @@
-"""Callbacks that watch a Lightning stage: its progress and the time of its steps.
+"""Callbacks that watch Lightning train a phase: its progress and the time of its steps.
 
 They are separate from `progress` and `cost`, so that commands without training need not wait for Lightning's import.
 """
@@ -19,10 +19,10 @@ from mllmrec.screen.progress import StageProgress
 
 
 class TrainingProgress(ProgressBar):
-    """Shows a Lightning stage with `StageProgress`: optimiser steps, rate, time left and logged values.
+    """Shows the training of a phase with `StageProgress`: optimiser steps, rate, time left and logged values.
 
     Args:
-        stage: the name of the stage, as shown.
+        stage: the name of the phase, as shown.
         shown: names of logged values to show if present, in this order; if empty, all with ``prog_bar=True``.
         console: where to show; standard output by default.
     """
@@ -47,7 +47,7 @@ class TrainingProgress(ProgressBar):
         """Open the bar."""
         if not self._enabled:
             return
-        # A stage of this package knows its updates; one batch may hold several.
+        # A phase of this package knows its updates; one batch may hold several.
         steps = getattr(pl_module, "updates", None) or trainer.estimated_stepping_batches
         total = int(steps) - trainer.global_step if 0 < steps < float("inf") else None
         self._step = trainer.global_step
@@ -80,13 +80,13 @@ class TrainingProgress(ProgressBar):
 
 
 class StepTimer(lightning.Callback):
-    """Times the steps of the stage that a Trainer trained last, without the reading of its batches."""
+    """Times the steps of the phase that a Trainer trained last, without the reading of its batches."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forget an earlier stage."""
+        """Forget an earlier phase."""
         self.seconds = []
 
     def on_train_batch_start(self, *args: object) -> None:

@@ -60,7 +60,7 @@ def keeping(place: Path, parts: Mapping[str, Any], run: RunFolder, stages: Seque
         place: the place for ``parts``, empty so far.
         parts: everything that made the weights.
         run: the run that trained the weights.
-        stages: the run's stages that the weights come from.
+        stages: the run's phases that the weights come from.
     """
     temporary = temporary_beside(place)
     try:
@@ -120,7 +120,7 @@ def hand_over(place: Path, run: RunFolder, stage: str | None = None) -> None:
     Args:
         place: a place that `is_whole`.
         run: the run.
-        stage: the run's name for the single stage in ``place``, which may have another name there; None keeps the names.
+        stage: the run's name for the single phase in ``place``, which may have another name there; None keeps the names.
     """
     if (place / _LOG).exists():
         own = read_log(run.log_path) if run.log_path.exists() else []

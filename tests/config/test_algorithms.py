@@ -79,7 +79,7 @@ def test_two_whole_algorithms_contradict(loss: str, aggregation: str) -> None:
         f"advantage=dr_grpo sets grpo.aggregation=constant, but loss={loss} sets {aggregation}: add "
         f"grpo.aggregation=constant or grpo.aggregation={aggregation}"
     ]
-    # No contradiction if no stage reads these settings.
+    # No contradiction if no phase reads these settings.
     check_config(composed(*words, "method=sft"))
     cfg = composed(*words, "grpo.aggregation=constant")
     check_config(cfg)

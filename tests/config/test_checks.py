@@ -151,7 +151,7 @@ def test_4bit_weights_need_adapters() -> None:
         ["eval.num_negatives=full", "eval.ks=[100]"],
         ["cot_policy=none"],
         ["reward=release", "prompt.answer=id_title"],
-        ["reward=release", "method=sft"],  # no stage reads the reward
+        ["reward=release", "method=sft"],  # no phase reads the reward
         ["grpo.micro_batch_size=100000"],  # a cap
         ["caption=palette", "dataset=amazon_beauty"],  # no images
         ["backbone=qwen3_0.6b", "backbone.lora.rank=0"],

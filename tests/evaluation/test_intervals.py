@@ -93,7 +93,7 @@ def test_amazon_beauty_size_takes_seconds():
     started = time.process_time()
     bootstrap_intervals(first, seed=0)
     paired_differences(first, second, seed=0)
-    # A job has four stages and three comparisons: 4 times this must stay under 15 seconds.
+    # A job has four phases and three comparisons: 4 times this must stay under 15 seconds.
     assert time.process_time() - started < 3.75
 
 

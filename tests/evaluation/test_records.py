@@ -107,7 +107,7 @@ def test_missing_file_and_missing_stage_say_what_there_is(tmp_path):
         read_stage(path, "sft")
     with write_stage(path, "sft") as writer:
         writer.append(records())
-    with pytest.raises(UserError, match="no stage 'grpo'; it has sft"):
+    with pytest.raises(UserError, match="no phase 'grpo'; it has sft"):
         read_stage(path, "grpo")
 
 

@@ -60,7 +60,7 @@ def test_every_job_of_a_sweep_composes_and_passes_the_checks(name: str, scale: s
 def test_seeds_are_an_axis(name: str) -> None:
     axes = OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml").hydra.sweeper.params
     seeds = list(range(10)) if name in ("seeds", "controls") else [0, 1, 2]
-    # Last, so that no job waits for a stage that the job before it trains.
+    # Last, so that no job waits for a phase that the job before it trains.
     assert list(axes)[-1] == "seed"
     assert axes["seed"].split(",") == [str(seed) for seed in seeds]
 

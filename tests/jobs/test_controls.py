@@ -1,4 +1,4 @@
-"""The controls beside a run's stages: baselines, other negatives, the weights that were not kept, SFT continued."""
+"""The controls beside a run's phases: baselines, other negatives, the weights that were not kept, SFT continued."""
 
 from __future__ import annotations
 

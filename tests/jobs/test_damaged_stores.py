@@ -43,7 +43,7 @@ def test_a_damaged_stage_is_named_and_trained_again(job, tmp_path, kept, caplog,
     assert named[0].startswith(f"sft: what an earlier job kept in {place} is damaged (")
     assert "\n" not in named[0]
     assert metrics_of(again) == metrics_of(whole)
-    # The stage is stored again, complete, and the warm-up before it has not changed.
+    # The phase is stored again, complete, and the warm-up before it has not changed.
     now = {path: path.stat().st_mtime_ns for path in (kept / "stages").glob("*/weights.safetensors")}
     assert {path for path in places if now[path] != places[path]} == {place / "weights.safetensors"}
     caplog.clear()

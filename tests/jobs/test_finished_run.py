@@ -224,7 +224,7 @@ def test_wrong_requests_say_what_to_do(finished, user, history, message):
 def test_no_such_run_or_stage(finished, tmp_path):
     with pytest.raises(UserError, match="no finished run"):
         open_run(str(tmp_path), None)
-    with pytest.raises(UserError, match="no stage warmup; it has grpo or sft"):
+    with pytest.raises(UserError, match="no phase warmup; it has grpo or sft"):
         open_run(str(finished), "warmup")
 
 
@@ -253,10 +253,10 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
         assert told() == f"{folder.path} did not finish (it is still running): {used}"
     folder.failed_path.unlink()
     assert told() == f"{folder.path} did not finish (it was killed): {used}"
-    with pytest.raises(UserError, match=r"has no stage grpo; it has sft \(it was killed\)"):
+    with pytest.raises(UserError, match=r"has no phase grpo; it has sft \(it was killed\)"):
         open_run(str(folder.path), "grpo")
     folder.metrics_path.write_text('{"stages": {"zero_shot": {}}}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"holds no trained stage \(it was killed\)"):
+    with pytest.raises(UserError, match=r"holds no trained phase \(it was killed\)"):
         open_run(str(folder.path), None)
 
 

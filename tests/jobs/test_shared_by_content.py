@@ -1,4 +1,4 @@
-"""The key of a shared stage is the content that it was trained on, not its names: tests with pairs of real jobs."""
+"""The key of a shared phase is the content that it was trained on, not its names: tests with pairs of real jobs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def table(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
 
 
 def trained(tmp_path: Path, last: str) -> list[Path]:
-    """The stored folders whose latest stage is this one."""
+    """The stored folders whose latest phase is this one."""
     folders = (path.parent for path in (tmp_path / "cache" / "stages").glob("*/weights.safetensors"))
     return [folder for folder in folders if list(json.loads((folder / "cost.json").read_text()))[-1] == last]
 

@@ -46,7 +46,7 @@ def test_a_shared_stage_gives_the_run_that_training_it_gives(job, tmp_path, own_
     found = [metrics_of(folder) for folder in (alone, first, second)]
     costs = [metrics.pop("cost") for metrics in found]
     assert found[0] == found[1] == found[2]
-    # The stage's cost is known although this job did not train it.
+    # The phase's cost is known although this job did not train it.
     assert costs[2]["sft"] == costs[1]["sft"]
     assert log_of(alone) == log_of(first) == log_of(second)
 

@@ -45,7 +45,7 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     assert metrics["cost"]["grpo"]["generated_tokens"] == 3 * 4 * 4 * 2
 
     rows = pq.read_table(folder / "per_user.parquet").to_pylist()
-    # The baselines, the untrained policy and three stages, and the weights that a stage did not keep.
+    # The baselines, the untrained policy and three phases, and the weights that a phase did not keep.
     apart = [stage for stage, compared in metrics["weights"].items() if "difference" in compared]
     assert len(rows) == (2 + 4 + len(apart)) * 60
     for row in rows:
@@ -69,7 +69,7 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
     assert len(grpo) == 3
     for name in ("reward_std", "frac_reward_zero_std", "kl", "entropy", "completions/mean_length", "loss"):
         assert grpo[0][name] != "", name
-    assert float(grpo[0]["kl"]) == 0.0  # the reference is the policy at the start of the stage
+    assert float(grpo[0]["kl"]) == 0.0  # the reference is the policy at the start of the phase
     assert any(row["val/NDCG@3"] for row in logged if row["stage"] == "grpo")
 
     rollouts = read_rollouts(folder / "rollouts.parquet")

@@ -70,7 +70,7 @@ def test_second_stage_begins_exactly_at_its_reference(two_stages, make_pretraine
     assert torch.equal(logits(policy.model), expected)
     assert (
         expected - logits(make_pretrained().model)
-    ).abs().max() > 0.1  # the first stage did change something
+    ).abs().max() > 0.1  # the first phase did change something
 
 
 def test_only_the_new_adapter_trains(two_stages):
@@ -113,7 +113,7 @@ def test_reference_restores_what_trains_and_the_mode(two_stages):
 
 
 def test_a_frozen_adapter_drops_nothing_out(make_pretrained, shake, lora):
-    # The released SFT has LoRA dropout 0.05. If it still acted in the next stage, the KL would not begin at 0.
+    # The released SFT has LoRA dropout 0.05. If it still acted in the next phase, the KL would not begin at 0.
     policy = make_pretrained(lora={**lora, "dropout": 0.5})
     policy.begin_phase("sft")
     shake(policy, "sft")
@@ -161,7 +161,7 @@ def test_saved_stages_load_to_the_same_policy(two_stages, shake, tmp_path, check
     with policy.reference() as reference:
         sft_alone = backbone.load(tmp_path / "adapters", ["sft"], tmp_path / "model")
         assert torch.equal(logits(sft_alone.model), logits(reference))
-    with pytest.raises(UserError, match="no finished stage 'dpo'"):
+    with pytest.raises(UserError, match="no finished phase 'dpo'"):
         backbone.load(tmp_path / "adapters", ["sft", "dpo"], tmp_path / "model")
 
 

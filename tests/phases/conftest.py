@@ -1,4 +1,4 @@
-"""Seeds, and a GRPO stage on the tiny policy."""
+"""Seeds, and a GRPO phase on the tiny policy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recorded(monkeypatch):
 
 @pytest.fixture
 def make_grpo(make_step):
-    """A GRPO stage around such a step."""
+    """A GRPO phase around such a step."""
 
     def make(*policy_answers_builder, learning_rate=1e-3, steps=1, on_rollouts=None, **settings):
         step = make_step(*policy_answers_builder, **settings)

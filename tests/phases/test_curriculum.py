@@ -23,7 +23,7 @@ def test_the_share_rises_by_the_same_each_step(step, steps, share):
 
 @pytest.fixture
 def make_stage(tiny, make_builder, make_examples):
-    """An SFT stage over 11 steps and one of the six examples, whose prompt has item tokens."""
+    """An SFT phase over 11 steps and one of the six examples, whose prompt has item tokens."""
 
     def make(curriculum: str, seed: int = 0):
         tiny.policy.begin_phase("sft", keep_reference=False)

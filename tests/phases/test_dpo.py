@@ -24,7 +24,7 @@ def batch(tiny, make_examples):
 
 @pytest.fixture
 def make_dpo(tiny):
-    """A DPO stage of the tiny policy unless another is given."""
+    """A DPO phase of the tiny policy unless another is given."""
 
     def make(policy=None, answers=None, learning_rate=1e-2, updates=1, begin=True, **settings):
         policy = policy or tiny.policy
@@ -38,7 +38,7 @@ def make_dpo(tiny):
 
 @pytest.fixture
 def titled(make_pretrained, make_builder, make_examples, make_dpo, shake):
-    """A stage with adapters, away from its reference, whose answers are labels with titles; four examples."""
+    """A phase with adapters, away from its reference, whose answers are labels with titles; four examples."""
     policy, builder = make_pretrained(), make_builder("instruct", answer="id_title")
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     policy.begin_phase("sft")

@@ -23,7 +23,7 @@ ROLLOUTS = [Constrained(), Free(max_new_tokens=5), Enumerated(), Constrained(tem
 
 @pytest.fixture
 def titled(make_pretrained, make_builder, make_examples, make_grpo, shake):
-    """A stage with adapters whose answers are labels with titles, and two examples."""
+    """A phase with adapters whose answers are labels with titles, and two examples."""
     policy, builder = make_pretrained(), make_builder("instruct", answer="id_title")
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     policy.begin_phase("sft")

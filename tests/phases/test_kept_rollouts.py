@@ -11,7 +11,7 @@ from mllmrec.phases.kept_rollouts import kept_steps, whole_groups
 @pytest.mark.parametrize(
     ("steps", "every", "kept"),
     [
-        (3, 2, {0, 1, 2}),  # a stage of fewer than 20 steps keeps them all
+        (3, 2, {0, 1, 2}),  # a phase of fewer than 20 steps keeps them all
         (39, 1000, set(range(0, 39, 2))),  # 20 of 39: every second, from the first to the last
         (1, 50, {0}),
         (0, 50, set()),

@@ -1,4 +1,4 @@
-"""Everything that made a stage's weights is part of its key: tests change one ingredient, and the key must change."""
+"""Everything that made a phase's weights is part of its key: tests change one ingredient, and the key must change."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ ENGINE = SharedPrefix()
 
 @pytest.fixture
 def make_sft(tiny, make_examples):
-    """An SFT stage on the six training examples, whose prompts differ in length."""
+    """An SFT phase on the six training examples, whose prompts differ in length."""
 
     def make(
         micro_batch_size: int = 8, loss_on: str = "answer", learning_rate: float = 1e-2, updates: int = 1

@@ -80,7 +80,7 @@ def test_cost_is_the_mean_over_seeds_of_the_seconds_of_all_stages(study):
     figure, _, _ = cost_against_quality(study, Logs(study.rows))
     axis = figure.axes[0]
     points = [tuple(map(float, np.ravel(container.lines[0].get_data()))) for container in axis.containers]
-    # Two stages of 10 s, one of 40; NDCG@3 2/3 and 1/3.
+    # Two phases of 10 s, one of 40; NDCG@3 2/3 and 1/3.
     assert points == [(20, pytest.approx(2 / 3)), (40, pytest.approx(1 / 3))]
     assert [text.get_text() for text in axis.texts] == ["bprmf", "r1"]
     assert sensitivity(study, Logs(study.rows)) is None

@@ -16,7 +16,7 @@ def labels(folder):
 
 def test_runs_that_differ_in_their_seed_share_a_row_named_by_what_was_typed(tmp_path, write_run):
     for number, (method, seed) in enumerate([("sft", 1), ("sft", 0), ("grpo_only", 0), ("grpo_only", 1)]):
-        # The stages follow from the method, and the run's name has no effect.
+        # The phases follow from the method, and the run's name has no effect.
         write_run(tmp_path / str(number), [1, 2], method=method, seed=seed, typed=[f"method={method}"])
     assert labels(tmp_path) == [("sft", [0, 1]), ("grpo_only", [0, 1])]
 

@@ -84,7 +84,7 @@ def test_metrics_of_another_run_beside_the_ranks_are_refused(tmp_path, write_run
     run = find_jobs(tmp_path).runs[0]
     # Ranks 1, 2, 3 of four are within 3.
     with pytest.raises(
-        UserError, match=r"HR@3 of stage sft is 0\.750000, but metrics\.json beside it says 0\.5"
+        UserError, match=r"HR@3 of phase sft is 0\.750000, but metrics\.json beside it says 0\.5"
     ):
         run.records("sft")
 

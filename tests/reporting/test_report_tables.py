@@ -62,7 +62,7 @@ def test_the_table_holds_means_spread_marks_and_its_protocol(study):
     # With ten candidates every target is within 10, so HR@10 says nothing.
     assert table.header == [
         "method",
-        "stage",
+        "phase",
         "seeds",
         "HR@1",
         "HR@3",

@@ -1,4 +1,4 @@
-"""Reports of a stage's best or last weights, and of the baselines and other negatives beside every run."""
+"""Reports of a phase's best or last weights, and of the baselines and other negatives beside every run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_report_reads_the_weights_that_are_asked_for(write_run, experiment, tm
     add_last_weights(folder, "sft", [1, 2])
     found = experiment(tmp_path, weights=weights)
     assert found.scores[0].mean("HR@1") == expected
-    assert ("weights of each stage" in results(found).caption) is (weights != "kept")
+    assert ("weights of each phase" in results(found).caption) is (weights != "kept")
 
 
 def test_a_stage_without_a_choice_stands_with_the_weights_that_it_has(write_run, experiment, tmp_path):

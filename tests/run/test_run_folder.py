@@ -159,7 +159,7 @@ def test_a_resumed_stage_drops_the_rollouts_it_will_sample_again(tmp_path):
 
 
 def test_missing_rollouts_say_why(tmp_path):
-    with pytest.raises(UserError, match="no GRPO stage"):
+    with pytest.raises(UserError, match="no GRPO phase"):
         read_rollouts(tmp_path / "rollouts.parquet")
 
 

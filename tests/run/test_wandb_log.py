@@ -29,7 +29,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A run of two stages with numbers, curves and rollouts, as wandb recorded it."""
+    """A run of two phases with numbers, curves and rollouts, as wandb recorded it."""
     folder, loggers = RunFolder(tmp_path), WandbLoggers(offline=True)
     loggers.start(folder, LABELS, SETTINGS)
     folder.record_protocol(PROTOCOL, {"HR@1": 0.1})
