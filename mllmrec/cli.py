@@ -8,10 +8,12 @@ standard error; ``MLLMREC_TRACEBACK=1`` shows where it arose. 130 and 143: ended
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import pickle
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,7 +88,8 @@ def _run(task: Task, config_name: str) -> None:
     del job.__wrapped__
     job.__module__ = f"mllmrec.{config_name}"
     try:
-        _check_command_line(config_name)
+        with _nothing_collected():
+            _check_command_line(config_name)
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE)(job)()
     except BrokenPipeError:
         # The reader of the output closed it early, as in `--help | head`.
@@ -101,6 +104,21 @@ def _run(task: Task, config_name: str) -> None:
         sys.exit(_report(error, config_name))
 
 
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Collect no garbage in the block, and none of its objects later.
+
+    In the block libraries are imported. They make millions of objects, all of which stay. Python would search them for
+    garbage again and again, which takes more than a second.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _check_command_line(config_name: str) -> None:
     """Check the overrides as typed, unless the command only prints help or the like.
 
@@ -109,7 +127,8 @@ def _check_command_line(config_name: str) -> None:
         UserError: the working folder no longer exists.
     """
     args = get_args_parser().parse_args()
-    register_help(args.config_name or config_name, args.overrides)
+    shown = args.help or args.info or args.cfg in ("hydra", "all")
+    register_help(args.config_name or config_name, args.overrides, shown)
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return
     try:
@@ -129,6 +148,8 @@ def _check_command_line(config_name: str) -> None:
 
 def _trials(settings: Mapping[str, Any], faulty: Collection[str]) -> list[str]:
     """The faults of parts on toy batches. The parts need torch, which takes seconds to import."""
+    if not {"caption", "method"} & set(settings):
+        return []
     from mllmrec.testing.trials import trial_faults
 
     return trial_faults(settings, faulty)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Recommender(ABC):
 
     Nothing is loaded in the constructor. `fit` or `load` is called before `scores`.
     """
+
+    shared: ClassVar[bool] = False  # whether jobs share what it learnt; counting is as quick as reading
 
     @abstractmethod
     def fit(self, inputs: FitInputs) -> None:

@@ -101,6 +101,7 @@ class NeuralRecommender(Recommender):
     """Trains a `SequenceNetwork`."""
 
     kind: str
+    shared = True
 
     def __init__(self, training: TrainingSettings) -> None:
         self.training = training

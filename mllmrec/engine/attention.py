@@ -5,6 +5,9 @@ heads are folded into the query length, so no part of the prefix is copied. Atte
 computed separately, and the two parts are merged exactly through their log-sum-exps. The backward pass runs each part's own
 backward with the merged output and log-sum-exp (as ring attention does, Liu et al. 2023), so neither part keeps a matrix of
 attention weights.
+
+Every configuration names the engine, and the check of a configuration imports it. So transformers, which takes seconds to
+import, is imported only when there is a model.
 """
 
 from __future__ import annotations
@@ -14,9 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from mllmrec.engine.products import recurring
 from mllmrec.errors import UserError
@@ -38,6 +38,9 @@ def install(model: Any) -> None:
     Raises:
         UserError: the engine does not support the model's kind of attention.
     """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     config = model.config.get_text_config()
     if config._attn_implementation == NAME:
         return
@@ -53,6 +56,8 @@ def install(model: Any) -> None:
             f"engine=shared_prefix cannot run {type(model).__name__} with {', '.join(strange)}: use engine=plain"
         )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
     base.set_attn_implementation(NAME)
 
 
@@ -114,6 +119,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if attention_pass is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -125,10 +132,6 @@ def _attention(
             "engine=shared_prefix cannot run attention dropout: set attention_dropout to 0, or engine=plain"
         )
     return attention_pass.attend(module.layer_idx, query, key, value, scaling), None
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

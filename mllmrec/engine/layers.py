@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from mllmrec.engine.products import linear, product
@@ -23,6 +22,9 @@ class FastLayers:
 
     def __init__(self, modules: Iterable[Any]) -> None:
         """Merge the adapters in ``modules`` that can be merged exactly; PEFT still runs the others."""
+        # Takes seconds, and the check of every configuration imports the engine.
+        from peft.tuners.lora import Linear as LoraLinear
+
         self._layers: list[tuple[Any, Any]] = []
         inner: set[Any] = set()  # modules inside merged layers, which no longer run themselves
         for layer in modules:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning
 from hydra.utils import instantiate
 from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.item_texts import item_texts
 from mllmrec.baselines.key import recommender_parts
-from mllmrec.baselines.neural import NeuralRecommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
@@ -22,8 +20,10 @@ from mllmrec.jobs.new_run import NewRun
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.one_process import make_trainer
-from mllmrec.screen.training_callbacks import TrainingProgress
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
+
+if TYPE_CHECKING:
+    import lightning
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ def train_item_vectors(run: NewRun) -> Tensor:
     Raises:
         UserError: the recommender has no item vectors.
     """
+    from mllmrec.baselines.neural import NeuralRecommender
+
     recommender: Recommender = instantiate(run.cfg.method.item_vectors, _convert_="all")
     if not isinstance(recommender, NeuralRecommender):
         raise UserError(
@@ -70,8 +72,7 @@ def _learn(run: NewRun, recommender: Recommender, section: str, name: str) -> No
     """Fit what a section of ``method`` describes, or take it from an earlier job if jobs share; ``name`` is the run's
     name for it."""
     cfg, prepared = run.cfg, run.prepared
-    # Only networks are stored. The other recommenders count, which is as quick as reading.
-    if not (cfg.share_stages and isinstance(recommender, NeuralRecommender)):
+    if not (cfg.share_stages and recommender.shared):
         _fit(run, recommender, section, name)
         return
     parts = recommender_parts(cfg.method[section], cfg, prepared, run.held_out)
@@ -110,6 +111,8 @@ def _fit(run: NewRun, recommender: Recommender, section: str, name: str) -> None
 
 
 def _trainer(run: NewRun, name: str, settings: dict[str, Any]) -> lightning.Trainer:
+    from mllmrec.screen.training_callbacks import TrainingProgress
+
     return make_trainer(
         # Recommenders are small: half precision would cost them more than they gain.
         {**run.cfg.trainer, "precision": "32-true"},

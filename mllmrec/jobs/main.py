@@ -15,12 +15,9 @@ from mllmrec.cache import fingerprint
 from mllmrec.config.typed import typed
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
-from mllmrec.jobs.baseline import run_baseline
 from mllmrec.jobs.judge import open_judge
-from mllmrec.jobs.language_model import run_language_model
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.jobs.results_tables import print_results, print_rollouts
-from mllmrec.run.curves import draw_curves
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.input_files import InputFiles
 from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
@@ -92,8 +89,15 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     new = NewRun(cfg, prepared, protocols, held_out_protocol(cfg, prepared), job, loggers)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))
-    result = run_baseline(new) if classical else run_language_model(new)
+    # Only the one that is needed: the libraries of a language model take seconds to import.
+    if classical:
+        from mllmrec.jobs.baseline import run_baseline as train
+    else:
+        from mllmrec.jobs.language_model import run_language_model as train
+    result = train(new)
     if folder.log_path.exists():
+        from mllmrec.run.curves import draw_curves
+
         draw_curves(folder.log_path, folder.curves_path)
     loggers.log_results(folder)
     if folder.rollouts_path.exists():

@@ -1,4 +1,8 @@
-"""Builds policies from scratch or from any Hugging Face causal language model."""
+"""Builds policies from scratch or from any Hugging Face causal language model.
+
+Every configuration names a backbone, and the check of a configuration imports it. So transformers, which takes seconds to
+import, is imported only when a policy is built.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
@@ -110,6 +113,8 @@ class Tiny(Backbone):
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Train the tokenizer and initialise the weights from ``seed``."""
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
         tokenizer = train_tokenizer(corpus, labels, self.sizes.vocabulary)
         config = Qwen3Config(**self._text_settings(tokenizer), tie_word_embeddings=True)
         with seeded_globals(seed, "initial-weights"):
@@ -191,13 +196,17 @@ def pretrained(
     attention: str,
     quantization: str | None = None,
     revision: str | None = None,
-    models: Any = AutoModelForCausalLM,
+    models: Any = None,
 ) -> tuple[Any, Any]:
     """Model and tokenizer from the hub or a folder; the ``from_pretrained`` of ``models`` loads the model.
+
+    Without ``models`` it is a causal language model.
 
     Raises:
         UserError: the model or the tokenizer cannot be loaded.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     extra: dict[str, Any] = {}
     if quantization == "4bit":
         from transformers import BitsAndBytesConfig
@@ -210,7 +219,7 @@ def pretrained(
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
         with without_bars(path):
-            model = models.from_pretrained(
+            model = (models or AutoModelForCausalLM).from_pretrained(
                 path,
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention,

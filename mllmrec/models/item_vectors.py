@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAME = "item_tokens.safetensors"
 PROJECTOR, VECTORS = "item_projector", "item_vectors"

@@ -1,4 +1,7 @@
-"""A policy: one language model, its tokenizer, and the weights that each training phase adds."""
+"""A policy: one language model, its tokenizer, and the weights that each training phase adds.
+
+Much of the package imports this class, so transformers and peft, which take seconds to import, wait until they are used.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,10 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mllmrec.data.base import Items
 from mllmrec.engine.batches import TokenBatch, pad
@@ -27,6 +27,9 @@ from mllmrec.models.item_vectors import (
 )
 from mllmrec.randomness import seeded_globals
 from mllmrec.screen.transformers_output import without_bars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Policy:
@@ -233,22 +236,8 @@ class Policy:
             # of a policy to itself would not be exactly 0.
             self._frozen = copy.deepcopy(self.model).eval() if keep_reference else None
         else:
-            settings = {
-                **self.lora,
-                **{key: value for key, value in (lora or {}).items() if value is not None},
-            }
-            self._add_adapter(
-                name,
-                LoraConfig(
-                    r=settings["rank"],
-                    lora_alpha=settings["alpha"],
-                    lora_dropout=settings["dropout"],
-                    target_modules=settings["target_modules"]
-                    if isinstance(settings["target_modules"], str)
-                    else list(settings["target_modules"]),
-                    task_type="CAUSAL_LM",
-                ),
-            )
+            changed = {key: value for key, value in (lora or {}).items() if value is not None}
+            self._add_adapter(name, {**self.lora, **changed})
         self.phases.append(name)
         if self.lora is not None:
             self._activate(self.phases, trainable=name)
@@ -269,7 +258,6 @@ class Policy:
             assert self._frozen is not None, "reference() belongs inside a phase that keeps one"
             yield self._frozen.to(self.device)
             return
-        assert isinstance(self.model, PeftModel)
         training = self.model.training
         self.model.eval()
         *earlier, current = self.phases
@@ -312,6 +300,8 @@ class Policy:
         Raises:
             UserError: an adapter is missing or damaged.
         """
+        from peft import PeftModel
+
         for phase in phases:
             path = folder / phase
             if not (path / "adapter_config.json").is_file():
@@ -342,7 +332,17 @@ class Policy:
         finally:
             self.model.set_input_embeddings(self._items)
 
-    def _add_adapter(self, name: str, config: LoraConfig) -> None:
+    def _add_adapter(self, name: str, settings: Mapping[str, Any]) -> None:
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        targets = settings["target_modules"]
+        config = LoraConfig(
+            r=settings["rank"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
         try:
             # Adapters on all linear layers mean the model's own layers.
             with self._without_items():
@@ -362,6 +362,8 @@ class Policy:
             )
 
     def _silence_dropout(self, names: Sequence[str]) -> None:
+        from peft.tuners.lora import LoraLayer
+
         # Dropout in a frozen adapter would make the policy differ from its reference before any update.
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
@@ -370,7 +372,6 @@ class Policy:
                 )
 
     def _activate(self, names: Sequence[str], trainable: str | None) -> None:
-        assert isinstance(self.model, PeftModel)
         adapted: Any = self.model.base_model
         adapted.set_adapter(list(names))
         for name, weight in self.model.named_parameters():

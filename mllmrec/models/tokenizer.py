@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END, PADDING = "<|end|>", "<|pad|>"
 # Training time grows with the square of the longest word's length; the tokenizer learns nothing from text past this limit.
@@ -23,6 +26,8 @@ def train_tokenizer(corpus: Iterable[str], labels: Sequence[str], vocabulary: in
         labels: the I item labels, all different.
         vocabulary: tokens for text, without labels; at least 257 + the two special ones.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

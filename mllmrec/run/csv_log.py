@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mllmrec.cache import atomic_path
+from mllmrec.run.log_rows import read_log, write_log
 
 FLUSH_ROWS, FLUSH_SECONDS = 50, 10.0
 
@@ -86,18 +85,3 @@ class CsvLog(Logger):
     def finalize(self, status: str) -> None:
         """Write the remaining rows, whether the trainer ended or failed."""
         self._write()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `log.csv`: column → text, without empty values."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(stream)]
-
-
-def write_log(path: Path, rows: Collection[Mapping[str, Any]]) -> None:
-    """Write a whole `log.csv`; its header is the union of the rows' columns."""
-    header = list(dict.fromkeys(["stage", "step", "seconds", *(key for row in rows for key in row)]))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
-
-import lightning
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from typing import TYPE_CHECKING, Any
 
 from mllmrec.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    import lightning
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ def make_trainer(settings: Mapping[str, Any], folder: RunFolder, **more: Any) ->
         folder: the run's folder.
         more: arguments of Lightning's Trainer.
     """
+    import lightning
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
     alone = LightningEnvironment()
     alone.set_global_rank(0)
     return lightning.Trainer(

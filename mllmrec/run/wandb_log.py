@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from mllmrec.run.csv_log import read_log
+from mllmrec.run.log_rows import read_log
 
 
 class WandbStages:

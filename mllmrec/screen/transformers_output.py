@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers.utils import logging
-
 
 @contextmanager
 def without_bars(source: str | Path) -> Iterator[None]:
@@ -17,6 +15,8 @@ def without_bars(source: str | Path) -> Iterator[None]:
     Args:
         source: a hub name, or the folder to read or write (a `Path` if the folder does not exist yet).
     """
+    from transformers.utils import logging
+
     watched_download = isinstance(source, str) and not Path(source).exists() and sys.stderr.isatty()
     were_on = logging.is_progress_bar_enabled()
     if not watched_download:
@@ -30,5 +30,7 @@ def without_bars(source: str | Path) -> Iterator[None]:
 
 def warn_through_our_log() -> None:
     """Send transformers' warnings where ours go, including `run.log`, instead of to standard error in its own format."""
+    from transformers.utils import logging
+
     logging.disable_default_handler()
     logging.enable_propagation()

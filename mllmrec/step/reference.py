@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mllmrec.models.policy import Policy
 from mllmrec.rl.parts import Part
+
+if TYPE_CHECKING:
+    from mllmrec.models.policy import Policy  # imports peft, which takes seconds
 
 
 class Reference(Part):

@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from mllmrec.cache import file_fingerprint, fingerprint, temporary_beside
 from mllmrec.errors.disk import about, disk_fault
-from mllmrec.run.csv_log import read_log, write_log
 from mllmrec.run.folder import RunFolder
+from mllmrec.run.log_rows import read_log, write_log
 
 log = logging.getLogger(__name__)
 

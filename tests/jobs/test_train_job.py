@@ -13,7 +13,7 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mllmrec.errors import UserError
-from mllmrec.run.csv_log import read_log
+from mllmrec.run.log_rows import read_log
 from mllmrec.run.rollouts import read_rollouts
 
 

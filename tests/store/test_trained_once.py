@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mllmrec.run.csv_log import read_log, write_log
 from mllmrec.run.folder import RunFolder
+from mllmrec.run.log_rows import read_log, write_log
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
 PARTS = {"seed": 0, "learning rate": 0.1, "ks": (1, 3)}

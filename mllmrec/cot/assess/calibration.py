@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 
 @dataclass(frozen=True)
 class Helping:
@@ -77,6 +75,9 @@ def calibrate(
 def _helping(lifts: Sequence[float]) -> Helping:
     if not len(lifts):
         return Helping(0, None, None, None, None)
+    # Takes half a second, which jobs that calibrate nothing need not wait.
+    from scipy import stats
+
     count = sum(gain > 0 for gain in lifts)
     interval = stats.binomtest(int(count), len(lifts)).proportion_ci(0.95, method="wilson")
     return Helping(
