@@ -36,7 +36,7 @@ class Palette(Captioner):
 
     def __init__(self, max_colours: int = 2) -> None:
         if max_colours < 1:
-            raise UserError(f"caption.max_colours={max_colours}: at least one colour is named")
+            raise UserError(f"caption.max_colours={max_colours}: must be at least 1")
         self.max_colours = max_colours
 
     def identity(self) -> dict[str, object]:

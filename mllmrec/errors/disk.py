@@ -15,12 +15,12 @@ from pathlib import Path
 from mllmrec.errors import UserError
 
 _ELSEWHERE = "choose another folder (hydra.run.dir=DIR, hydra.sweep.dir=DIR or cache_dir=DIR)"
-_WHOLE = "what is on disk is whole; then start the command again"
+_AGAIN = "then start the command again; what is on disk is whole"
 _SPACE = {
-    errno.ENOSPC: f"the disk is full: free some space; {_WHOLE}",
-    errno.EDQUOT: f"your quota of disk space is used up: free some space; {_WHOLE}",
-    errno.EFBIG: f"no file may become so large here: raise the limit (ulimit -f); {_WHOLE}",
-    errno.EIO: f"the disk failed: check the disk; {_WHOLE}",
+    errno.ENOSPC: f"the disk is full: free some space, {_AGAIN}",
+    errno.EDQUOT: f"your quota of disk space is used up: free some space, {_AGAIN}",
+    errno.EFBIG: f"no file may become so large here: raise the limit (ulimit -f), {_AGAIN}",
+    errno.EIO: f"the disk failed: check the disk, {_AGAIN}",
     errno.EROFS: f"the file system is read-only: {_ELSEWHERE}",
 }
 _PERMISSION = f"cannot be opened, permission denied: grant it, or {_ELSEWHERE}"

@@ -152,8 +152,8 @@ def held_out_protocol(cfg: DictConfig, prepared: Prepared) -> Protocol | None:
     """The protocol that ranks a fixed sample of validation users during training, or None if there is no sample.
 
     Generated answers are slow, and a policy early in its training names few items. So if results are ranked by generated
-    answers, held-out users are ranked by the likelihood of every answer. That is no measure of ranked lists, in which no
-    item is a whole answer: they are written for held-out users, too.
+    answers, held-out users are ranked by the likelihood of every answer. Ranked lists cannot be measured in this way,
+    since no item is a whole answer: they are generated for held-out users, too.
     """
     if not cfg.heldout.users:
         return None

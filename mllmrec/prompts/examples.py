@@ -127,7 +127,7 @@ class Examples:
         )
 
     def _to_learn(self, index: int, candidates: np.ndarray, reasoning: str | None) -> str:
-        """The answer to learn, if it is another than the target's plain one."""
+        """The answer to learn, if it differs from the target's plain one."""
         target, builder = self.samples.target(index), self.builder
         answer = builder.answer(target)
         if builder.places > 1:

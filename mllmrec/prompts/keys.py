@@ -1,4 +1,4 @@
-"""What identifies a sample when its reasoning is looked up, and what prompts ask for it."""
+"""What identifies a sample when its reasoning is looked up, and the interface that gives prompts their reasoning."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Reasoner(ABC):
 
     @property
     def told(self) -> str:
-        """What the writer knew besides the request: one of `TOLD`, and above none only for texts made elsewhere."""
+        """What the writer knew besides the request: one of `TOLD`; only texts made elsewhere have more than none."""
         return NOTHING
 
     @property

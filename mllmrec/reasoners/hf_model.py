@@ -273,7 +273,7 @@ def _load(settings: HfSettings) -> tuple[Any, Any]:
     """(processor or tokenizer, model on its device)."""
     device, revision = settings.loading.device, settings.loading.revision or "main"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch finds no GPU here; say device=cpu or auto")
+        raise UserError("device=cuda: torch finds no GPU here; set device=cpu or auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     path = str(Path(settings.path).expanduser())
@@ -291,7 +291,7 @@ def _load(settings: HfSettings) -> tuple[Any, Any]:
             )
     except ImportError as error:
         raise UserError(
-            f"model {settings.path} needs what is not installed: {collapse_spaces(str(error))}"
+            f"model {settings.path} needs a package that is not installed: {collapse_spaces(str(error))}"
         ) from error
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]

@@ -51,7 +51,7 @@ class RolloutBatch:
     """R completions in groups. Token tensors are on the policy's device; rewards and groups are on the CPU.
 
     A group's rows are compared with each other. By default a group is the completions of one example, but groups may
-    differ in size, an example may have several, and a prompt may be another than its example's.
+    differ in size, an example may have several, and a prompt may differ from its example's.
     """
 
     step: int

@@ -64,7 +64,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     samples: dict[str, Samples] = instantiate(cfg.split)(interactions)
     if len(samples["train"]) == 0:
         raise UserError(
-            "no user has enough interactions to train on: lower dataset.filters or split.min_history"
+            "no user has enough interactions to train on: loosen dataset.filters or lower split.min_history"
         )
 
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")

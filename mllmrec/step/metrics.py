@@ -13,8 +13,8 @@ from mllmrec.rl.batch import POLICY, RolloutBatch
 def rollout_metrics(batch: RolloutBatch, *, constrained: bool) -> dict[str, float]:
     """Rewards, lengths and validity of what the policy said to the examples' own prompts.
 
-    Rows that answer hints, or questions of a rollout's own, would say something else than how good the policy is. Only the
-    spread of rewards covers them, since that is what the advantages see.
+    Rows that answer hints, or a rollout's own questions, do not show how good the policy is. Only the spread of rewards
+    covers them, since that is what the advantages see.
 
     Args:
         batch: judged.

@@ -1,4 +1,4 @@
-"""Whom the policy is compared with: the policy at the start of the phase, or one that follows it slowly."""
+"""What the policy is compared with: the policy at the start of the phase, or one that follows it slowly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class Reference(Part):
     """A policy that scores completions beside the one that learns."""
 
-    keeps_start: ClassVar[bool] = False  # whether the policy must keep its weights of the phase's start
+    keeps_start: ClassVar[bool] = (
+        False  # whether the policy must keep its weights from the start of the phase
+    )
 
     def begin(self, policy: Policy) -> None:
         """Called once, when the phase's weights are in place."""

@@ -15,7 +15,9 @@ from mllmrec.step.speaker import Speaker
 class Teacher(Part):
     """Scores completions that the policy drew. It must share the policy's tokens."""
 
-    keeps_start: ClassVar[bool] = False  # whether the policy must keep its weights of the phase's start
+    keeps_start: ClassVar[bool] = (
+        False  # whether the policy must keep its weights from the start of the phase
+    )
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch, speaker: Speaker, rows: Tensor | None = None) -> Tensor:

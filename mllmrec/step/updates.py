@@ -1,4 +1,4 @@
-"""One optimiser step from the shares of a loss, with the checks that a worthless one does not pass unseen."""
+"""One optimiser step from the shares of a loss, with checks that report a step that teaches nothing."""
 
 from __future__ import annotations
 

@@ -42,10 +42,14 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
     even = toy_batch(_TEXTS, rewards=_REWARDS, group_of=_EVEN, weights=weights)
     before = copy.deepcopy(advantage)
     given = _called(advantage, even)
-    expect_equal("a second call on the same state gives others", _called(copy.deepcopy(before), even), given)
+    expect_equal(
+        "a second call on the same state gives other advantages", _called(copy.deepcopy(before), even), given
+    )
     if not advantage.state_dict():
         again = _called(advantage, even)
-        expect_equal("it remembers, and its state_dict is empty: a second call gives others", again, given)
+        expect_equal(
+            "it remembers, and its state_dict is empty: a second call gives other advantages", again, given
+        )
     for batch in (even, toy_batch(_TEXTS, rewards=_REWARDS, group_of=_RAGGED)):
         # Only rows of a group change places, so that parts that pair rows of several groups are not asked for too much.
         order = torch.tensor([2, 0, 1, 3, 5, 4, 7, 6])

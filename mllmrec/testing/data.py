@@ -48,7 +48,7 @@ def check_dataset(dataset: Any) -> None:
     for name in ("timestamps", "ratings", "targets"):
         column = getattr(given, name)
         expect(
-            column is None or len(column) == rows, f"its {name} are not as many as its {rows} interactions"
+            column is None or len(column) == rows, f"its {rows} interactions have another number of {name}"
         )
     again = dataset.load().interactions
     same = np.array_equal(again.users, given.users) and np.array_equal(again.items, given.items)

@@ -1,4 +1,4 @@
-"""Exchangeable parts are checked on toy batches, so that one which gives the wrong thing is found before data are read.
+"""Exchangeable parts are checked on toy batches, so that a part that returns the wrong thing is found before data are read.
 
 The checks are those that `mllmrec.testing` offers to authors.
 """

@@ -1,1 +1,1 @@
-"""Systems of the literature as parts of a step: one module each, chosen as ``variant=NAME``."""
+"""Published systems as parts of a step: one module each, chosen as ``variant=NAME``."""

@@ -68,7 +68,7 @@ class TeacherKlOfFailingGroups(TeacherKl):
 
 
 class Informed(Teacher):
-    """The policy of the phase's start, which is told the answer: ``hint`` stands before each example's prompt.
+    """The policy at the start of the phase, told the answer: ``hint`` stands before each example's prompt.
 
     It needs no second model. ``{answer}`` in the hint is the target as prompts show it, such as ``[ITEM_7] Red Lamp``.
     """

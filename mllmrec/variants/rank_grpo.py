@@ -1,6 +1,6 @@
 """Rank-GRPO (ConvRec-R1, Zhu et al. 2025, arXiv 2510.20150): credit, ratio and clip for each place of a ranked list.
 
-A completion is a list of N items, one in a line. With h_k = 1 if item k is the target and d_k = 1 / log2(k + 1), place k is
+A completion is a list of N items, one per line. With h_k = 1 if item k is the target and d_k = 1 / log2(k + 1), place k is
 paid for the hits from its place on, r_k = sum of h_j d_j over j >= k: those that it can still influence.
 """
 

@@ -18,10 +18,10 @@ from mllmrec.rollout.base import Judge, PlainRollout, Speaker, Turn, WrappedRoll
 class Adaptive(WrappedRollout):
     """Draws in rounds, ``draws`` answers of each prompt that is still asked, and keeps G of all its answers.
 
-    A prompt is asked no more once it has enough positive answers, those with a reward above ``positive``: one
-    (``until="positive"``), or half of G, and as many others (``until="balanced"``). Of its answers, its pool, it keeps
-    as many positive as other ones if there are, the earliest of each. The batch's ``pool`` has the mean and the deviation
-    of all rewards of each prompt's pool, for `PoolBaseline`.
+    A prompt is no longer asked once it has enough positive answers, those with a reward above ``positive``: one
+    (``until="positive"``), or half of G, and as many others (``until="balanced"``). All its answers are its pool. Of
+    these it keeps the earliest positive and the earliest other ones, equally many if there are enough of both. The
+    batch's ``pool`` has the mean and the deviation of all rewards of each prompt's pool, for `PoolBaseline`.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class BundleRisk(Advantage):
     ``mix`` the mean of both. ``baseline`` adds the term in brackets.
 
     ``credit``: ``uniform`` gives A to each row of the paper; ``std`` divides it by the deviation of the row's group;
-    ``score`` halves it for positive rewards and takes 1.5 times it for others; ``share`` multiplies it with the row's
+    ``score`` halves it for positive rewards and takes 1.5 times it for others; ``share`` multiplies it by the row's
     share of the paper's gain over the groups' means (from -1 to 1; equal shares of no gain).
     """
 
@@ -119,7 +119,7 @@ class BundleRisk(Advantage):
         return found
 
     def _credit(self, batch: RolloutBatch, bundle: _Bundle) -> Tensor:
-        """(m, k) what the advantage of a paper is multiplied with for each of its rows."""
+        """(m, k) what the advantage of a paper is multiplied by for each of its rows."""
         rewards, groups, rows = batch.judged(), batch.groups, bundle.rows
         if self.credit == "std":
             spread = groups.rows(groups.std(rewards))[rows]

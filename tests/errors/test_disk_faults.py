@@ -55,8 +55,8 @@ def test_a_file_that_finds_no_room_ends_in_one_line_and_what_was_there_stays(tmp
     ended = run(tmp_path, [*job, "seed=2000"])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
-        "mllmrec.train: error: numbers.json: no file may become so large here: raise the limit (ulimit -f); what is on "
-        "disk is whole; then start the command again\n"
+        "mllmrec.train: error: numbers.json: no file may become so large here: raise the limit (ulimit -f), then start "
+        "the command again; what is on disk is whole\n"
     )
     assert json.loads((tmp_path / "numbers.json").read_text()) == [1]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []

@@ -154,7 +154,7 @@ def copied_share(text: str, history_texts: Sequence[str], ngram: int = 4) -> flo
         UserError: ``ngram`` is below 1.
     """
     if ngram < 1:
-        raise UserError(f"ngram={ngram}: at least one word makes a copy")
+        raise UserError(f"ngram={ngram}: must be at least 1")
     words = split_words(text)
     if not words:
         return 0.0
