@@ -67,20 +67,20 @@ def small(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     return run(folder, *flags, *arguments, **environment)
 
 
-def test_done_is_0_and_the_run_folder_is_there(folder: Path) -> None:
+def test_a_finished_job_ends_with_status_0_and_a_run_folder(folder: Path) -> None:
     done = small(folder, "seed=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert "seed 3" in done.stdout
     assert (folder / "out" / ".hydra" / "config.yaml").is_file()
 
 
-def test_wrong_input_is_2_with_one_line(folder: Path) -> None:
+def test_wrong_input_ends_with_status_2_and_one_line(folder: Path) -> None:
     done = small(folder, "kind=user", "seed=3")
     assert done.returncode == 2
     assert done.stderr == "mllmrec.train: error: data.csv line 3: no item id; add one\n"
 
 
-def test_wrong_input_found_by_a_constructor_is_2(folder: Path) -> None:
+def test_wrong_input_found_by_a_constructor_ends_with_status_2(folder: Path) -> None:
     done = small(folder, "kind=wrapped")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -88,7 +88,7 @@ def test_wrong_input_found_by_a_constructor_is_2(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the folder of a process stays")
-def test_a_folder_that_is_gone_is_said(folder: Path) -> None:
+def test_a_working_folder_that_is_gone_is_reported(folder: Path) -> None:
     gone = folder / "gone"
     gone.mkdir()
     flags = ["--config-path", str(folder / "conf"), "--config-name", "small"]
@@ -116,14 +116,14 @@ def test_a_traceback_is_shown_when_asked_for(folder: Path) -> None:
     assert "raise UserError" in done.stderr
 
 
-def test_a_defect_is_1_with_its_traceback(folder: Path) -> None:
+def test_a_defect_ends_with_status_1_and_its_traceback(folder: Path) -> None:
     done = small(folder, "kind=defect")
     assert done.returncode == 1
     assert 'return {}["key"]' in done.stderr
     assert done.stderr.rstrip().endswith("KeyError: 'key'")
 
 
-def test_an_interruption_is_130_without_traceback(folder: Path) -> None:
+def test_an_interruption_ends_with_status_130_without_traceback(folder: Path) -> None:
     done = small(folder, "kind=interrupt")
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
@@ -185,11 +185,11 @@ def test_each_job_of_a_multirun_is_checked(folder: Path) -> None:
     assert "mix_ratio=1.5: must be less than or equal to 1" in done.stderr
 
 
-def test_an_unknown_flag_is_2(folder: Path) -> None:
+def test_an_unknown_flag_ends_with_status_2(folder: Path) -> None:
     assert run(folder, "--nothing").returncode == 2
 
 
-def test_a_sweep_without_multirun_is_2_and_says_so(folder: Path) -> None:
+def test_a_sweep_without_multirun_ends_with_status_2_and_a_message(folder: Path) -> None:
     done = small(folder, "seed=1,2")
     assert done.returncode == 2
     assert "--multirun" in done.stderr

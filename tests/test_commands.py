@@ -74,7 +74,9 @@ def test_a_command_is_run_by_its_name(tmp_path: Path) -> None:
     assert "samples_shown:" in done.stdout
 
 
-def test_an_unknown_command_is_2_and_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_ends_with_status_2_and_names_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["trian"]) == 2
     error = capsys.readouterr().err
     assert "trian: no such command; there are train, build-cot," in error

@@ -87,7 +87,7 @@ def test_all_faults_come_together_and_what_is_right_is_applied() -> None:
         ["~experiment"],
     ],
 )
-def test_what_hydra_takes_is_taken(overrides: list[str]) -> None:
+def test_overrides_that_hydra_accepts_are_accepted(overrides: list[str]) -> None:
     assert faults_of(*overrides) == []
 
 
@@ -150,7 +150,7 @@ def test_packages_and_folders_are_searched_together(extra: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["extr", "pkg://nowhere.conf", "file:///nowhere"])
-def test_a_place_that_is_not_there_is_said(extra: Path, place: str) -> None:
+def test_a_missing_place_of_files_is_named(extra: Path, place: str) -> None:
     fault, _ = faults_of(f"hydra.searchpath=[{place}]", "reward=mine")
     assert fault.startswith(f"hydra.searchpath=[{place}]: {place} does not exist: give a folder")
 
@@ -160,6 +160,6 @@ def test_a_search_path_is_a_list(extra: Path) -> None:
     assert "hydra.searchpath=[DIR,pkg://PACKAGE]; --config-dir DIR" in fault
 
 
-def test_a_folder_for_config_dir_that_is_not_there_is_said(extra: Path) -> None:
+def test_a_missing_folder_for_config_dir_is_named(extra: Path) -> None:
     (fault,) = compose_checked("train", [], CONFIG_DIR, extra_dir="extr").faults
     assert fault.startswith("--config-dir extr: no such folder")

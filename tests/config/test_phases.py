@@ -87,7 +87,7 @@ def test_a_phase_sees_its_own_settings_and_the_others_do_not():
         (None, "not set: name what is trained"),
     ],
 )
-def test_what_cannot_be_a_phase_is_said(phases, words):
+def test_faults_of_phases_are_named(phases, words):
     faults = phase_faults({"method": {"phases": phases}})
     assert any(words in fault for fault in faults), faults
 
@@ -97,7 +97,7 @@ def test_the_earlier_name_of_phases_is_not_ignored_beside_them():
     assert faults == ["method.phases: method.stages is the earlier name of method.phases: set phases alone"]
 
 
-def test_all_faults_of_phases_are_said_at_once_with_their_bounds():
+def test_all_faults_of_phases_come_together_with_their_bounds():
     wrong = "method.phases=[{kind: sft, name: a, batch_size: 0},{kind: sft, name: b, maxsteps: 1}]"
     faults = plain_faults(composed(wrong))
     assert "method.phases, a: sft.batch_size=0: must be greater than or equal to 1" in faults
@@ -193,7 +193,7 @@ def test_what_python_brings_is_not_imported_to_be_asked(monkeypatch):
     assert asked == []
 
 
-def test_a_part_around_another_passes_the_question_on():
+def test_a_wrapping_part_answers_for_the_part_inside():
     inner = {"_target_": "mllmrec.rollout.constrained.Constrained"}
     around = {"_target_": "mllmrec.variants.rank_grpo.Lined", "inner": inner}
     assert capability(around, "constrained", False) is True

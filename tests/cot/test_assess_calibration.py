@@ -58,7 +58,7 @@ def test_rows_in_any_order_give_the_same_table() -> None:
     )
 
 
-def test_a_confidence_that_means_something_shows_and_one_that_does_not_does_not() -> None:
+def test_calibration_tells_a_telling_confidence_from_an_empty_one() -> None:
     rng = np.random.default_rng(0)
     lifts = rng.normal(size=2000)
     telling = 1 / (1 + np.exp(-(lifts + rng.normal(size=2000))))

@@ -166,7 +166,7 @@ MANY = [  # no two histories are alike, since equal ones would share a text
 VETOED = "no steps at all in this one, which has words enough for any length"
 
 
-def test_so_many_are_written_that_as_many_as_wanted_are_kept(make_pipeline):
+def test_enough_are_written_to_keep_as_many_as_wanted(make_pipeline):
     policy = confident(make_pipeline, {key.user_id: GOOD.format(5) for key in MANY}, top_share=0.25)
     # A quarter of 12 is 3.
     assert len(policy.supply(iter(MANY), 3)) == 3
@@ -212,7 +212,7 @@ def test_a_sample_that_gets_no_text_makes_room_for_the_next(make_pipeline, keys)
     assert more.supply(iter(keys), 2) == [0, 2]
 
 
-def test_one_of_threshold_and_share(make_pipeline):
+def test_exactly_one_of_threshold_and_share_is_set(make_pipeline):
     for settings in ({"threshold": 0.5}, {"top_share": None}):
         with pytest.raises(UserError, match="threshold or a top_share"):
             Confident(make_pipeline(), **settings)

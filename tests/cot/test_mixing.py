@@ -82,7 +82,7 @@ def test_no_samples() -> None:
     assert select_cot([], 0.5, seed=0).shape == (0,)
 
 
-def test_the_choice_is_the_one_of_runs_made_before() -> None:
+def test_the_choice_is_that_of_earlier_versions() -> None:
     """The ids of the lowest ranks. A change here would give every repeated run other prompts."""
     chosen = select_cot([f"u{number}" for number in range(20)], 0.2, seed=0)
     assert sorted(chosen.tolist()) == [0, 9, 16, 19]

@@ -97,7 +97,7 @@ def test_pictures_lie_in_the_page_and_are_small(written):
         assert picture.size == (80, 160)
 
 
-def test_a_target_that_was_told_is_said_to_be(written):
+def test_a_target_that_was_told_is_marked(written):
     page = written(Built, leak="target")
     assert page.text.count("TOLD TO THE REASONER") == 2
     assert page.classes.count("told") == 2

@@ -34,7 +34,7 @@ def test_without_repetition_the_latest_item_speaks() -> None:
     )
 
 
-def test_nothing_to_say_is_nothing() -> None:
+def test_a_history_without_words_gives_no_reasoning() -> None:
     assert template_reasoning([]) == ""
     assert template_reasoning(["", "17, 4"]) == ""
     assert Template().reasoning(CotKey("u", ("1", "2"), "3")) is None

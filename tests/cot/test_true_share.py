@@ -80,7 +80,7 @@ def test_the_share_is_the_one_asked_for(prepared, policy, form, ratio, expected)
 
 @pytest.mark.parametrize("form", MIXINGS)
 @pytest.mark.parametrize("rule", ["cot_policy.top_share=0.5", "cot_policy.threshold=0.1"])
-def test_the_most_confident_are_as_many(prepared, form, rule):
+def test_choosing_by_confidence_gives_the_share_asked_for(prepared, form, rule):
     other = ["cot_policy.top_share=null"] if "threshold" in rule else []
     data = prepared(
         *("cot_policy=confident", f"mixing={form}", "mixing.select=confidence", "mix_ratio=0.3", rule), *other
@@ -89,7 +89,7 @@ def test_the_most_confident_are_as_many(prepared, form, rule):
 
 
 @pytest.mark.parametrize("rule", ["cot_policy.top_share=0.25", "cot_policy.threshold=0.1"])
-def test_as_much_is_written_as_the_kept_ones_need(prepared, rule):
+def test_only_as_many_texts_are_written_as_the_share_needs(prepared, rule):
     other = ["cot_policy.top_share=null"] if "threshold" in rule else []
     data = prepared("cot_policy=confident", "mix_ratio=0.1", rule, *other)
     assert len(carriers(data)) == 3
@@ -106,7 +106,7 @@ def test_samples_that_a_file_says_nothing_of_are_passed_over(prepared, records):
     assert all(f"about {example.user_id}" in example.prompt for example in examples if example.has_reasoning)
 
 
-def test_a_file_that_says_too_little_is_said_to(prepared, records, caplog):
+def test_a_file_with_too_few_records_brings_a_warning(prepared, records, caplog):
     data = prepared("cot_policy=precomputed", f"cot_policy.path={records}", "mix_ratio=0.8")
     assert len(carriers(data)) == 15
     (warning,) = (record.getMessage() for record in caplog.records if "mix_ratio" in record.getMessage())
@@ -120,7 +120,7 @@ def test_a_file_that_says_too_little_is_said_to(prepared, records, caplog):
     assert data.summary["cot"]["coverage"] == {"matched": 15, "absent": 15}
 
 
-def test_what_the_assessment_lets_through_is_all_there_is(prepared, caplog):
+def test_no_more_carry_reasoning_than_pass_the_assessment(prepared, caplog):
     data = prepared("cot_policy=confident", "mix_ratio=1.0")
     # Half of the 30 texts are kept.
     assert len(carriers(data)) == 15
@@ -128,12 +128,12 @@ def test_what_the_assessment_lets_through_is_all_there_is(prepared, caplog):
     assert any("30 of 30" in record.getMessage() and "15" in record.getMessage() for record in caplog.records)
 
 
-def test_enough_is_no_warning(prepared, caplog):
+def test_enough_reasoning_brings_no_warning(prepared, caplog):
     prepared("cot_policy=confident", "mix_ratio=0.5")
     assert not [record for record in caplog.records if "mix_ratio" in record.getMessage()]
 
 
-def test_a_ratio_that_rounds_to_no_sample_is_said_to(prepared, caplog):
+def test_a_ratio_that_rounds_to_no_sample_brings_a_warning(prepared, caplog):
     data = prepared("mix_ratio=0.01")
     assert carriers(data) == []
     assert any("mix_ratio=0.01" in record.getMessage() for record in caplog.records)

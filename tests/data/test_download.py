@@ -111,14 +111,14 @@ def test_line_of_failures_cut_short_costs_one_try(site, tmp_path, picture):
     assert (tmp_path / "1.png").is_file()
 
 
-def test_no_network_is_said_after_a_few_images(tmp_path, monkeypatch):
+def test_a_missing_network_is_reported_after_a_few_images(tmp_path, monkeypatch):
     monkeypatch.setattr(mllmrec.data.download, "UNREACHABLE_LIMIT", 2)
     with pytest.raises(UserError, match=r"none of the first 2 item images.*dataset\.download_images=false"):
         download_images({str(item): "http://127.0.0.1:9/x" for item in range(3)}, tmp_path, workers=3)
     assert (tmp_path / "failed.jsonl").read_text(encoding="utf-8") == ""
 
 
-def test_who_stops_does_not_wait_for_the_rest_of_the_images(tmp_path, monkeypatch):
+def test_a_stop_does_not_wait_for_the_rest_of_the_images(tmp_path, monkeypatch):
     asked = []
 
     def fetch(session, url, folder, item):

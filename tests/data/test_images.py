@@ -53,7 +53,7 @@ def test_a_folder_that_names_no_item_is_refused_with_examples(tmp_path, picture)
         usable_images(tmp_path, ["1", "2"])
 
 
-def test_a_folder_of_which_hardly_anything_matches_is_said(tmp_path, picture, caplog):
+def test_a_folder_that_hardly_matches_brings_a_warning(tmp_path, picture, caplog):
     for number in range(40):
         (tmp_path / f"p{number}.png").write_bytes(picture("red"))
     (tmp_path / "1.png").write_bytes(picture("red"))

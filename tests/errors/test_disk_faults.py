@@ -83,7 +83,7 @@ def refused(number: int, *paths: str) -> str:
     return str(disk_fault(error))
 
 
-def test_what_a_disk_refuses_is_told_and_defects_are_not(tmp_path):
+def test_disk_errors_become_messages_and_defects_do_not(tmp_path):
     assert refused(errno.EROFS, "cache/captions").startswith(
         "cache/captions: the file system is read-only: choose"
     )
@@ -97,7 +97,7 @@ def test_what_a_disk_refuses_is_told_and_defects_are_not(tmp_path):
     assert disk_fault(ValueError("28")) is None
 
 
-def test_the_first_that_tells_a_user_something_is_told():
+def test_the_outermost_user_error_is_the_one_shown():
     full = OSError(errno.ENOSPC, "No space left on device", "captions.jsonl")
     wrapped = RuntimeError("in a constructor")
     wrapped.__cause__ = full
@@ -143,7 +143,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("write", [write_tensors, write_text, append_record, write_rollouts])
-def test_whoever_writes_says_which_file_found_no_room(tmp_path, write):
+def test_every_writer_names_the_file_that_found_no_room(tmp_path, write):
     path = tmp_path / "file"
     with pytest.raises(OSError, match=r"No space left on device|Error writing") as caught:
         write(path)

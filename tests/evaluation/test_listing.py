@@ -30,7 +30,7 @@ from mllmrec.prompts.listing import Listing
         ("none", "full", "none", 0),
     ],
 )
-def test_what_is_listed_is_said(listing, negatives, words, count):
+def test_the_protocol_says_what_prompts_list(listing, negatives, words, count):
     settings = OmegaConf.create({"listing": listing, "num_negatives": negatives, "ranking": "likelihood"})
     assert Listing.of(settings, 10).describe() == {"listed": words, "num_listed": count}
 

@@ -58,7 +58,7 @@ def write_rankings():
         (["after=x"], "There are before, jobs"),
     ],
 )
-def test_wrong_use_is_2(arguments: list[str], said: str) -> None:
+def test_wrong_use_ends_with_status_2(arguments: list[str], said: str) -> None:
     done = subprocess.run([sys.executable, same_results.__file__, *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert said in done.stderr

@@ -181,7 +181,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path):
     assert read.summary["cot"]["coverage"] == {"matched": 15, "absent": 15}
 
 
-def test_a_part_is_the_one_that_training_looks_at_first(tmp_path):
+def test_max_samples_takes_the_samples_that_training_looks_at_first(tmp_path):
     done = run(tmp_path, "max_samples=6")
     assert done.returncode == 0, done.stderr
     same = ["cot_policy=confident", "split.windows=last", "split.min_history=1"]

@@ -66,13 +66,13 @@ def test_settings_that_lack_a_section(copied) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", json.dumps({"stages": []}), "[" * 100_000])
-def test_metrics_that_are_none(copied, content: str) -> None:
+def test_files_that_are_no_metrics_json_are_refused(copied, content: str) -> None:
     (copied / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=r"metrics.json (is not JSON|does not hold the numbers of a run)"):
         build_experiments(copied, "run", Question())
 
 
-def test_rankings_and_rollouts_that_are_none(copied) -> None:
+def test_files_that_are_no_parquet_are_refused(copied) -> None:
     for name in ("per_user.parquet", "rollouts.parquet"):
         (copied / name).write_text("hello")
     with pytest.raises(UserError, match=r"per_user.parquet is damaged \("):

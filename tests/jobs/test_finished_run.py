@@ -260,7 +260,7 @@ def test_a_run_that_did_not_come_to_its_end_says_so_and_which_weights_are_used(
         open_run(str(folder.path), None)
 
 
-def test_a_finished_run_is_opened_without_a_word(finished, caplog):
+def test_a_finished_run_is_opened_without_a_warning(finished, caplog):
     open_run(str(finished), None)
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 

@@ -101,7 +101,7 @@ def test_a_command_that_fails_changes_nothing_of_a_finished_run_not_even_hydras_
     assert content(tmp_path / "run") == before
 
 
-def test_what_did_not_end_is_replaced_without_a_word(job, tmp_path) -> None:
+def test_an_unfinished_run_is_replaced_without_asking(job, tmp_path) -> None:
     folder = job(tmp_path / "run", *LIGHT)
     (folder / "finished.json").unlink()
     (folder / "failed.json").write_text('{"error": "killed"}')

@@ -78,7 +78,7 @@ def test_held_out_users_are_ranked_by_likelihood_unless_answers_are_lists(cache,
     ],
     ids=str,
 )
-def test_what_training_does_not_ask_for_nobody_is_asked_for(cache, tmp_path, overrides):
+def test_evaluation_asks_for_no_reasoning_where_training_does_not(cache, tmp_path, overrides):
     cfg = composed(cache, *overrides)
     prepared = prepare(cfg)
     prompts, main = evaluated(cfg, prepared, tmp_path)
@@ -153,7 +153,7 @@ def test_a_limit_that_cuts_off_one_in_twenty_warns(learnt, caplog):
         learnt([20] * 28 + [80] * 2, *limits)
 
 
-def test_reasoning_that_is_scored_without_being_said_warns(learnt, caplog):
+def test_scoring_answers_without_their_reasoning_warns(learnt, caplog):
     learnt([10], "eval.ranking=likelihood")
     (warning,) = warnings_of(caplog)
     assert "eval.ranking=likelihood: prompts ask for reasoning first, but answers are scored" in warning

@@ -89,7 +89,7 @@ def test_the_rollouts_pass_serves_the_update(titled, rollout, beta):
     assert relative_error(gradient, expected) < 1e-5
 
 
-def test_the_rollouts_pass_is_not_kept_where_it_may_not_serve(titled, recorded):
+def test_the_rollouts_pass_is_not_kept_where_it_is_not_valid(titled, recorded):
     make, batch = titled
     for stage in (
         make(engine=Plain()),

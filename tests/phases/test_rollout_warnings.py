@@ -94,7 +94,7 @@ def test_a_stage_of_few_steps_is_warned_of_what_held_all_along(warned):
     assert message.startswith("grpo: for 2 steps in a row no prompt has had")
 
 
-def test_what_is_well_is_not_warned_of(warned):
+def test_a_healthy_phase_brings_no_warning(warned):
     assert warned([{}] * 10) == []
 
 

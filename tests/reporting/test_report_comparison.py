@@ -79,7 +79,7 @@ def test_a_known_shift_is_found_and_signed(tmp_path, write_run, experiment):
     assert all(comparison.difference < 0 for comparison in best.comparisons)
 
 
-def test_of_no_difference_one_test_in_twenty_is_below_a_twentieth():
+def test_without_a_difference_one_p_value_in_twenty_is_below_0_05():
     # Both runs draw each user's ranks from the same distribution, so the runs are exchangeable.
     generator = np.random.default_rng(0)
     low = 0

@@ -104,7 +104,7 @@ def test_of_two_runs_of_the_same_job_the_later_counts_and_the_other_is_named(tmp
     assert [run.path.name for run in result.repeated] == ["old"]
 
 
-def test_one_and_one_point_nought_are_one_setting(tmp_path, write_run):
+def test_1_and_1_0_are_one_setting(tmp_path, write_run):
     for seed, ratio in enumerate([1, 1.0]):
         write_run(
             tmp_path / str(seed), [1, 2], seed=seed, settings={"mix_ratio": ratio}, typed=["mix_ratio=1"]

@@ -48,7 +48,7 @@ def test_runs_without_other_negatives_leave_a_note_instead_of_a_table(write_run,
     assert line.startswith("only 1 of 2 runs were also ranked among other negatives")
 
 
-def test_what_only_counts_stands_above_the_rows_unless_it_is_a_row(write_run, experiment, tmp_path):
+def test_counting_baselines_stand_above_the_rows_unless_they_are_rows(write_run, experiment, tmp_path):
     for method in ("sft", "popularity"):
         folder = write_run(tmp_path / method, {method: [1, 2]}, method=method, typed=["method"])
         for name, value in (("popularity", 0.25), ("item_knn", 0.75)):

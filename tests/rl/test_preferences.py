@@ -43,7 +43,7 @@ def test_an_unchanged_policy_has_the_log_of_the_number_of_answers(negatives):
     assert not preference.won.any()
 
 
-def test_it_is_the_published_formula():
+def test_s_dpo_is_the_published_formula():
     logprobs, reference, beta = random(5, 4), random(5, 4, seed=1), 0.3
     h = logprobs - reference
     inner = torch.exp(beta * (h[:, 1:] - h[:, :1])).sum(1)

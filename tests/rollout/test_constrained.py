@@ -39,7 +39,7 @@ def texts(rollouts):
     return [ids[mask].tolist() for ids, mask in zip(*rollouts.tokens, strict=True)]
 
 
-def test_only_answers_of_the_own_prompt_are_said(model):
+def test_only_the_answers_of_a_prompt_s_own_candidates_are_drawn(model):
     rollouts = roll_out(model, 200)
     said = texts(rollouts)
     for row, completion in enumerate(said):

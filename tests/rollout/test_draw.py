@@ -76,7 +76,7 @@ def test_the_lowest_number_does_not_take_a_token_without_weight():
     assert inverse_cdf(torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1).double()).tolist() == [2]
 
 
-def test_what_is_sorted_in_the_end_has_the_frequencies_of_the_nucleus():
+def test_the_sorted_last_try_has_the_frequencies_of_the_nucleus():
     # All first tries are just below 1, which is the last and rarest token, outside the nucleus of 0 and 1 (0.5 and 0.3).
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(DRAWS, -1)
     given = numbers(DRAWS).clone()

@@ -15,7 +15,7 @@ def lines(path) -> list[str]:
     return [line.partition("mllmrec: ")[2] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_it_holds_the_log_and_no_secret(tmp_path, monkeypatch) -> None:
+def test_the_run_log_holds_the_log_and_no_secret(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     run_log = RunLog(tmp_path / "run.log")
     with run_log.collecting():
@@ -25,7 +25,7 @@ def test_it_holds_the_log_and_no_secret(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "run.log").read_text().endswith("INFO mllmrec: logged in with <WANDB_API_KEY>\n")
 
 
-def test_it_takes_the_place_of_an_earlier_one_when_it_is_opened_and_misses_nothing(tmp_path) -> None:
+def test_a_log_replaces_an_earlier_one_when_it_is_opened_and_misses_nothing(tmp_path) -> None:
     path = tmp_path / "run.log"
     path.write_text("mllmrec: earlier\n", encoding="utf-8")
     run_log = RunLog(path)
@@ -41,7 +41,7 @@ def test_it_takes_the_place_of_an_earlier_one_when_it_is_opened_and_misses_nothi
     assert lines(path) == ["first", "second", "third"]
 
 
-def test_one_that_is_never_opened_leaves_the_earlier_one(tmp_path) -> None:
+def test_a_log_that_is_never_opened_leaves_the_earlier_one(tmp_path) -> None:
     path = tmp_path / "run.log"
     path.write_text("mllmrec: earlier\n", encoding="utf-8")
     with RunLog(path).collecting():

@@ -81,7 +81,7 @@ def test_the_steps_of_a_stage_count_on_from_the_stage_before(run) -> None:
     assert [row["trainer/global_step"] for row in run.history if "sft/loss" in row] == [0, 1, 2]
 
 
-def test_curves_and_rollouts_are_to_be_seen(run) -> None:
+def test_curves_and_rollouts_are_shown_in_wandb(run) -> None:
     (shown,) = (row for row in run.history if "rollouts/path" in row)
     assert (run.files / shown["curves/path"]).read_bytes().startswith(b"\x89PNG")
     table = json.loads((run.files / shown["rollouts/path"]).read_text(encoding="utf-8"))

@@ -66,7 +66,7 @@ def test_a_slow_reference_goes_on_from_its_state(tiny):
 
 
 @pytest.mark.parametrize(("decay", "every"), [(1.0, 1), (-0.1, 1), (0.5, 0)])
-def test_numbers_that_say_nothing_are_refused(decay, every):
+def test_numbers_out_of_range_are_refused(decay, every):
     with pytest.raises(ValueError, match=r"decay=|every="):
         Ema(decay, every)
 

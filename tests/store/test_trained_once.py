@@ -158,7 +158,7 @@ def test_what_fails_while_it_is_kept_leaves_nothing(tmp_path, run):
     assert list(place.parent.iterdir()) == []
 
 
-def test_only_one_at_a_time_is_alone(tmp_path):
+def test_one_job_at_a_time_trains_the_same_weights(tmp_path):
     from filelock import FileLock, Timeout
 
     place = tmp_path / "kept" / "place"

@@ -51,7 +51,7 @@ def test_an_exception_that_cannot_be_sent_stops_no_other_job(tmp_path) -> None:
     assert "RuntimeError: Unsendable: answered 503" in ended.stderr
 
 
-def test_wrong_input_is_said_as_in_one_process(tmp_path) -> None:
+def test_wrong_input_is_reported_as_in_one_process(tmp_path) -> None:
     ended = multirun(tmp_path, "first,refused")
     assert ended.returncode == 2
     assert "the configuration has 2 faults:\n  - a=1: too small\n  - b=2: too large\n" in ended.stderr

@@ -64,7 +64,7 @@ def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(make_sweep, 
     assert (sweep.folder / "kind-first" / ".hydra" / "overrides.yaml").exists()
 
 
-def test_what_no_job_could_begin_with_is_said(make_sweep) -> None:
+def test_a_fault_that_lets_no_job_begin_is_reported(make_sweep) -> None:
     sweep = make_sweep("first")
     sweep.overrides.append("absent=1")
     with pytest.raises(UserError, match=r"no job could start:(.|\n)*absent"):

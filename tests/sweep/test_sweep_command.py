@@ -11,7 +11,9 @@ from mllmrec.sweeping.jobs import plan
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_wrong_use_is_2_and_runs_nothing(tmp_path, write_experiment, monkeypatch, capsys) -> None:
+def test_wrong_use_ends_with_status_2_and_runs_nothing(
+    tmp_path, write_experiment, monkeypatch, capsys
+) -> None:
     write_experiment("light", {"method": "popularity,random", "seed": "0"})
     monkeypatch.chdir(tmp_path)
     for arguments, expected in {

@@ -21,7 +21,7 @@ def judged(accuracies, likelihoods, group_of=None):
     return replace(batch, reference=torch.where(batch.learnt, logprobs, 0.0))
 
 
-def test_right_answers_as_likely_as_the_usual_right_one_earn_half_more():
+def test_right_answers_as_likely_as_the_mean_right_one_earn_half_more():
     batch = judged([1.0, 1.0, 0.0, 1.0], [0.9, 0.6, 0.95, 0.2])
     # The right rows are 0, 1 and 3 with a mean of 1.7 / 3 = 0.5667. The third row is likely, but wrong.
     shaped = ConsistencyBonus()(batch)
@@ -32,7 +32,7 @@ def test_right_answers_as_likely_as_the_usual_right_one_earn_half_more():
     assert_close(advantages, torch.tensor([0.707, 0.707, -1.414, 0.0]), atol=1e-3, rtol=0)
 
 
-def test_each_group_has_a_usual_of_its_own_and_one_without_a_hit_earns_nothing():
+def test_each_group_has_its_own_mean_and_one_without_a_hit_earns_nothing():
     batch = judged([1.0, 1.0, 0.0, 0.0, 1.0], [0.4, 0.8, 0.9, 0.5, 0.1], group_of=[0, 0, 1, 1, 2])
     assert ConsistencyBonus()(batch).total.tolist() == [1.0, 1.5, 0.0, 0.0, 1.5]
 

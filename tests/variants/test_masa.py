@@ -130,7 +130,7 @@ def test_a_gate_leaves_prompts_out_that_are_too_hard_or_too_easy():
     assert drawn([passes[0]] * 2, gate=[0.05, 0.95])[2] == {"meta/left_out": 0.0}
 
 
-def test_what_it_cannot_do_is_refused():
+def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="predictions are free text"):
         MetaRollouts(Constrained())
     with pytest.raises(ValueError, match="no group to be compared with"):

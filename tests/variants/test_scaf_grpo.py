@@ -107,7 +107,7 @@ def test_the_ladder_tells_more_with_each_rung():
     assert answer == "Hint: it is [ITEM_1] Red Lamp"
 
 
-def test_what_it_cannot_do_is_refused():
+def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="each group has the right one"):
         Scaffold(Enumerated())
     with pytest.raises(ValueError, match="category is none of first_word, shortlist, answer"):
