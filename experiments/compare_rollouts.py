@@ -2,8 +2,8 @@
 
     python experiments/compare_rollouts.py run=DIR rollouts=constrained,enumerate seeds=0,1 every=50 users=2000
 
-``run`` is a run folder of ``mllmrec.train`` with a finished SFT stage. Any other ``key=value`` changes its configuration for the
-GRPO stage (``grpo.max_steps=500``). Prints one JSON line for each ranking of the validation users.
+``run`` is a run folder of ``mllmrec.train`` with a finished SFT phase. Any other ``key=value`` changes its configuration for the
+GRPO phase (``grpo.max_steps=500``). Prints one JSON line for each ranking of the validation users.
 ``experiments/enumerate.md`` has the results.
 """
 
@@ -57,7 +57,7 @@ class Clock:
 
 
 def compare(path: str, own: DictConfig, changes: list[str]) -> None:
-    """Train the GRPO stage once for every seed and rollout."""
+    """Train the GRPO phase once for every seed and rollout."""
     run = open_policy(path, "sft", training=True)
     settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
     protocol = main_protocol(settings, run.cfg.candidates.weighting, run.cfg.protocol_seed, run.prepared)
@@ -79,7 +79,7 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
 
 
 def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:
-    """One GRPO stage from the run's SFT policy."""
+    """One GRPO phase from the run's SFT policy."""
     policy = load_policy(cfg, RunFolder(path), ["sft"])
     answers = AnswerTokens(run.prepared.builder, policy.encode_answers, policy.end_token)
     with TemporaryDirectory() as folder:
