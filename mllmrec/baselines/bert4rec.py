@@ -12,8 +12,8 @@ from mllmrec.baselines.neural import ItemVectors, NeuralRecommender, SequenceNet
 from mllmrec.baselines.next_item_loss import cross_entropy
 from mllmrec.baselines.sasrec import places_back, transformer
 from mllmrec.baselines.settings import AttentionSettings, TrainingSettings, require_share
-from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 
 
 class Bert4Rec(NeuralRecommender):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from mllmrec.baselines.neural import ItemVectors, NeuralRecommender, NextItemNetwork, small_weights
 from mllmrec.baselines.next_item_loss import NextItemLoss
 from mllmrec.baselines.settings import TrainingSettings, require_positive, require_share
-from mllmrec.config.flat import flat_settings
+from mllmrec.flat import flat_settings
 
 
 class Gru4Rec(NeuralRecommender):

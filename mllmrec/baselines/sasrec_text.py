@@ -9,7 +9,7 @@ from mllmrec.baselines.next_item_loss import NextItemLoss
 from mllmrec.baselines.sasrec import SasRec
 from mllmrec.baselines.settings import AttentionSettings, TrainingSettings, require_positive
 from mllmrec.baselines.text_features import sentence_features, word_features
-from mllmrec.config.flat import flat_settings
+from mllmrec.flat import flat_settings
 
 
 class SasRecText(SasRec):

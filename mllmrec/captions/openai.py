@@ -8,12 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 from mllmrec.captions.base import Captioner
-from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.endpoint import Budget, Chat, Endpoint
 from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Estimate
 
 

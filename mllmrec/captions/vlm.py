@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mllmrec.captions.base import Captioner
-from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Estimate, Request
 from mllmrec.reasoners.hf import HfReasoner
 from mllmrec.reasoners.hf_settings import LoadingSettings, WritingSettings

@@ -1,7 +1,7 @@
 """Reads what a constructor takes from the source of its class, without an import: importing torch alone takes seconds.
 
 Reads only classes with an ``__init__`` of their own or an inherited one, and simple dataclasses. An ``__init__`` may take
-settings objects field by field (`mllmrec.config.flat`). For any other class `signature_of` returns None, and the check
+settings objects field by field (`mllmrec.flat`). For any other class `signature_of` returns None, and the check
 imports the class instead.
 """
 
@@ -30,7 +30,7 @@ _KNOWN_MODULES: Mapping[str, Any] = {
 
 
 _WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases that have no constructor of their own
-_FLAT = "flat_settings"  # the decorator of `mllmrec.config.flat`
+_FLAT = "flat_settings"  # the decorator of `mllmrec.flat`
 
 
 class Unreadable(Exception):

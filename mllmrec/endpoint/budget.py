@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
 
-from mllmrec.config.flat import flat_settings
 from mllmrec.endpoint.settings import SpendingLimits
+from mllmrec.flat import flat_settings
 
 
 class Usage(NamedTuple):

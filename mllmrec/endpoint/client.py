@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import openai
 from omegaconf import OmegaConf
 
-from mllmrec.config.flat import flat_settings
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.endpoint.answers import (
     NO_ANSWER,
@@ -28,6 +27,7 @@ from mllmrec.endpoint.keys import read_key
 from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings
 from mllmrec.endpoint.tries import Refused, Tries, maybe_billed
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 
-from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.randomness import seeded_globals

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, Qwen2VLImageProcessorPil, Qwen3VLConfig
 
-from mllmrec.config.flat import flat_settings
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.models.backbones import Pretrained, PretrainedSettings, Tiny, TinySettings, pretrained
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer

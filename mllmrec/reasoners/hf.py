@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mllmrec.cache import files_fingerprint
-from mllmrec.config.flat import flat_settings
+from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Reasoner, Request, Written
 from mllmrec.reasoners.hf_model import HfModel
 from mllmrec.reasoners.hf_settings import HfSettings, LoadingSettings, WritingSettings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
-from mllmrec.config.flat import flat_settings
 from mllmrec.endpoint import Budget, Chat, Endpoint
 from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
+from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
 
 

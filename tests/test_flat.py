@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from mllmrec.config.components import component_faults, declared_faults
-from mllmrec.config.flat import flat_settings
 from mllmrec.config.signatures import signature_of
+from mllmrec.flat import flat_settings
 
 
 @dataclass(frozen=True)
