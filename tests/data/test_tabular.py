@@ -21,7 +21,8 @@ def files(tmp_path):
 
 
 def load(folder, interactions="interactions.csv", items="items.csv", **settings):
-    return Tabular(str(folder / interactions), str(folder / items), **settings).load()
+    files = {"interactions": str(folder / interactions), "items": str(folder / items)}
+    return Tabular(**files, **settings).load()
 
 
 def convert(folder, kind):
@@ -108,7 +109,7 @@ def test_wrong_column_time_and_empty_id(files):
 
 def test_missing_files_and_unknown_kind(files):
     with pytest.raises(UserError, match=r"not both set"):
-        Tabular(None, None).load()
+        Tabular().load()
     with pytest.raises(UserError, match=r"missing files .*x\.csv, .*y\.csv"):
         load(files, "x.csv", "y.csv")
     (files / "items.xlsx").write_bytes(b"")

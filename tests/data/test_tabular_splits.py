@@ -54,7 +54,7 @@ def load(folder, suffix=".csv", **settings):
     }
     for name in ("items", "train", "validation", "test"):
         settings[name] = settings[name] and str(folder / settings[name])
-    return Tabular(None, **settings).load()
+    return Tabular(**settings).load()
 
 
 def samples_of(data):

@@ -33,10 +33,8 @@ def root(tmp_path):
 
 
 def read(out: Path) -> Tabular:
-    files = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
+    files = {"items": "info.txt", "train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
     return Tabular(
-        None,
-        str(out / "info.txt"),
         **{name: str(out / file) for name, file in files.items()},
         history_column="history_item_id",
         items_id_column=3,
