@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,24 @@ from mllmrec.data.text import (
     require_files,
 )
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 
 SOURCE = "hf://datasets/McAuley-Lab/Amazon-Reviews-2023"
+
+
+@dataclass(frozen=True)
+class ImageFetching:
+    """Which item images are fetched, and how.
+
+    Args:
+        download_images: fetch item images not yet in ``cache_dir``.
+        image_min_reviews: fetch images only for items with at least this many reviews; 5 is enough for every 5-core.
+        image_workers: how many images are fetched at once.
+    """
+
+    download_images: bool = True
+    image_min_reviews: int = 5
+    image_workers: int = 8
 
 
 class Amazon2023(Dataset):
@@ -35,24 +52,21 @@ class Amazon2023(Dataset):
             ``raw/review_categories`` and ``raw/meta_categories``. None: they are fetched from ``source``.
         cache_dir: where item images are kept.
         source: where the files are fetched from: the hub, or a mirror with the same folders.
-        download_images: fetch item images not yet in ``cache_dir``.
-        image_min_reviews: fetch images only for items with at least this many reviews; 5 is enough for every 5-core.
-        image_workers: how many images are fetched at once.
+        images: which item images are fetched, and how.
         max_items: keep only this many of the most reviewed items; None: all.
         domain: the noun in the prompts.
     """
 
     name = "amazon_2023"
 
+    @flat_settings
     def __init__(
         self,
         category: str,
         root: str | None,
         cache_dir: str,
         source: str = SOURCE,
-        download_images: bool = True,
-        image_min_reviews: int = 5,
-        image_workers: int = 8,
+        images: ImageFetching = ImageFetching(),
         max_items: int | None = None,
         domain: str = "product",
     ) -> None:
@@ -61,9 +75,7 @@ class Amazon2023(Dataset):
         self.root = None if root is None else Path(root).expanduser()
         self.cache_dir = Path(cache_dir).expanduser()
         self.source = source
-        self.download_images = download_images
-        self.image_min_reviews = image_min_reviews
-        self.image_workers = image_workers
+        self.images = images
         self.max_items = max_items
         self.domain = domain
 
@@ -88,11 +100,11 @@ class Amazon2023(Dataset):
             titles[code] = plain_text(record.get("title"))
             details[code] = join_details((plain_text(record.get("store")), _category(record)))
             url = _image_url(record.get("images"))
-            if url and reviews[code] >= self.image_min_reviews:
+            if url and reviews[code] >= self.images.image_min_reviews:
                 urls[item] = url
         folder = self._image_folder()
-        if self.download_images:
-            skipped |= download_images(urls, folder, self.image_workers)
+        if self.images.download_images:
+            skipped |= download_images(urls, folder, self.images.image_workers)
         images, unreadable = self._cached_images(folder, item_codes)
         items = Items(np.array(list(item_codes), dtype=object), titles, details, images)
         return RawData(self.name, items, interactions, skipped | unreadable)

@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mllmrec.data import drawing
 from mllmrec.data.base import Dataset, Items, RawData, RawInteractions
 from mllmrec.data.drawing import HUES, PATTERNS, SHAPES, draw_item
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.randomness import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -54,15 +56,48 @@ COLOUR_SHARE, PATTERN_SHARE, SHAPE_SHARE = 0.42, 0.42, 0.16
 BLOCK = 10_000
 
 
+@dataclass(frozen=True)
+class Users:
+    """Who interacts with the items, and by what taste. The pictures of the items do not depend on it.
+
+    Args:
+        num_users: U.
+        min_length: the shortest sequence of a user.
+        max_length: the longest sequence of a user.
+        visual_share: the part of the taste's variance that lies in colour, pattern and shape; the rest lies in the
+            category.
+        temperature: divides the taste (of variance 1) in the softmax: a smaller value is easier to predict.
+
+    Raises:
+        UserError: a value makes no sense.
+    """
+
+    num_users: int = 3000
+    min_length: int = 6
+    max_length: int = 14
+    visual_share: float = 0.9
+    temperature: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.num_users < 1:
+            raise UserError(f"dataset.num_users={self.num_users}: at least one user is needed")
+        if not 1 <= self.min_length <= self.max_length:
+            raise UserError(
+                f"dataset.min_length={self.min_length}, dataset.max_length={self.max_length}: need 1 <= min_length <= "
+                "max_length"
+            )
+        if not 0 <= self.visual_share <= 1:
+            raise UserError(f"dataset.visual_share={self.visual_share}: a share lies between 0 and 1")
+        if self.temperature <= 0:
+            raise UserError(f"dataset.temperature={self.temperature}: must be above 0")
+
+
 class Synthetic(Dataset):
     """U users and I items from a seed; images are written once to ``cache_dir`` as PNG.
 
     Users are generated in blocks of `BLOCK`, each block by its own generator, straight into int32 arrays. Peak memory
     is one block of scores (`BLOCK` × I floats) plus 8 bytes per interaction, so a million users fit in memory. A user
     stays the same when ``num_users`` grows.
-
-    ``visual_share`` is the part of the taste's variance that lies in colour, pattern and shape; the rest lies in the
-    category. ``temperature`` divides the taste (of variance 1) in the softmax: a smaller value is easier to predict.
 
     Users who share a visual taste meet on the same items, so co-occurrence counts over all users carry that taste
     too. They carry more of it the more often a pair of items is seen together (about ``num_users`` × length² /
@@ -74,44 +109,27 @@ class Synthetic(Dataset):
     name = "synthetic"
     domain = "product"
 
+    @flat_settings
     def __init__(
         self,
         cache_dir: str | Path,
-        num_users: int = 3000,
         num_items: int = 600,
-        min_length: int = 6,
-        max_length: int = 14,
         seed: int = 0,
         image_size: int = 64,
-        visual_share: float = 0.9,
-        temperature: float = 0.25,
+        users: Users = Users(),
     ) -> None:
-        if num_users < 1:
-            raise UserError(f"dataset.num_users={num_users}: at least one user is needed")
-        if not 1 <= min_length <= max_length:
+        if num_items < users.max_length:
             raise UserError(
-                f"dataset.min_length={min_length}, dataset.max_length={max_length}: need 1 <= min_length <= max_length"
-            )
-        if num_items < max_length:
-            raise UserError(
-                f"dataset.num_items={num_items} is below dataset.max_length={max_length}: no user repeats an item; "
+                f"dataset.num_items={num_items} is below dataset.max_length={users.max_length}: no user repeats an item; "
                 "raise num_items or lower max_length"
             )
         if image_size < 32:
             raise UserError(f"dataset.image_size={image_size}: patterns need at least 32 pixels")
-        if not 0 <= visual_share <= 1:
-            raise UserError(f"dataset.visual_share={visual_share}: a share lies between 0 and 1")
-        if temperature <= 0:
-            raise UserError(f"dataset.temperature={temperature}: must be above 0")
         self.cache_dir = Path(cache_dir)
-        self.num_users = num_users
         self.num_items = num_items
-        self.min_length = min_length
-        self.max_length = max_length
         self.seed = seed
         self.image_size = image_size
-        self.visual_share = visual_share
-        self.temperature = temperature
+        self.users = users
 
     def _image_identity(self) -> dict[str, object]:
         return {
@@ -219,39 +237,39 @@ class Synthetic(Dataset):
             return False
 
     def _interactions(self, attributes: dict[str, np.ndarray]) -> RawInteractions:
-        features = self._features(attributes)
-        lengths = np.empty(self.num_users, dtype=np.int32)
+        features, num_users = self._features(attributes), self.users.num_users
+        shortest, longest = self.users.min_length, self.users.max_length
+        lengths = np.empty(num_users, dtype=np.int32)
         blocks = []
-        for block, start in enumerate(range(0, self.num_users, BLOCK)):
-            size = min(BLOCK, self.num_users - start)
+        for block, start in enumerate(range(0, num_users, BLOCK)):
+            size = min(BLOCK, num_users - start)
             generator = numpy_generator(self.seed, "synthetic-users", block)
             # Whole blocks are always drawn, so that a user does not depend on num_users.
-            length = generator.integers(self.min_length, self.max_length + 1, size=BLOCK, dtype=np.int32)[
-                :size
-            ]
+            length = generator.integers(shortest, longest + 1, size=BLOCK, dtype=np.int32)[:size]
             taste = generator.standard_normal((BLOCK, len(features)), dtype=np.float32)[:size]
             keys = taste @ features
             exponential = generator.standard_exponential(keys.shape, dtype=np.float32)
             # Minus the log of an exponential draw is a Gumbel draw; single precision can return an exact zero.
             keys -= np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
             lengths[start : start + size] = length
-            best = np.argpartition(-keys, self.max_length - 1, axis=1)[:, : self.max_length]
+            best = np.argpartition(-keys, longest - 1, axis=1)[:, :longest]
             order = np.argsort(-np.take_along_axis(keys, best, axis=1), axis=1, kind="stable")
             ranked = np.take_along_axis(best, order, axis=1).astype(np.int32)
-            blocks.append(ranked[np.arange(self.max_length) < length[:, None]])
+            blocks.append(ranked[np.arange(longest) < length[:, None]])
         return RawInteractions(
-            user_ids=np.arange(1, self.num_users + 1).astype(str).astype(object),
-            users=np.repeat(np.arange(self.num_users, dtype=np.int32), lengths),
+            user_ids=np.arange(1, num_users + 1).astype(str).astype(object),
+            users=np.repeat(np.arange(num_users, dtype=np.int32), lengths),
             items=np.concatenate(blocks),
         )
 
     def _features(self, attributes: dict[str, np.ndarray]) -> np.ndarray:
         """One-hot attributes scaled so that a standard-normal taste times this has variance 1 / temperature²; (A, I)."""
+        visual = self.users.visual_share
         share = {
-            "colour": self.visual_share * COLOUR_SHARE,
-            "pattern": self.visual_share * PATTERN_SHARE,
-            "shape": self.visual_share * SHAPE_SHARE,
-            "category": 1 - self.visual_share,
+            "colour": visual * COLOUR_SHARE,
+            "pattern": visual * PATTERN_SHARE,
+            "shape": visual * SHAPE_SHARE,
+            "category": 1 - visual,
         }
         sizes = {
             "colour": len(HUES),
@@ -260,7 +278,7 @@ class Synthetic(Dataset):
             "category": len(CATEGORIES),
         }
         rows = [
-            np.sqrt(share[name]) / self.temperature * np.eye(size)[:, attributes[name]]
+            np.sqrt(share[name]) / self.users.temperature * np.eye(size)[:, attributes[name]]
             for name, size in sizes.items()
         ]
         return np.concatenate(rows).astype(np.float32)

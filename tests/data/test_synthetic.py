@@ -124,7 +124,7 @@ def _oracle_hit_rates(source: Synthetic) -> dict[str, float]:
     images, an oracle that sees categories, and co-occurrence counted over all users without their last items."""
     codes = source._attributes()
     sequences = _sequences(source)
-    seen = np.zeros((source.num_users, source.num_items), np.float32)
+    seen = np.zeros((len(sequences), source.num_items), np.float32)
     for user, sequence in enumerate(sequences):
         seen[user, sequence[:-1]] = 1
     together = seen.T @ seen
