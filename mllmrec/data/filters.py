@@ -39,6 +39,40 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Filters:
+    """What is left out, by the rules at the top of this module.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    min_rating: float | None = None  # None: ratings play no part
+    k_core: int = 0  # 0: no core
+    min_length: int = 2
+    max_length: int | None = None  # None: whole sequences
+    repeats: Literal["first", "all"] = "first"
+    untitled: Literal["keep", "drop"] = "keep"
+    unused_items: Literal["keep", "drop"] = "keep"
+
+    def __post_init__(self) -> None:
+        if self.k_core < 0 or self.min_length < 0:
+            raise UserError(
+                f"k_core and min_length must be at least 0; got {self.k_core} and {self.min_length}"
+            )
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise UserError(
+                f"max_length={self.max_length} is below min_length={self.min_length}; raise it or set max_length=null"
+            )
+        for name, valid in (
+            ("repeats", ("first", "all")),
+            ("untitled", ("keep", "drop")),
+            ("unused_items", ("keep", "drop")),
+        ):
+            if getattr(self, name) not in valid:
+                raise UserError(f"{name}={getattr(self, name)!r} is not known; give {valid[0]} or {valid[1]}")
+
+
+@dataclass(frozen=True)
 class FilteredInteractions(Interactions):
     """Interactions, and the M pairs that filters took out of the sequences of users who stayed.
 
@@ -115,27 +149,24 @@ def people_of(user_ids: np.ndarray) -> np.ndarray:
 
 
 def build_interactions(
-    raw: RawData,
-    *,
-    k_core: int = 0,
-    min_rating: float | None = None,
-    min_length: int = 2,
-    max_length: int | None = None,
-    max_users: int | None = None,
-    repeats: Literal["first", "all"] = "first",
-    untitled: Literal["keep", "drop"] = "keep",
-    unused_items: Literal["keep", "drop"] = "keep",
-    seed: int,
+    raw: RawData, filters: Filters = Filters(), *, max_users: int | None = None, seed: int
 ) -> tuple[Items, FilteredInteractions, Funnel]:
     """Filter, order and renumber a loaded dataset by the rules at the top of this module.
 
     Users and items keep the loader's order. Memory and time are linear in N except for the sorts.
 
+    Args:
+        raw: the dataset as loaded.
+        filters: which rows and items are left out.
+        max_users: how many users are kept; None: all.
+        seed: chooses these users.
+
     Raises:
-        UserError: nothing is left (the message shows the funnel), a filter needs a column that the dataset lacks, a
-            setting is out of range, or one sequence is labelled with two splits.
+        UserError: nothing is left (the message shows the funnel), a filter needs a column that the dataset lacks,
+            ``max_users`` is below 1, or one sequence is labelled with two splits.
     """
-    _check_settings(k_core, min_length, max_length, max_users, repeats, untitled, unused_items)
+    if max_users is not None and max_users < 1:
+        raise UserError(f"max_users={max_users} leaves no user; give a positive number or max_users=null")
     source = raw.interactions
     rows = _Rows(
         users=source.users,
@@ -155,40 +186,45 @@ def build_interactions(
     in_catalogue = np.ones(len(raw.items), dtype=bool)
     _record(funnel, rows, "loaded", "as read")
 
-    if min_rating is not None:
+    if filters.min_rating is not None:
         if rows.ratings is None:
             raise UserError(
-                f"dataset {raw.name}: min_rating={min_rating} but it has no ratings; set min_rating=null"
+                f"dataset {raw.name}: min_rating={filters.min_rating} but it has no ratings; set min_rating=null"
             )
-        rows.hide(~(rows.ratings >= min_rating))  # not <: an unrated row is nan
-        _record(funnel, rows, "min_rating", f"rated below {min_rating:g} or not rated")
+        rows.hide(~(rows.ratings >= filters.min_rating))  # not <: an unrated row is nan
+        _record(funnel, rows, "min_rating", f"rated below {filters.min_rating:g} or not rated")
 
     no_title = np.array([not title.strip() for title in raw.items.titles], dtype=bool)
     funnel.notes["untitled_items"] = int(no_title.sum())
-    if untitled == "drop":
+    if filters.untitled == "drop":
         in_catalogue &= ~no_title
         rows.select(in_catalogue[rows.items])
         _record(funnel, rows, "untitled", "items without a title")
 
     earliest = _earliest_of_pair(rows)
-    if repeats == "first":
+    if filters.repeats == "first":
         rows.select(earliest)
         _record(funnel, rows, "repeats", "a user's later interactions with the same item")
     else:
         funnel.notes["repeated_pairs_kept"] = int(len(earliest) - earliest.sum())
 
-    if k_core > 0:
-        _keep_core(rows, k_core)
+    if filters.k_core > 0:
+        _keep_core(rows, filters.k_core)
         in_catalogue &= rows.per_item() > 0
-        _record(funnel, rows, "k_core", f"users and items with fewer than {k_core} interactions, repeatedly")
-    if min_length > 1:
-        rows.select((rows.per_user() >= min_length)[rows.users])
-        _record(funnel, rows, "min_length", f"users with fewer than {min_length} interactions")
-    if max_length is not None:
+        _record(
+            funnel,
+            rows,
+            "k_core",
+            f"users and items with fewer than {filters.k_core} interactions, repeatedly",
+        )
+    if filters.min_length > 1:
+        rows.select((rows.per_user() >= filters.min_length)[rows.users])
+        _record(funnel, rows, "min_length", f"users with fewer than {filters.min_length} interactions")
+    if filters.max_length is not None:
         ends = np.cumsum(rows.per_user())
-        rows.hide(ends[rows.users] - np.arange(len(rows.users)) > max_length)
-        _record(funnel, rows, "max_length", f"all but a user's latest {max_length} interactions")
-    if unused_items == "drop":
+        rows.hide(ends[rows.users] - np.arange(len(rows.users)) > filters.max_length)
+        _record(funnel, rows, "max_length", f"all but a user's latest {filters.max_length} interactions")
+    if filters.unused_items == "drop":
         in_catalogue &= rows.per_item() > 0
     if rows.held_out() < published:
         funnel.notes["published_targets_filtered_out"] = published - rows.held_out()
@@ -218,32 +254,6 @@ def count_repeated_titles(items: Items) -> int:
     """Number of items that share their title with another item."""
     counts = np.unique(items.titles, return_counts=True)[1]
     return int(counts[counts > 1].sum())
-
-
-def _check_settings(
-    k_core: int,
-    min_length: int,
-    max_length: int | None,
-    max_users: int | None,
-    repeats: str,
-    untitled: str,
-    unused_items: str,
-) -> None:
-    if k_core < 0 or min_length < 0:
-        raise UserError(f"k_core and min_length must be at least 0; got {k_core} and {min_length}")
-    if max_length is not None and max_length < min_length:
-        raise UserError(
-            f"max_length={max_length} is below min_length={min_length}; raise it or set max_length=null"
-        )
-    if max_users is not None and max_users < 1:
-        raise UserError(f"max_users={max_users} leaves no user; give a positive number or max_users=null")
-    for name, value, valid in (
-        ("repeats", repeats, ("first", "all")),
-        ("untitled", untitled, ("keep", "drop")),
-        ("unused_items", unused_items, ("keep", "drop")),
-    ):
-        if value not in valid:
-            raise UserError(f"{name}={value!r} is not known; give {valid[0]} or {valid[1]}")
 
 
 def _record(funnel: Funnel, rows: _Rows, step: str, reason: str) -> None:

@@ -21,7 +21,7 @@ from mllmrec.cot.pipeline import CotPipeline
 from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Items
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
-from mllmrec.data.filters import build_interactions
+from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.data.loaded import load_checked
 from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
@@ -57,9 +57,8 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     source: Dataset = instantiate(source_settings)
     raw = load_checked(source)
     raw = replace(raw, items=bounded(raw.items))
-    filters = dict(cfg.dataset.filters)
     items, interactions, funnel = build_interactions(
-        raw, **filters, max_users=cfg.dataset.max_users, seed=cfg.protocol_seed
+        raw, Filters(**dict(cfg.dataset.filters)), max_users=cfg.dataset.max_users, seed=cfg.protocol_seed
     )
     samples: dict[str, Samples] = instantiate(cfg.split)(interactions)
     if len(samples["train"]) == 0:

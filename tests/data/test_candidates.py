@@ -13,7 +13,7 @@ from mllmrec.cache import fingerprint
 from mllmrec.data.base import TEST, TRAIN, Interactions, Items, RawData, RawInteractions
 from mllmrec.data.candidate_sets import CandidateSet, UnusableSetError
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
-from mllmrec.data.filters import build_interactions
+from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.data.splits import ByTime, Given, LeaveOneOut, Samples
 from mllmrec.errors import UserError
 
@@ -169,7 +169,7 @@ def test_what_filters_took_out_of_a_sequence_is_avoided_too():
     )
     ratings = np.array([1, 1] + [5] * 11, np.float32)
     raw = RawData("toy", items, RawInteractions(np.array(["u", "v"]), users, codes, ratings=ratings))
-    items, interactions, _ = build_interactions(raw, min_rating=3, max_length=4, seed=0)
+    items, interactions, _ = build_interactions(raw, Filters(min_rating=3, max_length=4), seed=0)
     assert interactions.of_user(0).tolist() == [4, 5, 6, 7]
     splits = LeaveOneOut()(interactions)
     source = CandidateSampler(4).bind(Catalogue(interactions, items), splits["train"])
@@ -186,7 +186,7 @@ def test_what_was_rated_low_after_the_last_training_target_is_unknown_in_trainin
     ratings = np.array([5, 1, 5, 1, 5, 5] + [5] * 4, np.float32)
     users, codes = np.array([0] * 6 + [1] * 4, np.int32), np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 6], np.int32)
     raw = RawData("toy", items, RawInteractions(np.array(["u", "v"]), users, codes, ratings=ratings))
-    items, interactions, _ = build_interactions(raw, min_rating=3, seed=0)
+    items, interactions, _ = build_interactions(raw, Filters(min_rating=3), seed=0)
     splits = LeaveOneOut()(interactions)
     assert training_negatives(splits, items, 4)[0] == ["i3", "i4", "i5", "i6"]
     test = CandidateSampler(1).bind(Catalogue(interactions, items), splits["train"])

@@ -18,7 +18,7 @@ from mllmrec.data.base import (
     RawData,
     RawInteractions,
 )
-from mllmrec.data.filters import build_interactions
+from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -72,7 +72,9 @@ def test_of_repeated_pairs_the_earliest_in_time_stays():
     items, interactions, funnel = build_interactions(raw_data(rows, timestamps=times), seed=0)
     assert sequences(items, interactions) == {"u": "ab"}
     assert funnel.dropped["repeats"] == {"users": 0, "items": 0, "interactions": 1}
-    items, interactions, funnel = build_interactions(raw_data(rows, timestamps=times), repeats="all", seed=0)
+    items, interactions, funnel = build_interactions(
+        raw_data(rows, timestamps=times), Filters(repeats="all"), seed=0
+    )
     assert sequences(items, interactions) == {"u": "aba"}
     assert funnel.notes["repeated_pairs_kept"] == 1
 
@@ -80,7 +82,7 @@ def test_of_repeated_pairs_the_earliest_in_time_stays():
 def test_k_core_by_hand_needs_several_rounds():
     # 2-core: d has one interaction -> out. Then w has only c left -> out. Then c has only u -> out. u ab, v ab stay.
     rows = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "a"), ("v", "b"), ("w", "c"), ("w", "d")]
-    items, interactions, funnel = build_interactions(raw_data(rows, unused=["z"]), k_core=2, seed=0)
+    items, interactions, funnel = build_interactions(raw_data(rows, unused=["z"]), Filters(k_core=2), seed=0)
     assert sequences(items, interactions) == {"u": "ab", "v": "ab"}
     assert items.ids.tolist() == ["a", "b"]
     assert funnel.dropped["k_core"] == {"users": 1, "items": 2, "interactions": 3}
@@ -90,17 +92,19 @@ def test_k_core_by_hand_needs_several_rounds():
 def test_minimum_rating_drops_unrated_rows_too_and_needs_ratings():
     rows = [("u", "a"), ("u", "b"), ("u", "c"), ("u", "d")]
     items, interactions, funnel = build_interactions(
-        raw_data(rows, ratings=[4, 3.5, np.nan, 5]), min_rating=4, seed=0
+        raw_data(rows, ratings=[4, 3.5, np.nan, 5]), Filters(min_rating=4), seed=0
     )
     assert sequences(items, interactions) == {"u": "ad"}
     assert funnel.dropped["min_rating"]["interactions"] == 2
     with pytest.raises(UserError, match="has no ratings"):
-        build_interactions(raw_data(rows), min_rating=4, seed=0)
+        build_interactions(raw_data(rows), Filters(min_rating=4), seed=0)
 
 
 def test_lengths_drop_short_users_and_keep_the_latest_rows():
     rows = [("u", i) for i in "abcde"] + [("v", "a"), ("v", "b")]
-    items, interactions, funnel = build_interactions(raw_data(rows), min_length=3, max_length=3, seed=0)
+    items, interactions, funnel = build_interactions(
+        raw_data(rows), Filters(min_length=3, max_length=3), seed=0
+    )
     assert sequences(items, interactions) == {"u": "cde"}
     assert len(items) == 5  # a and b stay in the catalogue: unused_items=keep
     assert funnel.notes["unused_items"] == 2
@@ -110,7 +114,9 @@ def test_lengths_drop_short_users_and_keep_the_latest_rows():
 
 def test_unused_items_are_dropped_and_codes_renumbered():
     rows = [("u", i) for i in "abcde"]
-    items, interactions, _ = build_interactions(raw_data(rows), max_length=3, unused_items="drop", seed=0)
+    items, interactions, _ = build_interactions(
+        raw_data(rows), Filters(max_length=3, unused_items="drop"), seed=0
+    )
     assert items.ids.tolist() == ["c", "d", "e"]
     assert interactions.items.tolist() == [0, 1, 2]
     assert items.images == {}
@@ -127,7 +133,9 @@ def test_untitled_items_get_a_name_or_go_and_repeated_titles_are_counted():
         "repeated_titles": 2,
         "items_without_image": 3,
     }
-    items, interactions, funnel = build_interactions(raw_data(rows, titles=titles), untitled="drop", seed=0)
+    items, interactions, funnel = build_interactions(
+        raw_data(rows, titles=titles), Filters(untitled="drop"), seed=0
+    )
     assert sequences(items, interactions) == {"u": "bcd"}
     assert items.ids.tolist() == ["b", "c", "d"]
     assert funnel.dropped["untitled"] == {"users": 0, "items": 1, "interactions": 1}
@@ -138,15 +146,25 @@ def test_an_empty_dataset_names_the_filter_that_emptied_it():
     with pytest.raises(
         UserError, match=r"filter k_core .* left nothing.*loaded: 2 users / 2 items / 4 inter.*k_core: 0"
     ):
-        build_interactions(raw_data(rows), k_core=3, seed=0)
+        build_interactions(raw_data(rows), Filters(k_core=3), seed=0)
 
 
 @pytest.mark.parametrize(
-    "setting", [{"k_core": -1}, {"max_users": 0}, {"min_length": 5, "max_length": 4}, {"repeats": "last"}]
+    ("setting", "message"),
+    [
+        ({"k_core": -1}, "got -1 and 2"),
+        ({"min_length": 5, "max_length": 4}, "max_length=4 is below min_length=5"),
+        ({"repeats": "last"}, "repeats='last' is not known; give first or all"),
+    ],
 )
-def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(UserError):
-        build_interactions(raw_data([("u", "a"), ("u", "b")]), **setting, seed=0)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        Filters(**setting)
+
+
+def test_a_subset_of_no_users_is_refused():
+    with pytest.raises(UserError, match="max_users=0 leaves no user"):
+        build_interactions(raw_data([("u", "a"), ("u", "b")]), max_users=0, seed=0)
 
 
 def test_max_users_does_not_depend_on_file_order_and_leaves_the_whole_counts():
@@ -155,7 +173,7 @@ def test_max_users_does_not_depend_on_file_order_and_leaves_the_whole_counts():
     for order in (names, names[::-1]):
         rows = [(name, item) for name in order for item in "abc"]
         items, interactions, funnel = build_interactions(
-            raw_data(rows), max_users=7, unused_items="drop", seed=3
+            raw_data(rows), Filters(unused_items="drop"), max_users=7, seed=3
         )
         chosen[order[0]] = set(interactions.user_ids.tolist())
         assert funnel.whole == {"users": 50, "items": 3, "interactions": 150}
@@ -172,13 +190,13 @@ def test_items_that_only_dropped_users_interacted_with_are_not_offered(unused_it
     # unused items are kept. Codes are those of the whole dataset.
     rows = [("p", "a"), ("p", "b"), ("q", "b"), ("q", "c")]
     raw = raw_data(rows, unused=["z"])
-    items, _, funnel = build_interactions(raw, unused_items=unused_items, seed=0)
+    items, _, funnel = build_interactions(raw, Filters(unused_items=unused_items), seed=0)
     assert items.offered.all()
     assert "items_of_dropped_users" not in funnel.notes
     offered = set()
     for seed in range(9):
         items, interactions, funnel = build_interactions(
-            raw, max_users=1, unused_items=unused_items, seed=seed
+            raw, Filters(unused_items=unused_items), max_users=1, seed=seed
         )
         assert items.ids.tolist() == (list("abc") if unused_items == "drop" else list("abcz"))
         user = str(interactions.user_ids[0])
@@ -215,11 +233,11 @@ def test_named_targets_go_with_their_rows_and_their_loss_is_said(caplog):
     data = raw_data([("u", "a"), ("u", "b"), ("u", "c"), ("u", "a"), ("v", "b"), ("v", "c")])
     labels = np.array([NO_TARGET, TRAIN, VALIDATION, TEST, NO_TARGET, TEST], dtype=np.int8)
     data.interactions = replace(data.interactions, targets=labels)
-    _, interactions, _ = build_interactions(data, repeats="all", min_length=1, seed=0)
+    _, interactions, _ = build_interactions(data, Filters(repeats="all", min_length=1), seed=0)
     assert interactions.given_targets.tolist() == labels.tolist()
     assert interactions.given_split.tolist() == [TRAIN, TEST]
     assert caplog.messages == []
-    _, interactions, funnel = build_interactions(data, min_length=3, seed=0)
+    _, interactions, funnel = build_interactions(data, Filters(min_length=3), seed=0)
     assert interactions.given_targets.tolist() == [NO_TARGET, TRAIN, VALIDATION]
     assert funnel.notes["published_targets_filtered_out"] == 2
     assert "filters remove 2 of 3 published validation and test targets" in caplog.text
@@ -243,7 +261,7 @@ def test_amazon_beauty_has_its_published_counts():
         RawInteractions(np.array([row[0] for row in rows]), users.astype(np.int32), codes.astype(np.int32)),
     )
     for k_core in (0, 5):
-        items, interactions, funnel = build_interactions(raw, k_core=k_core, min_length=1, seed=0)
+        items, interactions, funnel = build_interactions(raw, Filters(k_core=k_core, min_length=1), seed=0)
         assert funnel.whole == {"users": 22_363, "items": 12_101, "interactions": 198_502}
     assert items.ids[interactions.of_user(0)].tolist() == rows[0][1:]
 
@@ -266,7 +284,7 @@ def test_two_hundred_thousand_users_take_seconds():
     )
     tracemalloc.start()
     start = time.perf_counter()
-    _, interactions, _ = build_interactions(raw, k_core=5, min_length=3, seed=0)
+    _, interactions, _ = build_interactions(raw, Filters(k_core=5, min_length=3), seed=0)
     seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 15

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from mllmrec.data.base import NO_TARGET, TEST, TRAIN, VALIDATION
-from mllmrec.data.filters import build_interactions
+from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.data.published import PublishedSamples, stitch_samples
 from mllmrec.data.splits import Given
 from mllmrec.data.tabular import Tabular
@@ -59,7 +59,7 @@ def load(folder, suffix=".csv", **settings):
 
 def samples_of(data):
     """(user, history, target) by split, as item ids."""
-    items, interactions, _ = build_interactions(data, min_length=1, repeats="all", seed=0)
+    items, interactions, _ = build_interactions(data, Filters(min_length=1, repeats="all"), seed=0)
     splits = Given(windows="sliding")(interactions)
     return {
         name: [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mllmrec.data.amazon_beauty import AmazonBeauty
-from mllmrec.data.filters import build_interactions
+from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.data.splits import Given, LeaveOneOut, Samples
 from mllmrec.data.tabular import Tabular
 
@@ -84,7 +84,7 @@ def test_amazon_beauty_comes_back_as_it_was(tmp_path):
         pytest.skip("Amazon Beauty lies in ../shared/data/amazon_beauty where it is at hand")
     assert run(f"root={BEAUTY}", f"out={tmp_path}").returncode == 0
     items, interactions, funnel = build_interactions(
-        read(tmp_path).load(), min_length=1, repeats="all", seed=0
+        read(tmp_path).load(), Filters(min_length=1, repeats="all"), seed=0
     )
     # Rows hold the latest ten items; histories of up to 203 are put together again.
     assert funnel.whole == {"users": 22363, "items": 12101, "interactions": 198502}
