@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ from mllmrec.models.backbones import Pretrained, Tiny
 from mllmrec.models.policy import Policy
 from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.builder import PromptBuilder, load_template
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative
@@ -108,10 +108,16 @@ def catalogue() -> SimpleNamespace:
 
 @pytest.fixture
 def make_builder(catalogue) -> Callable[..., PromptBuilder]:
-    def make(template: str = "compact", captions: dict[str, str] | None = None, **settings) -> PromptBuilder:
-        settings = {"ids": catalogue.ids, "titles": catalogue.titles, **settings}
-        ids, titles = settings.pop("ids"), settings.pop("titles")
-        return PromptBuilder(ids, titles, captions or {}, load_template(template), **settings)
+    def make(
+        template: str = "compact",
+        captions: dict[str, str] | None = None,
+        ids: Sequence[str] = catalogue.ids,
+        titles: Sequence[str] = catalogue.titles,
+        marked: Collection[str] = (),
+        **settings,
+    ) -> PromptBuilder:
+        items = ItemTexts(ids, titles, captions or {}, marked)
+        return PromptBuilder(items, load_template(template), **settings)
 
     return make
 

@@ -22,7 +22,7 @@ from benchmark.models import SIZES
 from mllmrec.data.drawing import HUES, PATTERNS, SHAPES
 from mllmrec.data.synthetic import BRANDS, CATEGORIES, MODELS
 from mllmrec.models.tokenizer import train_tokenizer
-from mllmrec.prompts.builder import PromptBuilder, load_template
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.randomness import numpy_generator
 
 FORMS = ("text", "visual")
@@ -161,8 +161,7 @@ def random_vision_model(
 
 def _prompt(settings: Mapping[str, Any], titles: list[str], captions: list[str]) -> str:
     ids = [f"{number:04d}" for number in range(len(titles))]
-    builder = PromptBuilder(
-        ids, titles, dict(zip(ids, captions, strict=True)), load_template("instruct"), domain="product"
-    )
+    items = ItemTexts(ids, titles, dict(zip(ids, captions, strict=True)))
+    builder = PromptBuilder(items, load_template("instruct"), domain="product")
     history = settings["history"]
     return builder.prompt(range(history), range(history, len(titles)))

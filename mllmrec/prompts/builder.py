@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mllmrec.errors import UserError
 from mllmrec.prompts.answers import answer_text, ranked_text, reasoned
@@ -64,12 +64,22 @@ def load_template(name: str) -> PromptTemplate:
     return template
 
 
+@dataclass(frozen=True)
+class ItemTexts:
+    """What prompts say about I items, in the order of their codes."""
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    captions: Mapping[str, str] = field(default_factory=dict)  # by item id
+    marked: Collection[str] = ()  # ids of the items that prompts also show by tokens other than text
+
+
 class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
     Titles are cut to ``max_title_words`` (0: not cut) and captions to ``max_caption_words``. Both are neutralised, so
-    that foreign text cannot imitate a label, a mark, a think tag or a chat token. In prompts the mark of each item
-    with an id in ``marked`` stands right behind the item's title; answers have no marks.
+    that foreign text cannot imitate a label, a mark, a think tag or a chat token. In prompts the mark of each marked item
+    stands right behind the item's title; answers have no marks.
 
     Raises:
         UserError: an item has a mark to stand behind its title, but the template does not show titles.
@@ -77,9 +87,7 @@ class PromptBuilder:
 
     def __init__(
         self,
-        ids: Sequence[str],
-        titles: Sequence[str],
-        captions: Mapping[str, str],
+        items: ItemTexts,
         template: PromptTemplate,
         *,
         domain: str = "item",
@@ -87,23 +95,22 @@ class PromptBuilder:
         places: int = 1,
         max_title_words: int = 0,
         max_caption_words: int = 0,
-        marked: Collection[str] = (),
     ) -> None:
         self.template, self.domain, self.answer_format = template, domain, answer
         self.places = places
-        if marked and not all("{title}" in line for line in (template.item, template.history_item)):
+        if items.marked and not all("{title}" in line for line in (template.item, template.history_item)):
             raise UserError(
                 "prompt.item_tokens: an item's token stands behind its title, but prompt.template shows no titles in "
                 "item and history_item: add {title} there, or set prompt.item_tokens=none"
             )
-        self.ids = [str(item_id) for item_id in ids]
-        self.titles = [_first_words(self._clean(str(title)), max_title_words) for title in titles]
+        self.ids = [str(item_id) for item_id in items.ids]
+        self.titles = [_first_words(self._clean(str(title)), max_title_words) for title in items.titles]
         self._captions = {
             item_id: _first_words(self._clean(text), max_caption_words)
-            for item_id, text in captions.items()
+            for item_id, text in items.captions.items()
             if text
         }
-        self.marked = [item_id for item_id in self.ids if item_id in marked]
+        self.marked = [item_id for item_id in self.ids if item_id in items.marked]
         self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
 
     def prompt(

@@ -27,7 +27,7 @@ from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
-from mllmrec.prompts.builder import PromptBuilder, load_template
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.reasoners.base import HistoryItem
@@ -70,17 +70,15 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     _warn_of_thin_subset(cfg.dataset.max_users, summary["samples"]["test"])
 
     captions, caption_counts = captions_of(cfg, items.only_kept(), cache)
+    marked = marked_items(cfg.prompt.get("item_tokens", "none"), items)
     builder = PromptBuilder(
-        items.ids.tolist(),
-        items.titles.tolist(),
-        captions,
+        ItemTexts(items.ids.tolist(), items.titles.tolist(), captions, marked),
         load_template(cfg.prompt.template),
         domain=source.domain,
         answer=cfg.prompt.answer,
         places=cfg.prompt.get("places", 1),
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,
-        marked=marked_items(cfg.prompt.get("item_tokens", "none"), items),
     )
     cot = cot_policy(cfg, items, captions, source.domain, cache, open_judge)
     train_samples = samples["train"]

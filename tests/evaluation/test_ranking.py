@@ -16,7 +16,7 @@ from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, cand
 from mllmrec.phases.base import OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.builder import PromptBuilder
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
 
@@ -166,7 +166,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     # Fault 24: in the release duplicates and foreign ids take rank positions and are not reported.
     policy = make_pretrained(lora=None)
     template = make_examples(None).builder.template
-    builder = Scripted(catalogue.ids, catalogue.titles, {}, template, answer="id_title")
+    builder = Scripted(ItemTexts(catalogue.ids, catalogue.titles), template, answer="id_title")
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     examples = make_examples(builder)
     batch = [examples[index] for index in range(4)]
