@@ -66,7 +66,7 @@ class Protocol:
             "negatives": "whole catalogue" if full else self.settings.weighting,
             **(self.listing.describe() if lists else {}),
             "candidates_hash": self.candidates_hash,
-            "cot": ASKED if self.examples.asks else shown,
+            "cot": ASKED if self.examples.cot.asks else shown,
             **({"cot_share": self.cot_share} if shown else {}),
             "seed": self.seed,
             **({} if cot is None else {"leak": cot.told}),

@@ -77,7 +77,7 @@ def completion_lengths(policy: Policy, examples: Examples, lists: bool = False) 
         lists: whether answers are ranked lists, so that samples without reasoning count too; the first thousand of them
             stand for all.
     """
-    chosen = [] if examples.with_cot is None else np.flatnonzero(examples.with_cot).tolist()
+    chosen = np.flatnonzero(examples.carriers).tolist()
     if lists:
         chosen = sorted({*chosen, *range(min(len(examples), _ENCODED_AT_ONCE))})
     blocks = [chosen[start : start + _ENCODED_AT_ONCE] for start in range(0, len(chosen), _ENCODED_AT_ONCE)]

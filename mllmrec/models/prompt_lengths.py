@@ -97,12 +97,10 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
     if len(examples) == 0:
         return []
     candidates, _ = examples.candidates_of(0)  # C is the same for all samples where prompts list them
-    count = len(candidates) if examples.list_candidates else examples.list_size or None
-    if bounds.of_plain(examples.builder, examples.history_length, count, examples.asks) > limit:
+    count = len(candidates) if examples.list_size is None else examples.list_size or None
+    if bounds.of_plain(examples.builder, examples.history_length, count, examples.cot.asks) > limit:
         return range(len(examples))
-    if examples.cot is None or examples.with_cot is None:
-        return []
-    return np.flatnonzero(examples.with_cot).tolist()
+    return [] if examples.cot.source is None else np.flatnonzero(examples.carriers).tolist()
 
 
 def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> int:

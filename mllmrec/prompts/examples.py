@@ -37,6 +37,23 @@ class Example:
     hint: str = ""  # the reasoning shown in the prompt
 
 
+@dataclass(frozen=True)
+class CotUse:
+    """Which of S samples carry reasoning, and where it stands.
+
+    Args:
+        source: writes the reasoning; None: no sample carries any.
+        chosen: (S,) bool: the samples that carry it; None: none does.
+        placement: as a hint in the prompt, or before the answer, to be learnt.
+        asks: whether prompts without reasoning ask for reasoning before the answer.
+    """
+
+    source: Reasoning | None = None
+    chosen: np.ndarray | None = None
+    placement: Literal["prompt", "completion"] = "prompt"
+    asks: bool = False
+
+
 class Examples:
     """The examples of one split, by position. None is kept in memory, so a million samples take no memory."""
 
@@ -47,12 +64,8 @@ class Examples:
         candidates_of: CandidatesOf,
         *,
         history_length: int,
-        list_candidates: bool = True,
-        list_size: int = 0,
-        cot: Reasoning | None = None,
-        with_cot: np.ndarray | None = None,
-        placement: Literal["prompt", "completion"] = "prompt",
-        asks: bool = False,
+        list_size: int | None = None,
+        cot: CotUse = CotUse(),
         split: str = "train",
     ) -> None:
         """Set up the examples.
@@ -62,19 +75,14 @@ class Examples:
             builder: writes the prompts.
             candidates_of: draws or looks up the candidates of a sample.
             history_length: how many items of history are shown.
-            list_candidates: whether one prompt lists all candidates.
-            list_size: if it does not, how many each of several prompts lists at most (`in_lists`); 0: none.
-            cot: writes the reasoning of the samples chosen in ``with_cot``.
-            with_cot: (S,) bool; None: no sample carries reasoning.
-            placement: where reasoning stands: as a hint in the prompt, or before the answer, to be learnt.
-            asks: whether prompts without reasoning ask for reasoning before the answer.
+            list_size: how many candidates each of several prompts lists at most (`in_lists`); 0: none; None: one prompt
+                lists all of them.
+            cot: which samples carry reasoning, and where it stands.
             split: the split of the samples: train, validation or test.
         """
-        self.split = split
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
-        self.history_length, self.list_candidates = history_length, list_candidates
-        self.list_size = list_size
-        self.cot, self.with_cot, self.placement, self.asks = cot, with_cot, placement, asks
+        self.history_length, self.list_size = history_length, list_size
+        self.cot, self.split = cot, split
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -91,11 +99,22 @@ class Examples:
             self.split,
         )
 
+    @property
+    def carriers(self) -> np.ndarray:
+        """(S,) bool: the samples chosen to carry reasoning."""
+        chosen = self.cot.chosen
+        return np.zeros(len(self), dtype=bool) if chosen is None else chosen
+
     def reasoning(self, index: int) -> str | None:
         """The reasoning that a sample carries; None if it was not chosen or has no reasoning."""
-        if self.cot is None or self.with_cot is None or not self.with_cot[index]:
+        if self.cot.chosen is None or not self.cot.chosen[index]:
             return None
-        return self.cot.reasoning(self.cot_key(index))
+        return self.written(index)
+
+    def written(self, index: int) -> str | None:
+        """The reasoning of a sample, chosen or not; None if there is none."""
+        source = self.cot.source
+        return None if source is None else source.reasoning(self.cot_key(index))
 
     def __getitem__(self, index: int) -> Example:
         return self.with_reasoning(index, self.reasoning(index))
@@ -105,12 +124,12 @@ class Examples:
         samples = self.samples
         history = samples.history(index, self.history_length)
         candidates, column = self.candidates_of(index)
-        learnt = bool(reasoning) and self.placement == "completion"
+        learnt = bool(reasoning) and self.cot.placement == "completion"
         prompt = self.builder.prompt(
             history.tolist(),
-            candidates.tolist() if self.list_candidates else None,
+            candidates.tolist() if self.list_size is None else None,
             None if learnt else reasoning,
-            think=learnt or (self.asks and not reasoning),
+            think=learnt or (self.cot.asks and not reasoning),
         )
         return Example(
             sample_id=samples.sample_id(index),
@@ -145,7 +164,7 @@ class Examples:
         if not self.list_size:
             return [example]
         shown = example.history[-self.history_length :].tolist()
-        asks = self.asks and not example.hint
+        asks = self.cot.asks and not example.hint
         parts, start = [], 0
         for listed in np.array_split(example.candidates, -(-len(example.candidates) // self.list_size)):
             column = example.target_column - start
@@ -173,5 +192,4 @@ class Forms:
     def __getitem__(self, code: int) -> Example:
         examples = self.examples
         carries, index = divmod(code, len(examples))
-        reasoning = examples.cot.reasoning(examples.cot_key(index)) if carries and examples.cot else None
-        return examples.with_reasoning(index, reasoning)
+        return examples.with_reasoning(index, examples.written(index) if carries else None)

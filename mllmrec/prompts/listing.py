@@ -18,8 +18,9 @@ TRAINED, ALL, NONE = "trained", "all", "none"
 class Listing:
     """How one evaluation lists C candidates."""
 
-    all: bool  # one prompt lists them all
-    list_size: int  # otherwise: the most candidates that one of several prompts lists; 0 for no list
+    list_size: (
+        int | None
+    )  # the most candidates that one of several prompts lists; 0: no list; None: one list of all
     trained: int  # S
     candidates: int | None  # C; None for the whole catalogue
 
@@ -36,25 +37,26 @@ class Listing:
         how = settings.get("listing", TRAINED)
         count = settings.num_negatives + 1 if isinstance(settings.num_negatives, int) else None
         if how == NONE or count is None:
-            return cls(False, 0, trained, count)
+            return cls(0, trained, count)
         whole = (
             how == ALL or count <= trained or settings.ranking == "pointwise"
         )  # pointwise questions show one candidate each
-        return cls(whole, 0 if whole else trained, trained, count)
+        return cls(None if whole else trained, trained, count)
 
     @property
     def untrained(self) -> bool:
         """Whether a prompt lists more candidates than any training prompt."""
-        return self.all and self.candidates is not None and self.candidates > self.trained
+        return self.list_size is None and self.candidates is not None and self.candidates > self.trained
 
     def describe(self) -> dict[str, Any]:
         """The part for the ``protocol`` of metrics.json: ``listed`` in words, and the most candidates in a prompt."""
         if self.untrained:
             words = f"all, though training prompts list {self.trained}"
-        elif self.all:
+        elif self.list_size is None:
             words = ALL
         elif self.list_size:
             words = f"{self.list_size} at a time"
         else:
             words = NONE
-        return {"listed": words, "num_listed": (self.candidates if self.all else self.list_size) or 0}
+        count = self.candidates if self.list_size is None else self.list_size
+        return {"listed": words, "num_listed": count or 0}

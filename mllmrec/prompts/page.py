@@ -54,10 +54,9 @@ def write_prompts(path: Path, render: Callable[[str], str], sets: Sequence[Promp
 def _chosen(shown: PromptSet, seed: int) -> Iterator[Example]:
     """A few random examples of each kind: first without reasoning, then with it."""
     examples = shown.examples
-    carries = np.zeros(len(examples), dtype=bool) if examples.with_cot is None else examples.with_cot
     order = numpy_generator(seed, "prompts shown", shown.title).permutation(np.asarray(shown.positions))
     for kind in (False, True):
-        for position in order[carries[order] == kind][:SHOWN]:
+        for position in order[examples.carriers[order] == kind][:SHOWN]:
             yield examples[int(position)]
 
 
@@ -66,7 +65,7 @@ def _heading(examples: Examples, example: Example) -> str:
     listed = f"the target is candidate {example.target_column + 1} of {count}"
     if examples.list_size:
         listed += f", listed {examples.list_size} at a time; the prompt that lists it"
-    elif not examples.list_candidates:
+    elif examples.list_size == 0:
         listed = f"{count} candidates, none of them listed"
     reasoning = ", with reasoning" if example.has_reasoning else ""
     return f"Sample `{example.sample_id}`{reasoning}: {listed}"

@@ -28,7 +28,7 @@ from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
 from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
-from mllmrec.prompts.examples import Examples
+from mllmrec.prompts.examples import CotUse, Examples
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.reasoners.base import HistoryItem
 from mllmrec.samples.prepared import Prepared, counted
@@ -93,9 +93,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
             builder,
             lambda index: negatives.candidates_of(train_samples, index, draw),
             history_length=cfg.prompt.history_length,
-            cot=cot,
-            with_cot=with_cot,
-            placement=cfg.cot.placement,
+            cot=CotUse(cot, with_cot, cfg.cot.placement),
         )
 
     carriers = carriers_of(cfg, cot if training else None, drawn("train"))

@@ -19,7 +19,7 @@ from mllmrec.data.candidates import CandidateSampler, Catalogue
 from mllmrec.data.splits import Samples
 from mllmrec.errors import UserError
 from mllmrec.prompts.builder import PromptBuilder
-from mllmrec.prompts.examples import CandidatesOf, Examples
+from mllmrec.prompts.examples import CandidatesOf, CotUse, Examples
 from mllmrec.prompts.listing import Listing
 from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.questions import Questions
@@ -68,18 +68,15 @@ class Prepared:
                 f"eval.split={settings.split} has no samples: choose another split, or another eval.split"
             )
         candidates_of, candidates_hash = self._candidates(samples, settings)
-        listing = Listing.of(settings, self.trained_list)
         shown = settings.cot is True
+        carriers = np.ones(len(samples), dtype=bool) if shown else None
         examples = Examples(
             samples,
             self.builder,
             candidates_of,
             history_length=self.history_length,
-            list_candidates=listing.all,
-            list_size=listing.list_size,
-            cot=self.cot,
-            with_cot=np.ones(len(samples), dtype=bool) if shown else None,
-            asks=self.asks_under(settings),
+            list_size=Listing.of(settings, self.trained_list).list_size,
+            cot=CotUse(self.cot, carriers, asks=self.asks_under(settings)),
             split=settings.split,
         )
         chosen = list(range(len(samples)))

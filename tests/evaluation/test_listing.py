@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import InLists, Likelihood
+from mllmrec.prompts.examples import CotUse
 from mllmrec.prompts.listing import Listing
 
 
@@ -41,7 +42,7 @@ def test_a_run_from_before_there_was_a_choice_lists_no_more_than_its_training():
 
 def test_lists_take_every_candidate_once_and_the_reasoning_that_is_shown(make_examples):
     policy = SimpleNamespace(reasoning=lambda key: "warm light")
-    examples = make_examples(cot=policy, with_cot=np.ones(6, dtype=bool), list_candidates=False, list_size=3)
+    examples = make_examples(cot=CotUse(policy, np.ones(6, dtype=bool)), list_size=3)
     # User 1 has 1, 2, 3; the target 4 is column 1 of 5 4 6 7. At three a list, four candidates need two lists.
     first, second = examples.in_lists(examples[1])
     assert first.prompt == examples.builder.prompt([1, 2, 3], [5, 4], "warm light")
@@ -61,7 +62,7 @@ class Scripted(Likelihood):
 
 
 def test_each_candidate_is_scored_under_the_prompt_that_lists_it(make_examples):
-    examples = make_examples(list_candidates=False, list_size=2)
+    examples = make_examples(list_size=2)
     scores = {(3, 4): [-1.0, -4.0], (5, 6): [-3.0, -2.0], (5, 4): [-3.0, -1.0], (6, 7): [-2.0, -0.5]}
     ranker = InLists(Scripted(scores), examples)
     # 3 4 5 6 and 5 4 6 7, in lists of two.
@@ -74,7 +75,7 @@ def test_each_candidate_is_scored_under_the_prompt_that_lists_it(make_examples):
 
 @pytest.fixture
 def in_lists(tiny, make_examples):
-    examples = make_examples(tiny.builder, list_candidates=False, list_size=2)
+    examples = make_examples(tiny.builder, list_size=2)
     return examples, InLists(Likelihood(tiny.policy, tiny.answers, SharedPrefix(), 0), examples)
 
 
@@ -91,7 +92,7 @@ def test_neither_batches_nor_the_target_s_place_play_a_part(in_lists):
 
 def test_one_list_of_all_ranks_as_a_prompt_that_lists_them(in_lists, make_examples, tiny):
     _, ranker = in_lists
-    whole, one = make_examples(tiny.builder), make_examples(tiny.builder, list_candidates=False, list_size=4)
+    whole, one = make_examples(tiny.builder), make_examples(tiny.builder, list_size=4)
     with torch.no_grad():
         expected = ranker.ranker.rank([whole[index] for index in range(6)])
         found = InLists(ranker.ranker, one).rank([one[index] for index in range(6)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,8 +110,8 @@ def learnt(cache):
             prepared.train.samples.sample_id(index): "word " * words[index % len(words)]
             for index in range(size)
         }
-        prepared.train.with_cot = chosen
-        prepared.train.cot = SimpleNamespace(reasoning=lambda key: texts[key.sample_id])
+        source = SimpleNamespace(reasoning=lambda key: texts[key.sample_id])
+        prepared.train.cot = replace(prepared.train.cot, source=source, chosen=chosen)
         check_learnt_reasoning(cfg, phases_of(cfg), prepared, Words())
 
     return make

@@ -10,6 +10,7 @@ from mllmrec.phases.base import OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
+from mllmrec.prompts.examples import CotUse
 
 ENGINE = SharedPrefix()
 
@@ -125,7 +126,7 @@ def test_adapters_train_and_the_base_does_not(make_pretrained, make_builder, mak
 
 
 def test_reasoning_to_be_learnt_is_part_of_the_loss(make_sft, tiny, make_examples):
-    examples = make_examples(tiny.builder, placement="completion")
+    examples = make_examples(tiny.builder, cot=CotUse(placement="completion"))
     plain, reasoned = examples.with_reasoning(2, None), examples.with_reasoning(2, "mostly red")
     stage = make_sft()
     text, answer = stage._answers([reasoned, plain])

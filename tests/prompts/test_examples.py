@@ -5,7 +5,7 @@ import pytest
 
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.prompts.answers import parse_answer
-from mllmrec.prompts.examples import Forms
+from mllmrec.prompts.examples import CotUse, Forms
 
 
 class Echo(CotPolicy):
@@ -29,7 +29,7 @@ def test_an_example_holds_its_own_sample(make_examples, make_builder):
 
 def test_each_sample_gets_its_own_reasoning_and_only_when_chosen(make_examples, make_builder):
     chosen = np.array([False, True, False, True, False, False])
-    examples = make_examples(make_builder("instruct", answer="id"), cot=Echo(), with_cot=chosen)
+    examples = make_examples(make_builder("instruct", answer="id"), cot=CotUse(Echo(), chosen))
     for index in range(len(examples)):
         assert examples[index].has_reasoning == chosen[index]
         assert ("think" in examples[index].prompt) == chosen[index]
@@ -37,20 +37,20 @@ def test_each_sample_gets_its_own_reasoning_and_only_when_chosen(make_examples, 
 
 
 def test_test_prompts_carry_no_reasoning_unless_asked(make_examples):
-    examples = make_examples(split="test", cot=Echo())
+    examples = make_examples(split="test", cot=CotUse(Echo()))
     assert not any(examples[index].has_reasoning for index in range(len(examples)))
 
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_candidates_are_listed_or_not(make_examples, listed):
-    example = make_examples(list_candidates=listed)[0]
+    example = make_examples(list_size=None if listed else 0)[0]
     assert ("Candidates" in example.prompt) == listed
     assert len(example.candidates) == 4
 
 
 def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_builder):
     builder = make_builder("instruct")
-    examples = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), placement="completion")
+    examples = make_examples(builder, cot=CotUse(Echo(), np.ones(6, dtype=bool), "completion"))
     example = examples[2]
     assert example.has_reasoning
     assert "u2 2-3-4 to 5" not in example.prompt
@@ -66,22 +66,22 @@ def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_bui
 
 def test_prompts_can_ask_for_reasoning_without_showing_any(make_examples, make_builder):
     builder = make_builder("instruct")
-    asking = make_examples(builder, split="test", cot=Echo(), asks=True)[2]
+    asking = make_examples(builder, split="test", cot=CotUse(Echo(), asks=True))[2]
     assert (asking.has_reasoning, asking.reasoned_answer) == (False, "")
-    learnt = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), placement="completion")[2]
+    learnt = make_examples(builder, cot=CotUse(Echo(), np.ones(6, dtype=bool), "completion"))[2]
     plain = make_examples(builder)[2]
     (instruction,) = set(learnt.prompt.splitlines()) - set(plain.prompt.splitlines())
     assert instruction in asking.prompt.splitlines()
-    shown = make_examples(builder, cot=Echo(), with_cot=np.ones(6, dtype=bool), asks=True)[2]
+    shown = make_examples(builder, cot=CotUse(Echo(), np.ones(6, dtype=bool), asks=True))[2]
     assert instruction not in shown.prompt.splitlines()  # reasoning that is shown need not be asked for
-    several = make_examples(builder, cot=Echo(), asks=True, list_candidates=False, list_size=2)
+    several = make_examples(builder, cot=CotUse(Echo(), asks=True), list_size=2)
     lists = several.in_lists(several[2])
     assert len(lists) == 2
     assert all(instruction in part.prompt.splitlines() for part in lists)
 
 
 def test_forms_are_the_plain_example_and_that_with_reasoning(make_examples, make_builder):
-    examples = make_examples(make_builder("instruct"), cot=Echo(), with_cot=np.zeros(6, dtype=bool))
+    examples = make_examples(make_builder("instruct"), cot=CotUse(Echo(), np.zeros(6, dtype=bool)))
     forms = Forms(examples)
     assert len(forms) == 12
     assert (forms[2].sample_id, forms[2].prompt) == (examples[2].sample_id, examples[2].prompt)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mllmrec.cot.base import CotKey, CotPolicy
+from mllmrec.prompts.examples import CotUse
 from mllmrec.prompts.page import PromptSet, write_prompts
 from mllmrec.prompts.questions import Questions, load_question_wording
 
@@ -35,7 +36,7 @@ def test_prompts_stand_word_by_word_with_the_answers_that_are_wanted(tmp_path, m
 
 def test_prompts_with_and_without_reasoning_are_shown(tmp_path, make_examples):
     chosen = np.array([True, False, True, True, False, False])
-    text = page(tmp_path, PromptSet("SFT", make_examples(cot=Says(), with_cot=chosen), range(6)))
+    text = page(tmp_path, PromptSet("SFT", make_examples(cot=CotUse(Says(), chosen)), range(6)))
     headings = re.findall(r"^### Sample `u(\d):3`(, with reasoning)?", text, flags=re.MULTILINE)
     assert [bool(chosen[int(user)]) for user, _ in headings] == [False, False, True, True]
     assert [bool(told) for _, told in headings] == [False, False, True, True]
@@ -44,7 +45,7 @@ def test_prompts_with_and_without_reasoning_are_shown(tmp_path, make_examples):
 
 
 def test_reasoning_that_is_learnt_stands_in_the_answer(tmp_path, make_examples):
-    examples = make_examples(cot=Says(), with_cot=np.ones(6, dtype=bool), placement="completion")
+    examples = make_examples(cot=CotUse(Says(), np.ones(6, dtype=bool), "completion"))
     prompt, answer = blocks(page(tmp_path, PromptSet("SFT", examples, [3])))
     assert "thought" not in prompt
     assert answer.startswith("<think>\nthought about u3")
@@ -60,12 +61,12 @@ def test_only_the_positions_that_are_used_are_shown_and_the_seed_decides_which(t
 
 
 def test_a_prompt_of_the_whole_catalogue_says_that_it_lists_none(tmp_path, make_examples):
-    text = page(tmp_path, PromptSet("Evaluation", make_examples(list_candidates=False), [0]))
+    text = page(tmp_path, PromptSet("Evaluation", make_examples(list_size=0), [0]))
     assert "4 candidates, none of them listed\n" in text
 
 
 def test_of_several_prompts_the_one_that_lists_the_target_is_shown(tmp_path, make_examples):
-    examples = make_examples(list_candidates=False, list_size=3)
+    examples = make_examples(list_size=3)
     text = page(tmp_path, PromptSet("Evaluation", examples, [3]))
     # User 3's next item is 6, in column 3 of 7 8 9 6. The lists are 7 8 and 9 6.
     assert "the target is candidate 4 of 4, listed 3 at a time; the prompt that lists it\n" in text
