@@ -11,7 +11,9 @@ import lightning
 import torch
 from transformers import get_scheduler
 
+from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
+from mllmrec.models.policy import Policy
 from mllmrec.step.updates import Updates
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,15 @@ class OptimizerSettings:
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The policy that learns, and how prompts go through its model."""
+
+    policy: Policy  # with the phase begun
+    engine: Engine  # runs the model
+    micro_batch_size: int  # prompts through the model at once, each with its answers
 
 
 class PhaseModule(lightning.LightningModule):

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import pad
-from mllmrec.models.policy import Policy
-from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.base import Learner, OptimizerSettings, PhaseModule
 from mllmrec.phases.negatives import target_and_negatives
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
@@ -36,34 +34,29 @@ class Dpo(PhaseModule):
 
     def __init__(
         self,
-        policy: Policy,
+        learner: Learner,
         answers: AnswerTokens,
         optimizer: OptimizerSettings,
         updates: int,
         *,
-        engine: Engine,
         negatives: int,
         beta: float,
-        micro_batch_size: int,
         seed: int = 0,
     ) -> None:
         """Put the parts together.
 
         Args:
-            policy: the policy, with the phase begun, so that its reference is the policy so far.
+            learner: the policy, with the phase begun, so that its reference is the policy so far.
             answers: tokens of every item's answer.
             optimizer: the optimiser's settings.
             updates: optimiser steps in the whole phase.
-            engine: runs the model.
             negatives: N; 1 is plain DPO.
             beta: the loss's beta, see `softmax_dpo`.
-            micro_batch_size: prompts through the model at once, with their answers.
             seed: the run's seed.
         """
-        super().__init__(policy.model, optimizer, updates)
-        self.policy, self.answers, self.engine = policy, answers, engine
-        self.negatives, self.beta = negatives, beta
-        self.micro_batch_size, self.seed = micro_batch_size, seed
+        super().__init__(learner.policy.model, optimizer, updates)
+        self.learner, self.policy, self.answers = learner, learner.policy, answers
+        self.negatives, self.beta, self.seed = negatives, beta, seed
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
@@ -82,10 +75,8 @@ class Dpo(PhaseModule):
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
         answers = [[self.answers.of(item) for item in self._items(example, step)] for example in batch]
         order = sorted(range(len(batch)), key=lambda row: len(prompts[row]))
-        parts = [
-            order[start : start + self.micro_batch_size]
-            for start in range(0, len(order), self.micro_batch_size)
-        ]
+        size = self.learner.micro_batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
         return Preferences(
             [[prompts[row] for row in part] for part in parts],
             [[answers[row] for row in part] for part in parts],
@@ -128,9 +119,9 @@ class Dpo(PhaseModule):
     def _logprobs(
         self, model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
     ) -> Tensor:
-        padding, device = self.policy.padding_token, self.policy.device
-        encoded = self.engine.encode(model, pad(prompts, padding, side="left").to(device))
+        padding, device, engine = self.policy.padding_token, self.policy.device, self.learner.engine
+        encoded = engine.encode(model, pad(prompts, padding, side="left").to(device))
         completions = pad([answer for options in answers for answer in options], padding, side="right")
         prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(1 + self.negatives)
-        scores = self.engine.score(model, encoded, completions.to(device), prompt_of, entropy=False)
+        scores = engine.score(model, encoded, completions.to(device), prompt_of, entropy=False)
         return scores.logprobs.sum(1).view(len(prompts), -1)

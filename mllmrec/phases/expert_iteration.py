@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mllmrec.errors import UserError
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.grpo import RolloutPhase
 from mllmrec.phases.sft import candidate_trie, supervised_shares
 from mllmrec.prompts.examples import Example
@@ -90,8 +90,9 @@ class ExpertIteration(RolloutPhase):
                 "expert_iteration.loss_on=answer, or choose another rollout"
             )
         self.round, self.on_rollouts = settings, on_rollouts
-        self.policy, self.engine = collector.speaker.policy, collector.speaker.engine
-        self.answers = collector.speaker.answers
+        speaker = collector.speaker
+        self.learner = Learner(speaker.policy, speaker.engine, settings.micro_batch_size)
+        self.policy, self.answers = speaker.policy, speaker.answers
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One round from its prompts; it logs means over the round."""
@@ -162,11 +163,9 @@ class ExpertIteration(RolloutPhase):
         """SFT's loss on kept answers; nothing if none was kept."""
         tries = [one.competing for one in kept if one.competing is not None]
         return supervised_shares(
-            self.policy,
-            self.engine,
+            self.learner,
             [one.prompt for one in kept],
             [one.answer for one in kept],
-            self.round.micro_batch_size,
             weights=[one.weight for one in kept],
             tries=tries or None,
         )

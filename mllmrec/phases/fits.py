@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from mllmrec.config.phases import ANSWERS, LEAST
 from mllmrec.errors import UserError
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.dpo import Dpo
 from mllmrec.phases.expert_iteration import ExpertIteration, RoundSettings, updates_of
 from mllmrec.phases.grpo import Grpo
@@ -100,12 +100,10 @@ def fit_sft_more(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure 
 def _supervised(kind: type[Sft], updates: int, inputs: PhaseInputs, curriculum: str = "none") -> Sft:
     settings, job = inputs.settings, inputs.job
     return kind(
-        job.policy,
+        _learner(inputs),
         job.answers,
         _optimizer(settings),
         updates=updates,
-        micro_batch_size=settings.micro_batch_size,
-        engine=job.engine,
         loss_on=settings.loss_on,
         curriculum=curriculum,
         seed=inputs.cfg.seed,
@@ -155,14 +153,12 @@ def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
     plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step)
     job.policy.begin_phase(inputs.phase.name, settings.lora, keep_reference=True)
     module = Dpo(
-        job.policy,
+        _learner(inputs),
         job.answers,
         _optimizer(settings),
         updates=len(plan),
-        engine=job.engine,
         negatives=settings.negatives,
         beta=settings.beta,
-        micro_batch_size=settings.micro_batch_size,
         seed=inputs.cfg.seed,
     )
     forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
@@ -200,13 +196,11 @@ def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure
     batches = _shuffled(inputs, len(job.prepared.train))
     _begin(inputs)
     module = Pointwise(
-        job.policy,
+        _learner(inputs),
         job.prepared.questions,
         _optimizer(settings),
         updates=len(batches),
-        engine=job.engine,
         negatives=settings.negatives,
-        micro_batch_size=settings.micro_batch_size,
         seed=inputs.cfg.seed,
     )
     return Trained(fit(module, job.prepared.train, batches, inputs, loggers, measure))
@@ -263,6 +257,10 @@ def _shuffled(inputs: PhaseInputs, size: int) -> list[Any]:
     batch_size = batch_size_of(settings)
     steps = count_steps(size, batch_size, settings.epochs, settings.max_steps)
     return shuffled_batches(size, batch_size, steps, inputs.cfg.seed, inputs.phase.name)
+
+
+def _learner(inputs: PhaseInputs) -> Learner:
+    return Learner(inputs.job.policy, inputs.job.engine, inputs.settings.micro_batch_size)
 
 
 def _optimizer(settings: DictConfig) -> OptimizerSettings:

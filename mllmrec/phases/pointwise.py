@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from mllmrec.engine.base import Engine
-from mllmrec.models.policy import Policy
-from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.base import Learner, OptimizerSettings, PhaseModule
 from mllmrec.phases.negatives import target_and_negatives
 from mllmrec.phases.sft import supervised_shares
 from mllmrec.prompts.examples import Example
@@ -22,31 +20,27 @@ class Pointwise(PhaseModule):
 
     def __init__(
         self,
-        policy: Policy,
+        learner: Learner,
         questions: Questions,
         optimizer: OptimizerSettings,
         updates: int,
         *,
-        engine: Engine,
         negatives: int,
-        micro_batch_size: int,
         seed: int = 0,
     ) -> None:
         """Put the parts together.
 
         Args:
-            policy: the policy, with the phase begun.
+            learner: the policy; its micro-batch size counts questions.
             questions: the questions to ask.
             optimizer: the optimiser's settings.
             updates: optimiser steps in the whole phase.
-            engine: runs the model.
             negatives: questions with answer No for each question with answer Yes.
-            micro_batch_size: questions through the model at once.
             seed: the run's seed.
         """
-        super().__init__(policy.model, optimizer, updates)
-        self.policy, self.questions, self.engine = policy, questions, engine
-        self.negatives, self.micro_batch_size, self.seed = negatives, micro_batch_size, seed
+        super().__init__(learner.policy.model, optimizer, updates)
+        self.learner, self.policy, self.questions = learner, learner.policy, questions
+        self.negatives, self.seed = negatives, seed
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
@@ -61,6 +55,4 @@ class Pointwise(PhaseModule):
             history = example.history.tolist()
             asked += [self.questions.prompt(history, item) for item in items]
             answers += [[*(yes if item == example.target else no), self.policy.end_token] for item in items]
-        return supervised_shares(
-            self.policy, self.engine, self.policy.encode_prompts(asked), answers, self.micro_batch_size
-        )
+        return supervised_shares(self.learner, self.policy.encode_prompts(asked), answers)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllmrec.engine.base import ChoiceSets, Engine
+from mllmrec.engine.base import ChoiceSets
 from mllmrec.engine.batches import TokenBatch, pad
-from mllmrec.models.policy import Policy
-from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.base import Learner, OptimizerSettings, PhaseModule
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.markup import without_item_marks
@@ -35,20 +34,17 @@ class Sft(PhaseModule):
 
     def __init__(
         self,
-        policy: Policy,
+        learner: Learner,
         answers: AnswerTokens,
         optimizer: OptimizerSettings,
         updates: int,
-        micro_batch_size: int,
-        engine: Engine,
         loss_on: str = "answer",
         curriculum: str = "none",
         seed: int = 0,
     ) -> None:
-        super().__init__(policy.model, optimizer, updates)
-        self.curriculum, self.seed = curriculum, seed
-        self.policy, self.answers = policy, answers
-        self.micro_batch_size, self.engine, self.loss_on = micro_batch_size, engine, loss_on
+        super().__init__(learner.policy.model, optimizer, updates)
+        self.learner, self.policy, self.answers = learner, learner.policy, answers
+        self.loss_on, self.curriculum, self.seed = loss_on, curriculum, seed
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
@@ -77,9 +73,7 @@ class Sft(PhaseModule):
             prompts = [prompt[:1] for prompt in prompts]
         elif self.loss_on == "candidates":
             tries = [candidate_trie(self.answers, example) for example in batch]
-        return supervised_shares(
-            self.policy, self.engine, prompts, answers, self.micro_batch_size, tries=tries
-        )
+        return supervised_shares(self.learner, prompts, answers, tries=tries)
 
     def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
         """Tokens of the answers, each after its reasoning if the phase learns that too."""
@@ -108,11 +102,9 @@ def candidate_trie(answers: AnswerTokens, example: Example) -> AnswerTrie:
 
 
 def supervised_shares(
-    policy: Policy,
-    engine: Engine,
+    learner: Learner,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    micro_batch_size: int,
     *,
     weights: Sequence[float] | None = None,
     tries: Sequence[AnswerTrie] | None = None,
@@ -120,14 +112,13 @@ def supervised_shares(
     """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
 
     Args:
-        policy: the policy that learns.
-        engine: runs the policy's model.
+        learner: the policy that learns; its micro-batch size counts rows.
         prompts: token ids of each row's prompt.
         answers: token ids of each row's answer.
-        micro_batch_size: rows through the model at once.
         weights: how often each row counts; None for once.
         tries: for each row, the only answers that compete; None: the whole vocabulary competes.
     """
+    policy, size = learner.policy, learner.micro_batch_size
     # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
     prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
@@ -141,14 +132,14 @@ def supervised_shares(
     if weights is not None:
         counted = counted * torch.tensor([weights[row] for row in order], device=policy.device)[:, None]
     tokens = float(counted.sum())
-    for start in range(0, len(prompts), micro_batch_size):
-        part = slice(start, start + micro_batch_size)
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
         if not scored[part].any():
             continue
-        encoded = engine.encode(
+        encoded = learner.engine.encode(
             policy.model, pad(prompts[part], policy.padding_token, side="left").to(policy.device)
         )
-        scores = engine.score(
+        scores = learner.engine.score(
             policy.model,
             encoded,
             TokenBatch(completions.ids[part], completions.mask[part]),

@@ -13,7 +13,7 @@ from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import Generate, Likelihood, RankedExample, candidate_scores
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import ItemTexts, PromptBuilder
@@ -171,7 +171,8 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     examples = make_examples(builder)
     batch = [examples[index] for index in range(4)]
     policy.begin_phase("sft")
-    fit(Sft(policy, answers, OptimizerSettings(1e-2, schedule="cosine"), 60, 4, ENGINE), [batch] * 60)
+    settings = OptimizerSettings(1e-2, schedule="cosine")
+    fit(Sft(Learner(policy, ENGINE, micro_batch_size=4), answers, settings, 60), [batch] * 60)
     with torch.no_grad():
         ranked = Generate(policy, answers, ENGINE, builder.ids).rank(batch)
     assert [result.text for result in ranked] == [builder.answer(item) for item in (3, 4, 5, 6)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mllmrec.engine.shared_prefix import SharedPrefix
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft, hybrid_share
 from mllmrec.prompts.markup import item_mark
 
@@ -28,12 +28,10 @@ def make_stage(tiny, make_builder, make_examples):
     def make(curriculum: str, seed: int = 0):
         tiny.policy.begin_phase("sft", keep_reference=False)
         stage = Sft(
-            tiny.policy,
+            Learner(tiny.policy, SharedPrefix(), micro_batch_size=8),
             tiny.answers,
             OptimizerSettings(1e-2),
             updates=11,
-            micro_batch_size=8,
-            engine=SharedPrefix(),
             curriculum=curriculum,
             seed=seed,
         )

@@ -11,7 +11,7 @@ from mllmrec.engine.batches import pad
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.errors import UserError
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.dpo import Dpo
 from mllmrec.prompts.answer_tokens import AnswerTokens
 
@@ -26,12 +26,22 @@ def batch(tiny, make_examples):
 def make_dpo(tiny):
     """A DPO phase of the tiny policy unless another is given."""
 
-    def make(policy=None, answers=None, learning_rate=1e-2, updates=1, begin=True, **settings):
+    def make(
+        policy=None,
+        answers=None,
+        learning_rate=1e-2,
+        updates=1,
+        begin=True,
+        engine=None,
+        micro_batch_size=8,
+        **settings,
+    ):
         policy = policy or tiny.policy
         if begin:
             policy.begin_phase("dpo")
-        choices = {"engine": SharedPrefix(), "negatives": 2, "beta": 0.5, "micro_batch_size": 8, **settings}
-        return Dpo(policy, answers or tiny.answers, OptimizerSettings(learning_rate), updates, **choices)
+        learner = Learner(policy, engine or SharedPrefix(), micro_batch_size)
+        choices = {"negatives": 2, "beta": 0.5, **settings}
+        return Dpo(learner, answers or tiny.answers, OptimizerSettings(learning_rate), updates, **choices)
 
     return make
 

@@ -12,7 +12,7 @@ from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.errors import UserError
 from mllmrec.evaluation.ranking import candidate_scores
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.expert_iteration import ExpertIteration, RoundSettings, updates_of
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -115,7 +115,7 @@ def test_with_a_policy_that_is_always_right_it_is_sft(make_stage, tiny, examples
     policies = [copy.deepcopy(tiny.policy), copy.deepcopy(tiny.policy)]
     policies[0].begin_phase("sft")
     settings = OptimizerSettings(1e-2, schedule="linear")
-    sft = Sft(policies[0], tiny.answers, settings, 6, micro_batch_size=64, engine=ENGINE)
+    sft = Sft(Learner(policies[0], ENGINE, micro_batch_size=64), tiny.answers, settings, 6)
     # A round of six prompts and a batch size of 2 makes three updates.
     stage = make_stage(policies[1], updates=6, batch_size=2, repeats=repeats)
     for one in (sft, stage):

@@ -8,7 +8,7 @@ import torch
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.pointwise import yes_scores
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.negatives import target_and_negatives
 from mllmrec.phases.pointwise import Pointwise
 from mllmrec.prompts.questions import Questions, load_question_wording
@@ -22,13 +22,14 @@ def batch(tiny, make_examples):
 
 @pytest.fixture
 def make_stage(tiny):
-    def make(policy=None, updates=1, begin=True, **settings):
+    def make(policy=None, updates=1, begin=True, engine=None, micro_batch_size=64, **settings):
         policy = policy or tiny.policy
         if begin:
             policy.begin_phase("pointwise")
         questions = Questions(tiny.builder, load_question_wording("compact"), 3)
-        choices = {"engine": SharedPrefix(), "negatives": 2, "micro_batch_size": 64, **settings}
-        return Pointwise(policy, questions, OptimizerSettings(1e-2), updates, **choices)
+        learner = Learner(policy, engine or SharedPrefix(), micro_batch_size)
+        choices = {"negatives": 2, **settings}
+        return Pointwise(learner, questions, OptimizerSettings(1e-2), updates, **choices)
 
     return make
 
@@ -78,5 +79,5 @@ def test_training_puts_the_targets_first_and_repeats_from_the_seed(make_stage, t
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     with torch.no_grad():
-        scores = yes_scores(policy, stage.engine, stage.questions, batch)
+        scores = yes_scores(policy, stage.learner.engine, stage.questions, batch)
     assert [int(own.argmax()) for own in scores] == [example.target_column for example in batch]

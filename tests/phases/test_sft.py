@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
-from mllmrec.phases.base import OptimizerSettings
+from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import parse_answer
@@ -23,15 +23,8 @@ def make_sft(tiny, make_examples):
         micro_batch_size: int = 8, loss_on: str = "answer", learning_rate: float = 1e-2, updates: int = 1
     ):
         tiny.policy.begin_phase("sft")
-        return Sft(
-            tiny.policy,
-            tiny.answers,
-            OptimizerSettings(learning_rate),
-            updates,
-            micro_batch_size,
-            ENGINE,
-            loss_on,
-        )
+        learner = Learner(tiny.policy, ENGINE, micro_batch_size)
+        return Sft(learner, tiny.answers, OptimizerSettings(learning_rate), updates, loss_on)
 
     return make
 
@@ -114,7 +107,7 @@ def test_adapters_train_and_the_base_does_not(make_pretrained, make_builder, mak
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     policy.begin_phase("sft")
     frozen = {name: w.clone() for name, w in policy.model.named_parameters() if not w.requires_grad}
-    stage = Sft(policy, answers, OptimizerSettings(2e-2), 10, micro_batch_size=1, engine=ENGINE)
+    stage = Sft(Learner(policy, ENGINE, micro_batch_size=1), answers, OptimizerSettings(2e-2), 10)
     batch = [examples[0], examples[1]]
     before = sum(float(share) for share in stage.loss_shares(batch))
     fit(stage, [batch] * 10)
