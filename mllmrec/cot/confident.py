@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -23,6 +24,7 @@ from mllmrec.cot.base import TRAINING, CotKey
 from mllmrec.cot.built import Built, CotRecord
 from mllmrec.cot.pipeline import CotPipeline
 from mllmrec.errors import UserError
+from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Estimate
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,52 @@ LESS_CONFIDENT = "less confident"
 TIED = "as confident, but beyond the share"  # a draw decides which of equally confident texts are kept
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How confident a text has to be.
+
+    Args:
+        threshold: keep texts of at least this confidence.
+        top_share: keep that share of all training texts made so far. With a share of one half, twice as many texts are
+            written as are used.
+
+    Raises:
+        UserError: not exactly one of the two is given.
+    """
+
+    threshold: float | None = None
+    top_share: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.top_share is None):
+            raise UserError(
+                "cot_policy: give a threshold or a top_share, one of the two; set the other to null"
+            )
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a text is judged by (`confidence`, `form_scores`, `lift_score`).
+
+    Args:
+        weights: the weights of the scores in the confidence; None: `WEIGHTS`.
+        floors: a text with a score below its floor is vetoed; None: `FLOORS`.
+        min_words: the fewest words of a text.
+        max_words: the most words of a text.
+        lift_scale: nats of lift that count as a score of 0.73.
+    """
+
+    weights: Mapping[str, float] | None = None
+    floors: Mapping[str, float] | None = None
+    min_words: int = 8
+    max_words: int = 120
+    lift_scale: float = 1.0
+
+
 class Confident(Built):
     """Refinements that pass the confidence-aware assessment (``mllmrec/cot/assess/README.md``).
 
-    ``top_share`` keeps that share of all training texts made so far. With a share of one half, twice as many texts
-    are written as are used. A draw from ``seed`` decides between equally confident texts.
+    A draw from ``seed`` decides between equally confident texts.
 
     The scores are the scores of form, which can only veto, and the agreement of the modalities. Scores of prediction
     are added if a reference policy is given, since they are measured with one.
@@ -48,29 +91,20 @@ class Confident(Built):
 
     wants = ("pipeline", "seed", "open_judge")
 
+    @flat_settings
     def __init__(
         self,
         pipeline: CotPipeline,
         seed: int = 0,
-        threshold: float | None = None,
-        top_share: float | None = 0.5,
-        weights: Mapping[str, float] | None = None,
-        floors: Mapping[str, float] | None = None,
-        min_words: int = 8,
-        max_words: int = 120,
+        keeping: Keeping = Keeping(),
+        assessment: Assessment = Assessment(),
         reference: str | None = None,
-        lift_scale: float = 1.0,
         open_judge: OpenJudge | None = None,
     ) -> None:
         super().__init__(pipeline, "refined")
-        if (threshold is None) == (top_share is None):
-            raise UserError(
-                "cot_policy: give a threshold or a top_share, one of the two; set the other to null"
-            )
-        self.seed, self.threshold, self.top_share = seed, threshold, top_share
-        self.weights = dict(WEIGHTS if weights is None else weights)
-        self.floors = dict(FLOORS if floors is None else floors)
-        self.min_words, self.max_words = min_words, max_words
+        self.seed, self.keeping, self.assessment = seed, keeping, assessment
+        self.weights = dict(WEIGHTS if assessment.weights is None else assessment.weights)
+        self.floors = dict(FLOORS if assessment.floors is None else assessment.floors)
         self.reference: Reference | None = None
         if reference is not None:
             if open_judge is None:
@@ -78,7 +112,6 @@ class Confident(Built):
                     "cot_policy.reference: give what opens a run, as in prepare(cfg, open_judge=...)"
                 )
             self.reference = Reference(reference, open_judge)
-        self.lift_scale = lift_scale
         self._idf: Idf | None = None
 
     def make(self, keys: Sequence[CotKey]) -> None:
@@ -130,7 +163,8 @@ class Confident(Built):
             found = self.reference.effects({record.key: record.text for record in written}, "assess")
             for record in written:
                 effect = found[record.key]
-                record.scores["lift"] = float(lift_score(torch.tensor(effect.lift), self.lift_scale))
+                lift = lift_score(torch.tensor(effect.lift), self.assessment.lift_scale)
+                record.scores["lift"] = float(lift)
                 record.scores["agreement"] = effect.agreement
         for record in written:
             record.confidence = confidence(record.scores, self.weights, self.floors)
@@ -150,7 +184,7 @@ class Confident(Built):
 
     @property
     def _expected_share(self) -> float:
-        return 1.0 if self.top_share is None else self.top_share
+        return 1.0 if self.keeping.top_share is None else self.keeping.top_share
 
     def _barred(self, keys: Sequence[CotKey]) -> dict[CotKey, str]:
         """The samples that the reference cannot judge, and why."""
@@ -178,8 +212,8 @@ class Confident(Built):
             record.text,
             [f"{item.title} {item.caption}".strip() for item in history],
             ids,
-            min_words=self.min_words,
-            max_words=self.max_words,
+            min_words=self.assessment.min_words,
+            max_words=self.assessment.max_words,
         )
         modality = modality_scores(
             record.draft, record.text, [item.caption or item.title for item in history], self._idf
@@ -196,8 +230,8 @@ class Confident(Built):
             list(written),
             {sample: record.confidence for sample, record in written.items()},
             self.seed,
-            threshold=self.threshold,
-            top_share=self.top_share,
+            threshold=self.keeping.threshold,
+            top_share=self.keeping.top_share,
         )
         for record, stays in zip(written.values(), kept.tolist(), strict=True):
             record.dropped = "" if stays else LESS_CONFIDENT
