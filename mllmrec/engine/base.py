@@ -21,7 +21,7 @@ class TokenScores(NamedTuple):
 class ChoiceSets(NamedTuple):
     """Which tokens compete for each place of R completions; places may share a set."""
 
-    set_of: Tensor  # (R, T) int64, row of ``tokens``; -1 where no token competes
+    set_of: Tensor  # (R, T) int64, row of ``tokens``; -1 where the whole vocabulary competes
     tokens: Tensor  # (S, A) int64, token ids, filled up with -1
 
     def rows(self, part: slice | Tensor) -> ChoiceSets:
@@ -85,7 +85,7 @@ class Engine(ABC):
             scored: (R, T) bool, the tokens to score; None: all real ones. Tokens after the last scored one do not run
                 through the model, and rows that are equal up to that token run once.
             choices: the tokens that compete for each place; probabilities are renormalised over them. None: the
-                whole vocabulary competes.
+                whole vocabulary competes for every place.
             temperature: divides the logits.
             entropy: whether to compute entropies; if not, they are zeros.
 

@@ -112,6 +112,46 @@ def competing_logprobs(
     return chosen - normaliser[inverse], spread[inverse]
 
 
+def mixed_logprobs(
+    hidden: Tensor,
+    head: Any,
+    places: Tensor,
+    targets: Tensor,
+    sets: Tensor | None,
+    set_of: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """`competing_logprobs` where a place has a set of competitors, `token_logprobs` where it has none.
+
+    Args:
+        hidden: (N, h).
+        head: the model's output embeddings.
+        places: (M,) row of ``hidden``.
+        targets: (M,) token ids.
+        sets: (S, A) token ids, filled up with -1; None: no place has a set.
+        set_of: (M,) row of ``sets``; -1: the whole vocabulary competes.
+        temperature: divides the logits.
+        entropy: whether to compute entropies; if not, they are zeros.
+
+    Returns:
+        As `token_logprobs`.
+    """
+    how: dict[str, Any] = {"temperature": temperature, "entropy": entropy}
+    if sets is None or set_of is None or not bool((set_of >= 0).any()):
+        return token_logprobs(hidden, head, places, targets, **how)
+    free = (set_of < 0).nonzero()[:, 0]
+    if len(free) == 0:
+        return competing_logprobs(hidden, head, places, targets, sets, set_of, **how)
+    few = (set_of >= 0).nonzero()[:, 0]
+    whole = token_logprobs(hidden, head, places[free], targets[free], **how)
+    among = competing_logprobs(hidden, head, places[few], targets[few], sets, set_of[few], **how)
+    back = torch.cat([free, few]).argsort()
+    logprobs, entropies = (torch.cat(parts)[back] for parts in zip(whole, among, strict=True))
+    return logprobs, entropies
+
+
 def _whole_vocabulary(
     hidden: Tensor, head: Any, rows: Tensor, targets: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor]:

@@ -80,11 +80,18 @@ class Plain(Engine):
         row, place = wanted.nonzero(as_tuple=True)
         at_place = logits[row_of[row], place]
         chosen = at_place.gather(1, completions.ids[row, place, None])[:, 0]
-        if choices is not None:
-            at_place = competing_logits(at_place, choices.tokens, choices.set_of[row, place])
-        normaliser = torch.logsumexp(at_place, -1)
-        logprobs = chosen - normaliser
-        spread = entropy_of(at_place, normaliser) if entropy else torch.zeros_like(normaliser)
+        set_of = torch.full_like(row, -1) if choices is None else choices.set_of[row, place]
+        logprobs, spread = torch.zeros_like(chosen), torch.zeros_like(chosen)
+        for part in ((set_of < 0).nonzero()[:, 0], (set_of >= 0).nonzero()[:, 0]):
+            if len(part) == 0:
+                continue
+            competing = at_place[part]
+            if choices is not None and bool(set_of[part[0]] >= 0):
+                competing = competing_logits(competing, choices.tokens, set_of[part])
+            normaliser = torch.logsumexp(competing, -1)
+            logprobs = logprobs.index_copy(0, part, chosen[part] - normaliser)
+            if entropy:
+                spread = spread.index_copy(0, part, entropy_of(competing, normaliser))
         zeros = logprobs.new_zeros(rows, width)
         return TokenScores(zeros.index_put((row, place), logprobs), zeros.index_put((row, place), spread))
 

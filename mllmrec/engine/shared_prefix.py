@@ -21,7 +21,7 @@ from mllmrec.engine.attention import causal, run_layers, with_prefix
 from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, positions_of
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.engine.layers import FastLayers
-from mllmrec.engine.logprobs import competing_logprobs, logits_of, token_logprobs
+from mllmrec.engine.logprobs import logits_of, mixed_logprobs
 
 
 @dataclass(frozen=True)
@@ -168,22 +168,16 @@ def score_completions(
     row, step = scored[wanted].nonzero(as_tuple=True)
     targets = completions[wanted][row, step]
     places = place[row_of[row], step]
-    head = model.get_output_embeddings()
-    if choices is None:
-        logprobs, spread = token_logprobs(
-            hidden, head, places, targets, temperature=temperature, entropy=entropy
-        )
-    else:
-        logprobs, spread = competing_logprobs(
-            hidden,
-            head,
-            places,
-            targets,
-            choices.tokens,
-            choices.set_of[wanted][row, step],
-            temperature=temperature,
-            entropy=entropy,
-        )
+    logprobs, spread = mixed_logprobs(
+        hidden,
+        model.get_output_embeddings(),
+        places,
+        targets,
+        None if choices is None else choices.tokens,
+        None if choices is None else choices.set_of[wanted][row, step],
+        temperature=temperature,
+        entropy=entropy,
+    )
     flat = scored.flatten().nonzero()[:, 0]
     zeros = logprobs.new_zeros(rows * width)
     return TokenScores(
