@@ -20,6 +20,7 @@ from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import torch_generator
 from mllmrec.rollout.answer_scores import score_answers, score_rows
+from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.free import Free
 
 
@@ -219,7 +220,7 @@ class Generate(PolicyRanker):
         generators = [torch_generator(0, "unused by greedy decoding")] * len(examples)
         encoded = self.engine.encode(policy.model, prompts)
         completions = greedy.draw(
-            self.engine, policy.model, encoded, 1, generators, (), policy.end_token
+            self.engine, policy.model, encoded, 1, generators, Spelling(policy.end_token)
         ).tokens
         lengths = completions.mask.sum(1).tolist()
         ranked = []

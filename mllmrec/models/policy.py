@@ -25,6 +25,7 @@ from mllmrec.models.item_vectors import (
     read_item_tokens,
     write_item_tokens,
 )
+from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.randomness import seeded_globals
 from mllmrec.screen.transformers_output import without_bars
 
@@ -128,6 +129,16 @@ class Policy:
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of answers, without the end token."""
         return self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+
+    def reasoning_tokens(self) -> ReasoningTokens:
+        """The tokens around reasoning."""
+
+        def decode(rows: Sequence[Sequence[int]]) -> list[str]:
+            return self.tokenizer.batch_decode(
+                [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+
+        return ReasoningTokens.of(self.encode_answers, decode, len(self.tokenizer))
 
     def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
         """Prompts as a batch padded on the left, on the policy's device."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from mllmrec.engine.base import ChoiceSets, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import Part
 
@@ -68,8 +69,18 @@ class Speaker(Protocol):
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """The token ids of what a rollout does not leave to the policy."""
+
+    end: int  # ends a completion
+    # Per prompt, the token ids of every candidate's answer with the end token; empty if answers are not constrained.
+    answers: Sequence[Sequence[Sequence[int]]] = ()
+    reasoning: ReasoningTokens | None = None  # None if the rollout does not reason
+
+
+@dataclass(frozen=True)
 class Completions:
-    """What one draw returns: R = B * G completions, prompt by prompt."""
+    """What one draw returns: `PlainRollout.rows` completions of each prompt, prompt by prompt."""
 
     tokens: TokenBatch  # (R, T), padded right; each ends with the end-of-sequence token unless cut off
     prompt_of: Tensor  # (R,)
@@ -78,6 +89,7 @@ class Completions:
     finished: Tensor  # (R,) bool: the completion ended within the length limit
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
+    segments: Tensor | None = None  # (R, T) as in `RolloutBatch`, if the draw knows them
 
 
 class Rollout(Part, ABC):
@@ -106,7 +118,8 @@ class PlainRollout(Rollout):
     """Draws once, G completions of each prompt. The log-probabilities in the loss use the same ``temperature``."""
 
     constrained: bool  # whether only the candidates' answers are possible
-    every_answer: bool = False  # whether every candidate's answer is a rollout, so that G = C
+    reasons: bool = False  # whether the policy reasons before it answers
+    every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
     temperature: float
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
@@ -114,6 +127,19 @@ class PlainRollout(Rollout):
     def plain(self) -> PlainRollout:
         """Itself."""
         return self
+
+    def rows(self, group_size: int, candidates: int) -> int:
+        """How many completions a prompt with C candidates gets for a ``group_size``."""
+        return candidates if self.every_answer else group_size
+
+    def longest(self, answer: int, around: int) -> int:
+        """The most tokens of a completion.
+
+        Args:
+            answer: of the longest answer, with the end token.
+            around: of the tags around reasoning.
+        """
+        return self.max_new_tokens or answer
 
     def __call__(
         self, examples: Sequence[Example], speaker: Speaker, judge: Judge, turn: Turn
@@ -129,10 +155,9 @@ class PlainRollout(Rollout):
         encoded: Any,
         group_size: int,
         generators: Sequence[torch.Generator],
-        answers: Sequence[Sequence[Sequence[int]]],
-        end_token: int,
+        spelling: Spelling,
     ) -> Completions:
-        """Complete each of B prompts ``group_size`` times.
+        """Complete each of B prompts.
 
         Args:
             engine: runs the model.
@@ -141,9 +166,7 @@ class PlainRollout(Rollout):
             group_size: G.
             generators: one for each prompt, on the CPU. All draws come from them, so a prompt's completions do not
                 depend on its batch.
-            answers: per prompt, the token ids of every candidate's answer with the end token (used if only these
-                answers are possible).
-            end_token: the id that ends a completion.
+            spelling: tokens of answers and tags.
         """
 
 

@@ -10,7 +10,7 @@ import torch
 from mllmrec.engine.base import Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.rollout.answer_scores import AnswerScores, score_answers
-from mllmrec.rollout.base import Completions, PlainRollout
+from mllmrec.rollout.base import Completions, PlainRollout, Spelling
 from mllmrec.rollout.draw import inverse_cdf, uniforms
 
 
@@ -34,13 +34,14 @@ class Constrained(PlainRollout):
         encoded: Any,
         group_size: int,
         generators: Sequence[torch.Generator],
-        answers: Sequence[Sequence[Sequence[int]]],
-        end_token: int,
+        spelling: Spelling,
     ) -> Completions:
         """Draw ``group_size`` answers for each prompt; see `PlainRollout`."""
         device = next(model.parameters()).device
-        scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature or 1.0)
-        return chosen_rows(scored, self._pick(scored, answers, group_size, generators).to(device))
+        scored = score_answers(
+            engine, model, encoded, spelling.answers, spelling.end, device, self.temperature or 1.0
+        )
+        return chosen_rows(scored, self._pick(scored, spelling.answers, group_size, generators).to(device))
 
     def _pick(
         self,

@@ -12,7 +12,7 @@ import torch
 
 from mllmrec.engine.base import Engine
 from mllmrec.rollout.answer_scores import score_answers
-from mllmrec.rollout.base import Completions, PlainRollout
+from mllmrec.rollout.base import Completions, PlainRollout, Spelling
 from mllmrec.rollout.constrained import chosen_rows
 
 
@@ -33,17 +33,18 @@ class Enumerated(PlainRollout):
         encoded: Any,
         group_size: int,
         generators: Sequence[torch.Generator],
-        answers: Sequence[Sequence[Sequence[int]]],
-        end_token: int,
+        spelling: Spelling,
     ) -> Completions:
         """Return all answers; see `PlainRollout`.
 
         Raises:
             ValueError: the prompts differ in their number of candidates.
         """
-        if len({len(options) for options in answers}) != 1:
+        if len({len(options) for options in spelling.answers}) != 1:
             raise ValueError("rollout=enumerate needs the same number of candidates in every prompt")
         device = next(model.parameters()).device
-        scored = score_answers(engine, model, encoded, answers, end_token, device, self.temperature)
+        scored = score_answers(
+            engine, model, encoded, spelling.answers, spelling.end, device, self.temperature
+        )
         every = torch.arange(len(scored.prompt_of), device=device)
         return chosen_rows(scored, every, weights=scored.logprobs.detach().exp())

@@ -9,7 +9,7 @@ import torch
 
 from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch
-from mllmrec.rollout.base import Completions, PlainRollout
+from mllmrec.rollout.base import Completions, PlainRollout, Spelling
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 
 
@@ -34,21 +34,20 @@ class Free(PlainRollout):
         encoded: Any,
         group_size: int,
         generators: Sequence[torch.Generator],
-        answers: Sequence[Sequence[Sequence[int]]],
-        end_token: int,
+        spelling: Spelling,
     ) -> Completions:
         """Draw ``group_size`` completions for each prompt; see `PlainRollout`."""
         decoder = engine.decoder(model, encoded, group_size)
         device = decoder.logits.device
         rows = len(generators) * group_size
         numbers = uniforms(generators, group_size, self.max_new_tokens, TRIES).flatten(0, 1)
-        ids = torch.full((rows, self.max_new_tokens), end_token, device=device)
+        ids = torch.full((rows, self.max_new_tokens), spelling.end, device=device)
         lengths = torch.full((rows,), self.max_new_tokens, device=device)
         alive = torch.arange(rows, device=device)
         for step in range(self.max_new_tokens):
             chosen = draw(decoder.logits, numbers[alive.cpu(), step], self.temperature, self.top_p)
             ids[alive, step] = chosen
-            ended = chosen == end_token
+            ended = chosen == spelling.end
             if ended.any():
                 lengths[alive[ended]] = step + 1
                 on = (~ended).nonzero()[:, 0]

@@ -89,9 +89,7 @@ class PolicyGradient:
     def collect(self, examples: Sequence[Example], step: int) -> RolloutBatch:
         """The judged rollouts of N examples, with their advantages."""
         plain = self.collector.rollout.plain
-        rows = sum(
-            len(one.candidates) if plain.every_answer else self.settings.group_size for one in examples
-        )
+        rows = sum(plain.rows(self.settings.group_size, len(one.candidates)) for one in examples)
         # The update uses the rollout's pass too, unless dropout changes the function or the whole step is larger than
         # one micro-batch and might not fit in memory.
         reuses = torch.is_grad_enabled() and self.speaker.engine.reusable and not self.draws_anew

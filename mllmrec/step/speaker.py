@@ -17,7 +17,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
-from mllmrec.rollout.base import Completions, PlainRollout, Turn
+from mllmrec.rollout.base import Completions, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
 
 
@@ -68,11 +68,22 @@ class Speaker:
         self.plain, self.names, self.seed = draw, names, seed
         self.purpose, self.micro_batch_size = purpose, micro_batch_size
         self.generated_tokens = 0
+        self._reasoning = policy.reasoning_tokens() if draw.reasons else None
 
     @property
     def longest(self) -> int:
         """The most tokens that a completion can have."""
-        return self.plain.max_new_tokens or self.answers.longest
+        around = self._reasoning.around if self._reasoning is not None else 0
+        return self.plain.longest(self.answers.longest, around)
+
+    def spelling(self, examples: Sequence[Example]) -> Spelling:
+        """The tokens of the answers and tags of some examples."""
+        answers: list[list[list[int]]] = []
+        if self.plain.constrained:
+            answers = [
+                [self.answers.of(item) for item in example.candidates.tolist()] for example in examples
+            ]
+        return Spelling(self.policy.end_token, answers, self._reasoning)
 
     @property
     def device(self) -> torch.device:
@@ -101,9 +112,6 @@ class Speaker:
         asked = [examples[place] for place in places]
         own = [example.prompt for example in asked]
         tokens = self.policy.prompt_batch(own) if prompts is None else self._prompts(prompts)
-        answers: list[list[list[int]]] = []
-        if draw.constrained:
-            answers = [[self.answers.of(item) for item in example.candidates.tolist()] for example in asked]
         purpose = (self.purpose, turn.step) if round_ == 0 else (self.purpose, turn.step, "round", round_)
         generators = [torch_generator(self.seed, *purpose, example.sample_id) for example in asked]
         model = self.policy.model
@@ -113,7 +121,7 @@ class Speaker:
             with torch.set_grad_enabled(turn.gradients):
                 encoded = self.engine.encode(model, tokens)
                 drawn = draw.draw(
-                    self.engine, model, encoded, turn.group_size, generators, answers, self.policy.end_token
+                    self.engine, model, encoded, turn.group_size, generators, self.spelling(asked)
                 )
         finally:
             model.train(training)
@@ -121,6 +129,8 @@ class Speaker:
             self.generated_tokens += int(drawn.tokens.mask.sum())
         known = KnownScores(encoded, drawn.scores) if turn.gradients else None
         batch = self._batch(examples, turn, places, tokens, drawn, source, known)
+        if drawn.segments is not None:
+            return replace(batch, segments=drawn.segments)
         if draw.constrained:
             return batch
         return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))

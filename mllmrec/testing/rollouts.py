@@ -110,7 +110,6 @@ def _check_draw(rollout: PlainRollout, engine: Engine | None) -> None:
     speaker = toy_speaker(rollout, engine)
     prompts = speaker.policy.prompt_batch([example.prompt for example in examples])
     generators = [torch.Generator().manual_seed(row) for row in range(len(examples))]
-    answers = [[speaker.answers.of(item) for item in example.candidates.tolist()] for example in examples]
     with torch.no_grad():
         encoded = speaker.engine.encode(speaker.policy.model, prompts)
         given = rollout.draw(
@@ -119,11 +118,10 @@ def _check_draw(rollout: PlainRollout, engine: Engine | None) -> None:
             encoded,
             _GROUP,
             generators,
-            answers if rollout.constrained else [],
-            speaker.policy.end_token,
+            speaker.spelling(examples),
         )
     expect(isinstance(given, Completions), f"it returns {shown(given)}")
-    group = len(answers[0]) if rollout.every_answer else _GROUP
+    group = rollout.rows(_GROUP, len(examples[0].candidates))
     rows, (ids, mask) = len(examples) * group, given.tokens
     width = ids.shape[-1]
     expect_tensor("its completions are", ids, (rows, width))

@@ -15,6 +15,7 @@ from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import Question, RolloutBatch
 from mllmrec.rollout.base import PlainRollout
 from mllmrec.step.speaker import Names, Speaker
@@ -33,7 +34,8 @@ VOCABULARY, END = 16, 1
 _IDS, _TITLES = ("1", "2", "3"), ("Red Lamp", "Blue Lamp", "Old Clock")
 # Each item's answer. The last two share a token, so that one answer is chosen in two steps.
 _ANSWERS = ([7, END], [8, 9, END], [8, 10, END])
-_PIECES = {7: "[ITEM_1]", 8: "[ITEM_", 9: "2]", 10: "3]"}
+_OPEN, _CLOSE = 11, 12  # around reasoning
+_PIECES = {_OPEN: "<think>\n", _CLOSE: "\n</think>\n", 7: "[ITEM_1]", 8: "[ITEM_", 9: "2]", 10: "3]"}
 
 
 def toy_examples(count: int = 2) -> list[Example]:
@@ -117,6 +119,15 @@ class _ToyPolicy:
         """Each word is one token."""
         rows = [[2 + sum(word.encode()) % 5 for word in prompt.split()] or [2] for prompt in prompts]
         return pad(rows, 0, side="left")
+
+    def reasoning_tokens(self) -> ReasoningTokens:
+        """One token opens reasoning, another closes it."""
+        texts = {_OPEN: "<think>\n", _CLOSE: "\n</think>\n"}
+
+        def decode(rows: Sequence[Sequence[int]]) -> list[str]:
+            return ["".join(texts.get(token, f"w{token} ") for token in row) for row in rows]
+
+        return ReasoningTokens([_OPEN], [_CLOSE], [], frozenset({_CLOSE}), decode)
 
     def decode(self, completions: TokenBatch) -> list[str]:
         """Answers as answers; every other token as a word."""

@@ -17,6 +17,7 @@ from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import ItemTexts, PromptBuilder
+from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
 
@@ -81,7 +82,7 @@ def test_constrained_scores_are_what_constrained_rollouts_do(titled):
         encoded = ENGINE.encode(policy.model, policy.prompt_batch([example.prompt]))
         generators = [torch.Generator().manual_seed(0)]
         rollouts = Constrained().draw(
-            ENGINE, policy.model, encoded, group, generators, [options], policy.end_token
+            ENGINE, policy.model, encoded, group, generators, Spelling(policy.end_token, [options])
         )
     said = [ids[mask].tolist() for ids, mask in zip(*rollouts.tokens, strict=True)]
     with torch.no_grad():

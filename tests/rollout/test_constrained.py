@@ -8,6 +8,7 @@ from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.prompts.trie import AnswerTrie, choice_sets
 from mllmrec.rollout.answer_scores import score_answers
+from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.constrained import Constrained
 
 END = 2
@@ -32,7 +33,9 @@ def roll_out(model, group, seed=0, answers=ANSWERS, temperature=1.0, engine=None
     generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(PROMPTS.ids))]
     with torch.no_grad():
         encoded = engine.encode(model, PROMPTS)
-        return Constrained(temperature).draw(engine, model, encoded, group, generators, answers, END)
+        return Constrained(temperature).draw(
+            engine, model, encoded, group, generators, Spelling(END, answers)
+        )
 
 
 def texts(rollouts):

@@ -15,6 +15,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rl.advantages import GroupRelative, LeaveOneOut
 from mllmrec.rl.kl import kl_estimate
 from mllmrec.rl.parts import REFERENCE
+from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 
@@ -33,7 +34,7 @@ GROUPS = [64, 1024, 16384]
 
 def all_answers(model, answers, engine=ENGINE, temperature=1.0):
     encoded = engine.encode(model, PROMPTS)
-    return Enumerated(temperature).draw(engine, model, encoded, 7, [], answers, END)
+    return Enumerated(temperature).draw(engine, model, encoded, 7, [], Spelling(END, answers))
 
 
 def texts(rollouts):
@@ -101,7 +102,9 @@ def judged(make_batch):
         model = step.speaker.policy.model
         with torch.no_grad():
             encoded = ENGINE.encode(model, PROMPTS)
-            drawn = step.collector.rollout.draw(ENGINE, model, encoded, group, generators, answers, END)
+            drawn = step.collector.rollout.draw(
+                ENGINE, model, encoded, group, generators, Spelling(END, answers)
+            )
         ids = drawn.tokens.ids
         options = pad(answers[0] + answers[1], END, side="right").ids.view(2, 4, -1)[..., : ids.shape[1]]
         said = (ids.view(2, -1, 1, ids.shape[1]) == options[:, None]).all(3)

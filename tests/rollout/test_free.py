@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from mllmrec.engine.batches import pad
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.free import Free
 
 PROMPTS = pad([[11, 12, 13, 14, 15], [21, 22]], 0, side="left")
@@ -17,7 +18,7 @@ def roll_out(model, seed=0, group=64, end=END, engine=None, prompts=PROMPTS, **s
     rollout = Free(**{"max_new_tokens": 12, **settings})
     engine = engine or SharedPrefix()
     generators = [torch.Generator().manual_seed(100 * seed + row) for row in range(len(prompts.ids))]
-    return rollout.draw(engine, model, engine.encode(model, prompts), group, generators, (), end)
+    return rollout.draw(engine, model, engine.encode(model, prompts), group, generators, Spelling(end))
 
 
 @pytest.fixture

@@ -193,9 +193,9 @@ class NoWeights(Enumerated):
 class Global(Constrained):
     """Draws from torch's global generator."""
 
-    def draw(self, engine, model, encoded, group_size, generators, answers, end_token):
+    def draw(self, engine, model, encoded, group_size, generators, spelling):
         ours = [torch.Generator().manual_seed(int(torch.randint(1000, ()))) for _ in generators]
-        return super().draw(engine, model, encoded, group_size, ours, answers, end_token)
+        return super().draw(engine, model, encoded, group_size, ours, spelling)
 
 
 class OnlyTexts(Palette):
