@@ -39,11 +39,13 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
             f"cot.placement=completion with {stage}.loss_on=candidates, which learns answers without reasoning; set "
             f"{stage}.loss_on=answer, or cot.placement=prompt"
         )
-    if any(capability(phase.settings(cfg)["rollout"], "constrained", False) for phase in _drawing(cfg)):
-        return (
-            "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
-            "reason; choose rollout=free or method=sft"
-        )
+    for phase in _drawing(cfg):
+        rollout = phase.settings(cfg)["rollout"]
+        if capability(rollout, "constrained", False) and not capability(rollout, "reasons", False):
+            return (
+                "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
+                "reason; choose rollout=reasoned, rollout=free or method=sft"
+            )
     if of_kinds(cfg, "dpo", "pointwise"):
         return (
             f"cot.placement=completion with method={cfg['method']['name']}, which learns answers without reasoning; "
@@ -68,8 +70,11 @@ def lists_are_written(cfg: Settings) -> str | None:
     if places == 1:
         return None
     where = f"prompt.places={places}"
-    if cfg["eval"]["ranking"] != "generate":
-        return f"{where} with eval.ranking={cfg['eval']['ranking']}, which scores single items: set eval.ranking=generate"
+    if cfg["eval"]["ranking"] not in ("generate", "constrained"):
+        return (
+            f"{where} with eval.ranking={cfg['eval']['ranking']}, which scores single items: set eval.ranking=constrained "
+            "(lists of the candidates) or generate (free text)"
+        )
     if places > cfg["candidates"]["num_negatives"] + 1:
         return (
             f"{where} exceeds the {cfg['candidates']['num_negatives'] + 1} candidates of a training prompt: lower it, or raise "
@@ -83,8 +88,11 @@ def lists_are_written(cfg: Settings) -> str | None:
             return f"{where} with a phase of kind {phase.kind.name}, which learns single items: choose another method"
         if phase.kind.supervised and seen[phase.kind.name]["loss_on"] == "candidates":
             return f"{where} with {phase.name}.loss_on=candidates, which learns single items: set {phase.name}.loss_on=answer"
-        if phase.kind.rolls_out and capability(seen["rollout"], "constrained", False):
-            return f"{where} with rollouts that allow only single items: choose rollout=free"
+        single = capability(seen["rollout"], "constrained", False) and not capability(
+            seen["rollout"], "lists", False
+        )
+        if phase.kind.rolls_out and single:
+            return f"{where} with rollouts that allow only single items: choose rollout=lists or free"
     return None
 
 

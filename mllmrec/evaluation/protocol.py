@@ -12,7 +12,7 @@ from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random, objective_name
 from mllmrec.evaluation.pointwise import Pointwise
-from mllmrec.evaluation.ranking import Generate, InLists, Likelihood, Ranker
+from mllmrec.evaluation.ranking import ConstrainedList, Generate, InLists, Likelihood, Ranker
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
@@ -92,6 +92,8 @@ class Protocol:
             check_question_lengths(policy, self.prepared.questions, parts)
         else:
             generated = self.settings.max_new_tokens if self.settings.ranking == "generate" else 0
+            if self.prepared.builder.places > 1:
+                generated = max(generated, answers.longest_list)
             check_lengths(policy, answers, parts, generated)
 
     def objective(self, means: Mapping[str, float]) -> float:
@@ -105,6 +107,8 @@ class Protocol:
         if self.settings.ranking == "pointwise":
             return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
         constrained = self.settings.ranking == "constrained"
+        if constrained and self.prepared.builder.places > 1:
+            return ConstrainedList(policy, answers, engine)
         ranker = Likelihood(policy, answers, engine, self.seed, constrained=constrained)
         return InLists(ranker, self.examples) if self.examples.list_size else ranker
 

@@ -22,6 +22,7 @@ from mllmrec.randomness import torch_generator
 from mllmrec.rollout.answer_scores import score_answers, score_rows
 from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.free import Free
+from mllmrec.rollout.lists import Listed
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,28 @@ def candidate_scores(
     columns = np.concatenate([np.arange(len(candidates)) for candidates in options])
     table[prompt_of.cpu().numpy(), columns] = logprobs.double().sum(1).cpu().numpy()
     return table
+
+
+class ConstrainedList(PolicyRanker):
+    """Ranks by the list that the policy writes greedily if every place takes one of the candidates that are left."""
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Write a list for each example; what it does not name is not ranked."""
+        policy = self.policy
+        encoded = self.engine.encode(policy.model, policy.prompt_batch([one.prompt for one in examples]))
+        options = [[self.answers.lines.of(item) for item in one.candidates.tolist()] for one in examples]
+        spelling = Spelling(policy.end_token, options, leads=self.answers.leads)
+        generators = [torch_generator(0, "unused by greedy lists")] * len(examples)
+        drawn = Listed(temperature=0.0).draw(self.engine, policy.model, encoded, 1, generators, spelling)
+        assert drawn.segments is not None
+        ranked = []
+        for row, (text, own) in enumerate(zip(policy.decode(drawn.tokens), options, strict=True)):
+            ids, places = drawn.tokens.ids[row], drawn.segments[row]
+            said = [ids[places == place].tolist() for place in range(len(self.answers.leads))]
+            order = np.array([own.index(tokens) for tokens in said], dtype=np.int64)
+            count = int(drawn.tokens.mask[row].sum())
+            ranked.append(RankedExample(order, text=text, generated_tokens=count))
+        return ranked
 
 
 class InLists(Ranker):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -73,16 +72,14 @@ class FinishedRun:
         with torch.no_grad():
             if self.cfg.eval.ranking == "pointwise":
                 return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
+            single = self.prepared.builder.places == 1
             return candidate_scores(
-                self.policy, self._scored, [example], constrained=False, engine=self.engine
+                self.policy,
+                self.answers if single else self.answers.openings,
+                [example],
+                constrained=False,
+                engine=self.engine,
             )[0]
-
-    @cached_property
-    def _scored(self) -> AnswerTokens:
-        if self.prepared.builder.places == 1:
-            return self.answers
-        encode, end = self.policy.encode_answers, self.policy.end_token
-        return AnswerTokens(self.prepared.builder, encode, end, opening=True)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def check_learnt_reasoning(
     if len(lengths) == 0:
         return
     rollouts = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
-    limits = {"rollout": min(rollout["max_new_tokens"] for rollout in rollouts)} if rollouts else {}
+    given = [rollout["max_new_tokens"] for rollout in rollouts if "max_new_tokens" in rollout]
+    limits = {"rollout": min(given)} if given else {}
     if cfg.eval.ranking == "generate":
         limits["eval"] = cfg.eval.max_new_tokens
     refused = []

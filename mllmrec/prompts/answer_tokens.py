@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from mllmrec.prompts.answers import place_text
 from mllmrec.prompts.builder import PromptBuilder
 
 _BLOCK = 10_000
+Form = Literal["answer", "line", "opening"]
 
 
 class AnswerTokens:
@@ -20,7 +24,7 @@ class AnswerTokens:
         encode: Callable[[Sequence[str]], list[list[int]]],
         end_token: int,
         *,
-        opening: bool = False,
+        form: Form = "answer",
     ) -> None:
         """Encode every answer.
 
@@ -28,11 +32,13 @@ class AnswerTokens:
             builder: writes the answers.
             encode: texts → token ids.
             end_token: the id that ends an answer.
-            opening: take the beginning of a ranked list that names the item first, up to the next place, instead of an
-                answer that names only this item. It has no end token.
+            form: ``answer`` names only this item. ``line`` is its line in a ranked list, without the place, and ``opening``
+                the beginning of a list that names it first, up to the second place; these have no end token.
         """
         self.end_token = end_token
-        text, end = (builder.opening, []) if opening else (builder.answer, [end_token])
+        text = {"answer": builder.answer, "line": builder.line, "opening": builder.opening}[form]
+        end = [end_token] if form == "answer" else []
+        self._builder, self._encode = builder, encode
         pieces: list[np.ndarray] = []
         lengths = np.empty(len(builder.ids), dtype=np.int64)
         for start in range(0, len(builder.ids), _BLOCK):
@@ -43,6 +49,26 @@ class AnswerTokens:
         self._tokens = np.concatenate(pieces)
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.longest = int(lengths.max())
+
+    @cached_property
+    def lines(self) -> AnswerTokens:
+        """The lines of ranked lists."""
+        return AnswerTokens(self._builder, self._encode, self.end_token, form="line")
+
+    @cached_property
+    def openings(self) -> AnswerTokens:
+        """How lists begin that name the item first."""
+        return AnswerTokens(self._builder, self._encode, self.end_token, form="opening")
+
+    @cached_property
+    def leads(self) -> list[list[int]]:
+        """What stands in front of each item of a ranked list."""
+        return self._encode([place_text(place) for place in range(1, self._builder.places + 1)])
+
+    @property
+    def longest_list(self) -> int:
+        """Tokens of the longest ranked list, with the end token."""
+        return sum(map(len, self.leads)) + len(self.leads) * self.lines.longest + 1
 
     def of(self, item: int) -> list[int]:
         """Tokens of one item's answer."""

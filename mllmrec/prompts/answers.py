@@ -38,7 +38,12 @@ def ranked_text(answers: Sequence[str]) -> str:
     Its place stands in front of each answer: tokenizers whose labels swallow the white space before them would lose a
     newline between two labels.
     """
-    return "\n".join(f"{place}. {answer}" for place, answer in enumerate(answers, 1))
+    return "".join(f"{place_text(place)} {answer}" for place, answer in enumerate(answers, 1))
+
+
+def place_text(place: int) -> str:
+    """What stands in front of an item of a ranked list; places count from 1."""
+    return f"{place}." if place == 1 else f"\n{place}."
 
 
 def reasoned(reasoning: str, answer: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mllmrec.errors import UserError
-from mllmrec.prompts.answers import answer_text, ranked_text, reasoned
+from mllmrec.prompts.answers import answer_text, place_text, ranked_text, reasoned
 from mllmrec.prompts.markup import item_label, item_mark, neutral
 from mllmrec.prompts.wording import load_wording
 
@@ -157,9 +157,13 @@ class PromptBuilder:
         others = [item for item in candidates if item != target]
         return ranked_text([self.answer(item) for item in [target, *others[: self.places - 1]]])
 
+    def line(self, item: int) -> str:
+        """An item's line in a ranked list, without the place in front."""
+        return f" {self.answer(item)}"
+
     def opening(self, item: int) -> str:
         """How every ranked list of two or more items begins that names this one first."""
-        return ranked_text([self.answer(item), ""]).rstrip()
+        return f"{place_text(1)}{self.line(item)}{place_text(2)}"
 
     def reasoned_answer(self, answer: str, reasoning: str) -> str:
         """An answer with reasoning in front."""

@@ -73,9 +73,11 @@ class Spelling:
     """The token ids of what a rollout does not leave to the policy."""
 
     end: int  # ends a completion
-    # Per prompt, the token ids of every candidate's answer with the end token; empty if answers are not constrained.
+    # Per prompt, the token ids of every candidate's answer with the end token; empty if answers are not constrained. In
+    # ranked lists these are lines without their place.
     answers: Sequence[Sequence[Sequence[int]]] = ()
     reasoning: ReasoningTokens | None = None  # None if the rollout does not reason
+    leads: Sequence[Sequence[int]] = ()  # what stands in front of each place of a ranked list
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class PlainRollout(Rollout):
     """Draws once, G completions of each prompt. The log-probabilities in the loss use the same ``temperature``."""
 
     constrained: bool  # whether only the candidates' answers are possible
+    lists: bool = False  # whether answers are ranked lists
     reasons: bool = False  # whether the policy reasons before it answers
     every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
     temperature: float

@@ -68,10 +68,82 @@ class Reasoned(PlainRollout):
         spelling: Spelling,
     ) -> Completions:
         """Draw reasoning and answers; see `PlainRollout`."""
+        said, closed = self.reason(engine, model, encoded, group_size, generators, spelling)
+        rows = self.answers_after(engine, model, encoded, said, closed, group_size, spelling)
+        if self.every_answer:
+            return rows
+        return _taken(rows, self._pick(rows, spelling.answers, group_size, generators))
+
+    @torch.no_grad()
+    def reason(
+        self,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
+        group_size: int,
+        generators: Sequence[torch.Generator],
+        spelling: Spelling,
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Draw reasoning; arguments as in `draw`.
+
+        Returns:
+            The drawn tokens of each of B * G rows, with those of a closing tag, and whether there is one.
+        """
+        words = spelling.reasoning
+        assert words is not None
         numbers = uniforms(generators, group_size, self.max_reasoning_tokens, TRIES).flatten(0, 1)
-        said, closed = self._reason(engine, model, encoded, group_size, numbers, spelling)
+        decoder = engine.decoder(model, encoded, group_size)
+        rows = len(numbers)
+        for token in words.opening:
+            decoder.advance(torch.full((rows,), token, device=decoder.logits.device))
+        said: list[list[int]] = [[] for _ in range(rows)]
+        closed = [False] * rows
+        alive = list(range(rows))
+        for step in range(self.max_reasoning_tokens):
+            chosen = draw(decoder.logits, numbers[alive, step], self.temperature)
+            goes_on = [place for place, token in enumerate(chosen.tolist()) if token != spelling.end]
+            for place in goes_on:
+                said[alive[place]].append(int(chosen[place]))
+            done = words.closed([said[alive[place]] for place in goes_on])
+            for place, ends in zip(goes_on, done, strict=True):
+                closed[alive[place]] = ends
+            on = [place for place, ends in zip(goes_on, done, strict=True) if not ends]
+            if not on:
+                break
+            if len(on) < len(alive):
+                kept = torch.tensor(on, device=chosen.device)
+                chosen = chosen[kept]
+                decoder.keep(kept)
+                alive = [alive[place] for place in on]
+            if step + 1 < self.max_reasoning_tokens:
+                decoder.advance(chosen)
+        return said, closed
+
+    def answers_after(
+        self,
+        engine: Engine,
+        model: Any,
+        encoded: Any,
+        said: Sequence[Sequence[int]],
+        closed: Sequence[bool],
+        group_size: int,
+        spelling: Spelling,
+    ) -> Completions:
+        """All answers after each piece of reasoning, with their probabilities.
+
+        Args:
+            engine: runs the model.
+            model: a causal language model.
+            encoded: the B prompts.
+            said: tokens of B * G pieces of reasoning.
+            closed: whether each ends with a closing tag; if not, it is closed by force.
+            group_size: G.
+            spelling: tokens of answers and tags.
+
+        Returns:
+            A prompt's G * C rows, reasoning by reasoning. The weights of the rows after one piece sum to one.
+        """
         rows = self._answered(said, closed, group_size, spelling, next(model.parameters()).device)
-        assert rows.choices is not None
         assert rows.segments is not None
         scores = score_rows(
             engine,
@@ -83,57 +155,11 @@ class Reasoned(PlainRollout):
             rows.choices,
             temperature=self.temperature or 1.0,
         )
-        # (R,) probability of each answer after its reasoning; those after one piece of reasoning sum to one.
         weights = torch.where(rows.segments == 0, scores.logprobs.detach(), 0.0).sum(1).exp()
         if not self.learn_cut_off:
             learnt = rows.decisions & (rows.finished[:, None] | (rows.segments == 0))
             rows = replace(rows, decisions=learnt)
-        rows = replace(rows, scores=scores)
-        if self.every_answer:
-            return replace(rows, weights=weights)
-        return _taken(rows, self._pick(weights, spelling.answers, group_size, generators))
-
-    @torch.no_grad()
-    def _reason(
-        self,
-        engine: Engine,
-        model: Any,
-        encoded: Any,
-        group_size: int,
-        numbers: Tensor,
-        spelling: Spelling,
-    ) -> tuple[list[list[int]], list[bool]]:
-        """The drawn tokens of each of B * G rows, closing tag included, and whether the policy closed them itself."""
-        words = spelling.reasoning
-        assert words is not None
-        decoder = engine.decoder(model, encoded, group_size)
-        rows = len(numbers)
-        for token in words.opening:
-            decoder.advance(torch.full((rows,), token, device=decoder.logits.device))
-        said: list[list[int]] = [[] for _ in range(rows)]
-        closed = [False] * rows
-        alive = list(range(rows))
-        for step in range(self.max_reasoning_tokens):
-            chosen = draw(decoder.logits, numbers[alive, step], self.temperature)
-            on = []
-            for place, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-                if token != spelling.end:
-                    said[row].append(token)
-                    on.append(place)
-            done = words.closed([said[alive[place]] for place in on])
-            for place, ends in zip(on, done, strict=True):
-                closed[alive[place]] = ends
-            on = [place for place, ends in zip(on, done, strict=True) if not ends]
-            if not on:
-                break
-            if len(on) < len(alive):
-                kept = torch.tensor(on, device=chosen.device)
-                chosen = chosen[kept]
-                decoder.keep(kept)
-                alive = [alive[place] for place in on]
-            if step + 1 < self.max_reasoning_tokens:
-                decoder.advance(chosen)
-        return said, closed
+        return replace(rows, scores=scores, weights=weights)
 
     def _answered(
         self,
@@ -185,20 +211,21 @@ class Reasoned(PlainRollout):
 
     def _pick(
         self,
-        weights: Tensor,
+        rows: Completions,
         answers: Sequence[Sequence[Sequence[int]]],
         group_size: int,
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         """(B * G,) rows: one answer after each piece of reasoning."""
-        probabilities = weights.double().cpu()
+        assert rows.weights is not None
+        probabilities = rows.weights.double().cpu()
         picked, start = [], 0
         for own, numbers in zip(answers, uniforms(generators, group_size), strict=True):
             each = probabilities[start : start + group_size * len(own)].view(group_size, len(own))
             columns = each.argmax(1) if self.temperature == 0 else inverse_cdf(each, numbers)
             picked.append(start + torch.arange(group_size) * len(own) + columns)
             start += group_size * len(own)
-        return torch.cat(picked).to(weights.device)
+        return torch.cat(picked).to(rows.weights.device)
 
 
 def _taken(rows: Completions, picked: Tensor) -> Completions:

@@ -74,16 +74,17 @@ class Speaker:
     def longest(self) -> int:
         """The most tokens that a completion can have."""
         around = self._reasoning.around if self._reasoning is not None else 0
-        return self.plain.longest(self.answers.longest, around)
+        longest = self.answers.longest_list if self.plain.lists else self.answers.longest
+        return self.plain.longest(longest, around)
 
     def spelling(self, examples: Sequence[Example]) -> Spelling:
         """The tokens of the answers and tags of some examples."""
         answers: list[list[list[int]]] = []
         if self.plain.constrained:
-            answers = [
-                [self.answers.of(item) for item in example.candidates.tolist()] for example in examples
-            ]
-        return Spelling(self.policy.end_token, answers, self._reasoning)
+            tokens = self.answers.lines if self.plain.lists else self.answers
+            answers = [[tokens.of(item) for item in example.candidates.tolist()] for example in examples]
+        leads = self.answers.leads if self.plain.lists else []
+        return Spelling(self.policy.end_token, answers, self._reasoning, leads)
 
     @property
     def device(self) -> torch.device:

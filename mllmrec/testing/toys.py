@@ -143,11 +143,27 @@ class _ToyPolicy:
 
 
 class _ToyAnswers:
-    longest = 3
+    """Answers, and lists of two of them."""
+
+    longest, longest_list = 3, 8
+    leads = ([13], [14])
 
     @staticmethod
     def of(item: int) -> list[int]:
         return list(_ANSWERS[item])
+
+    @property
+    def lines(self) -> _ToyLines:
+        """The same without the end token."""
+        return _ToyLines()
+
+
+class _ToyLines:
+    longest = 2
+
+    @staticmethod
+    def of(item: int) -> list[int]:
+        return list(_ANSWERS[item][:-1])
 
 
 def toy_speaker(rollout: Any, engine: Engine | None = None, seed: int = 0) -> Speaker:

@@ -44,7 +44,7 @@ def test_every_list_that_names_an_item_first_begins_with_its_opening(
 ):
     policy = tiny.policy if policy == "scratch" else make_pretrained()
     builder = make_builder(places=3)
-    openings = AnswerTokens(builder, policy.encode_answers, policy.end_token, opening=True)
+    openings = AnswerTokens(builder, policy.encode_answers, policy.end_token, form="opening")
     for target in (3, 11):
         (tokens,) = policy.encode_answers([builder.ranked_answer(target, [1, target, 7, 8])])
         opening = openings.of(target)

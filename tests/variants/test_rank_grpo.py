@@ -16,6 +16,7 @@ from mllmrec.prompts.answers import parse_answer, ranked_text
 from mllmrec.rl.batch import Question
 from mllmrec.rl.losses import LossInputs
 from mllmrec.rollout.free import Free
+from mllmrec.rollout.lists import Listed
 from mllmrec.testing import check_advantage, check_loss, check_reward, check_rollout, toy_batch
 from mllmrec.testing.trials import trial_faults
 from mllmrec.variants.rank_grpo import Lined, RankList, RankRatio, RankRelative, lines_of
@@ -141,6 +142,8 @@ def test_the_parts_pass_their_checks():
     check_advantage(RankRelative())
     check_loss(RankRatio())
     check_rollout(Lined(Free(max_new_tokens=4)))
+    check_rollout(Lined(Listed()))
+    check_rollout(Listed())
 
 
 def test_the_preset_is_whole():
@@ -148,14 +151,16 @@ def test_the_preset_is_whole():
     assert composed.faults == []
     check_config(composed.config, trial_faults)
     assert composed.config.prompt.places == 5
-    assert composed.config.rollout.inner._target_ == "mllmrec.rollout.free.Free"
+    assert composed.config.rollout._target_ == "mllmrec.rollout.lists.Listed"
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("eval.ranking=likelihood", "set eval.ranking=generate"),
-        ("rollout=constrained", "choose rollout=free"),
+        ("eval.ranking=likelihood", "set eval.ranking=constrained"),
+        ("rollout=constrained", "choose rollout=lists or free"),
+        ("eval.ranking=generate", ""),
+        ("rollout=free", ""),
         ("eval.ks=[1,10]", "a list says nothing about later places"),
         ("prompt.places=11", "exceeds the 10 candidates of a training prompt"),
         ("sft.loss_on=candidates", "set sft.loss_on=answer"),

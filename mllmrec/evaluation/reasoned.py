@@ -1,0 +1,100 @@
+"""Ranks candidates by their exact probability after reasoning that the policy writes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mllmrec.engine.base import Engine
+from mllmrec.evaluation.ranking import PolicyRanker, RankedExample, ranked_by_score
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.prompts.markup import THINK_CLOSE
+from mllmrec.randomness import numpy_generator, torch_generator
+from mllmrec.rollout.base import Spelling
+from mllmrec.rollout.reasoned import Reasoned
+
+Shown = Literal["own", "none", "swapped", "shuffled"]
+
+
+class AfterReasoning(PolicyRanker):
+    """Draws k pieces of reasoning for each user, and ranks by the mean probability of each candidate after them.
+
+    With one piece it is the most likely one, token by token; more are drawn at temperature 1. What stands before the answer
+    can be changed, to see what the reasoning is worth: ``none`` closes it at once, ``swapped`` takes that of the next user
+    of the batch, ``shuffled`` puts its words in another order.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        answers: AnswerTokens,
+        engine: Engine,
+        seed: int,
+        *,
+        samples: int = 1,
+        max_tokens: int = 64,
+        shown: Shown = "own",
+    ) -> None:
+        """Set how to rank.
+
+        Args:
+            policy: the policy.
+            answers: the policy's answer tokens.
+            engine: runs the policy's model.
+            seed: of the draws, and of the permutations that break ties.
+            samples: pieces of reasoning for each user, k.
+            max_tokens: the longest reasoning, with its closing tag; longer reasoning is closed by force.
+            shown: what stands before the answer.
+        """
+        super().__init__(policy, answers, engine)
+        self.seed, self.samples, self.shown = seed, samples, shown
+        temperature = 0.0 if samples == 1 else 1.0
+        self.rollout = Reasoned("enumerated", temperature, max_tokens)
+        self.words = policy.reasoning_tokens()
+        self.closed = self.written = 0  # pieces that the policy closed itself, and all
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch; each user's own permutation breaks ties."""
+        return ranked_by_score(self.scores(examples), examples, self.seed)
+
+    def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """For each example (C,) logarithms of mean probabilities, float64."""
+        model = self.policy.model
+        encoded = self.engine.encode(model, self.policy.prompt_batch([one.prompt for one in examples]))
+        options = [[self.answers.of(item) for item in one.candidates.tolist()] for one in examples]
+        spelling = Spelling(self.policy.end_token, options, self.words)
+        generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
+        said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)
+        self.closed, self.written = self.closed + sum(closed), self.written + len(closed)
+        said, closed = self._changed(said, closed, examples)
+        rows = self.rollout.answers_after(self.engine, model, encoded, said, closed, self.samples, spelling)
+        assert rows.weights is not None
+        found, start = [], 0
+        weights = rows.weights.double().cpu().numpy()
+        for own in options:
+            count = self.samples * len(own)
+            table = weights[start : start + count].reshape(self.samples, len(own))
+            found.append(np.log(table.mean(0).clip(min=1e-300)))
+            start += count
+        return found
+
+    def _changed(
+        self, said: list[list[int]], closed: list[bool], examples: Sequence[Example]
+    ) -> tuple[list[list[int]], list[bool]]:
+        if self.shown == "own":
+            return said, closed
+        if self.shown == "none":
+            return [[] for _ in said], [False] * len(said)
+        if self.shown == "swapped":
+            return said[self.samples :] + said[: self.samples], closed[self.samples :] + closed[
+                : self.samples
+            ]
+        texts = [text.split(THINK_CLOSE)[0].split() for text in self.words.decode(said)]
+        for row, words in enumerate(texts):
+            example = examples[row // self.samples]
+            numpy_generator(self.seed, "shuffled words", example.sample_id, row % self.samples).shuffle(words)
+        return self.policy.encode_answers([" ".join(words) for words in texts]), [False] * len(said)
