@@ -74,7 +74,7 @@ class Candidates(Section):
 class Eval(Section):
     """``eval``."""
 
-    ranking: Literal["likelihood", "constrained", "generate", "pointwise"]
+    ranking: Literal["likelihood", "constrained", "generate", "pointwise", "reasoned"]
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
     listing: Literal["trained", "all", "none"] = "trained"  # runs of earlier versions have no such key
     weighting: Literal["uniform", "popularity", "both"]
@@ -84,6 +84,9 @@ class Eval(Section):
     cot: Annotated[Any, AfterValidator(_auto_or_bool)]
     batch_size: Count
     max_new_tokens: Count
+    reasoning_samples: Count = 1  # runs of earlier versions have none of these three keys
+    max_reasoning_tokens: Count = 64
+    faithfulness: bool = False
     keep_top: Count
     resamples: Count
 

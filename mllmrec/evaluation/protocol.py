@@ -12,7 +12,8 @@ from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random, objective_name
 from mllmrec.evaluation.pointwise import Pointwise
-from mllmrec.evaluation.ranking import ConstrainedList, Generate, InLists, Likelihood, Ranker
+from mllmrec.evaluation.ranking import ConstrainedList, Generate, InLists, Likelihood, Ranker, ScoringRanker
+from mllmrec.evaluation.reasoned import AfterReasoning, Shown
 from mllmrec.evaluation.records import write_stage
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
@@ -56,12 +57,13 @@ class Protocol:
         """The ``protocol`` of metrics.json; give ``ranking`` where it differs from the settings."""
         full, shown = self.settings.num_negatives == FULL, self.settings.cot is True
         cot, ranking = self.prepared.cot, ranking or self.settings.ranking
-        lists = ranking in ("likelihood", "constrained", "generate")
+        lists = ranking in ("likelihood", "constrained", "generate", "reasoned")
         return {
             "dataset": self.prepared.summary["dataset"],
             "split": self.settings.split,
             "users": len(self.positions),
             "ranking": ranking,
+            **self._reasoning(ranking),
             "num_candidates": int(self.prepared.items.offered.sum()) if full else self.num_candidates,
             "negatives": "whole catalogue" if full else self.settings.weighting,
             **(self.listing.describe() if lists else {}),
@@ -70,6 +72,14 @@ class Protocol:
             **({"cot_share": self.cot_share} if shown else {}),
             "seed": self.seed,
             **({} if cot is None else {"leak": cot.told}),
+        }
+
+    def _reasoning(self, ranking: str) -> dict[str, Any]:
+        if ranking != "reasoned":
+            return {}
+        return {
+            "reasoning_samples": self.settings.reasoning_samples,
+            "max_reasoning_tokens": self.settings.max_reasoning_tokens,
         }
 
     def chance(self) -> dict[str, float]:
@@ -92,6 +102,9 @@ class Protocol:
             check_question_lengths(policy, self.prepared.questions, parts)
         else:
             generated = self.settings.max_new_tokens if self.settings.ranking == "generate" else 0
+            if self.settings.ranking == "reasoned":
+                around = policy.reasoning_tokens().around
+                generated = around + self.settings.max_reasoning_tokens + answers.longest
             if self.prepared.builder.places > 1:
                 generated = max(generated, answers.longest_list)
             check_lengths(policy, answers, parts, generated)
@@ -104,12 +117,37 @@ class Protocol:
         """The ranker that ``eval.ranking`` names, for a language model."""
         if self.settings.ranking == "generate":
             return Generate(policy, answers, engine, self.prepared.builder.ids, self.settings.max_new_tokens)
+        if self.settings.ranking == "reasoned":
+            return self._listed(self.reasoned(policy, answers, engine))
         if self.settings.ranking == "pointwise":
             return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
         constrained = self.settings.ranking == "constrained"
         if constrained and self.prepared.builder.places > 1:
             return ConstrainedList(policy, answers, engine)
-        ranker = Likelihood(policy, answers, engine, self.seed, constrained=constrained)
+        return self._listed(Likelihood(policy, answers, engine, self.seed, constrained=constrained))
+
+    def reasoned(
+        self, policy: Policy, answers: AnswerTokens, engine: Engine, shown: Shown = "own"
+    ) -> AfterReasoning:
+        """Ranks after reasoning.
+
+        Args:
+            policy: the policy that will rank.
+            answers: the policy's answer tokens.
+            engine: runs its model.
+            shown: what stands before the answer.
+        """
+        return AfterReasoning(
+            policy,
+            answers,
+            engine,
+            self.seed,
+            samples=self.settings.reasoning_samples,
+            max_tokens=self.settings.max_reasoning_tokens,
+            shown=shown,
+        )
+
+    def _listed(self, ranker: ScoringRanker) -> Ranker:
         return InLists(ranker, self.examples) if self.examples.list_size else ranker
 
     def measure(self, ranker: Ranker) -> dict[str, float]:

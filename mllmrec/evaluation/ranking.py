@@ -81,7 +81,21 @@ class PolicyRanker(Ranker):
             self.policy.model.train(training)
 
 
-class Likelihood(PolicyRanker):
+class ScoringRanker(PolicyRanker):
+    """Ranks by a score of each candidate."""
+
+    seed: int  # of the permutations that break ties
+
+    @abstractmethod
+    def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """For each example (C,) float64, greater is better."""
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch; each user's own permutation breaks ties."""
+        return ranked_by_score(self.scores(examples), examples, self.seed)
+
+
+class Likelihood(ScoringRanker):
     """Ranks by the log-probability that the policy's completion begins with a candidate's answer.
 
     ``constrained`` renormalises over the candidates' answers at every token. That gives the exact probability
@@ -93,10 +107,6 @@ class Likelihood(PolicyRanker):
     ) -> None:
         super().__init__(policy, answers, engine)
         self.seed, self.constrained = seed, constrained
-
-    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; each user's own permutation breaks ties."""
-        return ranked_by_score(self.scores(examples), examples, self.seed)
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) log-probabilities, float64."""
@@ -181,7 +191,7 @@ class ConstrainedList(PolicyRanker):
 class InLists(Ranker):
     """Ranks by likelihood more candidates than one prompt should list: each is scored under the prompt that lists it."""
 
-    def __init__(self, ranker: Likelihood, examples: Examples) -> None:
+    def __init__(self, ranker: ScoringRanker, examples: Examples) -> None:
         """Rank by the scores of several prompts.
 
         Args:

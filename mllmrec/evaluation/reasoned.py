@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from mllmrec.engine.base import Engine
-from mllmrec.evaluation.ranking import PolicyRanker, RankedExample, ranked_by_score
+from mllmrec.evaluation.ranking import ScoringRanker
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
@@ -20,7 +20,7 @@ from mllmrec.rollout.reasoned import Reasoned
 Shown = Literal["own", "none", "swapped", "shuffled"]
 
 
-class AfterReasoning(PolicyRanker):
+class AfterReasoning(ScoringRanker):
     """Draws k pieces of reasoning for each user, and ranks by the mean probability of each candidate after them.
 
     With one piece it is the most likely one, token by token; more are drawn at temperature 1. What stands before the answer
@@ -56,10 +56,6 @@ class AfterReasoning(PolicyRanker):
         self.rollout = Reasoned("enumerated", temperature, max_tokens)
         self.words = policy.reasoning_tokens()
         self.closed = self.written = 0  # pieces that the policy closed itself, and all
-
-    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
-        """Rank one batch; each user's own permutation breaks ties."""
-        return ranked_by_score(self.scores(examples), examples, self.seed)
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) logarithms of mean probabilities, float64."""
