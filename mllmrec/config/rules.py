@@ -15,6 +15,7 @@ from mllmrec.config.kinds import KINDS
 from mllmrec.config.model_rules import MODEL_RULES
 from mllmrec.config.phase_rules import PHASE_RULES
 from mllmrec.config.phases import phases_of
+from mllmrec.config.reasoning_rules import REASONING_RULES
 
 Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
@@ -139,6 +140,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     *PHASE_RULES,
     *DATA_RULES,
     *MODEL_RULES,
+    *REASONING_RULES,
 )
 
 

@@ -92,12 +92,6 @@ def completion_lengths(policy: Policy, examples: Examples, lists: bool = False) 
 def _warn(cfg: DictConfig, prepared: Prepared, asking: int) -> None:
     if not prepared.asks_under(cfg.eval):
         return
-    if cfg.eval.ranking != "generate":
-        log.warning(
-            "cot.placement=completion with eval.ranking=%s: prompts ask for reasoning first, but answers are scored right "
-            "after the prompt without any; set eval.ranking=generate, or eval.cot=false to ask for none",
-            cfg.eval.ranking,
-        )
     if asking < FEW * len(prepared.train):
         log.warning(
             "cot.placement=completion: only %s of %s training prompts ask for reasoning, but all evaluation prompts do, so "

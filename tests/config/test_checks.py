@@ -47,7 +47,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         ("eval.ks=[3,3]", "eval.ks=[3, 3]: must be one or more different cut-offs, such as [1,3,5,10]"),
         (
             "eval.ranking=sample",
-            "eval.ranking=sample: must be 'likelihood', 'constrained', 'generate' or 'pointwise'",
+            "eval.ranking=sample: must be 'likelihood', 'constrained', 'generate', 'pointwise' or 'reasoned'",
         ),
         (
             "eval.num_negatives=all",
@@ -116,7 +116,22 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         ),
         (["mix_ratio=${nothing}"], "mix_ratio: Interpolation key 'nothing' not found"),
         (["mixing.select=confidence"], "this cot_policy gives no confidence"),
-        (["cot.placement=completion"], "the policy cannot reason; choose rollout=free or method=sft"),
+        (
+            ["cot.placement=completion", "eval.ranking=reasoned"],
+            "the policy cannot reason; choose rollout=reasoned, rollout=free or method=sft",
+        ),
+        (
+            ["cot.placement=completion", "method=sft"],
+            "scored right after the prompt without any; set eval.ranking=reasoned",
+        ),
+        (["eval.ranking=reasoned"], "no prompt asks for reasoning before the answer"),
+        (["rollout=reasoned"], "set cot.placement=completion and mix_ratio=1"),
+        (
+            ["task=reasoned", "mix_ratio=0"],
+            "Reasoned and eval.ranking=reasoned with cot.placement=completion",
+        ),
+        (["task=reasoned", "eval.cot=false"], "set eval.cot=auto"),
+        (["task=reasoned", "rollout.max_reasoning_tokens=65"], "set eval.max_reasoning_tokens=65"),
         (
             ["cot.placement=completion", "method=sft", "eval.cot=true"],
             "prompts cannot show it; set eval.cot=auto",
@@ -126,7 +141,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             "evaluation prompts would not; set eval.cot=auto",
         ),
         (
-            ["cot.placement=completion", "method=sft", "sft.loss_on=candidates"],
+            ["cot.placement=completion", "method=sft", "sft.loss_on=candidates", "eval.ranking=reasoned"],
             "which learns answers without reasoning; set sft.loss_on=answer",
         ),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
@@ -159,7 +174,9 @@ def test_4bit_weights_need_adapters() -> None:
         ["sft.epochs=0.5"],
         ["grpo.beta=0"],
         ["cot_policy=confident", "mixing.select=confidence", "mixing=augment"],
-        ["cot.placement=completion", "method=sft"],
+        ["cot.placement=completion", "method=sft", "eval.ranking=reasoned"],
+        ["task=reasoned"],
+        ["task=reasoned", "rollout.answer=sampled", "mix_ratio=0.5"],
         ["cot.placement=completion", "method=sft", "eval.ranking=generate"],
         ["cot.placement=completion", "method=sft", "eval.cot=false"],  # answers are scored, not generated
         ["sft.loss_on=candidates"],

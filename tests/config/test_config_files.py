@@ -38,6 +38,7 @@ MANDATORY = {
     ("reward", "release"): ["prompt.answer=id_title"],
     ("cot_policy", "none"): ["mix_ratio=0"],
     ("method", "visual"): ["backbone=tiny_vl"],
+    ("rollout", "reasoned"): ["task=reasoned"],
 }
 ASKS_FOR_A_GPU = {
     ("trainer", "gpu"),

@@ -140,7 +140,7 @@ def test_a_limit_that_cuts_off_what_is_learnt_is_refused_with_the_one_to_set(lea
 def test_limits_that_nothing_reads_are_not_looked_at(learnt):
     # SFT makes no rollouts, and likelihood ranking generates nothing.
     learnt([80], "method=sft", "rollout.max_new_tokens=1", "eval.max_new_tokens=84")
-    learnt([80], "rollout.max_new_tokens=84", "eval.max_new_tokens=1", "eval.ranking=likelihood")
+    learnt([80], "rollout.max_new_tokens=84", "eval.max_new_tokens=1", "eval.ranking=reasoned")
     learnt([80], "method=grpo_only", "rollout.max_new_tokens=1", "eval.max_new_tokens=1")  # learns no text
 
 
@@ -152,15 +152,6 @@ def test_a_limit_that_cuts_off_one_in_twenty_warns(learnt, caplog):
     assert warning.endswith("24 lies at percentile 96 of their lengths; set rollout.max_new_tokens=84")
     with pytest.raises(UserError, match="cuts off 2 of 30"):
         learnt([20] * 28 + [80] * 2, *limits)
-
-
-def test_scoring_answers_without_their_reasoning_warns(learnt, caplog):
-    learnt([10], "eval.ranking=likelihood")
-    (warning,) = warnings_of(caplog)
-    assert "eval.ranking=likelihood: prompts ask for reasoning first, but answers are scored" in warning
-    caplog.clear()
-    learnt([10], "eval.ranking=likelihood", "eval.cot=false")
-    assert warnings_of(caplog) == []
 
 
 def test_reasoning_that_is_seldom_learnt_warns(learnt, caplog):
