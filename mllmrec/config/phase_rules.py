@@ -34,11 +34,6 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """The policy learns to reason before it answers, but cannot write the reasoning later, or evaluation wants none."""
     if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
         return None
-    for stage in supervised(cfg, "candidates"):
-        return (
-            f"cot.placement=completion with {stage}.loss_on=candidates, which learns answers without reasoning; set "
-            f"{stage}.loss_on=answer, or cot.placement=prompt"
-        )
     for phase in _drawing(cfg):
         rollout = phase.settings(cfg)["rollout"]
         if capability(rollout, "constrained", False) and not capability(rollout, "reasons", False):

@@ -143,6 +143,7 @@ class Sft(Optimised):
     batch_size: Count
     micro_batch_size: Count
     loss_on: Literal["answer", "candidates", "all"]
+    reasoning_weight: Positive = 1.0  # runs of earlier versions have no such key
     lora: LoraChange | None
 
 
@@ -153,6 +154,7 @@ class SftMore(Optimised):
     new_negatives: bool
     micro_batch_size: Count
     loss_on: Literal["answer", "candidates", "all"]
+    reasoning_weight: Positive = 1.0  # runs of earlier versions have no such key
     lora: LoraChange | None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +131,8 @@ class Policy:
         """Token ids of answers, without the end token."""
         return self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
 
-    def reasoning_tokens(self) -> ReasoningTokens:
-        """The tokens around reasoning."""
+    @cached_property
+    def _around_reasoning(self) -> ReasoningTokens:
 
         def decode(rows: Sequence[Sequence[int]]) -> list[str]:
             return self.tokenizer.batch_decode(
@@ -139,6 +140,10 @@ class Policy:
             )
 
         return ReasoningTokens.of(self.encode_answers, decode, len(self.tokenizer))
+
+    def reasoning_tokens(self) -> ReasoningTokens:
+        """The tokens around reasoning."""
+        return self._around_reasoning
 
     def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
         """Prompts as a batch padded on the left, on the policy's device."""

@@ -107,13 +107,14 @@ def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> in
     """Tokens of a prompt and its reasoned answer; 0 if an upper bound already keeps to the limit."""
     # A token of the answer covers at least one byte. Most prompts need no tokenizer. In long prompts the items are counted
     # one by one, since the same items appear in many prompts.
-    room = limit - len(example.reasoned_answer.encode())
+    room = limit - len(example.reasoned_answer.encode()) - 3 * bool(example.reasoning)
     if policy.most_tokens(example.prompt) <= room or bounds.of_prompt(example.prompt) <= room:
         return 0
     length = len(policy.encode_prompts([example.prompt])[0])
     if example.reasoned_answer:
         length += len(policy.encode_answers([example.reasoned_answer])[0])
-    return length
+    # The parts of a completion with reasoning are encoded one by one, which may take a token more at each border.
+    return length + 3 * bool(example.reasoning)
 
 
 class _Bounds:

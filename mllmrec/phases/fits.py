@@ -107,6 +107,7 @@ def _supervised(kind: type[Sft], updates: int, inputs: PhaseInputs, curriculum: 
         loss_on=settings.loss_on,
         curriculum=curriculum,
         seed=inputs.cfg.seed,
+        reasoning_weight=settings.get("reasoning_weight", 1.0),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from mllmrec.config.capabilities import capability
 from mllmrec.config.phases import DRAW, SAMPLES, Phase
 from mllmrec.cot.mixing import Mixture
 from mllmrec.engine.base import Engine
@@ -155,11 +156,13 @@ def plan_of(
 
 
 def examples_of(cfg: DictConfig, prepared: Prepared, phase: Phase) -> Examples:
-    """The examples that a phase shows: with SFT's negatives, or with others."""
+    """The examples that a phase shows: with SFT's negatives, or with others; all ask for reasoning if its rollouts reason."""
     draw: Any = phase.own(DRAW)
     if draw is None and phase.kind.can_draw_anew and cfg[phase.kind.name].new_negatives:
         draw = NEW_DRAW
-    return prepared.train if draw is None else prepared.redraw(str(draw))
+    examples = prepared.train if draw is None else prepared.redraw(str(draw))
+    reasons = phase.kind.rolls_out and capability(cfg.rollout, "reasons", False)
+    return examples.asking() if reasons else examples
 
 
 def batch_size_of(settings: Any) -> int:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mllmrec.engine.base import ChoiceSets
 from mllmrec.engine.batches import TokenBatch, pad
+from mllmrec.models.completions import learnt_tokens
 from mllmrec.phases.base import Learner, OptimizerSettings, PhaseModule
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.markup import without_item_marks
-from mllmrec.prompts.trie import AnswerTrie, choice_sets
+from mllmrec.prompts.trie import AnswerTrie, choice_sets_behind
 from mllmrec.randomness import numpy_generator
 
 
@@ -24,7 +25,9 @@ class Sft(PhaseModule):
 
     ``loss_on="answer"`` includes the end token and lets the whole vocabulary compete. With ``"candidates"`` only the
     candidates' answers compete, at the tokens where they differ; constrained rollouts and rankings renormalise over the
-    same set. ``"all"`` also learns the prompt's tokens, as the released code does (its fault 20).
+    same set; reasoning before the answer is learnt against the whole vocabulary. ``"all"`` also learns the prompt's tokens, as the released code does (its fault 20).
+
+    A token of the reasoning before an answer counts ``reasoning_weight`` times, one of the answer once.
 
     With ``curriculum="linear"`` a prompt shows item tokens with a probability that rises from 0 to 1 over the phase, and is
     plain text otherwise (LLaRA, Liao et al. 2024). With ``"none"`` every prompt that has item tokens shows them.
@@ -41,10 +44,12 @@ class Sft(PhaseModule):
         loss_on: str = "answer",
         curriculum: str = "none",
         seed: int = 0,
+        reasoning_weight: float = 1.0,
     ) -> None:
         super().__init__(learner.policy.model, optimizer, updates)
         self.learner, self.policy, self.answers = learner, learner.policy, answers
         self.loss_on, self.curriculum, self.seed = loss_on, curriculum, seed
+        self.reasoning_weight = reasoning_weight
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
@@ -65,24 +70,17 @@ class Sft(PhaseModule):
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches; their sum does not depend on their size."""
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
-        answers = self._answers(batch)
+        answers, begins = learnt_tokens(self.policy, self.answers, batch)
         tries: list[AnswerTrie] | None = None
         if self.loss_on == "all":
-            # Everything after the prompt's first token counts as the completion.
+            # Everything after the prompt's first token counts as the completion, and as an answer.
             answers = [prompt[1:] + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            prompts = [prompt[:1] for prompt in prompts]
+            prompts, begins = [prompt[:1] for prompt in prompts], [0] * len(batch)
         elif self.loss_on == "candidates":
             tries = [candidate_trie(self.answers, example) for example in batch]
-        return supervised_shares(self.learner, prompts, answers, tries=tries)
-
-    def _answers(self, batch: Sequence[Example]) -> list[list[int]]:
-        """Tokens of the answers, each after its reasoning if the phase learns that too."""
-        answers = [self.answers.of(example.target) for example in batch]
-        learnt = [place for place, example in enumerate(batch) if example.reasoned_answer]
-        texts = [batch[place].reasoned_answer for place in learnt]
-        for place, tokens in zip(learnt, self.policy.encode_answers(texts) if texts else [], strict=True):
-            answers[place] = [*tokens, self.policy.end_token]
-        return answers
+        return supervised_shares(
+            self.learner, prompts, answers, tries=tries, begins=begins, reasoning_weight=self.reasoning_weight
+        )
 
 
 class SftMore(Sft):
@@ -108,6 +106,8 @@ def supervised_shares(
     *,
     weights: Sequence[float] | None = None,
     tries: Sequence[AnswerTrie] | None = None,
+    begins: Sequence[int] | None = None,
+    reasoning_weight: float = 1.0,
 ) -> Iterator[Tensor]:
     """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
 
@@ -117,18 +117,28 @@ def supervised_shares(
         answers: token ids of each row's answer.
         weights: how often each row counts; None for once.
         tries: for each row, the only answers that compete; None: the whole vocabulary competes.
+        begins: where each row's answer begins, behind its reasoning; None: at once.
+        reasoning_weight: how often a token of the reasoning counts beside one of the answer.
     """
     policy, size = learner.policy, learner.micro_batch_size
     # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
     prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
     completions = pad(answers, policy.padding_token, side="right").to(policy.device)
+    starts = [0] * len(answers) if begins is None else [begins[row] for row in order]
+    begin = torch.tensor(starts, device=policy.device)[:, None]
+    reasons = completions.mask & (torch.arange(completions.ids.shape[1], device=policy.device) < begin)
     choices: ChoiceSets | None = None
     scored = completions.mask
     if tries is not None:
-        choices, decisions = choice_sets([tries[row] for row in order], answers)
-        choices, scored = choices.to(policy.device), decisions.to(policy.device)
+        said = [answer[start:] for answer, start in zip(answers, starts, strict=True)]
+        choices, decisions = choice_sets_behind(
+            [tries[row] for row in order], said, starts, completions.ids.shape[1]
+        )
+        choices, scored = choices.to(policy.device), decisions.to(policy.device) | reasons
     counted = scored.float()
+    if reasoning_weight != 1:
+        counted = torch.where(reasons, counted * reasoning_weight, counted)
     if weights is not None:
         counted = counted * torch.tensor([weights[row] for row in order], device=policy.device)[:, None]
     tokens = float(counted.sum())

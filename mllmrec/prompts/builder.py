@@ -104,9 +104,9 @@ class PromptBuilder:
                 "item and history_item: add {title} there, or set prompt.item_tokens=none"
             )
         self.ids = [str(item_id) for item_id in items.ids]
-        self.titles = [_first_words(self._clean(str(title)), max_title_words) for title in items.titles]
+        self.titles = [_first_words(self.clean(str(title)), max_title_words) for title in items.titles]
         self._captions = {
-            item_id: _first_words(self._clean(text), max_caption_words)
+            item_id: _first_words(self.clean(text), max_caption_words)
             for item_id, text in items.captions.items()
             if text
         }
@@ -137,7 +137,7 @@ class PromptBuilder:
             lines = [self._item(template.item, item, position) for position, item in enumerate(candidates, 1)]
             blocks.append(template.candidates.format(items=template.joiner.join(lines), domain=self.domain))
         if reasoning:
-            blocks.append(template.hint.format(reasoning=self._clean(reasoning)))
+            blocks.append(template.hint.format(reasoning=self.clean(reasoning)))
         if think:
             blocks.append(self.template.think.format())
         form = "[ITEM_<id>]" if self.answer_format == "id" else "[ITEM_<id>] title"
@@ -167,7 +167,7 @@ class PromptBuilder:
 
     def reasoned_answer(self, answer: str, reasoning: str) -> str:
         """An answer with reasoning in front."""
-        return reasoned(self._clean(reasoning), answer)
+        return reasoned(self.clean(reasoning), answer)
 
     def label(self, item: int) -> str:
         """The label of an item."""
@@ -177,7 +177,8 @@ class PromptBuilder:
         """The marks of all I items."""
         return [item_mark(item_id) for item_id in self.ids]
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """Foreign text as prompts show it."""
         safe = neutral(text)
         return safe if self.template.punctuation == "keep" else " ".join(_WORDS.findall(safe))
 

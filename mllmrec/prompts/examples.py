@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -32,6 +33,7 @@ class Example:
     has_reasoning: bool  # the sample carries reasoning, in the prompt or to be learnt
     # What is to be learnt in place of the target's plain answer: one with reasoning in front, or a ranked list.
     reasoned_answer: str = ""
+    reasoning: str = ""  # the part of it that stands before the answer, without tags
     places: int = 1  # items that an answer names
     history: np.ndarray = field(default_factory=_empty)  # all item codes before the target, oldest first
     hint: str = ""  # the reasoning shown in the prompt
@@ -83,6 +85,12 @@ class Examples:
         self.samples, self.builder, self.candidates_of = samples, builder, candidates_of
         self.history_length, self.list_size = history_length, list_size
         self.cot, self.split = cot, split
+
+    def asking(self) -> Examples:
+        """These examples, with prompts that all ask for reasoning before the answer."""
+        other = copy.copy(self)
+        other.cot = replace(self.cot, asks=True)
+        return other
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -140,6 +148,7 @@ class Examples:
             target_column=column,
             has_reasoning=bool(reasoning),
             reasoned_answer=self._to_learn(index, candidates, reasoning if learnt else None),
+            reasoning=self.builder.clean(reasoning) if learnt and reasoning else "",
             places=self.builder.places,
             history=samples.history(index),
             hint="" if learnt or not reasoning else reasoning,

@@ -113,3 +113,26 @@ def choice_sets(tries: Sequence[AnswerTrie], paths: Sequence[Sequence[int]]) -> 
     for node, number in numbers.items():
         tokens[number, : len(node.children)] = torch.tensor(sorted(node.children))
     return ChoiceSets(set_of, tokens), decisions
+
+
+def choice_sets_behind(
+    tries: Sequence[AnswerTrie], paths: Sequence[Sequence[int]], begins: Sequence[int], width: int
+) -> tuple[ChoiceSets, Tensor]:
+    """`choice_sets` of answers that stand behind something else; there the whole vocabulary competes.
+
+    Args:
+        tries: the trie of each of the R answers.
+        paths: their token ids.
+        begins: where each answer begins in its row.
+        width: T, of the rows.
+
+    Returns:
+        The sets, and (R, T) bool: the real choices within answers.
+    """
+    sets, open_places = choice_sets(tries, paths)
+    among = torch.full((len(paths), width), -1)
+    decisions = torch.zeros(len(paths), width, dtype=torch.bool)
+    for row, (path, begin) in enumerate(zip(paths, begins, strict=True)):
+        among[row, begin : begin + len(path)] = sets.set_of[row, : len(path)]
+        decisions[row, begin : begin + len(path)] = open_places[row, : len(path)]
+    return ChoiceSets(among, sets.tokens), decisions

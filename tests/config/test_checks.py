@@ -140,10 +140,6 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft", "eval.cot=false", "eval.ranking=generate"],
             "evaluation prompts would not; set eval.cot=auto",
         ),
-        (
-            ["cot.placement=completion", "method=sft", "sft.loss_on=candidates", "eval.ranking=reasoned"],
-            "which learns answers without reasoning; set sft.loss_on=answer",
-        ),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
         (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),

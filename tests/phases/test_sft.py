@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.ranking import candidate_scores
+from mllmrec.models.completions import learnt_tokens
 from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -20,11 +22,15 @@ def make_sft(tiny, make_examples):
     """An SFT phase on the six training examples, whose prompts differ in length."""
 
     def make(
-        micro_batch_size: int = 8, loss_on: str = "answer", learning_rate: float = 1e-2, updates: int = 1
+        micro_batch_size: int = 8,
+        loss_on: str = "answer",
+        learning_rate: float = 1e-2,
+        updates: int = 1,
+        **settings,
     ):
         tiny.policy.begin_phase("sft")
         learner = Learner(tiny.policy, ENGINE, micro_batch_size)
-        return Sft(learner, tiny.answers, OptimizerSettings(learning_rate), updates, loss_on)
+        return Sft(learner, tiny.answers, OptimizerSettings(learning_rate), updates, loss_on, **settings)
 
     return make
 
@@ -122,13 +128,44 @@ def test_reasoning_to_be_learnt_is_part_of_the_loss(make_sft, tiny, make_example
     examples = make_examples(tiny.builder, cot=CotUse(placement="completion"))
     plain, reasoned = examples.with_reasoning(2, None), examples.with_reasoning(2, "mostly red")
     stage = make_sft()
-    text, answer = stage._answers([reasoned, plain])
+    (text, answer), begins = learnt_tokens(tiny.policy, tiny.answers, [reasoned, plain])
     parsed = parse_answer(tiny.policy.tokenizer.decode(text[:-1]))
     assert (parsed.reasoning, parsed.items) == ("mostly red", (("5", ""),))
     assert text[-1] == answer[-1] == tiny.policy.end_token
     assert answer == tiny.answers.of(5)
+    assert (text[begins[0] :], begins[1]) == (answer, 0)
     # The mean over the tokens of both answers comes from the two single sums.
     alone = [float(sum(stage.loss_shares([example])).detach()) for example in (reasoned, plain)]
     together = float(sum(stage.loss_shares([reasoned, plain])).detach())
     tokens = len(text) + len(answer)
     assert together == pytest.approx((alone[0] * len(text) + alone[1] * len(answer)) / tokens, rel=1e-5)
+
+
+def test_reasoning_and_answer_are_weighted_apart_and_only_candidates_compete_for_the_answer(
+    make_sft, tiny, make_examples
+):
+    examples = make_examples(tiny.builder, cot=CotUse(placement="completion"))
+    reasoned, plain = examples.with_reasoning(2, "mostly red"), examples.with_reasoning(2, None)
+    (text, _), (begin, _) = learnt_tokens(tiny.policy, tiny.answers, [reasoned, plain])
+
+    def loss(example, **settings):
+        return float(sum(make_sft(**settings).loss_shares([example])).detach())
+
+    # Without and with a double weight, the sums over reasoning and answer follow from two equations.
+    once, twice = loss(reasoned), loss(reasoned, reasoning_weight=2.0)
+    named = len(text) - begin
+    said = twice * (2 * begin + named) - once * len(text)
+    prompt = tiny.policy.prompt_batch([reasoned.prompt])
+    rest = pad([text], 0, side="right")
+    with torch.no_grad():
+        encoded = ENGINE.encode(tiny.policy.model, prompt)
+        scores = ENGINE.score(tiny.policy.model, encoded, rest, torch.tensor([0])).logprobs[0]
+    assert said == pytest.approx(-float(scores[:begin].sum()), rel=1e-4)
+    # Among the candidates one token decides.
+    among = loss(reasoned, loss_on="candidates") * (begin + 1) - said
+    options = [tiny.answers.of(item)[0] for item in reasoned.candidates.tolist()]
+    with torch.no_grad():
+        ids = torch.cat([prompt.ids[0], torch.tensor(text[:begin])])
+        logits = tiny.policy.model(ids[None]).logits[0, -1]
+    wanted = -logits[options].log_softmax(0)[reasoned.target_column]
+    assert among == pytest.approx(float(wanted), abs=1e-3)

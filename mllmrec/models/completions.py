@@ -1,0 +1,45 @@
+"""The tokens that a policy learns to write after the prompt of an example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllmrec.models.policy import Policy
+from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.examples import Example
+from mllmrec.prompts.markup import THINK_CLOSE
+
+
+def learnt_tokens(
+    policy: Policy, answers: AnswerTokens, examples: Sequence[Example]
+) -> tuple[list[list[int]], list[int]]:
+    """Tokens of the completions to learn.
+
+    Args:
+        policy: supplies the tokenizer.
+        answers: tokens of every item's answer.
+        examples: N examples.
+
+    Returns:
+        N lists that end with the end token, and where the answer begins in each: behind the reasoning, if there is any.
+    """
+    tokens, begins = [answers.of(example.target) for example in examples], [0] * len(examples)
+    own = [place for place, example in enumerate(examples) if example.reasoned_answer]
+    texts = [_answer(examples[place]) for place in own]
+    for place, answer in zip(own, policy.encode_answers(texts) if texts else [], strict=True):
+        tokens[place] = [*answer, policy.end_token]
+    own = [place for place, example in enumerate(examples) if example.reasoning]
+    if own:
+        words = policy.reasoning_tokens()
+        encoded = policy.encode_answers([examples[place].reasoning for place in own])
+        for place, reasoning in zip(own, encoded, strict=True):
+            whole = words.whole(reasoning, tokens[place])
+            begins[place] = len(whole) - len(tokens[place])
+            tokens[place] = whole
+    return tokens, begins
+
+
+def _answer(example: Example) -> str:
+    """What is to be learnt behind the reasoning."""
+    text = example.reasoned_answer
+    return text.split(f"{THINK_CLOSE}\n", 1)[1] if example.reasoning else text
