@@ -113,39 +113,35 @@ class Protocol:
         """What sweepers maximise (`objective_name`)."""
         return means[objective_name(self.ks)]
 
-    def ranker(self, policy: Policy, answers: AnswerTokens, engine: Engine) -> Ranker:
-        """The ranker that ``eval.ranking`` names, for a language model."""
+    def ranker(self, policy: Policy, answers: AnswerTokens, engine: Engine, shown: Shown = "own") -> Ranker:
+        """The ranker that ``eval.ranking`` names, for a language model.
+
+        Args:
+            policy: the policy that will rank.
+            answers: the policy's answer tokens.
+            engine: runs its model.
+            shown: what stands before the answer if the policy reasons first.
+        """
         if self.settings.ranking == "generate":
             return Generate(policy, answers, engine, self.prepared.builder.ids, self.settings.max_new_tokens)
         if self.settings.ranking == "reasoned":
-            return self._listed(self.reasoned(policy, answers, engine))
+            return self._listed(
+                AfterReasoning(
+                    policy,
+                    answers,
+                    engine,
+                    self.seed,
+                    samples=self.settings.reasoning_samples,
+                    max_tokens=self.settings.max_reasoning_tokens,
+                    shown=shown,
+                )
+            )
         if self.settings.ranking == "pointwise":
             return Pointwise(policy, answers, engine, self.prepared.questions, self.seed)
         constrained = self.settings.ranking == "constrained"
         if constrained and self.prepared.builder.places > 1:
             return ConstrainedList(policy, answers, engine)
         return self._listed(Likelihood(policy, answers, engine, self.seed, constrained=constrained))
-
-    def reasoned(
-        self, policy: Policy, answers: AnswerTokens, engine: Engine, shown: Shown = "own"
-    ) -> AfterReasoning:
-        """Ranks after reasoning.
-
-        Args:
-            policy: the policy that will rank.
-            answers: the policy's answer tokens.
-            engine: runs its model.
-            shown: what stands before the answer.
-        """
-        return AfterReasoning(
-            policy,
-            answers,
-            engine,
-            self.seed,
-            samples=self.settings.reasoning_samples,
-            max_tokens=self.settings.max_reasoning_tokens,
-            shown=shown,
-        )
 
     def _listed(self, ranker: ScoringRanker) -> Ranker:
         return InLists(ranker, self.examples) if self.examples.list_size else ranker

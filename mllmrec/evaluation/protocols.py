@@ -14,6 +14,7 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker
+from mllmrec.evaluation.reasoned import CHANGES, Shown
 from mllmrec.models.selection import Selection
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
@@ -109,6 +110,24 @@ class Protocols:
                     "intervals": protocol.intervals(result),
                 }
             place.folder.record_weights(stage, compared)
+
+    def record_faithfulness(self, stage: str, ranker_of: Callable[[Shown], Ranker]) -> None:
+        """Rank under the main protocol with the reasoning left out, taken from another user, and with its words shuffled.
+
+        Args:
+            stage: a phase that is already recorded.
+            ranker_of: makes a ranker that changes the reasoning in this way.
+        """
+        protocol, folder, own = self.main, self.places[0].folder, self.results[stage][0]
+        compared: dict[str, Any] = {}
+        for shown in CHANGES:
+            result = protocol.rank(f"{stage}_reasoning_{shown}", ranker_of(shown), folder)
+            compared[shown] = {
+                "metrics": result.means(protocol.ks),
+                "intervals": protocol.intervals(result),
+                "difference": protocol.difference(own, result),
+            }
+        folder.record_faithfulness(stage, compared)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places)

@@ -18,6 +18,7 @@ from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.reasoned import Reasoned
 
 Shown = Literal["own", "none", "swapped", "shuffled"]
+CHANGES: tuple[Shown, ...] = ("none", "swapped", "shuffled")
 
 
 class AfterReasoning(ScoringRanker):

@@ -21,6 +21,7 @@ from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
+from mllmrec.evaluation.reasoned import AfterReasoning
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
@@ -72,6 +73,8 @@ class FinishedRun:
         with torch.no_grad():
             if self.cfg.eval.ranking == "pointwise":
                 return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
+            if self.cfg.eval.ranking == "reasoned" and asks:
+                return self._after_reasoning().scores([example])[0]
             single = self.prepared.builder.places == 1
             return candidate_scores(
                 self.policy,
@@ -80,6 +83,17 @@ class FinishedRun:
                 constrained=False,
                 engine=self.engine,
             )[0]
+
+    def _after_reasoning(self) -> AfterReasoning:
+        settings = self.cfg.eval
+        return AfterReasoning(
+            self.policy,
+            self.answers,
+            self.engine,
+            self.prepared.seed,
+            samples=settings.reasoning_samples,
+            max_tokens=settings.max_reasoning_tokens,
+        )
 
 
 @dataclass(frozen=True)

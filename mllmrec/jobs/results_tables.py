@@ -17,6 +17,8 @@ from mllmrec.screen.console import MIN_PLAIN_WIDTH, make_console
 
 _MOSTLY = 0.5  # share of invalid answers above which the table needs an explanation
 
+_CHANGED = {"none": "without", "swapped": "another user's", "shuffled": "words shuffled"}
+
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """The protocol in one line, for the bottom of every table of results."""
@@ -130,6 +132,34 @@ def weights_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def faithfulness_table(metrics: Mapping[str, Any]) -> Table:
+    """What each phase's policy is worth with its own reasoning and with changed reasoning, on the same users."""
+    metric = objective_name(cutoffs_of(next(iter(metrics["stages"].values()))))
+    table = Table(
+        title=f"What the reasoning is worth, {metric} [95 % interval]",
+        caption="below: own reasoning minus the changed one, paired",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("phase")
+    table.add_column("own", justify="right")
+    for name in _CHANGED.values():
+        table.add_column(name, justify="right")
+    for stage, compared in metrics["faithfulness"].items():
+        own = [_cell(metrics["stages"][stage][metric], metrics["intervals"][stage].get(metric))]
+        table.add_row(
+            stage_title(stage),
+            *own,
+            *(_cell(one["metrics"][metric], one["intervals"].get(metric)) for one in compared.values()),
+        )
+        cells = []
+        for one in compared.values():
+            low, high = one["difference"][metric]["interval"]
+            cells.append(f"{one['difference'][metric]['mean']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        table.add_row("", "", *cells)
+    return table
+
+
 def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
     """One line for each phase that ended with the weights it began with."""
     return [
@@ -206,6 +236,8 @@ def print_results(metrics: Mapping[str, Any], console: Console | None = None) ->
         console.print(Text(line))
     if metrics.get("weights"):
         console.print(weights_table(metrics))
+    if metrics.get("faithfulness"):
+        console.print(faithfulness_table(metrics))
     for line in untrained_lines(metrics):
         console.print(Text(line, style="yellow"))
     if metrics["protocol"]["ranking"] == "generate" and any(metrics.get("validity", {}).values()):

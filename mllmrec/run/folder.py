@@ -29,6 +29,7 @@ SECTIONS = (
     "validity",
     "differences",
     "weights",
+    "faithfulness",
     "cost",
 )
 
@@ -253,6 +254,16 @@ class RunFolder:
                 ``difference``, the paired comparison best - last, if the two are not the same weights.
         """
         self._update("weights", {stage: compared})
+
+    def record_faithfulness(self, stage: str, compared: Mapping[str, Any]) -> None:
+        """Record how a phase's policy ranks with its reasoning changed.
+
+        Args:
+            stage: a phase that is already evaluated.
+            compared: for each change (none, swapped, shuffled) ``metrics``, ``intervals`` and ``difference``, the paired
+                comparison own reasoning - changed reasoning.
+        """
+        self._update("faithfulness", {stage: compared})
 
     def record_cost(self, stage: str, cost: Mapping[str, float | int]) -> None:
         """Add the cost of a phase; only this section differs between identical runs."""

@@ -52,6 +52,7 @@ def test_metrics_json_has_the_contracts_sections_and_six_decimals(tmp_path):
             "grpo - sft": {"HR@1": {"mean": -0.333333, "interval": [-0.5, 0.1], "p": 0.25, "users": 4}}
         },
         "weights": {},
+        "faithfulness": {},
         "cost": {"sft": {"seconds": 1.0, "generated_tokens": 0, "peak_memory_mb": 1.5}},
     }
     assert folder.metrics() == content

@@ -1,0 +1,57 @@
+"""A policy that reasons before it answers, from the command line to the tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from mllmrec.jobs.finished_run import open_run
+from mllmrec.jobs.recommendation import rank_items
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reasoned") / "run"
+
+
+@pytest.fixture
+def finished(job, folder):
+    if not folder.exists():
+        job(
+            folder,
+            "task=reasoned",
+            "logger=csv",
+            "rollout.max_reasoning_tokens=24",
+            "eval.reasoning_samples=2",
+        )
+    return folder
+
+
+def test_every_answer_counts_and_reasoning_is_measured(finished):
+    with (finished / "log.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == "grpo" and row["reward"]]
+    # All ten answers after each of four pieces of reasoning are rows, and only candidates are named.
+    assert all(0 <= float(row["rewards/hit/mean"]) <= 1 for row in rows)
+    assert all(0 <= float(row["completions/clipped_ratio"]) <= 1 for row in rows)
+    said = pq.read_table(finished / "rollouts.parquet").to_pylist()
+    assert all(row["completion"].startswith("<think>\n") for row in said)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["protocol"]["ranking"] == "reasoned"
+    assert metrics["protocol"]["reasoning_samples"] == 2
+    assert metrics["protocol"]["cot"] == "asked"
+    assert list(metrics["faithfulness"]) == ["sft", "grpo"]
+    for compared in metrics["faithfulness"].values():
+        assert list(compared) == ["none", "swapped", "shuffled"]
+        for one in compared.values():
+            assert one["difference"]["NDCG@3"]["users"] > 1
+
+
+def test_a_finished_run_reasons_when_it_recommends(finished):
+    run = open_run(str(finished), None)
+    ranked = rank_items(run, [0, 1, 2], set(), candidates=run.prepared.items.ids[:4].tolist())
+    assert len(ranked) == 4
