@@ -30,7 +30,7 @@ class PromptTemplate:
     punctuation: str  # keep or drop punctuation in titles, captions and reasoning
     # {domain} {form} {places}; stands in the place of closing if an answer is a ranked list
     ranked: str = (
-        "Which ones is the user most likely to choose next? Name {places}, most likely first, one in a line and nothing "
+        "Which ones is the user most likely to choose next? Name {places}, most likely first, one per line and nothing "
         "else, each with its place in the form 1. {form}"
     )
 
