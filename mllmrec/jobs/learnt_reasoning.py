@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -40,33 +42,64 @@ def check_learnt_reasoning(
     lists = cfg.prompt.get("places", 1) > 1
     if not (prepared.asks or lists) or not any(phase.kind.supervised for phase in phases):
         return
-    lengths = completion_lengths(policy, prepared.train, lists)
-    if len(lengths) == 0:
+    completions = completion_lengths(policy, prepared.train, lists)
+    if len(completions) == 0:
         return
     rollouts = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
-    given = [rollout["max_new_tokens"] for rollout in rollouts if "max_new_tokens" in rollout]
-    limits = {"rollout": min(given)} if given else {}
+    what = "ranked lists" if lists else "reasoning"
+    whole = (completions, f"training completions with {what}")
+    limits = [_Limit("rollout.max_new_tokens", rollout.get("max_new_tokens"), *whole) for rollout in rollouts]
     if cfg.eval.ranking == "generate":
-        limits["eval"] = cfg.eval.max_new_tokens
-    refused = []
-    for section, limit in limits.items():
-        cut_off = int((lengths > limit).sum())
-        if cut_off == 0:
-            continue
-        found = (
-            f"{section}.max_new_tokens={limit} cuts off {cut_off:,} of {len(lengths):,} training completions with "
-            f"{'ranked lists' if lists else 'reasoning'}: the longest has {lengths.max()} tokens, and {limit} lies at percentile "
-            f"{100 * (len(lengths) - cut_off) // len(lengths)} of their lengths; set "
-            f"{section}.max_new_tokens={lengths.max()}"
+        limits.append(_Limit("eval.max_new_tokens", cfg.eval.max_new_tokens, *whole))
+    if prepared.asks:
+        thoughts = (
+            reasoning_lengths(policy, prepared.train),
+            "pieces of reasoning in training, closing tag included",
         )
-        if cut_off > MOST_CUT_OFF * len(lengths):
-            refused.append(found)
-        else:
-            log.warning("%s", found)
+        limits += [
+            _Limit("rollout.max_reasoning_tokens", rollout.get("max_reasoning_tokens"), *thoughts)
+            for rollout in rollouts
+        ]
+        if cfg.eval.ranking == "reasoned":
+            limits.append(_Limit("eval.max_reasoning_tokens", cfg.eval.max_reasoning_tokens, *thoughts))
+    tightest: dict[str, _Limit] = {}
+    for limit in limits:
+        if limit.value is not None and limit.value <= tightest.get(limit.setting, limit).value:
+            tightest[limit.setting] = limit
+    refused = []
+    for limit in tightest.values():
+        if limit.share > MOST_CUT_OFF:
+            refused.append(limit.said())
+        elif limit.share:
+            log.warning("%s", limit.said())
     if refused:
         raise UserError("; ".join(refused) + ", or use shorter reasoning")
     if prepared.asks:
-        _warn(cfg, prepared, len(lengths))
+        _warn(cfg, prepared, len(completions))
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A limit on what is written, beside the lengths of what is learnt."""
+
+    setting: str
+    value: Any  # tokens; None: no limit
+    lengths: np.ndarray  # (n,) tokens
+    what: str  # what has these lengths
+
+    @property
+    def share(self) -> float:
+        """The share that it cuts off."""
+        return float((self.lengths > self.value).mean()) if len(self.lengths) else 0.0
+
+    def said(self) -> str:
+        """What is wrong, and what to set."""
+        count, longest = int((self.lengths > self.value).sum()), self.lengths.max()
+        return (
+            f"{self.setting}={self.value} cuts off {count:,} of {len(self.lengths):,} {self.what}: the longest has {longest} "
+            f"tokens, and {self.value} lies at percentile {100 * (len(self.lengths) - count) // len(self.lengths)} of their "
+            f"lengths; set {self.setting}={longest}"
+        )
 
 
 def completion_lengths(policy: Policy, examples: Examples, lists: bool = False) -> np.ndarray:
@@ -81,11 +114,21 @@ def completion_lengths(policy: Policy, examples: Examples, lists: bool = False) 
     chosen = np.flatnonzero(examples.carriers).tolist()
     if lists:
         chosen = sorted({*chosen, *range(min(len(examples), _ENCODED_AT_ONCE))})
+    return _lengths(policy, examples, chosen, "reasoned_answer") + 1
+
+
+def reasoning_lengths(policy: Policy, examples: Examples) -> np.ndarray:
+    """Tokens of every learnt piece of reasoning with its closing tag, (n,) int64; arguments as above."""
+    chosen = np.flatnonzero(examples.carriers).tolist()
+    return _lengths(policy, examples, chosen, "reasoning") + len(policy.reasoning_tokens().closing)
+
+
+def _lengths(policy: Policy, examples: Examples, chosen: Sequence[int], part: str) -> np.ndarray:
     blocks = [chosen[start : start + _ENCODED_AT_ONCE] for start in range(0, len(chosen), _ENCODED_AT_ONCE)]
     lengths: list[int] = []
     for block in track(blocks, "check completions", len(chosen), "completions", weigh=len):
-        texts = [text for index in block if (text := examples[index].reasoned_answer)]
-        lengths += [len(row) + 1 for row in policy.encode_answers(texts)] if texts else []
+        texts = [text for index in block if (text := getattr(examples[index], part))]
+        lengths += [len(row) for row in policy.encode_answers(texts)] if texts else []
     return np.array(lengths, dtype=np.int64)
 
 

@@ -98,5 +98,6 @@ class RolloutWarnings(lightning.Callback):
         return (
             f"hardly any answer has been valid (warnings.invalid={self.invalid:g}): in the last step {malformed:.0%} did not "
             f"have the right form, {unlisted:.0%} named an item that the prompt does not list, and {cut_off:.0%} were cut "
-            "off at the length limit; train SFT for longer, raise rollout.max_new_tokens, or set rollout=constrained"
+            "off at the length limit; train SFT for longer, raise rollout.max_new_tokens or rollout.max_reasoning_tokens, or "
+            "set rollout=constrained"
         )

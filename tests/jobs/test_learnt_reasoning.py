@@ -93,6 +93,9 @@ class Words:
     def encode_answers(self, answers):
         return [answer.split() for answer in answers]
 
+    def reasoning_tokens(self):
+        return SimpleNamespace(closing=["</think>"])
+
 
 @pytest.fixture
 def learnt(cache):
@@ -135,6 +138,22 @@ def test_a_limit_that_cuts_off_what_is_learnt_is_refused_with_the_one_to_set(lea
     with pytest.raises(UserError, match=r"^rollout\.max_new_tokens=83 cuts off 10 of 30"):
         learnt(words, "rollout.max_new_tokens=83", "eval.max_new_tokens=84")
     learnt(words, "rollout.max_new_tokens=84", "eval.max_new_tokens=84")
+
+
+def test_budgets_of_reasoning_are_compared_with_the_reasoning_that_is_learnt(learnt, caplog):
+    # With the closing tag, ten pieces each have 21, 41 and 81 tokens.
+    reasoned = ("rollout=reasoned", "eval.ranking=reasoned")
+    with pytest.raises(UserError) as refused:
+        learnt([20, 40, 80], *reasoned, "rollout.max_reasoning_tokens=41", "eval.max_reasoning_tokens=80")
+    assert str(refused.value) == (
+        "rollout.max_reasoning_tokens=41 cuts off 10 of 30 pieces of reasoning in training, closing tag included: the "
+        "longest has 81 tokens, and 41 lies at percentile 66 of their lengths; set rollout.max_reasoning_tokens=81; "
+        "eval.max_reasoning_tokens=80 cuts off 10 of 30 pieces of reasoning in training, closing tag included: the longest "
+        "has 81 tokens, and 80 lies at percentile 66 of their lengths; set eval.max_reasoning_tokens=81, or use shorter "
+        "reasoning"
+    )
+    learnt([20, 40, 80], *reasoned, "rollout.max_reasoning_tokens=81", "eval.max_reasoning_tokens=81")
+    assert warnings_of(caplog) == []
 
 
 def test_limits_that_nothing_reads_are_not_looked_at(learnt):
