@@ -36,7 +36,7 @@ class AnswerTokens:
                 the beginning of a list that names it first, up to the second place; these have no end token.
         """
         self.end_token = end_token
-        text = {"answer": builder.answer, "line": builder.line, "opening": builder.opening}[form]
+        text = getattr(builder, form)
         end = [end_token] if form == "answer" else []
         self._builder, self._encode = builder, encode
         pieces: list[np.ndarray] = []

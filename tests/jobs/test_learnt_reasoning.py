@@ -156,10 +156,13 @@ def test_budgets_of_reasoning_are_compared_with_the_reasoning_that_is_learnt(lea
     assert warnings_of(caplog) == []
 
 
+REASONED = ("eval.ranking=reasoned", "eval.max_reasoning_tokens=81")
+
+
 def test_limits_that_nothing_reads_are_not_looked_at(learnt):
     # SFT makes no rollouts, and likelihood ranking generates nothing.
     learnt([80], "method=sft", "rollout.max_new_tokens=1", "eval.max_new_tokens=84")
-    learnt([80], "rollout.max_new_tokens=84", "eval.max_new_tokens=1", "eval.ranking=reasoned")
+    learnt([80], "rollout.max_new_tokens=84", "eval.max_new_tokens=1", *REASONED)
     learnt([80], "method=grpo_only", "rollout.max_new_tokens=1", "eval.max_new_tokens=1")  # learns no text
 
 

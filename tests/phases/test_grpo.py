@@ -175,7 +175,8 @@ class Says(PlainRollout):
     def __init__(self, policy, answers):
         self.policy, self.answers = policy, answers
 
-    def draw(self, engine, model, encoded, group_size, generators, answers, end_token):
+    def draw(self, engine, model, encoded, group_size, generators, spelling):
+        end_token = spelling.end
         label = self.answers.of(0)[:-1]
         rows = [[*label, end_token], [self.policy.padding_token, *label, end_token]] * len(generators)
         completions = pad(rows, self.policy.padding_token, side="right")

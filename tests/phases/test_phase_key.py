@@ -513,6 +513,7 @@ OTHER = {
     "target_column": 1,
     "has_reasoning": False,
     "reasoned_answer": "A",
+    "reasoning": "red",
     "history": np.array([1, 2]),
     "hint": "blue",
     "places": 2,
