@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -122,11 +120,11 @@ def test_lists_longer_than_those_of_the_training_are_warned_of(finished, tmp_pat
         assert (listed == "all, though training prompts list 10") == bool(warned)
 
 
-def test_rankings_under_another_protocol_are_reported_together(finished, tmp_path):
+def test_rankings_under_another_protocol_are_reported_together(finished, command, tmp_path):
     for stage in ("sft", "grpo"):
-        command = [sys.executable, "-m", "mllmrec.evaluate", f"run={finished}", f"stage={stage}"]
-        again = ["eval.num_negatives=20", "eval.max_users=15", f"hydra.run.dir={tmp_path / 'again' / stage}"]
-        subprocess.run([*command, *again], check=True, capture_output=True, timeout=300)
+        again = ["eval.num_negatives=20", "eval.max_users=15", f"hydra.run.dir=again/{stage}"]
+        done = command("evaluate", f"run={finished}", f"stage={stage}", *again, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     jobs = find_jobs(tmp_path / "again")
     assert (len(jobs.runs), jobs.unfinished) == (2, [])
     assert {run.protocol["num_candidates"] for run in jobs.runs} == {21}
@@ -135,32 +133,20 @@ def test_rankings_under_another_protocol_are_reported_together(finished, tmp_pat
     assert [run.seconds() for run in jobs.runs] == [None, None]
 
 
-def test_an_evaluation_never_takes_the_place_of_its_run_or_of_another_one(finished, tmp_path):
+def test_an_evaluation_never_takes_the_place_of_its_run_or_of_another_one(finished, command, tmp_path):
     files = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    command = [
-        sys.executable,
-        "-m",
-        "mllmrec.evaluate",
-        f"run={finished}",
-        "eval.max_users=15",
-        "overwrite=true",
-    ]
-    own = subprocess.run(
-        [*command, f"hydra.run.dir={finished}"], capture_output=True, text=True, timeout=300, check=False
-    )
+
+    def evaluate(folder, *overrides):
+        settings = [f"run={finished}", "eval.max_users=15", f"hydra.run.dir={folder}"]
+        return command("evaluate", *settings, *overrides, cwd=tmp_path)
+
+    own = evaluate(finished, "overwrite=true")
     assert (own.returncode, own.stderr.count("\n")) == (2, 1)
     assert "is the run itself" in own.stderr
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    elsewhere = [*command, f"hydra.run.dir={tmp_path / 'evaluation'}"]
-    subprocess.run(elsewhere, check=True, capture_output=True, timeout=300)
+    assert evaluate("evaluation", "overwrite=true").returncode == 0
     kept = (tmp_path / "evaluation" / "metrics.json").read_bytes()
-    again = subprocess.run(
-        [*elsewhere, "overwrite=false", "eval.num_negatives=20"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    again = evaluate("evaluation", "overwrite=false", "eval.num_negatives=20")
     assert again.returncode == 2
     assert "holds a finished run" in again.stderr
     assert (tmp_path / "evaluation" / "metrics.json").read_bytes() == kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,10 +14,7 @@ import pytest
 from mllmrec.errors import UserError
 
 LIGHT = ["method=popularity", "caption=none", "cot_policy=none"]
-COMMAND = [
-    *(sys.executable, "-m", "mllmrec.train", "hydra.run.dir=run", "trainer=cpu", "logger=none"),
-    *("heldout.users=0", *LIGHT),
-]
+COMMON = ["hydra.run.dir=run", "cache_dir=cache", "trainer=cpu", "logger=none", "heldout.users=0", *LIGHT]
 SMALL = ["dataset.num_users=40", "dataset.num_items=30"]
 TYPO = ["dataset.interactions=typo.csv", "dataset.items=typo.csv"]
 SLOW = """
@@ -38,18 +34,6 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
-
-
-def command(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [*COMMAND, *overrides],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "MLLMREC_CACHE": "cache"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize(
@@ -83,9 +67,11 @@ def test_a_finished_run_is_replaced_only_when_asked_for(job, tmp_path) -> None:
     assert b"name: random" in after[".hydra/resolved.yaml"]
 
 
-def test_a_command_that_fails_changes_nothing_of_a_finished_run_not_even_hydras_files(tmp_path) -> None:
-    first = command(tmp_path, *SMALL)
-    assert first.wait() == 0, first.communicate()
+def test_a_command_that_fails_changes_nothing_of_a_finished_run_not_even_hydras_files(
+    command, tmp_path
+) -> None:
+    first = command("train", *COMMON, *SMALL, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
     before = content(tmp_path / "run")
     assert {
         ".hydra/config.yaml",
@@ -94,10 +80,9 @@ def test_a_command_that_fails_changes_nothing_of_a_finished_run_not_even_hydras_
         ".hydra/resolved.yaml",
     } <= set(before)
     assert b"method=popularity" in before[".hydra/overrides.yaml"]
-    wrong = command(tmp_path, "dataset=tabular", *TYPO, "overwrite=true")
-    _, errors = wrong.communicate()
-    assert (wrong.returncode, errors.count("\n")) == (2, 1), errors
-    assert "typo.csv" in errors
+    wrong = command("train", *COMMON, "dataset=tabular", *TYPO, "overwrite=true", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
+    assert "typo.csv" in wrong.stderr
     assert content(tmp_path / "run") == before
 
 
@@ -121,22 +106,27 @@ def test_a_run_that_fails_before_it_has_its_data_is_marked_in_a_folder_without_a
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_two_runs_at_once_in_one_folder_and_one_after_a_killed_one(tmp_path) -> None:
+def test_two_runs_at_once_in_one_folder_and_one_after_a_killed_one(command, tmp_path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    first = command(tmp_path, *SMALL, "method.recommender._target_=slow.SlowFit")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "mllmrec.train", *COMMON, *SMALL, "method.recommender._target_=slow.SlowFit"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "here").exists():
         assert first.poll() is None, first.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     before = content(tmp_path / "run")
-    second = command(tmp_path, *SMALL)
-    _, errors = second.communicate()
-    assert (second.returncode, errors.count("\n")) == (2, 1), errors
-    assert "run: another job is writing in this folder" in errors
+    second = command("train", *COMMON, *SMALL, cwd=tmp_path)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1), second.stderr
+    assert "run: another job is writing in this folder" in second.stderr
     assert content(tmp_path / "run") == before
     first.send_signal(signal.SIGKILL)
     first.wait()
-    third = command(tmp_path, *SMALL)
-    assert third.wait() == 0, third.communicate()
+    third = command("train", *COMMON, *SMALL, cwd=tmp_path)
+    assert third.returncode == 0, third.stderr
     assert (tmp_path / "run" / "finished.json").is_file()
