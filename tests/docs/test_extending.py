@@ -14,6 +14,7 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,16 +105,18 @@ def test_the_first_command_passes_the_checks(importable: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_all_parts_in_one_run(package: Path) -> None:
+def test_all_parts_in_one_run(importable: Path, command: Callable[..., SimpleNamespace]) -> None:
     # 40 users with 6 of 30 songs each.
     generator = np.random.default_rng(0)
     lists = ["|".join(f"song {song}" for song in generator.permutation(30)[:6]) for _ in range(40)]
-    (package / "lists.txt").write_text("\n".join(lists), encoding="utf-8")
+    (importable / "lists.txt").write_text("\n".join(lists), encoding="utf-8")
     words = shlex.split(ALL_PARTS)
-    run(package, sys.executable, *words[1:], *TINY, "hydra.run.dir=run")
-    metrics = json.loads((package / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert words[:3] == ["python", "-m", "mllmrec.train"]
+    done = command("train", *words[3:], *TINY, "hydra.run.dir=run", cwd=importable)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((importable / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert list(metrics["stages"]) == ["zero_shot", "warmup", "margin", "grpo"]
-    data = json.loads((package / "run" / "data.json").read_text(encoding="utf-8"))
+    data = json.loads((importable / "run" / "data.json").read_text(encoding="utf-8"))
     assert data["samples"]["test"]["samples"] == 40
 
 

@@ -11,14 +11,11 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "compare_rollouts.py"
 SMALL = ["dataset.num_users=60", "dataset.num_items=40", "backbone.hidden_size=32", "backbone.vocabulary=400"]
 
 
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL]
-    command += [f"hydra.run.dir={folder}", f"cache_dir={folder / 'cache'}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def finished_run(command, tmp_path) -> Path:
+    done = command("train", "debug=fast", *SMALL, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return folder
+    return tmp_path / "run"
 
 
 @pytest.mark.slow

@@ -79,20 +79,19 @@ def server():
     running.server_close()
 
 
-def command(folder: Path, *overrides: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mllmrec.build_cot", *SMALL),
-        *(f"cache_dir={folder / 'cache'}", f"hydra.run.dir={folder / 'out'}", *overrides),
-    ]
+def settings(folder: Path, *overrides: str) -> list[str]:
+    return [*SMALL, f"cache_dir={folder / 'cache'}", f"hydra.run.dir={folder / 'out'}", *overrides]
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(folder, *overrides),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OPENAI_API_KEY": SECRET},
-    )
+def process(folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mllmrec.build_cot", *settings(folder, *overrides)]
+
+
+@pytest.fixture
+def run(command, monkeypatch):
+    """The command in this process."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    return lambda folder, *overrides: command("build_cot", *settings(folder, *overrides), cwd=folder)
 
 
 def through(server: Server) -> list[str]:
@@ -104,7 +103,7 @@ def through(server: Server) -> list[str]:
     ]
 
 
-def test_the_embedded_default_writes_and_assesses_reasoning_without_any_model(tmp_path):
+def test_the_embedded_default_writes_and_assesses_reasoning_without_any_model(run, tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
@@ -147,7 +146,7 @@ def prepared(folder: Path, *overrides: str):
     return prepare(cfg, open_judge=open_judge)
 
 
-def test_what_is_exported_is_read_back_as_it_was(tmp_path):
+def test_what_is_exported_is_read_back_as_it_was(run, tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     records = {
@@ -181,7 +180,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path):
     assert read.summary["cot"]["coverage"] == {"matched": 15, "absent": 15}
 
 
-def test_max_samples_takes_the_samples_that_training_looks_at_first(tmp_path):
+def test_max_samples_takes_the_samples_that_training_looks_at_first(run, tmp_path):
     done = run(tmp_path, "max_samples=6")
     assert done.returncode == 0, done.stderr
     same = ["cot_policy=confident", "split.windows=last", "split.min_history=1"]
@@ -191,21 +190,16 @@ def test_max_samples_takes_the_samples_that_training_looks_at_first(tmp_path):
     assert data.summary["cot"]["share"] == 0.1
 
 
-def test_reasoning_about_released_data_carries_the_lines_of_its_file(tmp_path):
+def test_reasoning_about_released_data_carries_the_lines_of_its_file(command, tmp_path):
     items = range(1, 21)
     titles = "".join(f"{item},Movie {item}\n" for item in items)
     (tmp_path / "movielens_titles.csv").write_text(f"item,title\n{titles}")
     # Users a, b and c are on lines 0, 2 and 3.
     (tmp_path / "train.tsv").write_text("a\t1 2 3 4 5\n\nb\t2 3 4 5 6\nc\t3 4 5 6 7\n")
     (tmp_path / "test.tsv").write_text("d\t4 5 6 7 8\n")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mllmrec.build_cot", "dataset=movielens", f"dataset.root={tmp_path}"),
-            *("split=given", "split.validation_share=0", "cot_policy=refined", "caption=none"),
-            *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'out'}"),
-        ],
-        capture_output=True,
-        text=True,
+    released = ["dataset=movielens", f"dataset.root={tmp_path}", "split=given", "split.validation_share=0"]
+    done = command(
+        "build_cot", *released, "cot_policy=refined", "caption=none", "hydra.run.dir=out", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "movielens_deepseek_cot.json").read_text("utf-8"))
@@ -213,7 +207,7 @@ def test_reasoning_about_released_data_carries_the_lines_of_its_file(tmp_path):
     assert rows[0]["history_items"][0] == {"item_id": "1", "title": "Movie 1"}
 
 
-def test_a_dry_run_asks_for_nothing(tmp_path, server):
+def test_a_dry_run_asks_for_nothing(run, tmp_path, server):
     done = run(tmp_path, *through(server), "dry_run=true", "refine.price_in=1000", "refine.price_out=0")
     assert done.returncode == 0, done.stderr
     assert server.asked == []
@@ -225,7 +219,7 @@ def test_a_dry_run_asks_for_nothing(tmp_path, server):
     assert not (tmp_path / "out" / "cot.jsonl").exists()
 
 
-def test_a_dry_run_counts_paid_captions_and_makes_none(tmp_path, server):
+def test_a_dry_run_counts_paid_captions_and_makes_none(run, tmp_path, server):
     paid = ["caption=openai", "caption.model=some-model", f"caption.base_url={server.url}"]
     prices = ["caption.price_in=0", "caption.price_out=1000", "caption.max_tokens=50"]
     done = run(tmp_path, *paid, *prices, "dry_run=true")
@@ -244,11 +238,11 @@ def test_a_dry_run_counts_paid_captions_and_makes_none(tmp_path, server):
     assert "4,800 tokens, 0.8000 in money" in done.stdout
 
 
-def test_a_killed_build_loses_only_what_was_in_flight(tmp_path, server):
+def test_a_killed_build_loses_only_what_was_in_flight(run, tmp_path, server):
     server.delay = 0.15
     log = (tmp_path / "log").open("w")
     first = subprocess.Popen(
-        command(tmp_path, *through(server)),
+        process(tmp_path, *through(server)),
         stdout=log,
         stderr=log,
         env={**os.environ, "OPENAI_API_KEY": SECRET},
@@ -275,7 +269,13 @@ def test_a_killed_build_loses_only_what_was_in_flight(tmp_path, server):
 
 
 def test_no_file_and_no_output_holds_the_key(tmp_path, server):
-    done = run(tmp_path, *through(server), "max_samples=5")
+    # A process, so that nothing that it writes is missed.
+    done = subprocess.run(
+        process(tmp_path, *through(server), "max_samples=5"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENAI_API_KEY": SECRET},
+    )
     assert done.returncode == 0, done.stderr
     assert len(server.asked) == 5
     assert SECRET not in done.stdout + done.stderr
@@ -284,7 +284,7 @@ def test_no_file_and_no_output_holds_the_key(tmp_path, server):
             assert SECRET.encode() not in path.read_bytes(), path
 
 
-def test_no_request_on_the_wire_names_the_target(tmp_path, server):
+def test_no_request_on_the_wire_names_the_target(run, tmp_path, server):
     done = run(tmp_path, *through(server))
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
@@ -308,7 +308,7 @@ def test_no_request_on_the_wire_names_the_target(tmp_path, server):
     assert checked >= 5
 
 
-def test_a_server_that_refuses_the_key_stops_the_command(tmp_path):
+def test_a_server_that_refuses_the_key_stops_the_command(run, tmp_path):
     class Refusing(_Handler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -332,7 +332,7 @@ def test_a_server_that_refuses_the_key_stops_the_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_path):
+def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(run, tmp_path):
     reference = tmp_path / "reference"
     train = [
         *(sys.executable, "-m", "mllmrec.train", "debug=fast", *SMALL, "dataset.max_users=12"),
@@ -346,8 +346,8 @@ def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_p
     assert done.returncode == 0, done.stderr
     assert "GRPO - SFT HR@1" in done.stdout
     assert "model shards" not in done.stderr  # transformers' own bar
-    settings = [f"cot_policy.reference={reference}", "split.windows=sliding", "split.min_history=2"]
-    done = run(tmp_path, *settings)
+    judging = [f"cot_policy.reference={reference}", "split.windows=sliding", "split.min_history=2"]
+    done = run(tmp_path, *judging)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "cot.jsonl").read_text("utf-8").splitlines()]
     trained = {row["user_id"] for row in records if row["dropped"] == "the reference trained on this user"}
@@ -374,6 +374,6 @@ def test_a_policy_of_reference_judges_the_users_that_it_was_not_trained_on(tmp_p
         ("dataset.max_users=12", "it can judge none"),
         ("dataset.seed=1", "the same dataset"),
     ):
-        other = prepared(tmp_path, "cot_policy=confident", "mix_ratio=0", *settings, changed)
+        other = prepared(tmp_path, "cot_policy=confident", "mix_ratio=0", *judging, changed)
         with pytest.raises(UserError, match=message):
             other.cot.make([other.train.cot_key(index) for index in range(5)])

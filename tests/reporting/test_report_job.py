@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,35 +25,36 @@ SMALL = [
 ]
 
 
-def command(name: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    done = subprocess.run(
-        [sys.executable, "-m", f"mllmrec.{name}", *arguments],
-        cwd=cwd,
-        env={**environment, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
 
 
-@pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(command, monkeypatch):
+    """A command on a wide screen, with no account of W&B."""
+    for key in [key for key in os.environ if key.startswith("WANDB")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("COLUMNS", "160")
+    return command
+
+
+@pytest.fixture
+def study(folder: Path, run) -> Path:
     """A folder with the runs ``runs/0`` (SFT) and ``runs/1`` (GRPO after SFT), and a job that failed."""
-    root = tmp_path_factory.mktemp("study")
-    sweep = ["method=sft,mllmrec_r1", "hydra.sweep.dir=runs", f"cache_dir={root}/cache"]
-    command("train", "--multirun", *SMALL, *sweep, cwd=root)
-    shutil.copytree(root / "runs" / "0" / ".hydra", root / "runs" / "2" / ".hydra")
-    RunFolder(root / "runs" / "2").fail(UserError("no data\nfor you"))
-    return root
+    if not (folder / "runs").exists():
+        sweep = ["method=sft,mllmrec_r1", "hydra.sweep.dir=runs", "cache_dir=cache"]
+        assert run("train", "--multirun", *SMALL, *sweep, cwd=folder).returncode == 0
+        shutil.copytree(folder / "runs" / "0" / ".hydra", folder / "runs" / "2" / ".hydra")
+        RunFolder(folder / "runs" / "2").fail(UserError("no data\nfor you"))
+    return folder
 
 
 @pytest.mark.slow
-def test_the_report_of_real_runs(study):
+def test_the_report_of_real_runs(run, study):
     settings = ["name=Both", "metric=HR@5", "wandb=true", "resamples=100", "hydra.run.dir=out"]
-    done = command("report", "runs=runs,runs/1", *settings, cwd=study)
+    done = run("report", "runs=runs,runs/1", *settings, cwd=study)
+    assert done.returncode == 0, done.stderr
     content = json.loads((study / "out" / "report.json").read_text(encoding="utf-8"))
     assert content["title"] == "Both"
     whole, others, alone, _ = content["experiments"]
@@ -97,14 +96,14 @@ def test_the_report_of_real_runs(study):
 
 
 @pytest.mark.slow
-def test_runs_with_other_candidates_are_refused_with_status_2(study):
+def test_runs_with_other_candidates_are_refused_with_status_2(run, study):
     for number in "01":
         shutil.copytree(study / "runs" / number, study / "mixed" / number)
     path = study / "mixed" / "1" / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics["protocol"]["candidates_hash"] = "0" * 32
     path.write_text(json.dumps(metrics))
-    done = command("report", "runs=mixed", "hydra.run.dir=refused", cwd=study, check=False)
+    done = run("report", "runs=mixed", "hydra.run.dir=refused", cwd=study)
     assert done.returncode == 2
     assert done.stderr.startswith(
         "mllmrec.report: error: mixed/0 and mixed/1 cannot be compared: candidates_hash"

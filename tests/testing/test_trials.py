@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -316,20 +315,15 @@ def test_trials_are_quick_and_touch_no_global_generator(rollout: str, engine: st
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_command_ends_with_status_2_before_it_makes_a_folder(tmp_path: Path) -> None:
+def test_the_command_ends_with_status_2_before_it_makes_a_folder(
+    tmp_path: Path, command: Callable[..., SimpleNamespace], import_from: Callable[[Path], None]
+) -> None:
     (tmp_path / "mine.py").write_text(
         "from mllmrec.rewards.hit_format import HitFormat\n\n\n"
         "class Mine(HitFormat):\n    def judge(self, completion, question):\n        return {'score': 1.0}\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "mllmrec.train",
-        "reward._target_=mine.Mine",
-        f"hydra.run.dir={tmp_path}/run",
-    ]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    import_from(tmp_path)
+    done = command("train", "reward._target_=mine.Mine", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert (
         "reward._target_=mine.Mine: it returns {'score': 1.0} for '[ITEM_1]', without reward" in done.stderr
