@@ -6,7 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,8 +93,22 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def here(command: Callable[..., SimpleNamespace], tmp_path: Path) -> Callable[[str], str]:
+    """Run a line of the page in this process, in ``tmp_path``; return what it prints."""
+
+    def run_here(line: str) -> str:
+        python, option, module, *arguments = shlex.split(line)
+        assert (python, option) == ("python", "-m")
+        done = command(module.removeprefix("mllmrec."), *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run_here
+
+
 @pytest.mark.slow
-def test_the_sweep_and_its_report(tmp_path: Path) -> None:
+def test_the_sweep_and_its_report(tmp_path: Path, here: Callable[[str], str]) -> None:
     (sweep,) = [line for line in COMMANDS if line.startswith("./sweep.sh")]
     small = (
         "method=popularity,zero_shot seed=0 debug=fast hydra.sweep.dir=sweeps/main_table-small report=false"
@@ -107,7 +123,7 @@ def test_the_sweep_and_its_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 jobs finished" in done.stdout
-    page = run(command_with("mllmrec.report") + " hydra.run.dir=REPORT", tmp_path)
+    page = here(command_with("mllmrec.report") + " hydra.run.dir=REPORT")
     assert "popularity" in page
     assert (tmp_path / "REPORT" / "report.html").stat().st_size > 0
 
@@ -143,15 +159,15 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_reasoning_alone(tmp_path: Path) -> None:
-    page = run(command_with("mllmrec.build_cot") + " dataset.num_users=200", tmp_path)
+def test_reasoning_alone(tmp_path: Path, here: Callable[[str], str]) -> None:
+    page = here(command_with("mllmrec.build_cot") + " dataset.num_users=200")
     (records,) = tmp_path.glob("cot/*/*/cot.jsonl")
     assert len(records.read_text().splitlines()) == 100
     assert "kept" in page
 
 
 @pytest.mark.slow
-def test_tables_of_ones_own(tmp_path: Path) -> None:
+def test_tables_of_ones_own(tmp_path: Path, here: Callable[[str], str]) -> None:
     # 40 users with 6 of 30 items each, in an order of their own.
     generator = np.random.default_rng(0)
     rows = [
@@ -165,13 +181,13 @@ def test_tables_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for item in range(30):
         Image.new("RGB", (16, 16), (8 * item, 100, 50)).save(tmp_path / "images" / f"{item}.jpg")
-    assert "GRPO" in run(command_with("dataset=tabular") + " debug=fast", tmp_path)
+    assert "GRPO" in here(command_with("dataset=tabular") + " debug=fast")
 
 
 @pytest.mark.slow
-def test_amazon_beauty(tmp_path: Path) -> None:
+def test_amazon_beauty(here: Callable[[str], str]) -> None:
     root = SHARED / "amazon_beauty"
     if not root.is_dir():
         pytest.skip("Amazon Beauty lies in ../shared/data/amazon_beauty where it is at hand")
-    page = run(command_with("dataset=amazon_beauty") + f" dataset.root={root} debug=fast", tmp_path)
+    page = here(command_with("dataset=amazon_beauty") + f" dataset.root={root} debug=fast")
     assert "22,363" in page
