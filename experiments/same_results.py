@@ -103,7 +103,8 @@ def results_of(run: Path) -> Iterator[tuple[str, Any]]:
     """All numbers of a run that depend only on its code and settings, by name."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     for section, entries in metrics.items():
-        if section != "cost":
+        # A section that only one of the versions knows says nothing while it is empty.
+        if section != "cost" and entries:
             yield f"metrics.json {section}", entries
     with (run / "log.csv").open(encoding="utf-8", newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream), start=2):
