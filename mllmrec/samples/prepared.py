@@ -124,12 +124,18 @@ class Prepared:
         return look_up, stored.hash
 
     def corpus(self) -> Iterator[str]:
-        """Texts as they appear in prompts, without marks: one line per item, and some whole prompts for the wording."""
+        """Texts as they appear in prompts, without marks: one line per item, and some whole prompts for the wording.
+
+        Reasoning that is to be learnt follows its prompt, so that its words are tokens too.
+        """
         for item in range(len(self.items)):
             yield without_item_marks(self.builder.prompt([item], None))
         step = max(1, len(self.train) // 500)
         for index in range(0, len(self.train), step):
-            yield without_item_marks(self.train[index].prompt)
+            example = self.train[index]
+            yield without_item_marks(example.prompt)
+            if example.reasoning:
+                yield example.reasoned_answer
 
 
 def seeded_subset(samples: Samples, size: int, seed: int) -> list[int]:

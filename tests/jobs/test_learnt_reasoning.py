@@ -62,6 +62,12 @@ def test_test_and_held_out_prompts_ask_in_the_words_of_training(cache, tmp_path)
     assert not any(opened.train[index].has_reasoning for index in range(len(opened.train)))
 
 
+@pytest.mark.parametrize(("overrides", "expected"), [(LEARNT, True), (("mix_ratio=1",), False)])
+def test_the_tokenizer_of_a_new_policy_learns_from_reasoning_that_is_said(cache, overrides, expected):
+    texts = list(prepare(composed(cache, *overrides)).corpus())
+    assert any(text.startswith("<think>\n") and "[ITEM_" in text for text in texts) == expected
+
+
 @pytest.mark.parametrize(("places", "ranking"), [(1, "likelihood"), (3, "generate")])
 def test_held_out_users_are_ranked_by_likelihood_unless_answers_are_lists(cache, places, ranking):
     lists = ["task=ranked_list", f"prompt.places={places}"] if places > 1 else ["rollout=free"]
