@@ -50,10 +50,19 @@ _LIBRARIES = (
 # The place that a model was loaded from is not part of its content.
 _ORIGIN = ("_name_or_path", "transformers_version")
 # A ranking of held-out users does not depend on these: its users and candidates are hashed, the others concern reports.
-_NOT_MEASURED = ("split", "max_users", "num_negatives", "weighting", "cot", "keep_top", "resamples")
+_NOT_MEASURED = (
+    "split",
+    "max_users",
+    "num_negatives",
+    "weighting",
+    "cot",
+    "keep_top",
+    "resamples",
+    "faithfulness",
+)
 # These affect only rankings by a policy that reads prompts.
-_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "hint")
-_OF_PROMPT_READERS = ("ranking", "listing", "max_new_tokens")
+_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "reasoning", "hint")
+_OF_PROMPT_READERS = ("ranking", "listing", "max_new_tokens", "reasoning_samples", "max_reasoning_tokens")
 
 
 def examples_fingerprint(examples: Iterable[Example], without: Collection[str] = ()) -> str:

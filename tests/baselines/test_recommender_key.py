@@ -121,7 +121,15 @@ def test_the_histories_that_stop_the_training_make_another_key(parts_of):
 
 
 @pytest.mark.parametrize(
-    "override", ["prompt.template=instruct", "eval.ranking=constrained", "eval.resamples=7"]
+    "override",
+    [
+        "prompt.template=instruct",
+        "eval.ranking=constrained",
+        "eval.resamples=7",
+        "eval.faithfulness=false",
+        "eval.max_reasoning_tokens=7",
+        "eval.reasoning_samples=7",
+    ],
 )
 def test_what_only_a_language_model_reads_is_shared(parts_of, override):
     assert changed(parts_of(), parts_of(override)) == set()
