@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +29,8 @@ def finished(job, folder):
             folder,
             "task=reasoned",
             "logger=csv",
-            "rollout.max_reasoning_tokens=24",
+            "rollout.max_reasoning_tokens=66",
+            "eval.max_reasoning_tokens=66",
             "eval.reasoning_samples=2",
         )
     return folder
@@ -55,3 +59,14 @@ def test_a_finished_run_reasons_when_it_recommends(finished):
     run = open_run(str(finished), None)
     ranked = rank_items(run, [0, 1, 2], set(), candidates=run.prepared.items.ids[:4].tolist())
     assert len(ranked) == 4
+
+
+def test_answers_that_are_enumerated_move_the_gradient_less(finished):
+    script = Path(__file__).parents[2] / "experiments" / "gradient_variance.py"
+    words = [sys.executable, str(script), f"run={finished}", "prompts=4", "group=4", "draws=8"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn, exact = map(json.loads, done.stdout.splitlines())
+    assert (drawn["answer"], exact["answer"]) == ("sampled", "enumerated")
+    # Half of it or less: the answers of a policy that knows nothing are drawn among ten.
+    assert exact["variance"] < 0.5 * drawn["variance"]
