@@ -59,7 +59,9 @@ class Clock:
 def compare(path: str, own: DictConfig, changes: list[str]) -> None:
     """Train the GRPO phase once for every seed and rollout."""
     run = open_policy(path, "sft", training=True)
-    settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": False})
+    # No reasoning is shown. Prompts ask for it if the results' prompts do.
+    cot = False if run.cfg.eval.cot is True else run.cfg.eval.cot
+    settings = OmegaConf.merge(run.cfg.eval, {"split": "validation", "max_users": own.users, "cot": cot})
     protocol = main_protocol(settings, run.cfg.candidates.weighting, run.cfg.protocol_seed, run.prepared)
     for seed in str(own.seeds).split(","):
         for rollout in str(own.rollouts).split(","):
