@@ -56,7 +56,6 @@ class AfterReasoning(ScoringRanker):
         temperature = 0.0 if samples == 1 else 1.0
         self.rollout = Reasoned("enumerated", temperature, max_tokens)
         self.words = policy.reasoning_tokens()
-        self.closed = self.written = 0  # pieces that the policy closed itself, and all
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) logarithms of mean probabilities, float64."""
@@ -66,7 +65,6 @@ class AfterReasoning(ScoringRanker):
         spelling = Spelling(self.policy.end_token, options, self.words)
         generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
         said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)
-        self.closed, self.written = self.closed + sum(closed), self.written + len(closed)
         said, closed = self._changed(said, closed, examples)
         rows = self.rollout.answers_after(self.engine, model, encoded, said, closed, self.samples, spelling)
         assert rows.weights is not None

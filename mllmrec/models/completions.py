@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.answers import split_reasoning
 from mllmrec.prompts.examples import Example
-from mllmrec.prompts.markup import THINK_CLOSE
 
 
 def learnt_tokens(
@@ -41,5 +41,4 @@ def learnt_tokens(
 
 def _answer(example: Example) -> str:
     """What is to be learnt behind the reasoning."""
-    text = example.reasoned_answer
-    return text.split(f"{THINK_CLOSE}\n", 1)[1] if example.reasoning else text
+    return split_reasoning(example.reasoned_answer)[1] if example.reasoning else example.reasoned_answer

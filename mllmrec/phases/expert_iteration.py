@@ -84,9 +84,10 @@ class ExpertIteration(RolloutPhase):
                 f"expert_iteration.threshold={settings.threshold} exceeds the highest reward, {highest}, so nothing "
                 "would be learnt: lower the threshold"
             )
-        if settings.loss_on == "candidates" and not collector.rollout.plain.constrained:
+        plain = collector.rollout.plain
+        if settings.loss_on == "candidates" and (not plain.constrained or plain.reasons or plain.lists):
             raise UserError(
-                "expert_iteration.loss_on=candidates with free rollouts, which may answer anything: set "
+                "expert_iteration.loss_on=candidates with rollouts that say more than a candidate's answer: set "
                 "expert_iteration.loss_on=answer, or choose another rollout"
             )
         self.round, self.on_rollouts = settings, on_rollouts

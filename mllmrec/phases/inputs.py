@@ -17,6 +17,7 @@ from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.answers import split_reasoning
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import numpy_generator
 from mllmrec.rl.batch import POLICY, RolloutBatch
@@ -72,7 +73,11 @@ class PhaseInputs:
         rewards, counts = batch.judged().tolist(), (batch.finished.cpu() & batch.by(POLICY)).tolist()
         for row, text in enumerate(batch.texts):
             if counts[row]:
-                example = replace(batch.examples[int(batch.example_of[row])], reasoned_answer=text)
+                example = replace(
+                    batch.examples[int(batch.example_of[row])],
+                    reasoned_answer=text,
+                    reasoning=split_reasoning(text)[0],
+                )
                 kept.append(Drawn(example, rewards[row]))
 
 

@@ -51,6 +51,15 @@ def reasoned(reasoning: str, answer: str) -> str:
     return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{answer}"
 
 
+def split_reasoning(completion: str) -> tuple[str, str]:
+    """The reasoning and the answer of a completion of the form of `reasoned`; of any other, no reasoning and all of it."""
+    begin, end = f"{THINK_OPEN}\n", f"\n{THINK_CLOSE}\n"
+    if not completion.startswith(begin) or end not in completion:
+        return "", completion
+    reasoning, _, answer = completion.removeprefix(begin).partition(end)
+    return reasoning, answer
+
+
 @dataclass(frozen=True)
 class ParsedAnswer:
     """What a completion says: the item that each line names, and the reasoning around the lines."""

@@ -19,6 +19,8 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
+from mllmrec.rollout.lists import Listed
+from mllmrec.rollout.reasoned import Reasoned
 
 ENGINE = SharedPrefix()
 NUMBERS = [number.name for number in dataclasses.fields(RoundSettings)]
@@ -278,6 +280,7 @@ def test_kept_answers_may_compete_with_the_other_candidates_alone(make_stage, ti
     assert float(sum(stage.loss_shares(kept))) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_free_answers_do_not_compete_with_candidates(make_stage):
-    with pytest.raises(UserError, match="loss_on=candidates with free rollouts"):
-        make_stage(loss_on="candidates", rollout=Free())
+@pytest.mark.parametrize("rollout", [Free(), Reasoned(), Listed()])
+def test_more_than_an_answer_does_not_compete_with_candidates(make_stage, rollout):
+    with pytest.raises(UserError, match="loss_on=candidates with rollouts that say more"):
+        make_stage(loss_on="candidates", rollout=rollout)

@@ -26,6 +26,14 @@ def test_a_later_phase_learns_what_the_policy_said_to_the_examples_own_prompts()
     assert [one.reasoned_answer for one in of_rewards(job.drawn["first"], 1.0)] == ["[ITEM_1]"]
 
 
+def test_reasoning_that_was_drawn_takes_the_place_of_the_sample_s_own():
+    batch = toy_batch(["<think>\nred\n</think>\n[ITEM_1]", "[ITEM_1]"], rewards=[1.0, 1.0], group_of=[0, 1])
+    batch = replace(batch, examples=[replace(one, reasoning="blue") for one in batch.examples])
+    job = SimpleNamespace(drawn={})
+    PhaseInputs(Phase("first", GRPO), job, cfg=None, remembers=True).remember(batch)
+    assert [one.example.reasoning for one in job.drawn["first"]] == ["red", ""]
+
+
 class Train:
     samples = None
 

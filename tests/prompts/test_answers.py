@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mllmrec.prompts.answers import ParsedAnswer, answer_text, parse_answer, same_title
+from mllmrec.prompts.answers import ParsedAnswer, answer_text, parse_answer, same_title, split_reasoning
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,18 @@ def test_what_is_no_single_answer(completion, items, stray, unclosed):
 
 def test_an_item_named_while_thinking_is_no_answer():
     assert parse_answer("<think>\n[ITEM_1] a\n</think>\n[ITEM_2] b").items == (("2", "b"),)
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("<think>\nred <b>\n</think>\n[ITEM_1]", ("red <b>", "[ITEM_1]")),
+        ("<think>\nred</think>\n[ITEM_1]", ("", "<think>\nred</think>\n[ITEM_1]")),
+        ("[ITEM_1]", ("", "[ITEM_1]")),
+    ],
+)
+def test_reasoning_and_answer_are_told_apart(completion, expected):
+    assert split_reasoning(completion) == expected
 
 
 def test_missing_title_is_empty():
