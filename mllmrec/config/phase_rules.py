@@ -63,6 +63,9 @@ def lists_are_written(cfg: Settings) -> str | None:
     """An answer is to be a ranked list, and something learns, draws or measures single items."""
     places = cfg["prompt"].get("places", 1)
     if places == 1:
+        for phase in _drawing(cfg):
+            if capability(phase.settings(cfg)["rollout"], "lists", False):
+                return "a rollout draws ranked lists with prompt.places=1, and prompts ask for one item: set task=ranked_list"
         return None
     where = f"prompt.places={places}"
     if cfg["eval"]["ranking"] not in ("generate", "constrained"):

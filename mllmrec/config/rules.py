@@ -63,10 +63,10 @@ def listed_candidates_end(cfg: Settings) -> str | None:
     """A prompt should list the whole catalogue. Generated answers need such a list, since they are chosen from it."""
     if cfg["eval"]["num_negatives"] != "full" or cfg["eval"]["ranking"] == "pointwise":
         return None
-    if cfg["eval"]["ranking"] == "generate":
+    if cfg["eval"]["ranking"] == "generate" or _ranks_by_lists(cfg):
         return (
-            "eval.ranking=generate with eval.num_negatives=full: the prompt cannot list the whole catalogue; set "
-            "eval.ranking=likelihood or constrained, or eval.num_negatives to a number"
+            f"eval.ranking={cfg['eval']['ranking']} with eval.num_negatives=full: the prompt cannot list the whole catalogue; set "
+            f"{'' if _ranks_by_lists(cfg) else 'eval.ranking=likelihood or constrained, or '}eval.num_negatives to a number"
         )
     if cfg["eval"].get("listing") == "all":
         return (
@@ -76,17 +76,23 @@ def listed_candidates_end(cfg: Settings) -> str | None:
     return None
 
 
+def _ranks_by_lists(cfg: Settings) -> bool:
+    """Whether users are ranked by ranked lists, which the policy writes among the candidates of its prompt."""
+    return cfg["prompt"].get("places", 1) > 1
+
+
 def generated_answers_are_listed(cfg: Settings) -> str | None:
     """Answers are generated, which needs a prompt that lists all candidates, but prompts list fewer."""
     asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
-    if cfg["eval"]["ranking"] != "generate" or asked == "full":
+    if not (cfg["eval"]["ranking"] == "generate" or _ranks_by_lists(cfg)) or asked == "full":
         return None
     listing = cfg["eval"].get("listing", "trained")
     if listing == "none" or (listing == "trained" and asked > trained):
         longer = "" if asked <= trained else f" (a longer list than the {trained + 1} of training prompts)"
         return (
-            f"eval.ranking=generate with eval.listing={listing} and eval.num_negatives={asked}: the prompt must list "
-            f"all candidates, since the answer names one; set eval.listing=all{longer}, or eval.ranking=likelihood"
+            f"eval.ranking={cfg['eval']['ranking']} with eval.listing={listing} and eval.num_negatives={asked}: the prompt must "
+            f"list all candidates, since the answer names {'some' if _ranks_by_lists(cfg) else 'one'}; set "
+            f"eval.listing=all{longer}, or {f'eval.num_negatives={trained}' if _ranks_by_lists(cfg) else 'eval.ranking=likelihood'}"
         )
     return None
 
@@ -94,7 +100,7 @@ def generated_answers_are_listed(cfg: Settings) -> str | None:
 def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
     """Constrained scores add up to 1 in each list, so scores from different lists do not compare."""
     asked, trained = cfg["eval"]["num_negatives"], cfg["candidates"]["num_negatives"]
-    if cfg["eval"]["ranking"] != "constrained" or asked == "full" or asked <= trained:
+    if cfg["eval"]["ranking"] != "constrained" or _ranks_by_lists(cfg) or asked == "full" or asked <= trained:
         return None
     if cfg["eval"].get("listing", "trained") != "trained":
         return None

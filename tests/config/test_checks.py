@@ -124,6 +124,16 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft"],
             "scored right after the prompt without any; set eval.ranking=reasoned",
         ),
+        (["rollout=lists"], "prompts ask for one item: set task=ranked_list"),
+        (
+            ["task=ranked_list", "eval.num_negatives=19"],
+            "set eval.listing=all (a longer list than the 10 of training",
+        ),
+        (["task=ranked_list", "eval.listing=none"], "set eval.listing=all, or eval.num_negatives=9"),
+        (
+            ["task=ranked_list", "eval.num_negatives=full"],
+            "whole catalogue; set eval.num_negatives to a number",
+        ),
         (["eval.ranking=reasoned"], "no prompt asks for reasoning before the answer"),
         (["rollout=reasoned"], "set cot.placement=completion and mix_ratio=1"),
         (

@@ -39,6 +39,7 @@ MANDATORY = {
     ("cot_policy", "none"): ["mix_ratio=0"],
     ("method", "visual"): ["backbone=tiny_vl"],
     ("rollout", "reasoned"): ["task=reasoned"],
+    ("rollout", "lists"): ["task=ranked_list"],
 }
 ASKS_FOR_A_GPU = {
     ("trainer", "gpu"),
