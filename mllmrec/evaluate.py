@@ -22,7 +22,7 @@ def evaluate(cfg: DictConfig) -> float:
     from mllmrec.errors import UserError
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
     from mllmrec.jobs.beside import rank_baselines
-    from mllmrec.jobs.finished_run import open_run
+    from mllmrec.jobs.finished_run import FinishedRun, open_run
     from mllmrec.jobs.results_tables import print_results
     from mllmrec.run.cost import CostMeter
     from mllmrec.run.folder import RunFolder
@@ -57,6 +57,8 @@ def evaluate(cfg: DictConfig) -> float:
                 result = protocols.record(run.stage, run.ranker)
                 meter.generated_tokens = result.generated_tokens
             folder.record_cost(run.stage, meter.cost())
+            if isinstance(run, FinishedRun) and protocols.main.measures_faithfulness:
+                protocols.record_faithfulness(run.stage, lambda shown: run.ranker(protocols.main, shown))
             objective = protocols.main.objective(result.means(protocols.main.ks))
         folder.finish(fingerprint(OmegaConf.to_container(settings, resolve=True)), objective)
     for place in protocols:

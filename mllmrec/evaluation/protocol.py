@@ -78,9 +78,23 @@ class Protocol:
         if ranking != "reasoned":
             return {}
         return {
-            "reasoning_samples": self.settings.reasoning_samples,
-            "max_reasoning_tokens": self.settings.max_reasoning_tokens,
+            "reasoning_samples": self._budget["samples"],
+            "max_reasoning_tokens": self._budget["max_tokens"],
         }
+
+    @property
+    def _budget(self) -> dict[str, int]:
+        """How much is reasoned for each user; runs of earlier versions do not say."""
+        settings = self.settings
+        return {
+            "samples": settings.get("reasoning_samples", 1),
+            "max_tokens": settings.get("max_reasoning_tokens", 64),
+        }
+
+    @property
+    def measures_faithfulness(self) -> bool:
+        """Whether users are ranked after changed reasoning, too."""
+        return self.settings.ranking == "reasoned" and bool(self.settings.get("faithfulness", False))
 
     def chance(self) -> dict[str, float]:
         """The expected metrics of a random order of C candidates; with the whole catalogue, C is the first user's."""
@@ -104,7 +118,7 @@ class Protocol:
             generated = self.settings.max_new_tokens if self.settings.ranking == "generate" else 0
             if self.settings.ranking == "reasoned":
                 around = policy.reasoning_tokens().around
-                generated = around + self.settings.max_reasoning_tokens + answers.longest
+                generated = around + self._budget["max_tokens"] + answers.longest
             if self.prepared.builder.places > 1:
                 generated = max(generated, answers.longest_list)
             check_lengths(policy, answers, parts, generated)
@@ -131,8 +145,7 @@ class Protocol:
                     answers,
                     engine,
                     self.seed,
-                    samples=self.settings.reasoning_samples,
-                    max_tokens=self.settings.max_reasoning_tokens,
+                    **self._budget,
                     shown=shown,
                 )
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,8 +26,8 @@ class AfterReasoning(ScoringRanker):
     """Draws k pieces of reasoning for each user, and ranks by the mean probability of each candidate after them.
 
     With one piece it is the most likely one, token by token; more are drawn at temperature 1. What stands before the answer
-    can be changed, to see what the reasoning is worth: ``none`` closes it at once, ``swapped`` takes that of the next user
-    of the batch, ``shuffled`` puts its words in another order.
+    can be changed, to see what the reasoning is worth: ``none`` closes it at once, ``swapped`` takes that of another user,
+    ``shuffled`` puts its words in another order. Only in a batch of a single user that is the first one, a user keeps its own.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class AfterReasoning(ScoringRanker):
         temperature = 0.0 if samples == 1 else 1.0
         self.rollout = Reasoned("enumerated", temperature, max_tokens)
         self.words = policy.reasoning_tokens()
+        self._before: _Pieces | None = None  # the last user of earlier batches, whose reasoning is lent
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) logarithms of mean probabilities, float64."""
@@ -85,11 +87,35 @@ class AfterReasoning(ScoringRanker):
         if self.shown == "none":
             return [[] for _ in said], [False] * len(said)
         if self.shown == "swapped":
-            return said[self.samples :] + said[: self.samples], closed[self.samples :] + closed[
-                : self.samples
-            ]
+            return self._swapped(said, closed, examples)
         texts = [text.split(THINK_CLOSE)[0].split() for text in self.words.decode(said)]
         for row, words in enumerate(texts):
             example = examples[row // self.samples]
             numpy_generator(self.seed, "shuffled words", example.sample_id, row % self.samples).shuffle(words)
         return self.policy.encode_answers([" ".join(words) for words in texts]), [False] * len(said)
+
+    def _swapped(
+        self, said: list[list[int]], closed: list[bool], examples: Sequence[Example]
+    ) -> tuple[list[list[int]], list[bool]]:
+        """The reasoning of the next user of the batch for each; a user may have several examples, one for each list."""
+        k, count = self.samples, len(examples)
+        own = [
+            _Pieces(one.user_id, said[place * k : (place + 1) * k], closed[place * k : (place + 1) * k])
+            for place, one in enumerate(examples)
+        ]
+        lent = []
+        for place, pieces in enumerate(own):
+            others = [own[(place + step) % count] for step in range(1, count)]
+            others += [self._before] if self._before is not None else []
+            lent.append(next((one for one in others if one.user_id != pieces.user_id), pieces))
+        self._before = own[-1]
+        return [tokens for one in lent for tokens in one.said], [ends for one in lent for ends in one.closed]
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What the policy wrote for an example."""
+
+    user_id: str
+    said: list[list[int]]  # k
+    closed: list[bool]  # k

@@ -21,7 +21,7 @@ from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker, candidate_scores
-from mllmrec.evaluation.reasoned import AfterReasoning
+from mllmrec.evaluation.reasoned import AfterReasoning, Shown
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
@@ -51,10 +51,10 @@ class FinishedRun:
     engine: Engine
     ranking = None  # None: as its settings say
 
-    def ranker(self, protocol: Protocol) -> Ranker:
+    def ranker(self, protocol: Protocol, shown: Shown = "own") -> Ranker:
         """The ranker for a protocol; the protocol's prompts must fit the backbone."""
         protocol.check_lengths(self.policy, self.answers, "evaluation")
-        return protocol.ranker(self.policy, self.answers, self.engine)
+        return protocol.ranker(self.policy, self.answers, self.engine, shown)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
         """How well each item follows a history: log-probabilities, (C,); of being named first if answers are lists.

@@ -118,7 +118,7 @@ def run_language_model(run: NewRun) -> Evaluation:
                 policy.save_phase(name, folder.adapters_path, weights)
         result = protocols.record(name, ranker)
         log.info("%s: %s", name, folder.metrics()["stages"][name])
-        if cfg.eval.ranking == "reasoned" and cfg.eval.faithfulness and phase.kind.data != "sequences":
+        if protocols.main.measures_faithfulness and phase.kind.data != "sequences":
             protocols.record_faithfulness(
                 name, lambda shown: protocols.main.ranker(policy, answers, engine, shown)
             )

@@ -92,6 +92,9 @@ class Completions:
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
     segments: Tensor | None = None  # (R, T) as in `RolloutBatch`, if the draw knows them
+    generated: int | None = (
+        None  # tokens written one after another; None: those of all rows, or none if rows have weights
+    )
 
 
 class Rollout(Part, ABC):

@@ -70,6 +70,8 @@ class Reasoned(PlainRollout):
         """Draw reasoning and answers; see `PlainRollout`."""
         said, closed = self.reason(engine, model, encoded, group_size, generators, spelling)
         rows = self.answers_after(engine, model, encoded, said, closed, group_size, spelling)
+        # Rows of the same reasoning share what was written. The answer's tokens are not written one after another.
+        rows = replace(rows, generated=sum(map(len, said)))
         if self.every_answer:
             return rows
         return _taken(rows, self._pick(rows, spelling.answers, group_size, generators))
@@ -242,4 +244,5 @@ def _taken(rows: Completions, picked: Tensor) -> Completions:
         finished=rows.finished[picked],
         scores=TokenScores(rows.scores.logprobs[picked, :width], rows.scores.entropy[picked, :width]),
         segments=rows.segments[picked, :width],
+        generated=rows.generated,
     )

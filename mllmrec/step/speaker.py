@@ -126,7 +126,9 @@ class Speaker:
                 )
         finally:
             model.train(training)
-        if drawn.weights is None:
+        if drawn.generated is not None:
+            self.generated_tokens += drawn.generated
+        elif drawn.weights is None:
             self.generated_tokens += int(drawn.tokens.mask.sum())
         known = KnownScores(encoded, drawn.scores) if turn.gradients else None
         batch = self._batch(examples, turn, places, tokens, drawn, source, known)

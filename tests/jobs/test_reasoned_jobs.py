@@ -45,6 +45,8 @@ def test_every_answer_counts_and_reasoning_is_measured(finished):
     said = pq.read_table(finished / "rollouts.parquet").to_pylist()
     assert all(row["completion"].startswith("<think>\n") for row in said)
     metrics = json.loads((finished / "metrics.json").read_text())
+    # Three steps of four prompts and four pieces of reasoning, each of 1 to 66 tokens: answers are not written.
+    assert 3 * 4 * 4 <= metrics["cost"]["grpo"]["generated_tokens"] <= 3 * 4 * 4 * 66
     assert metrics["protocol"]["ranking"] == "reasoned"
     assert metrics["protocol"]["reasoning_samples"] == 2
     assert metrics["protocol"]["cot"] == "asked"
@@ -53,6 +55,15 @@ def test_every_answer_counts_and_reasoning_is_measured(finished):
         assert list(compared) == ["none", "swapped", "shuffled"]
         for one in compared.values():
             assert one["difference"]["NDCG@3"]["users"] > 1
+
+
+def test_a_finished_run_is_evaluated_after_more_reasoning(finished, command, tmp_path):
+    changed = ["eval.reasoning_samples=3", "eval.max_users=5", f"hydra.run.dir={tmp_path / 'again'}"]
+    done = command("evaluate", f"run={finished}", *changed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert metrics["protocol"]["reasoning_samples"] == 3
+    assert list(metrics["faithfulness"]["grpo"]) == ["none", "swapped", "shuffled"]
 
 
 def test_a_finished_run_reasons_when_it_recommends(finished):
