@@ -11,7 +11,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from mllmrec.config.capabilities import capability
+from mllmrec.config.capabilities import innermost
 from mllmrec.config.phases import Phase, phases_of
 from mllmrec.errors import UserError, failure
 
@@ -88,6 +88,14 @@ def _short(section: Settings) -> Settings:
     return {**section, "max_new_tokens": 4} if "max_new_tokens" in section else section
 
 
+def _takes_every_answer(section: Any) -> bool:
+    """Whether a rollout's rows have weights; a setting may decide. A rollout that cannot be made is reported by itself."""
+    try:
+        return bool(instantiate(innermost(section)).every_answer) if section is not None else False
+    except Exception:
+        return False
+
+
 # The checks need torch, which is imported only when all else is right.
 Check = Callable[[Any, Settings], None]
 
@@ -102,7 +110,7 @@ def _advantage() -> tuple[Check, str]:
     from mllmrec.testing.advantages import ADVANTAGE, check_advantage
 
     def check(part: Any, settings: Settings) -> None:
-        check_advantage(part, weighted=capability(settings["rollout"], "every_answer", False))
+        check_advantage(part, weighted=_takes_every_answer(settings["rollout"]))
 
     return check, ADVANTAGE
 

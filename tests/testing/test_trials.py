@@ -302,6 +302,23 @@ def test_what_costs_money_is_not_tried() -> None:
     check_config(composed(f"caption._target_={__name__}.Paid"), trial_faults)
 
 
+class Unweighted(GroupRelative):
+    """Knows nothing of rows that are all answers."""
+
+    def __call__(self, batch):
+        if batch.weights is not None:
+            raise TypeError("weights")
+        return super().__call__(batch)
+
+
+@pytest.mark.parametrize(("answer", "count"), [("enumerated", 1), ("sampled", 0)])
+def test_an_advantage_meets_the_rows_of_the_rollout_it_is_set_up_with(answer, count) -> None:
+    words = [f"advantage._target_={__name__}.Unweighted", "task=reasoned", f"rollout.answer={answer}"]
+    faults = trial_faults({key: part for key, part in composed(*words).items() if key != "hydra"})
+    assert len(faults) == count
+    assert all("TypeError: weights" in fault for fault in faults)
+
+
 @pytest.mark.parametrize("rollout", ["constrained", "free", "enumerate"])
 @pytest.mark.parametrize("engine", ["shared_prefix", "plain"])
 def test_trials_are_quick_and_touch_no_global_generator(rollout: str, engine: str) -> None:
