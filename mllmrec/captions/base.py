@@ -38,7 +38,8 @@ class Captioner(ABC):
         """Yield ``(item id, caption)`` for each ``(item id, image path)``, in any order, as captions are made.
 
         The path can be None only if ``reads_images`` is False. A caption is None if the image cannot be read or
-        nothing is known about the item. The caller counts such items and goes on.
+        nothing is known about the item. The caller counts such items and goes on. It is "" if the image was read but
+        there is nothing to say; this is kept like a caption, so that the image is not read again.
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ from mllmrec.data.base import Items
 from mllmrec.errors import UserError
 
 Progress = Callable[[int, str], None]  # items just settled, and a note for the progress bar
+_EMPTY = "without: empty caption"
 
 
 def caption_items(
@@ -48,6 +49,8 @@ def caption_items(
     for item, caption in results:
         if caption is None:
             counts[missing] = counts.get(missing, 0) + 1
+        elif not caption:
+            counts[_EMPTY] = counts.get(_EMPTY, 0) + 1
         else:
             captions[item] = caption
         spent = captioner.spent

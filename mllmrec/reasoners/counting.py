@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 _WORD = re.compile(r"[^\W\d_][\w'-]+")
 _EMPTY_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "have", "in", "into", "is", "it", "its", "of",
-    "on", "or", "picture", "that", "the", "this", "to", "with",
+    "a", "an", "and", "are", "as", "at", "by", "for", "from", "has", "have", "in", "into", "is", "it", "its", "like",
+    "looks", "of", "on", "or", "picture", "that", "the", "this", "to", "with",
 ))  # fmt: skip
 _MOST_WORDS = 3
 _LONGEST_WORD = 24
