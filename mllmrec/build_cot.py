@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from mllmrec.stopping import stoppable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from omegaconf import DictConfig
 
     from mllmrec.captions import Captioner
@@ -31,8 +33,8 @@ def build_cot(cfg: DictConfig) -> None:
     from mllmrec.screen.console import make_console, rows_table
 
     console = make_console()
-    captioner = slow_captioner(cfg) if cfg.dry_run else None
-    prepared = prepare(cfg if captioner is None else without_captioning(cfg), open_judge=open_judge)
+    slow = slow_captioners(cfg) if cfg.dry_run else {}
+    prepared = prepare(without_captioning(cfg, slow), open_judge=open_judge)
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
     # The samples that training would consider first.
@@ -41,9 +43,9 @@ def build_cot(cfg: DictConfig) -> None:
     keys = [prepared.train.cot_key(int(index)) for index in chosen]
     if cfg.dry_run:
         estimates = prepared.cot.estimates(keys)
-        pending = prepared.summary["captions"].get("pending", 0)
-        if captioner is not None and (missing := captioner.estimate(pending)) is not None:
-            estimates = {"caption": missing, **estimates}
+        counts = prepared.summary["captions"]
+        costs = {place: captioner.estimate(pending(counts, place)) for place, captioner in slow.items()}
+        estimates = {place: cost for place, cost in costs.items() if cost is not None} | estimates
         header = ("stage", "requests", "prompt tokens", "completion tokens at most", "cost")
         console.print(rows_table("Still to be asked for", header, estimate_rows(estimates)))
         return
@@ -59,26 +61,45 @@ def build_cot(cfg: DictConfig) -> None:
     console.print(f"written to {folder}; to read: {folder / 'samples.html'}", highlight=False)
 
 
-def slow_captioner(cfg: DictConfig) -> Captioner | None:
-    """The captioner, if captions cost money or a model's time."""
+def slow_captioners(cfg: DictConfig) -> dict[str, Captioner]:
+    """The captioners whose captions cost money or a model's time, by their place in the settings."""
     from hydra.utils import instantiate
 
-    captioner = None if cfg.caption._target_ is None else instantiate(cfg.caption)
-    return captioner if captioner is not None and captioner.estimate(0) is not None else None
+    from mllmrec.captions import Joined
+
+    if cfg.caption._target_ is None:
+        return {}
+    captioner = instantiate(cfg.caption)
+    places = {"caption": captioner}
+    if isinstance(captioner, Joined):
+        places = {f"caption.parts.{name}": part for name, part in captioner.parts.items()}
+    return {place: part for place, part in places.items() if part.estimate(0) is not None}
 
 
-def without_captioning(cfg: DictConfig) -> DictConfig:
-    """The configuration with a captioner that only counts missing captions."""
-    from omegaconf import open_dict
+def without_captioning(cfg: DictConfig, places: Iterable[str]) -> DictConfig:
+    """The configuration with captioners that only count missing captions.
+
+    Args:
+        cfg: the configuration.
+        places: where the captioners to be replaced stand in it.
+    """
+    from omegaconf import OmegaConf, open_dict
 
     changed = cfg.copy()
     with open_dict(changed):
-        changed.caption = {
-            "_target_": "mllmrec.captions.pending.Pending",
-            "captioner": cfg.caption,
-            "cache_dir": cfg.cache_dir,
-        }
+        for place in places:
+            stand_in = {
+                "_target_": "mllmrec.captions.pending.Pending",
+                "captioner": OmegaConf.select(cfg, place),
+                "cache_dir": cfg.cache_dir,
+            }
+            OmegaConf.update(changed, place, stand_in, merge=False)
     return changed
+
+
+def pending(counts: Mapping[str, int], place: str) -> int:
+    """How many captions of the captioner at ``place`` are still to be made, from the counts of `caption_items`."""
+    return counts.get("pending" if place == "caption" else f"{place.rpartition('.')[2]}: pending", 0)
 
 
 def main() -> None:

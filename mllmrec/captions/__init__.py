@@ -2,7 +2,8 @@
 
 from mllmrec.captions.base import Captioner
 from mllmrec.captions.cache import caption_items
+from mllmrec.captions.joined import Joined
 from mllmrec.captions.palette import Palette
 from mllmrec.captions.precomputed import Precomputed
 
-__all__ = ["Captioner", "Palette", "Precomputed", "caption_items"]
+__all__ = ["Captioner", "Joined", "Palette", "Precomputed", "caption_items"]

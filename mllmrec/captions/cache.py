@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mllmrec.cache import GrowingFile, file_fingerprint, fingerprint
 from mllmrec.captions.base import Captioner
+from mllmrec.captions.joined import Joined
 from mllmrec.data.base import Items
 from mllmrec.errors import UserError
 
@@ -23,7 +24,7 @@ def caption_items(
     """Caption every item that can be captioned.
 
     A caption made from an image is kept in a `CaptionStore` and written as soon as it is made. Its key holds no item
-    id: the same image has the same caption for every item.
+    id: the same image has the same caption for every item. The parts of a `Joined` captioner each keep their own.
 
     Args:
         captioner: makes the captions.
@@ -34,8 +35,10 @@ def caption_items(
     Returns:
         Item id → caption, in the catalogue's order, and counts: ``captioned``, ``from_cache`` (captions that were not
         made in this run), ``no_image``, ``unreadable_image``, ``no_caption``, ``without: <reason>`` (the captioner's
-        reason) and the captioner's own counts. Zero counts are left out.
+        reason) and the captioner's own counts. Zero counts are left out. The counts of parts begin with their names.
     """
+    if isinstance(captioner, Joined):
+        return _of_parts(captioner, items, cache_dir, progress)
     report = progress or (lambda settled, note: None)
     counts: dict[str, int] = {}
     captions: dict[str, str] = {}
@@ -62,6 +65,23 @@ def caption_items(
     counts["captioned"] = len(captions)
     ordered = {item: captions[item] for item in items.ids.tolist() if item in captions}
     return ordered, {name: count for name, count in counts.items() if count}
+
+
+def _of_parts(
+    joined: Joined, items: Items, cache_dir: str | Path, progress: Progress | None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Captions of all items by each part in turn, joined, and their counts; see `caption_items`."""
+    said, counts = [], {"captioned": 0, "from_cache": 0}
+    for name, part in joined.parts.items():
+        captions, of_part = caption_items(part, items, cache_dir, progress)
+        said.append(captions)
+        counts["from_cache"] += of_part.pop("from_cache", 0)
+        counts |= {f"{name}: {what}": count for what, count in of_part.items()}
+    together = {item: joined.join([captions.get(item) for captions in said]) for item in items.ids.tolist()}
+    known = {item: caption for item, caption in together.items() if caption}
+    counts["captioned"] = len(known)
+    counts["without: caption of any part"] = len(items) - len(known)
+    return known, {name: count for name, count in counts.items() if count}
 
 
 class CaptionStore:

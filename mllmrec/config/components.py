@@ -74,9 +74,13 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     }
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
-            inner = section.get("inner")
-            if isinstance(inner, Mapping) and inner.get("_target_") is not None:
-                yield f"{group}.inner", inner
+            parts = section.get("parts")
+            inside = {"inner": section.get("inner")}
+            if isinstance(parts, Mapping):
+                inside |= {f"parts.{name}": part for name, part in parts.items()}
+            for place, part in inside.items():
+                if isinstance(part, Mapping) and part.get("_target_") is not None:
+                    yield f"{group}.{place}", part
             yield group, section
 
 

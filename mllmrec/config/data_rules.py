@@ -80,4 +80,21 @@ def _is_published(dataset: Mapping[str, Any]) -> bool:
     return any(dataset.get(key) is not None for key in ("train", "validation", "test"))
 
 
-DATA_RULES = (validation_exists, lengths_agree, data_is_named, split_is_of_the_data)
+def joined_parts_are_captioners(cfg: Settings) -> str | None:
+    """A part of caption=joined is none, so there is nothing to join."""
+    for name, part in (cfg["caption"].get("parts") or {}).items():
+        if part is None or part.get("_target_") is None:
+            return (
+                f"caption.parts.{name} is none, which makes no caption: leave the part out with '~caption.parts.{name}', or "
+                f"choose another with caption@caption.parts.{name}=NAME"
+            )
+    return None
+
+
+DATA_RULES = (
+    validation_exists,
+    lengths_agree,
+    data_is_named,
+    split_is_of_the_data,
+    joined_parts_are_captioners,
+)

@@ -13,7 +13,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from mllmrec.cache import remove_abandoned
-from mllmrec.captions import caption_items
+from mllmrec.captions import Joined, caption_items
 from mllmrec.cot.assess.reference import OpenJudge
 from mllmrec.cot.base import CotPolicy
 from mllmrec.cot.mixing import Carriers, Mixing, Mixture
@@ -147,7 +147,8 @@ def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, s
     if cfg.caption._target_ is None:
         return {}, {"captioned": 0}
     captioner = instantiate(cfg.caption)
-    with StageProgress("captions", len(items.images), "items") as progress:
+    passes = len(captioner.parts) if isinstance(captioner, Joined) else 1
+    with StageProgress("captions", passes * len(items.images), "items") as progress:
         captions, counts = caption_items(captioner, items, cache, progress.advance)
     counts.pop("from_cache", None)
     return captions, counts
