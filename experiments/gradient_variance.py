@@ -27,6 +27,7 @@ from mllmrec.jobs.finished_run import FinishedRun, open_policy
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.losses import ClippedRatio
 from mllmrec.rollout.reasoned import Reasoned
+from mllmrec.samples.item_texts import described_items
 from mllmrec.step.collector import Collector
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.speaker import Names, Speaker
@@ -48,13 +49,15 @@ def gradients(run: FinishedRun, settings: Settings, answer: Any) -> Iterator[tor
     train, builder = run.prepared.train.asking(), run.prepared.builder
     examples = [train[index] for index in range(settings.prompts)]
     rollout = Reasoned(answer, max_reasoning_tokens=run.cfg.rollout.max_reasoning_tokens)
+    reward = instantiate(run.cfg.reward)
+    reward.meet_items(described_items(run.cfg, run.prepared))
     weights = [weight for weight in run.policy.model.parameters() if weight.requires_grad]
     for seed in range(settings.draws):
         speaker = Speaker(
             run.policy, run.answers, run.engine, rollout, Names(builder.ids, builder.titles), seed=seed
         )
         step = PolicyGradient(
-            Collector(speaker, rollout, instantiate(run.cfg.reward)),
+            Collector(speaker, rollout, reward),
             GroupRelative("none"),
             ClippedRatio(),
             StepSettings(group_size=settings.group, micro_batch_size=1 << 20, aggregation="constant"),

@@ -25,6 +25,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 from transformers import (
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -237,6 +239,20 @@ def checkpoints(tmp_path_factory) -> Callable[[str], str]:
             made[name] = str(path)
         return made[name]
 
+    return folder
+
+
+@pytest.fixture
+def sentence_folder(tmp_path) -> Path:
+    """A small random BERT as save_pretrained writes it, without files of sentence-transformers."""
+    folder = tmp_path / "sentence_folder"
+    tokenizer = train_tokenizer(["red lamp", "blue chair wood"] * 3, [], 300)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=300, **sizes))
+    model.save_pretrained(folder)
     return folder
 
 

@@ -29,6 +29,7 @@ class FitInputs:
         None  # held-out metric of the recommender in its present state; larger is better
     )
     section: str = "method.recommender"  # the section of the configuration with the recommender's settings
+    cache_dir: Path | None = None  # where vectors of texts are kept; None: they are not
 
 
 class Recommender(ABC):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mllmrec.baselines.item_texts import item_texts
-from mllmrec.cache import content_fingerprint
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.samples.item_texts import item_texts
 from mllmrec.samples.prepared import Prepared
 from mllmrec.store.fingerprints import (
     code_fingerprint,
     measure_fingerprint,
+    named_files,
     sequences_fingerprint,
     texts_fingerprint,
 )
@@ -37,19 +35,8 @@ def recommender_parts(
         "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
         "seed": cfg.seed,
         "code": code_fingerprint(plain),
-        "files": {path: content_fingerprint(Path(path)) for path in sorted(set(_paths_in(plain)))},
+        "files": named_files(plain),
         "sequences": sequences_fingerprint(prepared.samples["train"].parts()),
         "texts": texts_fingerprint(item_texts(prepared)),
         "held out": measure_fingerprint(held_out, reads_prompts=False),
     }
-
-
-def _paths_in(settings: Any) -> Iterator[str]:
-    """The settings that name a file or folder on this machine, such as a sentence encoder's folder."""
-    if isinstance(settings, dict):
-        settings = list(settings.values())
-    if isinstance(settings, list):
-        for value in settings:
-            yield from _paths_in(value)
-    elif isinstance(settings, str) and Path(settings).exists():
-        yield settings

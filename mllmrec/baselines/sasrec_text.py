@@ -7,9 +7,11 @@ import numpy as np
 from mllmrec.baselines.base import FitInputs
 from mllmrec.baselines.next_item_loss import NextItemLoss
 from mllmrec.baselines.sasrec import SasRec
-from mllmrec.baselines.settings import AttentionSettings, TrainingSettings, require_positive
-from mllmrec.baselines.text_features import sentence_features, word_features
+from mllmrec.baselines.settings import AttentionSettings, TrainingSettings
 from mllmrec.flat import flat_settings
+from mllmrec.text_encoders.base import TextEncoder, require_encoder
+from mllmrec.text_encoders.described import text_vectors
+from mllmrec.text_encoders.tfidf import Tfidf
 
 
 class SasRecText(SasRec):
@@ -18,16 +20,13 @@ class SasRecText(SasRec):
     The sum stands for the item in the history and among the candidates.
 
     Args:
-        encoder: a transformer (hub name or folder); its mean state is the text's vector. None: TF-IDF of words,
-            reduced to `text_size` numbers.
-        revision: the encoder's revision on the hub; None: main.
-        text_size: numbers in a word vector; not used with an encoder.
+        encoder: turns the items' texts into vectors; None: counts words, as `Tfidf` does by default.
         attention: the sizes of the transformer.
         next_item_loss: what is learnt from the items that come next.
         training: how the network is trained.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: a value is out of range, or the encoder is none.
     """
 
     kind = "sasrec_text"
@@ -35,16 +34,14 @@ class SasRecText(SasRec):
     @flat_settings
     def __init__(
         self,
-        encoder: str | None = None,
-        revision: str | None = None,
-        text_size: int = 256,
+        encoder: TextEncoder | None = None,
         attention: AttentionSettings = AttentionSettings(),
         next_item_loss: NextItemLoss = NextItemLoss(),
         training: TrainingSettings = TrainingSettings(),
     ) -> None:
         super().__init__(attention, next_item_loss, training)
-        require_positive(text_size=text_size)
-        self.encoder, self.revision, self.text_size = encoder, revision, text_size
+        self.encoder = Tfidf() if encoder is None else encoder
+        require_encoder(self.encoder, "method.recommender.encoder")
 
     def features(self, inputs: FitInputs) -> np.ndarray:
         """(I, F) text vectors.
@@ -52,6 +49,4 @@ class SasRecText(SasRec):
         Raises:
             UserError: the encoder cannot be loaded, or no text has a word.
         """
-        if self.encoder is None:
-            return word_features(inputs.texts, self.text_size, inputs.seed)
-        return sentence_features(inputs.texts, self.encoder, self.revision)
+        return text_vectors(self.encoder, inputs.texts, inputs.seed, inputs.cache_dir)

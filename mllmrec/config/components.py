@@ -34,8 +34,12 @@ def component_faults(cfg: Mapping[str, Any]) -> list[str]:
     faults: list[str] = []
     faulty: set[str] = set()
     for group, section in _sections(cfg):
-        # A part with a faulty one inside cannot be built.
-        if not any(inside.startswith(f"{group}.") for inside in faulty):
+        # A part with a faulty one inside cannot be built; it may also be a section that this one refers to.
+        if not any(
+            inside.startswith(f"{group}.")
+            or (cfg.get(inside) is not None and cfg[inside] in section.values())
+            for inside in faulty
+        ):
             found = _faults_of(group, section)
             faults += found
             faulty |= {group} if found else set()

@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from mllmrec.baselines.base import FitInputs, Recommender
-from mllmrec.baselines.item_texts import item_texts
 from mllmrec.baselines.key import recommender_parts
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.errors import UserError
@@ -20,6 +19,7 @@ from mllmrec.jobs.new_run import NewRun
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.one_process import make_trainer
+from mllmrec.samples.item_texts import item_texts
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _fit(run: NewRun, recommender: Recommender, section: str, name: str) -> None
                 make_trainer=lambda **settings: _trainer(run, name, settings),
                 measure=None if held_out is None else measure,
                 section=f"method.{section}",
+                cache_dir=Path(cfg.cache_dir),
             )
         )
     run.folder.record_cost(name, meter.cost())

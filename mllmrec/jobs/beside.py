@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mllmrec.baselines.base import FitInputs, Recommender
-from mllmrec.baselines.item_texts import item_texts
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols
+from mllmrec.samples.item_texts import item_texts
 from mllmrec.samples.prepared import Prepared
 
 

@@ -36,6 +36,7 @@ from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.curves import draw_curves
+from mllmrec.samples.item_texts import described_items
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.transformers_output import warn_through_our_log
 
@@ -61,6 +62,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     phases = trained_phases(cfg, backbone.from_scratch)
     check_prompts(run, phases, policy, answers)
+    check_rewards(run, phases)
     run.begin()
     write_prompts(folder.prompts_path, policy.render, prompt_sets(run, phases), cfg.seed)
     if reads_vectors:
@@ -169,6 +171,18 @@ def check_prompts(run: NewRun, phases: Sequence[Phase], policy: Policy, answers:
         place.protocol.check_lengths(policy, answers, f"evaluation{other}")
     if run.held_out is not None:
         run.held_out.check_lengths(policy, answers, "held-out")
+
+
+def check_rewards(run: NewRun, phases: Sequence[Phase]) -> None:
+    """Refuse a run with a reward that cannot work with these items.
+
+    Raises:
+        UserError: one of the rewards says so.
+    """
+    items = described_items(run.cfg, run.prepared)
+    for phase in phases:
+        if "reward" in phase.kind.parts:
+            instantiate(phase.config(run.cfg).reward).meet_items(items)
 
 
 def prompt_sets(run: NewRun, phases: Sequence[Phase]) -> list[PromptSet]:

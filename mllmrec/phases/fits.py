@@ -27,6 +27,7 @@ from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import REFERENCE, TEACHER, Part
 from mllmrec.rl.regularizers import KlToReference, Regularizer
 from mllmrec.run.rollouts import RolloutWriter
+from mllmrec.samples.item_texts import described_items
 from mllmrec.step.collector import Collector
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.sampler import count_steps, shuffled_batches
@@ -228,6 +229,7 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
     """Rollout, reward and shapers of a phase, with a reference and a teacher if some part needs one."""
     cfg, job = inputs.cfg, inputs.job
     rollout, reward = instantiate(cfg.rollout), instantiate(cfg.reward)
+    reward.meet_items(described_items(cfg, job.prepared))
     shapers = [instantiate(shaper) for shaper in (cfg.get("shapers") or {}).values()]
     needs: frozenset[str] = frozenset().union(*(part.needs for part in (rollout, reward, *shapers, *others)))
     builder = job.prepared.builder

@@ -25,6 +25,7 @@ from mllmrec.phases.inputs import batch_size_of, examples_of, plan_of
 from mllmrec.phases.warmup import training_sequences
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Forms
+from mllmrec.samples.item_texts import item_texts
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.progress import track
 from mllmrec.store.fingerprints import (
@@ -32,12 +33,16 @@ from mllmrec.store.fingerprints import (
     examples_fingerprint,
     measure_fingerprint,
     model_fingerprint,
+    named_files,
     reader_fingerprint,
     sequences_fingerprint,
+    texts_fingerprint,
 )
 
 # A job's name, its output and what it shares change no weight.
 OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
+# Enters where a part refers to it.
+OF_OTHERS = ("text_encoder",)
 # Read only for reports.
 OF_REPORTS = ("baselines",)
 # Enter through the rendered prompts and the order of training, or through the ranking of held-out users.
@@ -135,7 +140,7 @@ class PhaseKey:
 
     def _common(self, on_ids: bool) -> dict[str, Any]:
         """The settings that no kind of phase has for itself."""
-        left_out = {*OF_THE_JOB, *OF_REPORTS, *BY_CONTENT, *KINDS, *PARTS}
+        left_out = {*OF_THE_JOB, *OF_OTHERS, *OF_REPORTS, *BY_CONTENT, *KINDS, *PARTS}
         if on_ids:
             left_out |= set(NOT_IN_WARMUP)
         return {name: value for name, value in self.settings.items() if name not in left_out}
@@ -158,7 +163,7 @@ class PhaseKey:
             return {}  # made by the phases before
         known = repr((phase.name, phase.kind.name, phase.given))
         if known not in self._read:
-            self._read[known] = self._prompts(phase)
+            self._read[known] = {**self._prompts(phase), **self._judged_by(phase)}
         return self._read[known]
 
     def _prompts(self, phase: Phase) -> dict[str, Any]:
@@ -182,6 +187,16 @@ class PhaseKey:
         forms = Forms(examples_of(cfg, self.prepared, phase))
         shown = (forms[code] for code in track(codes, f"look {phase.name} up", unit="prompts"))
         return {"order": sequences_fingerprint(batches), "examples": examples_fingerprint(shown)}
+
+    def _judged_by(self, phase: Phase) -> dict[str, Any]:
+        """What a reward may read besides its settings: the items' texts, and the files that it names."""
+        if "reward" not in phase.kind.parts:
+            return {}
+        return {"texts": self._texts, "files": named_files(phase.settings(self.settings).get("reward"))}
+
+    @cached_property
+    def _texts(self) -> str:
+        return texts_fingerprint(item_texts(self.prepared))
 
     @cached_property
     def _warmup_sequences(self) -> str:

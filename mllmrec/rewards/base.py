@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mllmrec.rl.batch import Question, RolloutBatch
 from mllmrec.rl.parts import Part
+from mllmrec.text_encoders.described import DescribedItems
 
 __all__ = ["Question", "Reward", "Rewards", "Shaper", "TextReward"]
 
@@ -34,6 +35,13 @@ class Reward(Part, ABC):
     @abstractmethod
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest possible total."""
+
+    def meet_items(self, items: DescribedItems) -> None:
+        """Get to know the catalogue: called before training, so that nothing is refused later, and before each phase.
+
+        Raises:
+            UserError: the reward cannot work with these items.
+        """
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Rewards:

@@ -6,11 +6,31 @@ from mllmrec.prompts.answers import parse_answer, same_title
 from mllmrec.rewards.base import Question, TextReward
 
 
+def named_items(completion: str, question: Question, needs_title: bool) -> list[str] | None:
+    """The ids that a valid answer names, in order; None if the answer is not valid.
+
+    A valid answer has exactly one line for each item that is asked for, no item twice, and reasoning only in closed think
+    tags before or after it. Each id belongs to a candidate. If the answer has a title, or needs one and the candidate has
+    one, the titles must match.
+    """
+    parsed = parse_answer(completion, question.places)
+    if not question.well_formed(parsed):
+        return None
+    valid = all(_is_right(title, question.titles.get(item), needs_title) for item, title in parsed.items)
+    return [item for item, _ in parsed.items] if valid else None
+
+
+def _is_right(title: str, expected: str | None, needs_title: bool) -> bool:
+    """Whether a written title is the candidate's; ``expected`` is None for an item that is no candidate."""
+    if expected is None:
+        return False
+    return same_title(title, expected) if title else not (needs_title and expected)
+
+
 class HitFormat(TextReward):
     """``format_weight`` for a valid answer, plus ``hit_weight`` if it is the target; ``invalid`` for any other answer.
 
-    A valid answer has exactly one line for each item that is asked for, no item twice, and reasoning only in closed think tags before or after it. The id
-    belongs to a candidate. Of a ranked list, the first item decides whether it is a hit. If the answer has a title, or needs one and the candidate has one, the titles must match.
+    Of a ranked list, the first item decides whether it is a hit.
     """
 
     parts = ("format", "hit")
@@ -33,14 +53,8 @@ class HitFormat(TextReward):
 
     def judge(self, completion: str, question: Question) -> dict[str, float]:
         """The total under ``"reward"`` and every part under its own name."""
-        parsed = parse_answer(completion, question.places)
-        if not question.well_formed(parsed) or not all(self._valid(*item, question) for item in parsed.items):
+        named = named_items(completion, question, self.needs_title)
+        if named is None:
             return {"reward": self.invalid, "format": 0.0, "hit": 0.0}
-        hit = float(parsed.items[0][0] == question.target_id)
+        hit = float(named[0] == question.target_id)
         return {"reward": self.format_weight + self.hit_weight * hit, "format": 1.0, "hit": hit}
-
-    def _valid(self, item_id: str, title: str, question: Question) -> bool:
-        expected = question.titles.get(item_id)
-        if expected is None:
-            return False
-        return same_title(title, expected) if title else not (self.needs_title and expected)

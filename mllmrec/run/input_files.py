@@ -16,7 +16,7 @@ from mllmrec.data.tabular import FILES
 Record = dict[str, dict[str, str]]
 
 # In these settings a single word may be a path; in others a word such as `test` is not one.
-_PATHS = {*FILES, "encoder", "images", "path", "reference", "root", "template"}
+_PATHS = {*FILES, "images", "path", "reference", "root", "template"}
 
 
 class InputFiles:

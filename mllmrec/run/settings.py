@@ -22,7 +22,8 @@ MOVED = {"mllmrec.loggers": "mllmrec.run.loggers"}
 def read_settings(path: Path) -> Any:
     """A YAML file of settings as an OmegaConf object; no code in the file runs.
 
-    A ``_target_`` in a module that has moved since the file was written names the module's place of today.
+    A ``_target_`` in a module that has moved since the file was written names the module's place of today, and settings
+    that became a part of their own are that part.
 
     Raises:
         UserError: the file cannot be read.
@@ -44,4 +45,19 @@ def _of_today(settings: Any) -> Any:
     module, dot, name = str(found.get("_target_")).rpartition(".")
     if module in MOVED:
         found["_target_"] = MOVED[module] + dot + name
+    if name == "SasRecText" and "text_size" in found:
+        found["encoder"] = _encoder_of_today(
+            *(found.pop(key, None) for key in ("encoder", "revision", "text_size"))
+        )
     return found
+
+
+def _encoder_of_today(path: Any, revision: Any, size: Any) -> dict[str, Any]:
+    """The encoder of a recommender that encoded texts itself, as those of earlier versions did."""
+    if path is None:
+        return {"_target_": "mllmrec.text_encoders.tfidf.Tfidf", "size": size}
+    return {
+        "_target_": "mllmrec.text_encoders.sentence.SentenceEncoder",
+        "path": path,
+        "revision": revision,
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -96,6 +96,11 @@ def texts_fingerprint(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def named_files(settings: Any) -> dict[str, str]:
+    """The files and folders of this machine that settings name, such as a sentence encoder's folder, with their hashes."""
+    return {path: content_fingerprint(Path(path)) for path in sorted(set(_paths_in(settings)))}
+
+
 def model_fingerprint(model: Any) -> str:
     """A hash of a Hugging Face model's current configuration and weights (16 hexadecimal digits)."""
     digest = Digest()
@@ -165,6 +170,16 @@ def _own_sources(settings: Any) -> dict[str, Path]:
     else:
         return {}
     return {name: path for part in found for name, path in part.items()}
+
+
+def _paths_in(settings: Any) -> Iterator[str]:
+    if isinstance(settings, dict):
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for value in settings:
+            yield from _paths_in(value)
+    elif isinstance(settings, str) and Path(settings).exists():
+        yield settings
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:

@@ -15,7 +15,7 @@ from mllmrec.testing.losses import check_loss, check_regularizer
 from mllmrec.testing.rewards import check_reward, check_shaper
 from mllmrec.testing.rollouts import check_rollout
 from mllmrec.testing.samplers import check_sampler
-from mllmrec.testing.toys import toy_batch, toy_speaker
+from mllmrec.testing.toys import toy_batch, toy_items, toy_speaker
 
 __all__ = [
     "check_advantage",
@@ -28,5 +28,6 @@ __all__ = [
     "check_sampler",
     "check_shaper",
     "toy_batch",
+    "toy_items",
     "toy_speaker",
 ]

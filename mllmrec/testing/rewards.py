@@ -11,7 +11,7 @@ import torch
 from mllmrec.rewards.base import Reward, Rewards, Shaper, TextReward
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.testing.expect import expect, expect_equal, expect_state, expect_tensor, is_number, shown
-from mllmrec.testing.toys import TEXTS, toy_batch
+from mllmrec.testing.toys import TEXTS, toy_batch, toy_items
 
 REWARD = (
     "a reward takes a RolloutBatch of R completions and returns Rewards: a finite total (R,) within its bounds, and each of "
@@ -33,6 +33,7 @@ def check_reward(reward: Any) -> None:
     """
     expect(isinstance(reward, Reward), f"it is {shown(reward)}, not a Reward")
     _expect_names(reward.parts)
+    reward.meet_items(toy_items())
     low, high = _expect_bounds(reward.bounds)
     if isinstance(reward, TextReward):
         _check_texts(reward, low, high)

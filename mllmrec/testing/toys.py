@@ -19,6 +19,8 @@ from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import Question, RolloutBatch
 from mllmrec.rollout.base import PlainRollout
 from mllmrec.step.speaker import Names, Speaker
+from mllmrec.text_encoders.base import TextEncoder
+from mllmrec.text_encoders.described import DescribedItems
 
 # The target is item 1 of 1 and 2: right, right with its title, the other one, one that is not listed, none, reasoned.
 TEXTS = (
@@ -104,6 +106,17 @@ def toy_batch(
         rewards=given,
         place_rewards=None if given is None else torch.stack([given, given.flip(0)], 1),
     )
+
+
+def toy_items() -> DescribedItems:
+    """The three items, with vectors by hand: the texts are encoded by nobody, since an encoder may have to be downloaded."""
+    return _ToyItems(_IDS, _TITLES, seed=0)
+
+
+class _ToyItems(DescribedItems):
+    def vectors(self, encoder: TextEncoder) -> np.ndarray:
+        """The first two are alike (cosine 0.6); the third is the first one's opposite."""
+        return np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]], dtype=np.float32)
 
 
 class _ToyPolicy:

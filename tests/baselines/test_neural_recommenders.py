@@ -9,6 +9,7 @@ from mllmrec.baselines.gru4rec import Gru4Rec
 from mllmrec.baselines.sasrec import SasRec
 from mllmrec.baselines.sasrec_text import SasRecText
 from mllmrec.errors import UserError
+from mllmrec.text_encoders.tfidf import Tfidf
 
 SMALL = {"hidden_size": 16, "dropout": 0.1, "learning_rate": 0.01, "batch_size": 20}
 ATTENTION = {**SMALL, "num_layers": 1, "feedforward_size": 32}
@@ -17,7 +18,7 @@ MODELS = {
     "gru4rec": lambda **extra: Gru4Rec(**{**RECURRENT, **extra}),
     "sasrec": lambda **extra: SasRec(**{**ATTENTION, **extra}),
     "bert4rec": lambda **extra: Bert4Rec(**{**ATTENTION, "masked_share": 0.3, "last_share": 0.5, **extra}),
-    "sasrec_text": lambda **extra: SasRecText(**{**ATTENTION, "text_size": 4, **extra}),
+    "sasrec_text": lambda **extra: SasRecText(**{**ATTENTION, "encoder": Tfidf(4), **extra}),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 

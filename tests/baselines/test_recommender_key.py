@@ -38,7 +38,8 @@ def parts_of(cache) -> Callable[..., dict[str, Any]]:
                 overrides=[
                     f"cache_dir={cache}",
                     "method=sasrec_text",
-                    f"method.recommender.encoder={cache / 'encoder'}",
+                    "text_encoder=sentence",
+                    f"text_encoder.path={cache / 'encoder'}",
                     "dataset.num_users=30",
                     "dataset.num_items=40",
                     "mix_ratio=0",

@@ -192,6 +192,39 @@ def test_what_is_allowed(overrides: list[str]) -> None:
     check_config(composed(*overrides))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["text_encoder.size=0"], "text_encoder.size=0 must be above 0"),
+        (
+            ["text_encoder=sentence", "text_encoder.max_tokens=0"],
+            "text_encoder.max_tokens=0 must be above 0, or null for the model's own limit",
+        ),
+        (
+            ["text_encoder.siez=8"],
+            "text_encoder.siez: no such setting here (did you mean size?); choose size",
+        ),
+    ],
+)
+def test_a_fault_of_the_text_encoder_is_told_once(overrides: list[str], fault: str) -> None:
+    # Both the reward and the recommender refer to it.
+    plus = [f"+{text}" if "siez" in text else text for text in overrides]
+    assert faults_of("method=sasrec_text", "reward=semantic", *plus) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (["reward=semantic", "reward.encoder=sentence"], "reward.encoder"),
+        (["method=sasrec_text", "method.recommender.encoder=sentence"], "method.recommender.encoder"),
+        (["method=llara_text", "method.item_vectors.encoder=sentence"], "method.item_vectors.encoder"),
+    ],
+)
+def test_a_word_is_no_text_encoder(overrides: list[str], setting: str) -> None:
+    (fault,) = faults_of(*overrides)
+    assert fault.startswith(f"{setting}=sentence is no encoder of texts: set text_encoder=sentence")
+
+
 def test_all_faults_come_together() -> None:
     faults = faults_of("mix_ratio=2", "grpo.group_size=0", "dataset=netflix", "eval.ks=[99]", "backbone=hf")
     assert [fault.split(":")[0].split("=")[0] for fault in faults] == [

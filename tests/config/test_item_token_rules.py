@@ -69,3 +69,14 @@ def test_what_is_allowed_with_item_tokens(overrides: list[str]) -> None:
 def test_the_vectors_are_those_of_sasrec() -> None:
     llara, sasrec = (OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml") for name in ("llara", "sasrec"))
     assert llara.method.item_vectors == sasrec.recommender
+
+
+def test_the_vectors_with_texts_are_those_of_sasrec_text() -> None:
+    llara, alone = composed("method=llara_text"), composed("method=sasrec_text")
+    for cfg in (llara, alone):
+        OmegaConf.resolve(cfg.method)
+    assert llara.method.item_vectors == alone.method.recommender
+    # All else is LLaRA's.
+    plain = composed("method=llara")
+    assert llara.prompt == plain.prompt
+    assert llara.method.phases == plain.method.phases

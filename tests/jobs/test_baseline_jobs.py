@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mllmrec.baselines.item_texts import item_texts
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import main_protocol
 from mllmrec.jobs.finished_run import open_policy, open_run
 from mllmrec.run.folder import RunFolder
+from mllmrec.samples.item_texts import item_texts
 
 
 def metrics_of(folder: Path) -> dict:

@@ -60,6 +60,25 @@ def test_a_run_from_scratch_ends_and_is_opened_again(job, tmp_path, engine):
     assert len(ranked) == 3
 
 
+def test_the_vectors_may_read_texts_with_a_sentence_encoder(job, tmp_path, sentence_folder):
+    texts = (
+        "text_encoder=sentence",
+        f"text_encoder.path={sentence_folder}",
+        f"cache_dir={tmp_path / 'cache'}",
+    )
+    folder = job(tmp_path / "llara", *LLARA, "method=llara_text", *texts)
+    alone = ("recommender.max_epochs=2", "recommender.hidden_size=8")
+    settings = (f"method.{setting}" for setting in alone)
+    classical = job(tmp_path / "sasrec", "method=sasrec_text", *settings, *texts)
+    weights = read_weights(classical / "model", "sasrec_text", 40)
+    of_texts = weights["items.features"] @ weights["items.project.weight"].T + weights["items.project.bias"]
+    expected = torch.from_numpy(weights["items.own.weight"] + of_texts)
+    found = load_file(folder / "model" / "item_tokens.safetensors")["item_vectors"]
+    torch.testing.assert_close(found, expected / expected.square().mean().sqrt())
+    # The second job encoded nothing.
+    assert len(list((tmp_path / "cache" / "text_vectors").iterdir())) == 1
+
+
 def test_prompts_that_are_too_long_are_refused_before_the_recommender_trains(job, tmp_path):
     with pytest.raises(UserError, match="longer than the backbone holds"):
         job(tmp_path / "run", *LLARA, "backbone.max_length=20")

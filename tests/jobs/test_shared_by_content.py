@@ -131,7 +131,8 @@ def test_another_encoder_in_the_same_folder_is_another_recommender(job, tmp_path
         f"cache_dir={tmp_path / 'cache'}",
         "share_stages=true",
         "method=sasrec_text",
-        f"method.recommender.encoder={folder}",
+        "text_encoder=sentence",
+        f"text_encoder.path={folder}",
         "method.recommender.max_epochs=1",
     )
     job(tmp_path / "first", *settings)

@@ -215,6 +215,25 @@ def test_a_run_on_a_cluster_is_one_process_and_says_where_there_are_copies(
     assert told == (len(cluster) > 1)
 
 
+def test_a_reward_compares_texts_of_whole_items(job, tmp_path, sentence_folder):
+    encoder = ("reward=semantic", "text_encoder=sentence", f"text_encoder.path={sentence_folder}")
+    cache = tmp_path / "cache"
+    folder = job(tmp_path / "run", *encoder, f"cache_dir={cache}")
+    assert len(list((cache / "text_vectors").iterdir())) == 1
+    rows = [row for row in read_log(folder / "log.csv") if row["stage"] == "grpo"]
+    column = "rewards/similarity/mean"
+    means = [float(row[column]) for row in rows if row.get(column)]
+    assert means
+    assert all(-1 <= mean <= 1 for mean in means)
+
+
+def test_a_reward_that_cannot_encode_is_refused_before_training(job, tmp_path):
+    nowhere = f"text_encoder.path={tmp_path / 'nowhere'}"
+    with pytest.raises(UserError, match=r"nowhere cannot be loaded: .*text_encoder=tfidf for word counts"):
+        job(tmp_path / "run", "reward=semantic", "text_encoder=sentence", nowhere)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
     with pytest.raises(UserError, match=r"(\d+) of \1 training prompts are longer.*history_length"):
         job(tmp_path / "run", "backbone.max_length=20")

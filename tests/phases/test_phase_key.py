@@ -21,7 +21,7 @@ from mllmrec.config.kinds import DPO, GRPO, KINDS, PARTS, POINTWISE, SFT, WARMUP
 from mllmrec.config.phases import Phase
 from mllmrec.jobs.main import held_out_protocol
 from mllmrec.phases import key as key_module
-from mllmrec.phases.key import BY_CONTENT, NOT_IN_WARMUP, OF_REPORTS, OF_THE_JOB, PhaseKey
+from mllmrec.phases.key import BY_CONTENT, NOT_IN_WARMUP, OF_OTHERS, OF_REPORTS, OF_THE_JOB, PhaseKey
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.samples.prepare import prepare
@@ -363,7 +363,7 @@ READ = ("seed", "backbone", "trainer", "prompt", "engine", "heldout", "method")
 
 def test_every_section_of_the_configuration_is_read_or_named_as_one_that_plays_no_part(world):
     sections = set(world.configure())
-    named = [READ, OF_THE_JOB, OF_REPORTS, BY_CONTENT, KINDS, PARTS]
+    named = [READ, OF_THE_JOB, OF_OTHERS, OF_REPORTS, BY_CONTENT, KINDS, PARTS]
     assert sections == set().union(*map(set, named))
     assert len(sections) == sum(map(len, named))  # no section is in two of the lists
     assert set(NOT_IN_WARMUP) < set(READ)
@@ -384,7 +384,7 @@ def test_every_setting_of_a_section_that_is_read_makes_another_key(world, sectio
 
 
 @pytest.mark.parametrize(
-    "section", [*OF_THE_JOB, *OF_REPORTS, *PARTS, *sorted(set(KINDS) - {"warmup", "sft"})]
+    "section", [*OF_THE_JOB, *OF_OTHERS, *OF_REPORTS, *PARTS, *sorted(set(KINDS) - {"warmup", "sft"})]
 )
 def test_a_setting_that_plays_no_part_is_shared(world, section):
     key = world.key()
@@ -446,6 +446,21 @@ def test_sft_after_grpo_is_known_by_all_that_grpo_read(world, override, parts):
     assert changed(key.parts(AGAIN), other.parts(AGAIN)) == parts
     # The first SFT has read none of it.
     assert changed(key.parts(BOTH), other.parts(BOTH)) == set()
+
+
+def test_what_a_reward_reads_of_the_items_counts_where_grpo_came_before(world):
+    words = ("reward=semantic", "text_encoder=sentence", f"text_encoder.path={world.folder / 'words'}")
+    (world.folder / "words").mkdir()
+    (world.folder / "words" / "weights").write_text("one")
+    first = world.key(*words)
+    early, late = first.parts(BOTH), first.parts(AGAIN)
+    assert changed(late, world.key(*words, "text_encoder.max_tokens=9").parts(AGAIN)) == {"phases"}
+    other = world.key(*words)
+    other.prepared.items.details[0] = "unlike any other"  # no prompt shows details
+    assert changed(late, other.parts(AGAIN)) == {"grpo: texts"}
+    assert changed(early, other.parts(BOTH)) == set()
+    (world.folder / "words" / "weights").write_text("two")
+    assert changed(late, world.key(*words).parts(AGAIN)) == {"grpo: files"}
 
 
 def test_what_a_phase_sets_for_itself_counts(world):

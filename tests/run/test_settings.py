@@ -3,6 +3,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mllmrec.run.settings import MOVED, read_settings
@@ -20,6 +21,32 @@ def test_classes_are_named_where_they_are_today_and_all_else_stays(tmp_path):
         "parts": [{"_target_": "mllmrec.run.loggers.RunLoggers"}, {"_target_": "mine.loggers.Own"}, "???"],
         "again": "${logger.project}",
     }
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (
+            "{encoder: null, revision: null, text_size: 8}",
+            {"_target_": "mllmrec.text_encoders.tfidf.Tfidf", "size": 8},
+        ),
+        (
+            "{encoder: some/name, revision: v2, text_size: 8}",
+            {
+                "_target_": "mllmrec.text_encoders.sentence.SentenceEncoder",
+                "path": "some/name",
+                "revision": "v2",
+            },
+        ),
+    ],
+)
+def test_a_recommender_that_encoded_texts_itself_has_an_encoder_today(tmp_path, before, now):
+    path = tmp_path / "resolved.yaml"
+    target = "mllmrec.baselines.sasrec_text.SasRecText"
+    path.write_text(f"recommender: {before.replace('{', f'{{_target_: {target}, dropout: 0.1, ')}\n")
+    found = OmegaConf.to_container(read_settings(path))["recommender"]
+    assert found == {"_target_": target, "dropout": 0.1, "encoder": now}
+    assert instantiate(found).encoder.__class__.__name__ in now["_target_"]
 
 
 @pytest.mark.parametrize(("before", "now"), MOVED.items())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from omegaconf import DictConfig
+
 from mllmrec.samples.prepared import Prepared
+from mllmrec.text_encoders.described import DescribedItems
 
 
 def item_texts(prepared: Prepared) -> list[str]:
@@ -14,3 +19,8 @@ def item_texts(prepared: Prepared) -> list[str]:
             items.ids.tolist(), items.titles.tolist(), items.details.tolist(), strict=True
         )
     ]
+
+
+def described_items(cfg: DictConfig, prepared: Prepared) -> DescribedItems:
+    """The items with their texts, under the ids that prompts show."""
+    return DescribedItems(prepared.builder.ids, item_texts(prepared), cfg.seed, Path(cfg.cache_dir))
