@@ -264,6 +264,16 @@ def make_pretrained(checkpoints) -> Callable[..., Policy]:
     return make
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, where ../shared/models/get_models.py has put it."""
+    given = os.environ.get("MLLMREC_MODELS", "~/.cache/mllmrec-models")
+    folder = Path(given).expanduser() / "smollm2"
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"no SmolLM2 in {folder}: ../shared/models/get_models.py fetches it")
+    return folder
+
+
 @pytest.fixture
 def lora() -> dict:
     return dict(LORA)

@@ -82,6 +82,32 @@ def quantized_needs_package(cfg: Settings) -> str | None:
     return None
 
 
+def gguf_needs_package(cfg: Settings) -> str | None:
+    """The optional package gguf is missing, or 4-bit weights should be made of weights that are turned into full ones."""
+    file = cfg["backbone"].get("gguf_file")
+    if file is None:
+        return None
+    if find_spec("gguf") is None:
+        return f"backbone.gguf_file={file} needs: pip install 'mllmrec[gguf]'"
+    if cfg["backbone"].get("quantization"):
+        return (
+            f"backbone.gguf_file={file} with backbone.quantization={cfg['backbone']['quantization']}: weights of GGUF files are "
+            "turned into backbone.dtype; set one of the two to null"
+        )
+    return None
+
+
+def system_prompt_is_read(cfg: Settings) -> str | None:
+    """There should be a system prompt, but a policy from scratch reads no chat."""
+    system = cfg["prompt"].get("system")
+    if not system or not capability(cfg["backbone"], "from_scratch", False):
+        return None
+    return (
+        "prompt.system with a policy from scratch, which knows no system prompts: set prompt.system=null, or choose a pretrained "
+        "backbone"
+    )
+
+
 def logger_needs_package(cfg: Settings) -> str | None:
     """The logger's package is missing: TensorBoard is optional, and wandb may have been removed."""
     needed = capability(cfg["logger"], "needs_package", None)
@@ -97,5 +123,7 @@ MODEL_RULES = (
     pixels_agree,
     quantized_needs_adapter,
     quantized_needs_package,
+    gguf_needs_package,
+    system_prompt_is_read,
     logger_needs_package,
 )

@@ -55,6 +55,7 @@ class Prompt(Section):
     template: Annotated[str, Field(min_length=1)]
     question: Annotated[str, Field(min_length=1)]
     answer: Literal["id", "id_title"]
+    system: str | None = None  # runs of earlier versions have no such key
     places: Count = 1  # runs of earlier versions have no such key
     history_length: Count
     max_title_words: CountOrZero

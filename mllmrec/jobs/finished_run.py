@@ -222,6 +222,7 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
             f"{folder.path} has neither {weights.name}/ nor {folder.adapters_path.name}/: it has no weights"
         )
     policy = backbone.load(folder.adapters_path, stages, weights)
+    policy.system = cfg.prompt.get("system")
     if cfg.prompt.get("item_tokens", "none") == "vector":
         policy.load_items(policy.folder_of(stages[-1], folder.adapters_path, weights))
     policy.model.eval()

@@ -56,6 +56,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
     policy.meet_items(prepared.items)
+    policy.system = cfg.prompt.get("system")
     reads_vectors = cfg.prompt.item_tokens == "vector"
     if reads_vectors:
         policy.add_marks(prepared.builder.marks())

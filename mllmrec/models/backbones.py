@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,6 +92,7 @@ class PretrainedSettings:
         gradient_checkpointing: whether activations are computed again in the backward pass.
         max_length: most tokens of a prompt and its completion; None: what the model holds.
         revision: branch, tag or commit on the hub; None: main.
+        gguf_file: a GGUF file in the folder or repository, whose weights are turned into ``dtype``; None: safetensors.
     """
 
     dtype: str = "bfloat16"
@@ -100,6 +102,7 @@ class PretrainedSettings:
     gradient_checkpointing: bool = False
     max_length: int | None = None
     revision: str | None = None
+    gguf_file: str | None = None
 
 
 class Tiny(Backbone):
@@ -166,8 +169,13 @@ class Pretrained(Backbone):
 
     def build(self, corpus: Iterable[str], labels: Sequence[str], seed: int) -> Policy:
         """Load model and tokenizer; ``corpus``, ``labels`` and ``seed`` play no part."""
+        loading = self.loading
         policy = self._policy(
-            self.path, self.lora, quantization=self.loading.quantization, revision=self.loading.revision
+            self.path,
+            self.lora,
+            quantization=loading.quantization,
+            revision=loading.revision,
+            **({} if loading.gguf_file is None else {"gguf_file": loading.gguf_file}),
         )
         if self.loading.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -196,11 +204,12 @@ def pretrained(
     attention: str,
     quantization: str | None = None,
     revision: str | None = None,
+    gguf_file: str | None = None,
     models: Any = None,
 ) -> tuple[Any, Any]:
     """Model and tokenizer from the hub or a folder; the ``from_pretrained`` of ``models`` loads the model.
 
-    Without ``models`` it is a causal language model.
+    Without ``models`` it is a causal language model. With ``gguf_file`` both come from that file.
 
     Raises:
         UserError: the model or the tokenizer cannot be loaded.
@@ -208,6 +217,12 @@ def pretrained(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra: dict[str, Any] = {}
+    source: dict[str, Any] = {"revision": revision or "main"}
+    if gguf_file is not None:
+        if find_spec("gguf") is None:
+            raise UserError(f"backbone.gguf_file={gguf_file} needs: pip install 'mllmrec[gguf]'")
+        source["gguf_file"] = gguf_file
+        extra |= _unpacked()
     if quantization == "4bit":
         from transformers import BitsAndBytesConfig
 
@@ -217,21 +232,31 @@ def pretrained(
     elif quantization is not None:
         raise UserError(f"backbone.quantization={quantization}: must be 4bit, or null for none")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
         with without_bars(path):
             model = (models or AutoModelForCausalLM).from_pretrained(
                 path,
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention,
-                revision=revision or "main",
+                **source,
                 **extra,
             )
     except ImportError as error:
         raise UserError(f"backbone {path}: {error}") from error
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
+        where = f"backbone.path={path}" + (f" with backbone.gguf_file={gguf_file}" if gguf_file else "")
         raise UserError(
-            f"backbone.path={path} cannot be loaded: {first} (give a hub name that this machine can reach, or a "
+            f"{where} cannot be loaded: {first} (give a hub name that this machine can reach, or a "
             "folder written by save_pretrained)"
         ) from error
     return model, tokenizer
+
+
+def _unpacked() -> dict[str, Any]:
+    """The argument that turns the weights of a GGUF file into plain ones, which can train and be saved."""
+    from transformers.utils import quantization_config
+
+    # Earlier versions of transformers know no other way.
+    kind = getattr(quantization_config, "GgufConfig", None)
+    return {} if kind is None else {"quantization_config": kind(dequantize=True)}

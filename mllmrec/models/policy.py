@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from mllmrec.data.base import Items
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.errors import UserError
+from mllmrec.models.chat import rendered
 from mllmrec.models.item_vectors import (
     PROJECTOR,
     VECTORS,
@@ -69,6 +70,8 @@ class Policy:
         self.lora = dict(lora) if lora else None
         own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
+        # What the chat template takes as system prompt; None: the template's own, if it has one; "": none.
+        self.system: str | None = None
         self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
         self._frozen: Any = None
@@ -95,17 +98,10 @@ class Policy:
     def render(self, prompt: str) -> str:
         """The prompt inside the chat template, up to the start of the answer; the same text in every phase.
 
-        The template turns off a model's thinking mode: the prompt itself holds any reasoning.
+        Raises:
+            UserError: the template cannot take the system prompt, or cannot go without one.
         """
-        if not self.tokenizer.chat_template:
-            return prompt + "\n"
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-        return str(rendered)
+        return rendered(self.tokenizer, prompt, self.system)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts; counts prompts and tokens."""
@@ -158,8 +154,10 @@ class Policy:
         known = len(self.tokenizer)
         rows = []
         for ids, mask in zip(completions.ids.cpu(), completions.mask.cpu(), strict=True):
-            row = [token if token < known else self.padding_token for token in ids[mask].tolist()]
-            rows.append(row[:-1] if row and row[-1] == self.end_token else row)
+            row = ids[mask].tolist()
+            # Before ids without a text become padding, which may be the end token.
+            row = row[:-1] if row and row[-1] == self.end_token else row
+            rows.append([token if token < known else self.padding_token for token in row])
         # Cleaning up spaces ("who 's" to "who's") could turn other texts into titles.
         return self.tokenizer.batch_decode(
             rows, skip_special_tokens=False, clean_up_tokenization_spaces=False

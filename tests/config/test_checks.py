@@ -8,6 +8,9 @@ from mllmrec.config.compose import compose_checked
 from mllmrec.errors import ConfigError
 
 
+TITLED = ("backbone=smollm2_135m",)
+
+
 def composed(*overrides: str) -> DictConfig:
     result = compose_checked("train", overrides, CONFIG_DIR)
     assert result.faults == []
@@ -150,6 +153,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft", "eval.cot=false", "eval.ranking=generate"],
             "evaluation prompts would not; set eval.cot=auto",
         ),
+        (["prompt.system=hello"], "prompt.system with a policy from scratch"),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
         (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),
@@ -163,6 +167,14 @@ def test_contradictions_and_components(overrides: list[str], words: str) -> None
 def test_4bit_weights_need_adapters() -> None:
     faults = faults_of("backbone=qwen3_0.6b", "backbone.quantization=4bit", "backbone.lora.rank=0")
     assert any("backbone.lora.rank=0: 4-bit weights cannot train" in fault for fault in faults)
+
+
+def test_weights_of_gguf_files_are_not_packed_again(monkeypatch) -> None:
+    asked = (*TITLED, "backbone.gguf_file=a.gguf")
+    faults = faults_of(*asked, "backbone.quantization=4bit")
+    assert any("set one of the two to null" in fault for fault in faults)
+    monkeypatch.setattr("mllmrec.config.model_rules.find_spec", lambda name: None if name == "gguf" else name)
+    assert faults_of(*asked) == ["backbone.gguf_file=a.gguf needs: pip install 'mllmrec[gguf]'"]
 
 
 @pytest.mark.parametrize(
