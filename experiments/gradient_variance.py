@@ -53,9 +53,7 @@ def gradients(run: FinishedRun, settings: Settings, answer: Any) -> Iterator[tor
     reward.meet_items(described_items(run.cfg, run.prepared))
     weights = [weight for weight in run.policy.model.parameters() if weight.requires_grad]
     for seed in range(settings.draws):
-        speaker = Speaker(
-            run.policy, run.answers, run.engine, rollout, Names(builder.ids, builder.titles), seed=seed
-        )
+        speaker = Speaker(run.policy, run.answers, run.engine, rollout, Names.of(builder), seed=seed)
         step = PolicyGradient(
             Collector(speaker, rollout, reward),
             GroupRelative("none"),

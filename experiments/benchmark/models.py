@@ -12,6 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from mllmrec.prompts.naming import Naming
+
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -97,6 +99,7 @@ class RandomCatalogue:
             raise ValueError(
                 f"a catalogue has at most 1000 items, and answers of at least 4 tokens, not {items} and {length}"
             )
+        self.naming = Naming()
         draw = random.Random(seed)
         vocabulary = SIZES[size].vocabulary
         numbers = draw.sample(range(1000), items)

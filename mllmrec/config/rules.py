@@ -12,6 +12,7 @@ from typing import Any
 from mllmrec.config.capabilities import capability
 from mllmrec.config.data_rules import DATA_RULES
 from mllmrec.config.kinds import KINDS
+from mllmrec.config.label_rules import LABEL_RULES
 from mllmrec.config.model_rules import MODEL_RULES
 from mllmrec.config.phase_rules import PHASE_RULES
 from mllmrec.config.phases import phases_of
@@ -147,6 +148,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     *DATA_RULES,
     *MODEL_RULES,
     *REASONING_RULES,
+    *LABEL_RULES,
 )
 
 

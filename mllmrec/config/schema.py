@@ -54,8 +54,10 @@ class Prompt(Section):
 
     template: Annotated[str, Field(min_length=1)]
     question: Annotated[str, Field(min_length=1)]
+    # Runs of earlier versions have no label and no system.
+    label: Literal["id", "letter", "number", "none"] = "id"
     answer: Literal["id", "id_title"]
-    system: str | None = None  # runs of earlier versions have no such key
+    system: str | None = None
     places: Count = 1  # runs of earlier versions have no such key
     history_length: Count
     max_title_words: CountOrZero

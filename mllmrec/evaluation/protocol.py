@@ -22,6 +22,7 @@ from mllmrec.prompts.listing import Listing
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
 from mllmrec.screen.progress import track
+from mllmrec.step.speaker import Names
 
 ASKED = "asked"  # value of a protocol's ``cot`` where prompts ask for reasoning; true: they show some
 
@@ -137,7 +138,8 @@ class Protocol:
             shown: what stands before the answer if the policy reasons first.
         """
         if self.settings.ranking == "generate":
-            return Generate(policy, answers, engine, self.prepared.builder.ids, self.settings.max_new_tokens)
+            names = Names.of(self.prepared.builder)
+            return Generate(policy, answers, engine, names, self.settings.max_new_tokens)
         if self.settings.ranking == "reasoned":
             return self._listed(
                 AfterReasoning(

@@ -16,13 +16,13 @@ from mllmrec.evaluation.metrics import order_by_score
 from mllmrec.evaluation.records import clean_ranking
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.answers import parse_answer
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import torch_generator
 from mllmrec.rollout.answer_scores import score_answers, score_rows
 from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.free import Free
 from mllmrec.rollout.lists import Listed
+from mllmrec.step.speaker import Names
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,19 @@ def candidate_scores(
 ) -> np.ndarray:
     """Log-probabilities of all candidates' answers, (S, C) float64; -inf where an example has fewer than C.
 
-    The end token is scored only under ``constrained``. Labels end with a bracket, so no answer is the beginning of
-    another, and what follows an answer says nothing about the item.
+    The end token is scored under ``constrained``, and where an answer may be the beginning of another one (titles, numbers).
+    Labels end with a bracket and letters are alone, so what follows them says nothing about the item.
     """
     model, device = policy.model, policy.device
     encoded = engine.encode(model, policy.prompt_batch([example.prompt for example in examples]))
-    options = [[answers.of(item) for item in example.candidates.tolist()] for example in examples]
+    options = [answers.among(example.candidates.tolist()) for example in examples]
     if constrained:
         scored = score_answers(engine, model, encoded, options, policy.padding_token, device, entropy=False)
         logprobs, prompt_of = scored.scores.logprobs, scored.prompt_of
     else:
-        rows = [answer[:-1] for candidates in options for answer in candidates]
+        rows = [answer for candidates in options for answer in candidates]
+        if answers.ends_itself:
+            rows = [answer[:-1] for answer in rows]
         completions = pad(rows, policy.padding_token, side="right").to(device)
         counts = torch.tensor([len(candidates) for candidates in options])
         prompt_of = torch.arange(len(options)).repeat_interleave(counts).to(device)
@@ -173,7 +175,7 @@ class ConstrainedList(PolicyRanker):
         """Write a list for each example; what it does not name is not ranked."""
         policy = self.policy
         encoded = self.engine.encode(policy.model, policy.prompt_batch([one.prompt for one in examples]))
-        options = [[self.answers.lines.of(item) for item in one.candidates.tolist()] for one in examples]
+        options = [self.answers.lines.among(one.candidates.tolist()) for one in examples]
         spelling = Spelling(policy.end_token, options, leads=self.answers.leads)
         generators = [torch_generator(0, "unused by greedy lists")] * len(examples)
         drawn = Listed(temperature=0.0).draw(self.engine, policy.model, encoded, 1, generators, spelling)
@@ -239,11 +241,11 @@ class Generate(PolicyRanker):
         policy: Policy,
         answers: AnswerTokens,
         engine: Engine,
-        item_ids: Sequence[str],
+        names: Names,
         max_new_tokens: int = 64,
     ) -> None:
         super().__init__(policy, answers, engine)
-        self.item_ids, self.max_new_tokens = item_ids, max_new_tokens
+        self.names, self.max_new_tokens = names, max_new_tokens
 
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
         """Generate one answer per example and read it."""
@@ -258,10 +260,9 @@ class Generate(PolicyRanker):
         lengths = completions.mask.sum(1).tolist()
         ranked = []
         for example, text, length in zip(examples, policy.decode(completions), lengths, strict=True):
-            column_of = {
-                self.item_ids[item]: column for column, item in enumerate(example.candidates.tolist())
-            }
-            kept = clean_ranking([item for item, _ in parse_answer(text, example.places).items], column_of)
+            question = self.names.question(example)
+            column_of = {item: column for column, item in enumerate(question.titles)}
+            kept = clean_ranking([item for item, _ in question.read(text).items], column_of)
             ranked.append(
                 RankedExample(
                     order=np.array([column_of[item] for item in kept.item_ids], dtype=np.int64),

@@ -63,7 +63,7 @@ class AfterReasoning(ScoringRanker):
         """For each example (C,) logarithms of mean probabilities, float64."""
         model = self.policy.model
         encoded = self.engine.encode(model, self.policy.prompt_batch([one.prompt for one in examples]))
-        options = [[self.answers.of(item) for item in one.candidates.tolist()] for one in examples]
+        options = [self.answers.among(one.candidates.tolist()) for one in examples]
         spelling = Spelling(self.policy.end_token, options, self.words)
         generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
         said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)

@@ -53,10 +53,11 @@ def run_language_model(run: NewRun) -> Evaluation:
     warn_through_our_log()
     engine: Engine = instantiate(cfg.engine)
     backbone: Backbone = instantiate(cfg.backbone)
-    labels = [prepared.builder.label(item) for item in range(len(prepared.items))]
+    by_id = prepared.builder.naming.label == "id"
+    labels = [prepared.builder.label(item) for item in range(len(prepared.items))] if by_id else []
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
-    policy.meet_items(prepared.items)
     policy.system = cfg.prompt.get("system")
+    policy.meet_items(prepared.items)
     reads_vectors = cfg.prompt.item_tokens == "vector"
     if reads_vectors:
         policy.add_marks(prepared.builder.marks())

@@ -70,6 +70,9 @@ def rank_items(
     The prompt lists ``candidates`` if there are no more of them than in training prompts. If there are more, or if the whole
     catalogue except ``excluded`` competes, it lists none. A second prompt then lists the ``shortlist`` best and ranks them
     again; the other items follow with their first scores.
+
+    Raises:
+        UserError: an id is unknown, or the policy names items by their place in a list and there are too many to list.
     """
     trained = run.prepared.trained_list
     if shortlist > trained:
@@ -85,6 +88,12 @@ def rank_items(
     else:
         offered = np.flatnonzero(run.prepared.items.offered).tolist()
         items = [item for item in offered if item not in excluded]
+    naming = run.prepared.builder.naming
+    if naming.by_place and isinstance(run, FinishedRun) and run.cfg.eval.ranking != "pointwise":
+        raise UserError(
+            f"the policy learnt to name an item by its {naming.label} in the prompt's list (prompt.label={naming.label}), so it "
+            f"cannot rank {len(items):,} items at once: give up to {trained} items as candidates=[ITEM,ITEM,...]"
+        )
     ranked = _ranked(run, history, items, listed=False)
     if shortlist < 2:
         return ranked

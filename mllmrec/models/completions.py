@@ -23,7 +23,8 @@ def learnt_tokens(
     Returns:
         N lists that end with the end token, and where the answer begins in each: behind the reasoning, if there is any.
     """
-    tokens, begins = [answers.of(example.target) for example in examples], [0] * len(examples)
+    tokens = [answers.among(one.candidates.tolist(), [one.target])[0] for one in examples]
+    begins = [0] * len(examples)
     own = [place for place, example in enumerate(examples) if example.reasoned_answer]
     texts = [_answer(examples[place]) for place in own]
     for place, answer in zip(own, policy.encode_answers(texts) if texts else [], strict=True):

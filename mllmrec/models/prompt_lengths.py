@@ -17,7 +17,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example, Examples
-from mllmrec.prompts.markup import LABEL_BEGINS
+from mllmrec.prompts.markup import LABEL_BEGINS, LINE_BEGINS
 from mllmrec.prompts.questions import Questions
 from mllmrec.screen.progress import track
 
@@ -126,8 +126,10 @@ class _Bounds:
         self._longest: dict[PromptBuilder, tuple[int, int]] = {}
 
     def of_prompt(self, prompt: str) -> int:
-        """The bound for one prompt, counted item by item."""
-        return sum(map(self._tokens_of, LABEL_BEGINS.split(self.policy.render(prompt))))
+        """The bound for one prompt, counted item by item, or line by line if it has no labels of items."""
+        text = self.policy.render(prompt)
+        pieces = LABEL_BEGINS if LABEL_BEGINS.search(text) else LINE_BEGINS
+        return sum(map(self._tokens_of, pieces.split(text)))
 
     def of_plain(
         self, builder: PromptBuilder, history_length: int, candidates: int | None, asks: bool = False

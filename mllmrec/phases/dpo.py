@@ -73,7 +73,9 @@ class Dpo(PhaseModule):
             UserError: a prompt has too few candidates.
         """
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
-        answers = [[self.answers.of(item) for item in self._items(example, step)] for example in batch]
+        answers = [
+            self.answers.among(example.candidates.tolist(), self._items(example, step)) for example in batch
+        ]
         order = sorted(range(len(batch)), key=lambda row: len(prompts[row]))
         size = self.learner.micro_batch_size
         parts = [order[start : start + size] for start in range(0, len(order), size)]

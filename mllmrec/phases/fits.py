@@ -232,13 +232,12 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
     reward.meet_items(described_items(cfg, job.prepared))
     shapers = [instantiate(shaper) for shaper in (cfg.get("shapers") or {}).values()]
     needs: frozenset[str] = frozenset().union(*(part.needs for part in (rollout, reward, *shapers, *others)))
-    builder = job.prepared.builder
     speaker = Speaker(
         job.policy,
         job.answers,
         job.engine,
         rollout.plain,
-        Names(builder.ids, builder.titles),
+        Names.of(job.prepared.builder),
         seed=cfg.seed,
         purpose="rollouts" if inputs.phase.name == inputs.phase.kind.name else inputs.phase.name,
         micro_batch_size=inputs.settings.micro_batch_size,

@@ -96,7 +96,7 @@ def hybrid_share(step: int, steps: int) -> float:
 
 def candidate_trie(answers: AnswerTokens, example: Example) -> AnswerTrie:
     """The answers of an example's candidates."""
-    return AnswerTrie([answers.of(item) for item in example.candidates.tolist()])
+    return AnswerTrie(answers.among(example.candidates.tolist()))
 
 
 def supervised_shares(

@@ -2,34 +2,20 @@
 
 A well-formed completion is one line, ``[ITEM_<id>]`` or ``[ITEM_<id>] title``, with optional reasoning between
 think tags before or after it. A ranked list has one such line for each item, with its place in front: ``2. [ITEM_<id>]``.
+`mllmrec.prompts.naming` has the other ways to name items.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, item_label, label_item
+from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN
+from mllmrec.prompts.naming import Read, plain, read_by_id
 
-ANSWER_FORMATS = ("id", "id_title")
-
-_LINE = re.compile(r"^\[ITEM_([^\[\]\s]+)\](?:[ \t]+(\S.*?))?\s*$")
 _PLACE = re.compile(r"^\d+[.)]\s*")
 _THOUGHT = re.compile(re.escape(THINK_OPEN) + r"(.*?)" + re.escape(THINK_CLOSE), re.DOTALL)
-
-
-def answer_text(item_id: str, title: str, answer_format: str) -> str:
-    """The answer for an item: its label, then its (neutral) title if the format has one.
-
-    Raises:
-        ValueError: ``answer_format`` is not one of `ANSWER_FORMATS`.
-    """
-    if answer_format not in ANSWER_FORMATS:
-        raise ValueError(f"answer format {answer_format!r} is none of {ANSWER_FORMATS}")
-    label = item_label(item_id)
-    return label if answer_format == "id" or not title else f"{label} {title}"
 
 
 def ranked_text(answers: Sequence[str]) -> str:
@@ -75,12 +61,13 @@ class ParsedAnswer:
         return len(self.items) == 1 and self.stray_lines == 0 and not self.unclosed
 
 
-def parse_answer(completion: str, places: int = 1) -> ParsedAnswer:
+def parse_answer(completion: str, places: int = 1, read: Read = read_by_id) -> ParsedAnswer:
     """Read a completion. Never raises: lines that cannot be read are counted in ``stray_lines``.
 
     Args:
         completion: what was said.
         places: items that were asked for; in a list of several, a line may begin with its place.
+        read: reads a line; `Naming.reader` makes it where items are not named by their ids.
 
     A closing tag without an opening tag ends reasoning that the chat template opened, so everything before it is
     reasoning.
@@ -102,9 +89,9 @@ def parse_answer(completion: str, places: int = 1) -> ParsedAnswer:
     for line in text.splitlines():
         if not line.strip():
             continue
-        match = _LINE.match(line.strip() if places == 1 else _PLACE.sub("", line.strip()))
-        if match:
-            items.append((label_item(match[1]), match[2] or ""))
+        named = read(line.strip() if places == 1 else _PLACE.sub("", line.strip()))
+        if named is not None:
+            items.append(named)
         else:
             stray += 1
     return ParsedAnswer(tuple(items), stray, " ".join(part.strip() for part in thoughts).strip(), unclosed)
@@ -115,8 +102,4 @@ def same_title(said: str, title: str) -> bool:
 
     Tokenizers such as Qwen's compose characters, so even the right title may come back with other code points.
     """
-    return _plain(said) == _plain(title)
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+    return plain(said) == plain(title)

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mllmrec.errors import UserError
-from mllmrec.prompts.answers import answer_text, place_text, ranked_text, reasoned
+from mllmrec.prompts.answers import place_text, ranked_text, reasoned
 from mllmrec.prompts.markup import item_label, item_mark, neutral
+from mllmrec.prompts.naming import Naming, distinct_titles
 from mllmrec.prompts.wording import load_wording
 
 _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
@@ -79,7 +80,8 @@ class PromptBuilder:
 
     Titles are cut to ``max_title_words`` (0: not cut) and captions to ``max_caption_words``. Both are neutralised, so
     that foreign text cannot imitate a label, a mark, a think tag or a chat token. In prompts the mark of each marked item
-    stands right behind the item's title; answers have no marks.
+    stands right behind the item's title; answers have no marks. ``label`` is one of `mllmrec.prompts.naming.LABELS`; where
+    only titles tell items apart, equal titles get a number behind them.
 
     Raises:
         UserError: an item has a mark to stand behind its title, but the template does not show titles.
@@ -92,12 +94,13 @@ class PromptBuilder:
         *,
         domain: str = "item",
         answer: str = "id_title",
+        label: str = "id",
         places: int = 1,
         max_title_words: int = 0,
         max_caption_words: int = 0,
     ) -> None:
-        self.template, self.domain, self.answer_format = template, domain, answer
-        self.places = places
+        self.template, self.domain, self.places = template, domain, places
+        self.naming = Naming(label, answer)
         if items.marked and not all("{title}" in line for line in (template.item, template.history_item)):
             raise UserError(
                 "prompt.item_tokens: an item's token stands behind its title, but prompt.template shows no titles in "
@@ -105,6 +108,8 @@ class PromptBuilder:
             )
         self.ids = [str(item_id) for item_id in items.ids]
         self.titles = [_first_words(self.clean(str(title)), max_title_words) for title in items.titles]
+        if label == "none":
+            self.titles = distinct_titles([self.clean(item_id) for item_id in self.ids], self.titles)
         self._captions = {
             item_id: _first_words(self.clean(text), max_caption_words)
             for item_id, text in items.captions.items()
@@ -134,43 +139,52 @@ class PromptBuilder:
         ]
         blocks = [template.history.format(items=template.joiner.join(lines), domain=self.domain)]
         if candidates is not None:
-            lines = [self._item(template.item, item, position) for position, item in enumerate(candidates, 1)]
+            lines = [
+                self._item(template.item, item, position, listed=True)
+                for position, item in enumerate(candidates, 1)
+            ]
             blocks.append(template.candidates.format(items=template.joiner.join(lines), domain=self.domain))
         if reasoning:
             blocks.append(template.hint.format(reasoning=self.clean(reasoning)))
         if think:
             blocks.append(self.template.think.format())
-        form = "[ITEM_<id>]" if self.answer_format == "id" else "[ITEM_<id>] title"
         closing = template.closing if self.places == 1 else template.ranked
-        blocks.append(closing.format(domain=self.domain, form=form, places=self.places))
+        blocks.append(closing.format(domain=self.domain, form=self.naming.form, places=self.places))
         return template.joiner.join(blocks)
 
-    def answer(self, item: int) -> str:
-        """The answer that names an item."""
-        return answer_text(self.ids[item], self.titles[item], self.answer_format)
+    def answer(self, item: int, column: int | None = None) -> str:
+        """The answer that names an item.
+
+        Args:
+            item: the item's code.
+            column: its place in the prompt's list, from 0; only names by place need it.
+        """
+        return self.naming.answer_text(self.ids[item], self.titles[item], column)
 
     def ranked_answer(self, target: int, candidates: Sequence[int]) -> str:
         """The ranked list to learn: the target, then other candidates in the order of the prompt, ``places`` in all.
 
         Nothing is known of the others' true order. The prompt's order can be learnt, so that the loss is about the target.
         """
+        column_of = {item: column for column, item in enumerate(candidates)}
         others = [item for item in candidates if item != target]
-        return ranked_text([self.answer(item) for item in [target, *others[: self.places - 1]]])
+        named = [target, *others[: self.places - 1]]
+        return ranked_text([self.answer(item, column_of.get(item)) for item in named])
 
-    def line(self, item: int) -> str:
-        """An item's line in a ranked list, without the place in front."""
-        return f" {self.answer(item)}"
+    def line(self, item: int, column: int | None = None) -> str:
+        """An item's line in a ranked list, without the place in front; arguments as in `answer`."""
+        return f" {self.answer(item, column)}"
 
-    def opening(self, item: int) -> str:
-        """How every ranked list of two or more items begins that names this one first."""
-        return f"{place_text(1)}{self.line(item)}{place_text(2)}"
+    def opening(self, item: int, column: int | None = None) -> str:
+        """How every ranked list of two or more items begins that names this one first; arguments as in `answer`."""
+        return f"{place_text(1)}{self.line(item, column)}{place_text(2)}"
 
     def reasoned_answer(self, answer: str, reasoning: str) -> str:
         """An answer with reasoning in front."""
         return reasoned(self.clean(reasoning), answer)
 
     def label(self, item: int) -> str:
-        """The label of an item."""
+        """The label of an item that is named by its id."""
         return item_label(self.ids[item])
 
     def marks(self) -> list[str]:
@@ -182,11 +196,14 @@ class PromptBuilder:
         safe = neutral(text)
         return safe if self.template.punctuation == "keep" else " ".join(_WORDS.findall(safe))
 
-    def _item(self, pattern: str, item: int, position: int) -> str:
+    def _item(self, pattern: str, item: int, position: int, listed: bool = False) -> str:
         caption = self._captions.get(self.ids[item])
         shown = self.template.caption.format(caption=caption) if caption else ""
+        label = self.naming.label_of(self.ids[item], position - 1 if listed else None)
+        if not label:
+            pattern = pattern.replace("{label} ", "").replace("{label}", "")
         return pattern.format(
-            label=self.label(item),
+            label=label,
             title=self.titles[item] + self._marks.get(self.ids[item], ""),
             caption=shown,
             position=position,

@@ -147,22 +147,22 @@ class Examples:
             candidates=candidates,
             target_column=column,
             has_reasoning=bool(reasoning),
-            reasoned_answer=self._to_learn(index, candidates, reasoning if learnt else None),
+            reasoned_answer=self._to_learn(index, candidates, column, reasoning if learnt else None),
             reasoning=self.builder.clean(reasoning) if learnt and reasoning else "",
             places=self.builder.places,
             history=samples.history(index),
             hint="" if learnt or not reasoning else reasoning,
         )
 
-    def _to_learn(self, index: int, candidates: np.ndarray, reasoning: str | None) -> str:
+    def _to_learn(self, index: int, candidates: np.ndarray, column: int, reasoning: str | None) -> str:
         """The answer to learn, if it differs from the target's plain one."""
         target, builder = self.samples.target(index), self.builder
-        answer = builder.answer(target)
+        if builder.places == 1 and not reasoning:
+            return ""
+        answer = builder.answer(target, column)
         if builder.places > 1:
             answer = builder.ranked_answer(target, candidates.tolist())
-        if reasoning:
-            return builder.reasoned_answer(answer, reasoning)
-        return answer if builder.places > 1 else ""
+        return builder.reasoned_answer(answer, reasoning) if reasoning else answer
 
     def in_lists(self, example: Example) -> list[Example]:
         """The example as it is shown: itself, or with ``list_size`` one example for each list of its candidates.

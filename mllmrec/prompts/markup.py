@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 LABEL_BEGINS = re.compile(r"(?=\[ITEM_)")
+LINE_BEGINS = re.compile(r"(?=\n)")
 # The group captures the encoded item id.
 ITEM_MARK = re.compile(r"<\|item:([^|<>]*)\|>")
 

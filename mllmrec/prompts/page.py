@@ -74,8 +74,9 @@ def _heading(examples: Examples, example: Example) -> str:
 def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
     """(prompt, answer) pairs about an example."""
     if shown.questions is None:
-        wanted = example.reasoned_answer or shown.examples.builder.answer(example.target)
         (listing,) = (part for part in shown.examples.in_lists(example) if part.target_column >= 0)
+        builder = shown.examples.builder
+        wanted = example.reasoned_answer or builder.answer(example.target, listing.target_column)
         return [(listing.prompt, wanted)]
     questions = shown.questions
     other = int(example.candidates[0 if example.target_column else -1])

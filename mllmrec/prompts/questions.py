@@ -49,6 +49,8 @@ class Questions:
         self.builder.template = replace(
             builder.template, candidates=wording.candidate, closing=wording.question
         )
+        if builder.naming.by_place:  # a single candidate has no place
+            self.builder.naming = replace(builder.naming, label="none")
         self.positive, self.negative = wording.positive, wording.negative
         self.history_length = history_length
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllmrec.prompts.answers import parse_answer, same_title
+from mllmrec.prompts.answers import same_title
 from mllmrec.rewards.base import Question, TextReward
 
 
@@ -13,7 +13,7 @@ def named_items(completion: str, question: Question, needs_title: bool) -> list[
     tags before or after it. Each id belongs to a candidate. If the answer has a title, or needs one and the candidate has
     one, the titles must match.
     """
-    parsed = parse_answer(completion, question.places)
+    parsed = question.read(completion)
     if not question.well_formed(parsed):
         return None
     valid = all(_is_right(title, question.titles.get(item), needs_title) for item, title in parsed.items)

@@ -20,6 +20,7 @@ class Release(TextReward):
 
     parts = ("format", "hit")
     needs_title = True
+    needs_ids = True
 
     def __init__(self, malformed: float = -1.0, miss: float = 0.3, hit: float = 1.0) -> None:
         self.malformed, self.miss, self.hit = malformed, miss, hit

@@ -17,6 +17,7 @@ from mllmrec.engine.base import ChoiceSets, TokenScores
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.prompts.answers import ParsedAnswer, parse_answer
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.naming import Naming
 from mllmrec.rl.groups import Groups
 
 POLICY = "policy"  # the source of a row that the policy drew for its own prompt
@@ -27,8 +28,17 @@ class Question:
     """What a reward needs to know to judge a completion."""
 
     target_id: str
-    titles: Mapping[str, str]  # candidate id -> title as the prompt shows it
+    titles: Mapping[str, str]  # candidate id -> title as the prompt shows it, in the order of its list
     places: int = 1  # items that an answer names
+    naming: Naming = Naming()  # how prompt and answers name candidates
+
+    def read(self, completion: str) -> ParsedAnswer:
+        """What a completion says."""
+        return parse_answer(completion, self.places, self.naming.reader(self.titles))
+
+    def shown(self, item_id: str) -> str:
+        """A candidate as the prompt shows it, such as ``[ITEM_7] Red Lamp``."""
+        return self.naming.shown(item_id, self.titles)
 
     def well_formed(self, answer: ParsedAnswer) -> bool:
         """Whether an answer names as many items as were asked for, each once, and says nothing else."""
@@ -97,7 +107,7 @@ class RolloutBatch:
     def answers(self) -> list[ParsedAnswer]:
         """R parsed texts."""
         return [
-            parse_answer(text, self.questions[place].places)
+            self.questions[place].read(text)
             for text, place in zip(self.texts, self.example_of.tolist(), strict=True)
         ]
 

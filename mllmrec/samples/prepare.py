@@ -76,6 +76,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
         load_template(cfg.prompt.template),
         domain=source.domain,
         answer=cfg.prompt.answer,
+        label=cfg.prompt.get("label", "id"),
         places=cfg.prompt.get("places", 1),
         max_title_words=cfg.prompt.max_title_words,
         max_caption_words=cfg.prompt.max_caption_words,

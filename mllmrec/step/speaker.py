@@ -14,7 +14,9 @@ from mllmrec.engine.batches import TokenBatch
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.naming import Naming
 from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, PlainRollout, Spelling, Turn
@@ -27,6 +29,12 @@ class Names:
 
     ids: Sequence[str]  # (I,)
     titles: Sequence[str]  # (I,) as the prompts show them
+    naming: Naming = Naming()
+
+    @classmethod
+    def of(cls, builder: PromptBuilder) -> Names:
+        """As a builder calls the items."""
+        return cls(builder.ids, builder.titles, builder.naming)
 
     def question(self, example: Example) -> Question:
         """What a reward needs to know of an example."""
@@ -34,6 +42,7 @@ class Names:
             self.ids[example.target],
             {self.ids[item]: self.titles[item] for item in example.candidates.tolist()},
             example.places,
+            self.naming,
         )
 
 
@@ -82,7 +91,7 @@ class Speaker:
         answers: list[list[list[int]]] = []
         if self.plain.constrained:
             tokens = self.answers.lines if self.plain.lists else self.answers
-            answers = [[tokens.of(item) for item in example.candidates.tolist()] for example in examples]
+            answers = [tokens.among(example.candidates.tolist()) for example in examples]
         leads = self.answers.leads if self.plain.lists else []
         return Spelling(self.policy.end_token, answers, self._reasoning, leads)
 

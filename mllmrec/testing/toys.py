@@ -162,8 +162,8 @@ class _ToyAnswers:
     leads = ([13], [14])
 
     @staticmethod
-    def of(item: int) -> list[int]:
-        return list(_ANSWERS[item])
+    def among(candidates: Sequence[int]) -> list[list[int]]:
+        return [list(_ANSWERS[item]) for item in candidates]
 
     @property
     def lines(self) -> _ToyLines:
@@ -175,8 +175,8 @@ class _ToyLines:
     longest = 2
 
     @staticmethod
-    def of(item: int) -> list[int]:
-        return list(_ANSWERS[item][:-1])
+    def among(candidates: Sequence[int]) -> list[list[int]]:
+        return [list(_ANSWERS[item][:-1]) for item in candidates]
 
 
 def toy_speaker(rollout: Any, engine: Engine | None = None, seed: int = 0) -> Speaker:

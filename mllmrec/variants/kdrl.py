@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mllmrec.prompts.markup import item_label
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.groups import Groups
 from mllmrec.rl.kl import kl_estimate
@@ -91,7 +90,7 @@ class Informed(Teacher):
         about[batch.prompt_of.cpu()] = batch.example_of
         shown = []
         for place in about.tolist():
-            target = batch.questions[place].target_id
-            answer = f"{item_label(target)} {batch.questions[place].titles.get(target, '')}".rstrip()
+            question = batch.questions[place]
+            answer = question.shown(question.target_id)
             shown.append(self.hint.replace("{answer}", answer) + batch.examples[place].prompt)
         return shown

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 
-from mllmrec.prompts.answers import answer_text
 from mllmrec.prompts.examples import Example
 from mllmrec.randomness import numpy_generator
 from mllmrec.rl.batch import Question, RolloutBatch, join
@@ -90,13 +89,11 @@ class Scaffold(WrappedRollout):
         if level == "first_word":
             return f"Hint: its title begins with {title.split()[0]}" if title else "Hint: it has no title"
         if level == "answer":
-            return f"Hint: it is {answer_text(question.target_id, title, 'id_title')}"
+            return f"Hint: it is {question.shown(question.target_id)}"
         others = [item for item in question.titles if item != question.target_id]
         draw = numpy_generator(self.seed, "scaffold", example.sample_id).permutation(len(others))
         listed = {question.target_id, *(others[place] for place in draw[: self.shortlist - 1])}
-        named = [
-            answer_text(item, shown, "id_title") for item, shown in question.titles.items() if item in listed
-        ]
+        named = [question.shown(item) for item in question.titles if item in listed]
         return f"Hint: it is one of {'; '.join(named)}"
 
     def _replaced(self, batch: RolloutBatch, found: Sequence[RolloutBatch]) -> RolloutBatch:

@@ -7,7 +7,6 @@ from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
 from mllmrec.errors import ConfigError
 
-
 TITLED = ("backbone=smollm2_135m",)
 
 
@@ -153,6 +152,27 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             ["cot.placement=completion", "method=sft", "eval.cot=false", "eval.ranking=generate"],
             "evaluation prompts would not; set eval.cot=auto",
         ),
+        ([*TITLED, "prompt.label=letter", "candidates.num_negatives=26"], "26 letters for 27 candidates"),
+        ([*TITLED, "prompt.label=letter", "eval.listing=none"], "no prompt lists have no letters"),
+        (
+            [*TITLED, "prompt.label=number", "eval.num_negatives=full"],
+            "set prompt.label=id or none, or eval.num_negatives to a number",
+        ),
+        (
+            [*TITLED, "prompt.label=letter", "eval.listing=all", "eval.num_negatives=26"],
+            "set eval.listing=trained, or prompt.label=number",
+        ),
+        (
+            ["prompt.label=letter", "prompt.template=instruct"],
+            "leave the phase out (method.phases=[sft,grpo])",
+        ),
+        ([*TITLED, "prompt.label=none", "prompt.answer=id"], "an answer would say nothing"),
+        ([*TITLED, "prompt.label=none", "prompt.template=compact"], "set prompt.template=instruct"),
+        (
+            [*TITLED, "prompt.label=none", "task=ranked_list"],
+            "set prompt.label=id or letter, or rollout=lines and eval.ranking=generate",
+        ),
+        ([*TITLED, "prompt.label=number", "reward=release"], "does not name items by their ids"),
         (["prompt.system=hello"], "prompt.system with a policy from scratch"),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
@@ -198,6 +218,13 @@ def test_weights_of_gguf_files_are_not_packed_again(monkeypatch) -> None:
         ["cot.placement=completion", "method=sft", "eval.ranking=generate"],
         ["cot.placement=completion", "method=sft", "eval.cot=false"],  # answers are scored, not generated
         ["sft.loss_on=candidates"],
+        [*TITLED, "prompt.label=none", "eval.listing=none"],
+        [*TITLED, "prompt.label=letter", "prompt.answer=id", "eval.num_negatives=99"],  # ten lists
+        [*TITLED, "prompt.label=number", "prompt.system=hello"],
+        ["prompt.label=letter", "method=sasrec"],  # reads no prompt
+        [*TITLED, "prompt.label=letter", "task=ranked_list"],
+        [*TITLED, "prompt.label=number", "task=ranked_list", "candidates.num_negatives=8"],
+        [*TITLED, "prompt.label=none", "task=ranked_list", "rollout=lines", "eval.ranking=generate"],
     ],
 )
 def test_what_is_allowed(overrides: list[str]) -> None:

@@ -17,17 +17,21 @@ from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.sft import Sft
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.builder import ItemTexts, PromptBuilder
+from mllmrec.prompts.naming import LABELS
 from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
+from mllmrec.step.speaker import Names
 
 ENGINE = SharedPrefix()
+NAMES = Names([str(item) for item in range(12)], [""] * 12)
 
 
 @pytest.fixture
-def titled(make_pretrained, make_builder, make_examples):
-    """A pretrained policy whose answers are labels with titles, and its examples."""
-    policy, builder = make_pretrained(lora=None), make_builder("instruct", answer="id_title")
+def titled(make_pretrained, make_builder, make_examples, request):
+    """A pretrained policy whose answers are labels with titles, and its examples; a parameter is the label."""
+    policy = make_pretrained(lora=None)
+    builder = make_builder("instruct", answer="id_title", label=getattr(request, "param", "id"))
     policy.model.eval()
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(0.5)
@@ -44,11 +48,13 @@ def next_logprobs(policy, tokens):
 def brute_force(policy, answers, example, constrained):
     """Token by token, every candidate by itself."""
     (prompt,) = policy.encode_prompts([example.prompt])
-    options = [answers.of(item) for item in example.candidates.tolist()]
+    options = answers.among(example.candidates.tolist())
     scores = []
     for answer in options:
         score = 0.0
-        for place, token in enumerate(answer if constrained else answer[:-1]):
+        # Titles and numbers may begin other ones, so their end counts.
+        ends = constrained or ("[ITEM" not in example.prompt and "A. " not in example.prompt)
+        for place, token in enumerate(answer if ends else answer[:-1]):
             logprobs = next_logprobs(policy, prompt + answer[:place])
             if constrained:
                 rivals = {other[place] for other in options if other[:place] == answer[:place]}
@@ -58,6 +64,7 @@ def brute_force(policy, answers, example, constrained):
     return np.array(scores)
 
 
+@pytest.mark.parametrize("titled", LABELS, indirect=True)
 @pytest.mark.parametrize("constrained", [False, True])
 def test_ranking_equals_brute_force(titled, constrained):
     policy, answers, examples = titled
@@ -175,7 +182,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     settings = OptimizerSettings(1e-2, schedule="cosine")
     fit(Sft(Learner(policy, ENGINE, micro_batch_size=4), answers, settings, 60), [batch] * 60)
     with torch.no_grad():
-        ranked = Generate(policy, answers, ENGINE, builder.ids).rank(batch)
+        ranked = Generate(policy, answers, ENGINE, Names.of(builder)).rank(batch)
     assert [result.text for result in ranked] == [builder.answer(item) for item in (3, 4, 5, 6)]
     named = [
         [int(example.candidates[column]) for column in result.order]
@@ -188,7 +195,7 @@ def test_generated_answers_are_read_counted_and_never_filled_up(
     ranks = [result.rank_of(example.target_column) for example, result in zip(batch, ranked, strict=True)]
     assert_allclose(ranks, [2, np.nan, np.nan, 1])
 
-    result = evaluate(examples, Generate(policy, answers, ENGINE, builder.ids), [[0, 1], [2, 3]])
+    result = evaluate(examples, Generate(policy, answers, ENGINE, Names.of(builder)), [[0, 1], [2, 3]])
     assert result.validity == {
         "invalid": 0.25,
         "duplicate": 0.25,
@@ -208,9 +215,7 @@ def test_a_generated_answer_with_special_tokens_names_nothing(titled, monkeypatc
     completions = pad(rows, policy.padding_token, side="right")
     monkeypatch.setattr(Free, "draw", lambda *_: SimpleNamespace(tokens=completions))
     with torch.no_grad():
-        said, stained = Generate(policy, answers, ENGINE, [str(item) for item in range(12)]).rank(
-            [examples[0], examples[0]]
-        )
+        said, stained = Generate(policy, answers, ENGINE, NAMES).rank([examples[0], examples[0]])
     assert said.order.tolist() == [0]
     assert stained.order.tolist() == []
     assert stained.text == "<|pad|>" + said.text
@@ -219,8 +224,8 @@ def test_a_generated_answer_with_special_tokens_names_nothing(titled, monkeypatc
 def test_generation_is_greedy_and_stops_at_its_limit(titled):
     policy, answers, examples = titled
     with torch.no_grad():
-        first = Generate(policy, answers, ENGINE, range(12), max_new_tokens=3).rank(examples)
-        again = Generate(policy, answers, ENGINE, range(12), max_new_tokens=3).rank(examples[::-1])[::-1]
+        first = Generate(policy, answers, ENGINE, NAMES, max_new_tokens=3).rank(examples)
+        again = Generate(policy, answers, ENGINE, NAMES, max_new_tokens=3).rank(examples[::-1])[::-1]
     assert [result.text for result in first] == [result.text for result in again]
     assert all(result.generated_tokens <= 3 for result in first)
     (prompt,) = policy.encode_prompts([examples[0].prompt])

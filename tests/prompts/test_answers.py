@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from mllmrec.prompts.answers import ParsedAnswer, answer_text, parse_answer, same_title, split_reasoning
+from mllmrec.prompts.answers import ParsedAnswer, parse_answer, same_title, split_reasoning
+from mllmrec.prompts.naming import Naming
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def test_missing_title_is_empty():
 @pytest.mark.parametrize("title", ["Red Lamp", "100% (new)", "Amélie · 東京", "a-b: c, d!", "x ) y"])
 def test_answers_read_back(title):
     for item_id in ("7", "a b", "ä"):
-        assert parse_answer(answer_text(item_id, title, "id_title")).items == ((item_id, title),)
-        assert parse_answer(answer_text(item_id, title, "id")).items == ((item_id, ""),)
+        assert parse_answer(Naming().answer_text(item_id, title)).items == ((item_id, title),)
+        assert parse_answer(Naming(answer="id").answer_text(item_id, title)).items == ((item_id, ""),)
 
 
 def test_any_text_can_be_read():
