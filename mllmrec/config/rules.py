@@ -112,6 +112,33 @@ def renormalised_scores_are_of_one_list(cfg: Settings) -> str | None:
     )
 
 
+def corrected_scores_exist(cfg: Settings) -> str | None:
+    """Scores should be corrected, but the ranking has none that could be, or no list has an order."""
+    evaluated, places = cfg["eval"], cfg["prompt"].get("places", 1)
+    calibrate, normalise = (evaluated.get(name, "none") for name in ("calibrate", "normalise"))
+    asked = [
+        f"eval.{name}={value}"
+        for name, value in (("calibrate", calibrate), ("normalise", normalise))
+        if value != "none"
+    ]
+    if not asked:
+        return None
+    where, ranking = " and ".join(asked), evaluated["ranking"]
+    if ranking not in ("likelihood", "constrained"):
+        return f"{where} with eval.ranking={ranking}: only likelihoods can be corrected; set eval.ranking=likelihood"
+    if places > 1:
+        return f"{where} with prompt.places={places}: ranked lists are written, not scored; set them to none"
+    if normalise == "tokens" and ranking == "constrained":
+        return (
+            "eval.normalise=tokens with eval.ranking=constrained, whose probabilities add up to 1 whatever the lengths: set "
+            "eval.ranking=likelihood"
+        )
+    unlisted = evaluated["num_negatives"] == "full" or evaluated.get("listing") == "none"
+    if calibrate == "permute" and unlisted:
+        return "eval.calibrate=permute without a list of candidates, which could have orders: set eval.calibrate=history"
+    return None
+
+
 def baselines_have_names_of_their_own(cfg: Settings) -> str | None:
     """A baseline has the name of a phase, so the rankings of one would replace those of the other."""
     names = [*KINDS, *(phase.name for phase in phases_of(cfg))]
@@ -143,6 +170,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     listed_candidates_end,
     generated_answers_are_listed,
     renormalised_scores_are_of_one_list,
+    corrected_scores_exist,
     baselines_have_names_of_their_own,
     *PHASE_RULES,
     *DATA_RULES,

@@ -78,6 +78,10 @@ class Eval(Section):
     """``eval``."""
 
     ranking: Literal["likelihood", "constrained", "generate", "pointwise", "reasoned"]
+    # Runs of earlier versions have none of these three keys, and no listing.
+    calibrate: Literal["none", "history", "permute"] = "none"
+    normalise: Literal["none", "tokens"] = "none"
+    orders: Count = 4
     num_negatives: Annotated[Any, AfterValidator(_count_or_full)]
     listing: Literal["trained", "all", "none"] = "trained"  # runs of earlier versions have no such key
     weighting: Literal["uniform", "popularity", "both"]

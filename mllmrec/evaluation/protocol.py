@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mllmrec.engine.base import Engine
+from mllmrec.evaluation.calibration import calibrated, calibration
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
 from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences
 from mllmrec.evaluation.metrics import expected_at_random, objective_name
@@ -65,6 +66,7 @@ class Protocol:
             "users": len(self.positions),
             "ranking": ranking,
             **self._reasoning(ranking),
+            **(calibration(self.settings) if ranking in ("likelihood", "constrained") else {}),
             "num_candidates": int(self.prepared.items.offered.sum()) if full else self.num_candidates,
             "negatives": "whole catalogue" if full else self.settings.weighting,
             **(self.listing.describe() if lists else {}),
@@ -156,7 +158,8 @@ class Protocol:
         constrained = self.settings.ranking == "constrained"
         if constrained and self.prepared.builder.places > 1:
             return ConstrainedList(policy, answers, engine)
-        return self._listed(Likelihood(policy, answers, engine, self.seed, constrained=constrained))
+        likelihood = Likelihood(policy, answers, engine, self.seed, constrained=constrained)
+        return self._listed(calibrated(likelihood, self.examples, self.settings))
 
     def _listed(self, ranker: ScoringRanker) -> Ranker:
         return InLists(ranker, self.examples) if self.examples.list_size else ranker

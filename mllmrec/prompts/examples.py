@@ -164,6 +164,27 @@ class Examples:
             answer = builder.ranked_answer(target, candidates.tolist())
         return builder.reasoned_answer(answer, reasoning) if reasoning else answer
 
+    def reworded(self, example: Example, *, history: bool = True, order: np.ndarray | None = None) -> Example:
+        """The example with another prompt about the same candidates.
+
+        Args:
+            example: one of these, or a part that lists some of its candidates.
+            history: whether the prompt shows the history.
+            order: (C,) the old column of the candidate in each new one; None: as they are.
+        """
+        shown = example.history[-self.history_length :].tolist() if history else []
+        candidates, column = example.candidates, example.target_column
+        if order is not None:
+            candidates = candidates[order]
+            column = int(np.flatnonzero(order == column)[0]) if column >= 0 else column
+        prompt = self.builder.prompt(
+            shown,
+            None if self.list_size == 0 else candidates.tolist(),
+            example.hint or None,
+            self.cot.asks and not example.hint,
+        )
+        return replace(example, prompt=prompt, candidates=candidates, target_column=column)
+
     def in_lists(self, example: Example) -> list[Example]:
         """The example as it is shown: itself, or with ``list_size`` one example for each list of its candidates.
 

@@ -62,7 +62,16 @@ _NOT_MEASURED = (
 )
 # These affect only rankings by a policy that reads prompts.
 _OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "reasoning", "hint")
-_OF_PROMPT_READERS = ("ranking", "listing", "max_new_tokens", "reasoning_samples", "max_reasoning_tokens")
+_OF_PROMPT_READERS = (
+    "ranking",
+    "calibrate",
+    "normalise",
+    "orders",
+    "listing",
+    "max_new_tokens",
+    "reasoning_samples",
+    "max_reasoning_tokens",
+)
 
 
 def examples_fingerprint(examples: Iterable[Example], without: Collection[str] = ()) -> str:

@@ -174,6 +174,10 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         ),
         ([*TITLED, "prompt.label=number", "reward=release"], "does not name items by their ids"),
         (["prompt.system=hello"], "prompt.system with a policy from scratch"),
+        (["eval.calibrate=history", "eval.ranking=generate"], "only likelihoods can be corrected"),
+        (["eval.normalise=tokens", "eval.ranking=constrained"], "whose probabilities add up to 1"),
+        (["eval.calibrate=permute", "eval.listing=none"], "set eval.calibrate=history"),
+        (["eval.calibrate=permute", "task=ranked_list"], "ranked lists are written, not scored"),
         (["heldout.users=0", "heldout.patience=3"], "heldout.patience=3 with heldout.users=0"),
         (["cot_policy=refined", "draft=precomputed"], "draft.path is not set: add draft.path=VALUE"),
         (["cot_policy=refined", "refine=hf", "refine.max_new_tokens=0"], "max_new_tokens"),
@@ -273,6 +277,10 @@ def test_all_faults_come_together() -> None:
         "eval.ks",
         "dataset.root not set",
     ]
+
+
+def test_what_depends_on_the_run_is_checked_with_the_run() -> None:
+    check_config(compose_checked("evaluate", ["run=folder", "eval.calibrate=history"], CONFIG_DIR).config)
 
 
 def test_commands_on_a_finished_run_check_what_is_given() -> None:
