@@ -35,8 +35,17 @@ def evaluate(
     ranker: Ranker,
     batches: Iterable[Sequence[int]],
     writer: StageWriter | None = None,
+    slices: Sequence[Sequence[str]] | None = None,
 ) -> Evaluation:
-    """Rank the examples of ``batches`` (lists of positions) and collect the rank of each target."""
+    """Rank the examples of ``batches`` (lists of positions) and collect the rank of each target.
+
+    Args:
+        examples: the examples.
+        ranker: ranks their candidates.
+        batches: lists of positions; the results are in this order.
+        writer: also takes each user's ranking; None: nothing is written.
+        slices: for the writer, the names of each user's slices, in the order of the batches.
+    """
     ranks: list[float] = []
     listed: list[int] = []
     wanted: list[int] = []
@@ -60,7 +69,10 @@ def evaluate(
                 top.append(result.place_of_first)
                 tokens += result.generated_tokens
             if writer is not None:
-                writer.append(_records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top))
+                names = None if slices is None else slices[len(ranks) - len(chosen) : len(ranks)]
+                writer.append(
+                    _records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top, names)
+                )
     validity = validity_rates(
         np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
     )
@@ -73,6 +85,7 @@ def _records(
     ranked: Sequence[RankedExample],
     ranks: np.ndarray,
     keep_top: int,
+    slices: Sequence[Sequence[str]] | None,
 ) -> StageRecords:
     ids = examples.builder.ids
     return StageRecords(
@@ -87,4 +100,5 @@ def _records(
         texts=[result.text for result in ranked]
         if any(result.text is not None for result in ranked)
         else None,
+        slices=slices,
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
+from mllmrec.data.splits import training_counts
 from mllmrec.engine.base import Engine
 from mllmrec.evaluation.calibration import calibrated, calibration
 from mllmrec.evaluation.evaluate import Evaluation, evaluate
@@ -16,6 +19,14 @@ from mllmrec.evaluation.pointwise import Pointwise
 from mllmrec.evaluation.ranking import ConstrainedList, Generate, InLists, Likelihood, Ranker, ScoringRanker
 from mllmrec.evaluation.reasoned import AfterReasoning, Shown
 from mllmrec.evaluation.records import write_stage
+from mllmrec.evaluation.slices import (
+    Slice,
+    history_slices,
+    image_slices,
+    names_by_user,
+    popularity_slices,
+    sliced,
+)
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -48,12 +59,24 @@ class Protocol:
         self.ks = list(settings.ks)
         # Batches of similar lengths need less padding; results are joined by user, so any order will do.
         lengths = self.examples.samples.history_lengths
-        ordered = sorted(self.positions, key=lambda position: min(lengths[position], prepared.history_length))
+        self.ordered = sorted(
+            self.positions, key=lambda position: min(lengths[position], prepared.history_length)
+        )
         size = settings.batch_size
-        self.batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        self.batches = [self.ordered[start : start + size] for start in range(0, len(self.ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])
         carrying = sum(self.examples.reasoning(position) is not None for position in self.positions)
         self.cot_share = carrying / len(self.positions)  # share of prompts that carry reasoning
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """Parts of the ranked users, who are in the order of the batches."""
+        samples, items = self.examples.samples, self.prepared.items
+        targets = samples.targets[self.ordered]
+        counts = training_counts(self.prepared.samples["train"], len(items))
+        shown = np.minimum(samples.history_lengths[self.ordered], self.prepared.history_length)
+        pictured = np.array([target in items.images for target in items.ids[targets].tolist()])
+        return [*popularity_slices(counts, targets), *history_slices(shown), *image_slices(pictured)]
 
     def describe(self, ranking: str | None = None) -> dict[str, Any]:
         """The ``protocol`` of metrics.json; give ``ranking`` where it differs from the settings."""
@@ -172,6 +195,7 @@ class Protocol:
         """Rank every user and write the results to per_user.parquet and metrics.json."""
         result = self.rank(stage, ranker, folder)
         folder.record_stage(stage, result.means(self.ks), self.intervals(result), result.validity)
+        folder.record_slices(stage, self.sliced(result))
         return result
 
     def rank(self, name: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
@@ -179,11 +203,16 @@ class Protocol:
         with write_stage(folder.per_user_path, name, self.settings.keep_top) as writer:
             shown = f"evaluate {name.replace('_', ' ')}, {self.settings.weighting} negatives"
             tracked = track(self.batches, shown, len(self.positions), "users", weigh=len)
-            return evaluate(self.examples, ranker, tracked, writer)
+            names = names_by_user(self.slices, len(self.ordered))
+            return evaluate(self.examples, ranker, tracked, writer, names)
 
     def intervals(self, result: Evaluation) -> dict[str, list[float]]:
         """The 95 % interval of every metric's mean."""
         return bootstrap_intervals(result.per_user(self.ks), self.seed, self.settings.resamples)
+
+    def sliced(self, result: Evaluation) -> dict[str, dict[str, Any]]:
+        """The results of each slice of the users."""
+        return sliced(result.per_user(self.ks), self.slices, self.seed, self.settings.resamples)
 
     def difference(self, later: Evaluation, earlier: Evaluation) -> dict[str, Any]:
         """``later - earlier`` user by user; both must have ranked the same users in the same order."""

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("ranking", pa.list_(pa.string())),
         ("num_candidates", pa.int64()),
         ("text", pa.string()),
+        ("slices", pa.list_(pa.string())),
     ]
 )
 
@@ -40,6 +41,9 @@ class StageRecords:
     rankings: Sequence[Sequence[str]]  # U lists of item ids, best first
     num_candidates: np.ndarray  # (U,) int
     texts: Sequence[str | None] | None = None  # U generated answers, when answers are generated
+    slices: Sequence[Sequence[str]] | None = (
+        None  # names of each user's slices (`evaluation.slices`), when known
+    )
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -77,6 +81,10 @@ class StageWriter:
             ),
             pa.array(np.asarray(records.num_candidates, dtype=np.int64)),
             pa.array([None] * num_users if records.texts is None else list(records.texts), pa.string()),
+            pa.array(
+                [None] * num_users if records.slices is None else [list(names) for names in records.slices],
+                pa.list_(pa.string()),
+            ),
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
 
@@ -121,7 +129,11 @@ def read_stage(path: Path, stage: str) -> StageRecords:
     if not path.exists():
         raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one phase")
     with refusing_damage(path):
-        table = pq.read_table(path, filters=[("stage", "=", stage)]).select(SCHEMA.names)
+        table = pq.read_table(path, filters=[("stage", "=", stage)])
+        # Files of earlier versions have no slices.
+        table = table.select(
+            [name for name in SCHEMA.names if name != "slices" or name in table.column_names]
+        )
     if table.num_rows == 0:
         raise UserError(f"{path} has no phase {stage!r}; it has {choices(stages_in(path)) or 'none'}")
     return StageRecords(
@@ -133,7 +145,14 @@ def read_stage(path: Path, stage: str) -> StageRecords:
         rankings=table["ranking"].to_pylist(),
         num_candidates=table["num_candidates"].to_numpy(),
         texts=None if table["text"].null_count == table.num_rows else table["text"].to_pylist(),
+        slices=_slices(table),
     )
+
+
+def _slices(table: pa.Table) -> list[list[str]] | None:
+    if "slices" not in table.column_names or table["slices"].null_count == table.num_rows:
+        return None
+    return table["slices"].to_pylist()
 
 
 def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:

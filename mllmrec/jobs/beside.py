@@ -45,6 +45,7 @@ def rank_baselines(cfg: DictConfig, prepared: Prepared, protocols: Protocols) ->
             place.folder.record_baseline(
                 str(name), result.means(place.protocol.ks), place.protocol.intervals(result)
             )
+            place.folder.record_slices(str(name), place.protocol.sliced(result))
 
 
 def _no_trainer(**settings: Any) -> Any:

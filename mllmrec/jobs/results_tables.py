@@ -17,6 +17,14 @@ from mllmrec.screen.console import MIN_PLAIN_WIDTH, make_console
 
 _MOSTLY = 0.5  # share of invalid answers above which the table needs an explanation
 
+_PARTS = {
+    "cold": "cold target",
+    "tail": "tail target",
+    "middle": "middle target",
+    "head": "head target",
+    "short": "short history",
+    "long": "long history",
+}
 _CHANGED = {"none": "without", "swapped": "another user's", "shuffled": "words shuffled"}
 
 
@@ -160,6 +168,45 @@ def faithfulness_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def slices_table(metrics: Mapping[str, Any], width: int = MIN_PLAIN_WIDTH) -> Table:
+    """The last phase in parts of the users, beside counting co-occurrences and SFT.
+
+    Args:
+        metrics: the content of `metrics.json` (`RunFolder.metrics`).
+        width: the screen's width in characters; in a wider table, intervals stand below their numbers.
+    """
+    slices, stages = metrics["slices"], metrics["stages"]
+    last = next(reversed(stages))
+    shown = list(dict.fromkeys(name for name in ("item_knn", "sft", last) if name in slices))
+    metric = objective_name(cutoffs_of(stages[last]))
+    named = {name: stage_title(name) if name in stages else name for name in shown}
+    between = " " if 26 + 24 * len(shown) <= width else "\n"
+    few = any(part["few"] for part in slices[last].values())
+    table = Table(
+        title=f"{metric} in parts of the users [95 % interval]",
+        caption="by the target's count in training, items of history shown, image of the target"
+        + ("; (few): too few users to say much" if few else ""),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("users with", no_wrap=True)
+    for name in ("users", *named.values()):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part, whole in slices[last].items():
+        found = [slices[name].get(part) for name in shown]
+        table.add_row(
+            _PARTS.get(part, part),
+            f"{whole['users']:,}" + (" (few)" if whole["few"] else ""),
+            *(
+                "–"
+                if one is None
+                else _cell(one["metrics"].get(metric), one["intervals"].get(metric), between)
+                for one in found
+            ),
+        )
+    return table
+
+
 def untrained_lines(metrics: Mapping[str, Any]) -> list[str]:
     """One line for each phase that ended with the weights it began with."""
     return [
@@ -234,6 +281,8 @@ def print_results(metrics: Mapping[str, Any], console: Console | None = None) ->
     console.print(results_table(metrics, console.width))
     for line in difference_lines(metrics):
         console.print(Text(line))
+    if metrics.get("slices"):
+        console.print(slices_table(metrics, console.width))
     if metrics.get("weights"):
         console.print(weights_table(metrics))
     if metrics.get("faithfulness"):

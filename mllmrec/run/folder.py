@@ -26,6 +26,7 @@ SECTIONS = (
     "baselines",
     "stages",
     "intervals",
+    "slices",
     "validity",
     "differences",
     "weights",
@@ -244,6 +245,10 @@ class RunFolder:
     ) -> None:
         """Add a recommender that the run's phases should beat."""
         self._update("baselines", {name: {"metrics": metrics, "intervals": intervals}})
+
+    def record_slices(self, name: str, slices: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add a phase's or a baseline's results for parts of the users (`slices.sliced`)."""
+        self._update("slices", {name: slices})
 
     def record_weights(self, stage: str, compared: Mapping[str, Any]) -> None:
         """Record the results of a phase's best held-out weights and of its last weights.

@@ -73,6 +73,18 @@ def test_records_belong_to_their_users(tiny, make_examples, tmp_path):
     assert records.texts is None
 
 
+def test_records_carry_the_slices_in_the_order_of_the_batches(tiny, make_examples, tmp_path):
+    examples = make_examples(tiny.builder, split="test")
+    path = tmp_path / "per_user.parquet"
+    order = [index for batch in CUTS["uneven"] for index in batch]
+    ranker = Likelihood(tiny.policy, tiny.answers, ENGINE, 0, constrained=False)
+    with write_stage(path, "sft") as writer:
+        evaluate(examples, ranker, CUTS["uneven"], writer, [[f"slice of u{index}"] for index in order])
+    records = read_stage(path, "sft")
+    assert sorted(records.user_ids) == [f"u{user}" for user in range(6)]
+    assert records.slices == [[f"slice of {user}"] for user in records.user_ids]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_keeps_its_mode_and_weights(tiny, make_examples, training):
     tiny.policy.model.train(training)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +47,7 @@ def test_columns_are_the_contracts_and_an_unranked_target_is_null(tmp_path):
             "ranking": ["a", "b"],
             "num_candidates": 10,
             "text": None,
+            "slices": None,
         }
         for user, rank in (("u1", 2), ("u2", None))
     ]
@@ -64,6 +67,24 @@ def test_a_stage_reads_back_as_it_was_written(tmp_path):
     np.testing.assert_array_equal(back.ranks, [2, np.nan])
     assert back.rankings == [["a", "b", "c"], ["a", "b", "c"]]
     assert back.texts is None
+
+
+def test_users_carry_the_names_of_their_slices(tmp_path):
+    path = tmp_path / "per_user.parquet"
+    with write_stage(path, "sft") as writer:
+        writer.append(replace(records(), slices=[["cold", "short"], []]))
+    assert pq.read_table(path)["slices"].to_pylist() == [["cold", "short"], []]
+    assert read_stage(path, "sft").slices == [["cold", "short"], []]
+
+
+def test_files_of_earlier_versions_have_no_slices(tmp_path):
+    path = tmp_path / "per_user.parquet"
+    with write_stage(path, "sft") as writer:
+        writer.append(records())
+    pq.write_table(pq.read_table(path).drop_columns("slices"), path)
+    back = read_stage(path, "sft")
+    assert back.slices is None
+    assert back.user_ids.tolist() == ["u1", "u2"]
 
 
 def test_a_failed_stage_leaves_the_file_as_it_was(tmp_path):

@@ -52,6 +52,23 @@ def test_the_run_folder_holds_what_the_contract_says(job, tmp_path):
         assert row["ranking"].index(row["target_id"]) + 1 == row["rank"]
         assert len(set(row["ranking"])) == row["num_candidates"] == 10
 
+    slices = metrics["slices"]
+    assert set(slices) == {"popularity", "item_knn", *metrics["stages"]}
+    for stage, values in metrics["stages"].items():
+        ranks = [(row["rank"], row["slices"]) for row in rows if row["stage"] == stage]
+        for name, part in slices[stage].items():
+            own = [rank for rank, names in ranks if name in names]
+            assert part["users"] == len(own)
+            assert part["few"] == (len(own) < 20)
+            assert part["metrics"]["HR@1"] == pytest.approx(
+                sum(rank == 1 for rank in own) / len(own), abs=1e-6
+            )
+        for division in (("cold", "tail", "middle", "head"), ("short", "long")):
+            parts = [slices[stage][name] for name in division if name in slices[stage]]
+            assert sum(part["users"] for part in parts) == 60
+            mean = sum(part["users"] * part["metrics"]["NDCG@3"] for part in parts) / 60
+            assert mean == pytest.approx(values["NDCG@3"], abs=2e-6)
+
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     assert data["whole"]["users"] == 60
     assert data["candidates"]["hash"]["test"] == metrics["protocol"]["candidates_hash"]

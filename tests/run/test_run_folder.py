@@ -30,6 +30,7 @@ def fill(folder, seconds):
     folder.record_stage(
         "sft", {"HR@1": np.float64(2 / 3)}, {"HR@1": np.array([0.5, 5 / 6])}, {"invalid": 0.0}
     )
+    folder.record_slices("sft", {"cold": {"users": 1, "few": True, "metrics": {"HR@1": 2 / 3}}})
     folder.record_difference(
         "grpo", "sft", {"HR@1": {"mean": -1 / 3, "interval": [-0.5, 0.1], "p": 0.25, "users": np.int64(4)}}
     )
@@ -47,6 +48,7 @@ def test_metrics_json_has_the_contracts_sections_and_six_decimals(tmp_path):
         "baselines": {},
         "stages": {"sft": {"HR@1": 0.666667}},
         "intervals": {"sft": {"HR@1": [0.5, 0.833333]}},
+        "slices": {"sft": {"cold": {"users": 1, "few": True, "metrics": {"HR@1": 0.666667}}}},
         "validity": {"sft": {"invalid": 0.0}},
         "differences": {
             "grpo - sft": {"HR@1": {"mean": -0.333333, "interval": [-0.5, 0.1], "p": 0.25, "users": 4}}

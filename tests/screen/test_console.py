@@ -106,6 +106,47 @@ def test_differences_are_shown_whatever_their_sign():
     ]
 
 
+def part(value, users=300, few=False):
+    intervals = {} if users == 1 else {"NDCG@3": [value - 0.1, value + 0.1]}
+    return {"holds": "", "users": users, "few": few, "metrics": {"NDCG@3": value}, "intervals": intervals}
+
+
+def test_slices_stand_beside_counting_and_sft():
+    slices = {
+        "popularity": {"cold": part(0.1, 12, True), "head": part(0.2)},
+        "item_knn": {"cold": part(0.21, 12, True), "head": part(0.7)},
+        "zero_shot": {"cold": part(0.22, 12, True), "head": part(0.23)},
+        "sft": {"cold": part(0.4, 12, True), "head": part(0.5)},
+        "grpo": {"cold": part(0.5, 12, True), "head": part(0.6)},
+    }
+    console = plain_console(100)
+    print_results({**METRICS, "slices": slices}, console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    start = next(place for place, line in enumerate(lines) if "NDCG@3 in parts of the users" in line)
+    header, _, *rows = lines[start + 2 : start + 6]
+    words = ["users with", "users", "item_knn", "SFT", "GRPO"]
+    assert [cell.strip() for cell in header.strip("┃").split("┃")] == words
+    assert [[cell.strip() for cell in row.strip("│").split("│")] for row in rows] == [
+        ["cold target", "12 (few)", "0.210 [0.110, 0.310]", "0.400 [0.300, 0.500]", "0.500 [0.400, 0.600]"],
+        ["head target", "300", "0.700 [0.600, 0.800]", "0.500 [0.400, 0.600]", "0.600 [0.500, 0.700]"],
+    ]
+    assert "(few): too few users to say much" in " ".join(" ".join(lines[start:]).split())
+
+
+def test_slices_of_a_baselines_own_run_are_its_own():
+    slices = {name: {"head": part(0.7, users=1)} for name in ("popularity", "item_knn", "sasrec")}
+    metrics = {
+        "protocol": METRICS["protocol"],
+        "stages": {"sasrec": dict.fromkeys(NAMES, 0.7)},
+        "slices": slices,
+    }
+    text = shown(metrics)
+    assert "NDCG@3 in parts of the users" in text
+    assert "SFT" not in text
+    assert text.count("0.700") >= 2
+
+
 def shown(metrics):
     console = plain_console(200)
     print_results(metrics, console)
