@@ -49,6 +49,8 @@ def report(cfg: DictConfig) -> None:
         console.print(on_screen(section.results, [section.experiment.metric]))
         if section.comparisons is not None:
             console.print(on_screen(section.comparisons))
+        if section.slices is not None:
+            console.print(on_screen(section.slices, ()))
         if section.costs is not None:
             console.print(on_screen(section.costs))
         for note in section.notes:

@@ -20,6 +20,7 @@ from mllmrec.reporting.comparison import (
 )
 from mllmrec.reporting.rows import Grouped, Row, group_runs
 from mllmrec.reporting.runs import KEPT, Jobs, Run, Unfinished, find_jobs
+from mllmrec.reporting.slices import ScoredSlice, score_slices
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Experiment:
     baseline: Scores
     chosen_as_best: bool  # whether the baseline was chosen as the best row on the same users
     comparisons: list[Comparison]
+    slices: list[ScoredSlice]  # parts of the users; empty if the runs recorded none
     weights: str = KEPT  # which weights of each phase were ranked
     # How many of all runs were also ranked among other negatives; None if all or none were.
     alone: tuple[int, int] | None = None
@@ -113,6 +115,7 @@ class Experiment:
             "baseline": self.baseline.row.label,
             "baseline_chosen_as_best": self.chosen_as_best,
             "comparisons": [vars(comparison) for comparison in self.comparisons],
+            "slices": [vars(part) for part in self.slices],
             "unfinished": [{"path": str(job.path), "error": job.error} for job in self.unfinished],
             "repeated": [str(run.path) for run in self.repeated],
         }
@@ -181,6 +184,9 @@ def build_experiment(jobs: Jobs, name: str, question: Question) -> Experiment:
         baseline=base,
         chosen_as_best=question.baseline == BEST,
         comparisons=comparisons,
+        slices=score_slices(
+            scores, main, question.stage, question.seed, question.resamples, question.weights
+        ),
         weights=question.weights,
     )
 

@@ -53,6 +53,8 @@ def latex_tables(sections: Sequence[Section]) -> str:
         parts.append(latex(section.results, label))
         if section.comparisons is not None:
             parts.append(latex(section.comparisons, f"{label}-tests"))
+        if section.slices is not None:
+            parts.append(latex(section.slices, f"{label}-slices"))
         if section.costs is not None:
             parts.append(latex(section.costs, f"{label}-costs"))
     return "\n".join(parts)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.pictures import Picture
-from mllmrec.reporting.tables import Table, comparisons, costs, results, unfinished_lines
+from mllmrec.reporting.tables import Table, comparisons, costs, results, slices, unfinished_lines
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -24,6 +24,7 @@ class Section:
     experiment: Experiment
     results: Table
     comparisons: Table | None
+    slices: Table | None
     costs: Table | None
     notes: list[str]  # jobs that are left out
     pictures: list[Picture]
@@ -31,7 +32,8 @@ class Section:
     @property
     def tables(self) -> list[Table]:
         """The existing tables, in the order shown."""
-        return [table for table in (self.results, self.comparisons, self.costs) if table is not None]
+        every = (self.results, self.comparisons, self.slices, self.costs)
+        return [table for table in every if table is not None]
 
 
 def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section:
@@ -40,6 +42,7 @@ def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section
         experiment,
         results(experiment),
         comparisons(experiment),
+        slices(experiment),
         costs(experiment),
         unfinished_lines(experiment),
         list(pictures),

@@ -136,6 +136,34 @@ def costs(experiment: Experiment) -> Table | None:
     return Table("Cost of a step", header, rows, caption)
 
 
+def slices(experiment: Experiment) -> Table | None:
+    """One row per setting, one column per slice of the users; None if the runs recorded no slices."""
+    parts, metric = experiment.slices, experiment.metric
+    if not parts:
+        return None
+    known = experiment.rows[0].runs[0].metrics["slices"]
+    rows = []
+    for name in experiment.baselines:
+        own = [known.get(name, {}).get(part.name) for part in parts]
+        rows.append([Cell(name), *(Cell("–") if one is None else _known_cell(one, metric) for one in own)])
+    muted = set(range(len(rows)))
+    columns = [marks(part.means) for part in parts]
+    for place, entry in enumerate(experiment.scores):
+        cells = [
+            _interval_cell(part.means[place], part.intervals[place], column[place])
+            for part, column in zip(parts, columns, strict=True)
+        ]
+        rows.append([Cell(label_of(entry)), *cells])
+    header = [experiment.axis, *(f"{part.name} (n = {part.users:,})" for part in parts)]
+    few = ", ".join(part.name for part in parts if part.few)
+    caption = (
+        f"{metric} by the target's count in training (cold: none; tail and head: a fifth of the training interactions "
+        "each), by the items of history shown, and by whether the target has an image; 95 % bootstrap intervals over users."
+        + (f" Too few users to say much: {few}." if few else "")
+    )
+    return Table(f"{metric} in parts of the users", header, rows, caption, muted)
+
+
 def label_of(entry: Scores) -> str:
     """A row's label, marked if the writer of its reasoning knew the target or may have known it."""
     return entry.row.label + LEAK_MARKS.get(entry.row.leak, "")
@@ -280,8 +308,12 @@ def _cell(entry: Scores, name: str, mark: str) -> Cell:
 def _known_cell(known: Mapping[str, Any], metric: str) -> Cell:
     if metric not in known["metrics"]:
         return Cell("–")
-    low, high = known["intervals"][metric]
-    return Cell(f"{known['metrics'][metric]:.3f}", detail=f"[{low:.3f}, {high:.3f}]")
+    return _interval_cell(known["metrics"][metric], known["intervals"].get(metric))
+
+
+def _interval_cell(value: float, interval: Sequence[float] | None, mark: str = "") -> Cell:
+    detail = "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+    return Cell(f"{value:.3f}", detail=detail, mark=mark)
 
 
 def _results_caption(experiment: Experiment, stages_differ: bool) -> str:

@@ -37,6 +37,7 @@ def write_run() -> Callable[..., Path]:
         seconds: float = 10.0,
         cost: dict[str, float] | None = None,
         finished: bool = True,
+        slices: Sequence[Sequence[str]] | None = None,
     ) -> Path:
         stages = ranks if isinstance(ranks, dict) else {"sft": ranks}
         run = RunFolder(folder)
@@ -62,10 +63,17 @@ def write_run() -> Callable[..., Path]:
             with write_stage(run.per_user_path, stage) as writer:
                 writer.append(
                     StageRecords(
-                        ids, [f"target of {user}" for user in ids], array, [[]] * count, np.full(count, 10)
+                        ids,
+                        [f"target of {user}" for user in ids],
+                        array,
+                        [[]] * count,
+                        np.full(count, 10),
+                        slices=slices,
                     )
                 )
             run.record_stage(stage, mean_metrics(per_user_metrics(array, KS)), {}, {})
+            if slices is not None:
+                run.record_slices(stage, {key: {} for key in ("cold", "head", "short", "long")})
             run.record_cost(stage, {"seconds": seconds, **(cost or {})})
         config = OmegaConf.create(
             {
