@@ -11,6 +11,7 @@ are spared, as is usual when negatives are sampled against the training interact
 training shows them as right answers, and an item should not be right in one prompt of a user and wrong in another.
 This rule is the same for every split. ``leave_one_out`` spares all but the user's last two items, ``time`` spares
 what lies before the first cut, and ``given`` spares the train sequence but not the same person's test sequence.
+``cold_items`` narrows what is on offer: no cold item in training, and in evaluation only cold ones (`data.cold_items`).
 
 Under ``weighting="popularity"`` a negative must also occur in training. Items are drawn one after the other, without
 replacement, in proportion to their training counts. (A placeholder title counts as a title. If untitled items were
@@ -33,6 +34,7 @@ from mllmrec import randomness
 from mllmrec.cache import Digest, fingerprint, source_fingerprint
 from mllmrec.data.base import Interactions, Items
 from mllmrec.data.candidate_sets import CandidateSet, combine_digests, frozen, row_digest
+from mllmrec.data.cold_items import ColdItemInteractions
 from mllmrec.data.filters import FilteredInteractions, people_of
 from mllmrec.data.splits import Samples, latest_targets, training_counts
 from mllmrec.errors import UserError
@@ -67,11 +69,15 @@ class CandidateSampler:
 
         Args:
             catalogue: the items, and what each user's negatives must avoid.
-            train: the training samples, which give the popularity.
+            train: the training samples, which give the popularity. Items that are kept out of training have none
+                there, so if only they are on offer, the number of people who have them counts.
         """
         if self.weighting == "uniform":
             return CandidateSource(self, catalogue, catalogue.offered.astype(np.float64))
-        counts = training_counts(train, len(catalogue.items))[catalogue.code_of_rank]
+        if catalogue.only_cold:
+            counts = np.bincount(catalogue.seen % len(catalogue.items), minlength=len(catalogue.items))
+        else:
+            counts = training_counts(train, len(catalogue.items))[catalogue.code_of_rank]
         return CandidateSource(self, catalogue, np.where(catalogue.offered, counts, 0).astype(np.float64))
 
 
@@ -91,7 +97,11 @@ class Catalogue:
         self.code_of_rank = np.argsort(items.ids, kind="stable").astype(np.int32)  # (I,)
         self.rank_of_code = np.empty(len(items), dtype=np.int64)
         self.rank_of_code[self.code_of_rank] = np.arange(len(items))
-        self.offered = items.offered[self.code_of_rank]  # (I,) bool
+        offered, self.only_cold = items.offered, False
+        if isinstance(interactions, ColdItemInteractions):
+            offered = interactions.may_be_negatives(items, training=known is not None)
+            self.only_cold = known is None and interactions.negatives == "cold"
+        self.offered = offered[self.code_of_rank]  # (I,) bool
         self.person = (
             np.arange(interactions.num_users, dtype=np.int64)
             if interactions.given_split is None
@@ -167,10 +177,13 @@ class CandidateSource:
         if len(short):
             worst = int(short[np.argmin(sizes[short])])
             kind = "items" if self.sampler.weighting == "uniform" else "items that occur in training"
+            more = "more items (k_core, unused_items)"
+            if self.catalogue.only_cold:
+                kind, more = "cold items", "more cold items (split.share)"
             raise UserError(
                 f"user {samples.user_id(worst)} has only {sizes[worst]} of {len(self._pool)} {kind} left as negatives, "
                 f"but num_negatives={self.sampler.num_negatives} ({len(short)} of {len(samples)} samples have too few): "
-                "lower num_negatives, take the full catalogue, or keep more items (k_core, unused_items) or users (max_users)"
+                f"lower num_negatives, take the full catalogue, or keep {more} or users (max_users)"
             )
 
     def candidates_of(self, samples: Samples, index: int, split: str) -> tuple[np.ndarray, int]:

@@ -106,7 +106,7 @@ class LeaveOneOut:
     """
 
     def __init__(self, windows: Windows = "last", min_history: int = 1) -> None:
-        self.windows, self.min_history = _checked(windows, min_history)
+        self.windows, self.min_history = checked(windows, min_history)
 
     def __call__(self, interactions: Interactions) -> dict[str, Samples]:
         """Split into train, validation and test."""
@@ -114,9 +114,9 @@ class LeaveOneOut:
         users = np.arange(interactions.num_users)
         starts, ends = interactions.offsets[:-1], interactions.offsets[1:]
         first = starts + self.min_history
-        return _not_empty(
+        return not_empty(
             {
-                "train": _training(interactions, users, ends - 2, self.windows, self.min_history),
+                "train": training_samples(interactions, users, ends - 2, self.windows, self.min_history),
                 "validation": _held_out(interactions, users, ends - 2, ends - 2 >= first),
                 "test": _held_out(interactions, users, ends - 1, ends - 1 >= first),
             }
@@ -143,7 +143,7 @@ class Given:
     def __init__(
         self, windows: Windows = "last", min_history: int = 1, validation_share: float = 0.1, seed: int = 0
     ) -> None:
-        self.windows, self.min_history = _checked(windows, min_history)
+        self.windows, self.min_history = checked(windows, min_history)
         if not 0 <= validation_share < 1:
             raise UserError(f"validation_share={validation_share} must be at least 0 and below 1")
         self.validation_share, self.seed = validation_share, seed
@@ -168,13 +168,13 @@ class Given:
             )
 
         splits = {
-            "train": _training(
+            "train": training_samples(
                 interactions, learning, interactions.offsets[learning + 1], self.windows, self.min_history
             ),
             "validation": last_items(validating),
             "test": last_items(testing),
         }
-        return _not_empty(splits, allow_no_validation=self.validation_share == 0)
+        return not_empty(splits, allow_no_validation=self.validation_share == 0)
 
     def _named(self, interactions: Interactions, targets: np.ndarray) -> dict[str, Samples]:
         """The split of a publisher who names every target; `targets` is (N,)."""
@@ -195,16 +195,16 @@ class Given:
         if not validation.any():
             names = np.unique(interactions.user_ids[sequences[train]])
             chosen = np.isin(interactions.user_ids, names[self._drawn(names)])[sequences]
-            validation = _last_of_each(train & chosen, sequences, interactions.num_users)
+            validation = last_of_each(train & chosen, sequences, interactions.num_users)
             train &= ~chosen
         if self.windows == "last":
-            train = _last_of_each(train, sequences, interactions.num_users)
+            train = last_of_each(train, sequences, interactions.num_users)
         splits = {}
         for name, mask in (("train", train), ("validation", validation), ("test", targets == TEST)):
             positions = np.flatnonzero(mask & usable)
             left_out = int(np.count_nonzero(mask & ~usable))
             splits[name] = Samples(interactions, sequences[positions].astype(np.int32), positions, left_out)
-        return _not_empty(splits, allow_no_validation=self.validation_share == 0)
+        return not_empty(splits, allow_no_validation=self.validation_share == 0)
 
     def _drawn(self, names: np.ndarray) -> np.ndarray:
         """(P,) mask of the people who are held out for validation."""
@@ -239,7 +239,7 @@ class ByTime:
         validation_from: int | None = None,
         test_from: int | None = None,
     ) -> None:
-        self.windows, self.min_history = _checked(windows, min_history)
+        self.windows, self.min_history = checked(windows, min_history)
         if (validation_from is None) != (test_from is None):
             raise UserError("give both validation_from and test_from, or neither and let the shares decide")
         if validation_from is not None and test_from is not None and validation_from >= test_from:
@@ -276,9 +276,9 @@ class ByTime:
         first = starts + self.min_history
         validating = starts + _count_before(interactions.timestamps, interactions.offsets, validation_from)
         testing = starts + _count_before(interactions.timestamps, interactions.offsets, test_from)
-        return _not_empty(
+        return not_empty(
             {
-                "train": _training(interactions, users, validating, self.windows, self.min_history),
+                "train": training_samples(interactions, users, validating, self.windows, self.min_history),
                 "validation": _held_out(
                     interactions, users, validating, (validating < testing) & (validating >= first)
                 ),
@@ -302,7 +302,12 @@ def training_counts(train: Samples, num_items: int) -> np.ndarray:
     return np.bincount(interactions.items[_ranges(interactions.offsets[:-1], lengths)], minlength=num_items)
 
 
-def _checked(windows: Windows, min_history: int) -> tuple[Windows, int]:
+def checked(windows: Windows, min_history: int) -> tuple[Windows, int]:
+    """The two settings that all splits have.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
     if windows not in ("last", "sliding"):
         raise UserError(f"windows={windows!r} is not known; give last or sliding")
     if min_history < 1:
@@ -321,7 +326,7 @@ def _refuse_two_sequences(interactions: Interactions) -> None:
         )
 
 
-def _last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.ndarray:
+def last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.ndarray:
     """The mask reduced to its last place in each of the ``count`` sequences."""
     last = np.full(count, -1, dtype=np.int64)
     places = np.flatnonzero(mask)
@@ -337,7 +342,7 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
-def _training(
+def training_samples(
     interactions: Interactions, users: np.ndarray, stops: np.ndarray, windows: Windows, min_history: int
 ) -> Samples:
     """Targets before `stops` (U',), which index the items of each user: only the latest one, or all."""
@@ -361,7 +366,12 @@ def _count_before(timestamps: np.ndarray, offsets: np.ndarray, cut: int) -> np.n
     return running[offsets[1:]] - running[offsets[:-1]]
 
 
-def _not_empty(splits: dict[str, Samples], allow_no_validation: bool = False) -> dict[str, Samples]:
+def not_empty(splits: dict[str, Samples], allow_no_validation: bool = False) -> dict[str, Samples]:
+    """The splits.
+
+    Raises:
+        UserError: one has no sample; validation may have none if it is allowed.
+    """
     for name, samples in splits.items():
         if len(samples) == 0 and not (name == "validation" and allow_no_validation):
             raise UserError(

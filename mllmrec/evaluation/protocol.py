@@ -90,8 +90,8 @@ class Protocol:
             "ranking": ranking,
             **self._reasoning(ranking),
             **(calibration(self.settings) if ranking in ("likelihood", "constrained") else {}),
-            "num_candidates": int(self.prepared.items.offered.sum()) if full else self.num_candidates,
-            "negatives": "whole catalogue" if full else self.settings.weighting,
+            "num_candidates": self.prepared.num_offered if full else self.num_candidates,
+            "negatives": self._negatives(full),
             **(self.listing.describe() if lists else {}),
             "candidates_hash": self.candidates_hash,
             "cot": ASKED if self.examples.cot.asks else shown,
@@ -99,6 +99,11 @@ class Protocol:
             "seed": self.seed,
             **({} if cot is None else {"leak": cot.told}),
         }
+
+    def _negatives(self, full: bool) -> str:
+        if self.prepared.only_cold:
+            return "all cold items" if full else f"{self.settings.weighting} cold"
+        return "whole catalogue" if full else self.settings.weighting
 
     def _reasoning(self, ranking: str) -> dict[str, Any]:
         if ranking != "reasoned":

@@ -136,6 +136,7 @@ def data_rows(prepared: Prepared) -> list[tuple[str, object]]:
         for name, part in summary["samples"].items()
         if (count := part["targets_unseen_in_training"])
     ]
+    rows += [("items kept out of training", summary["cold_items"])] if "cold_items" in summary else []
     rows += [("items with image", summary["catalogue"]["with_image"])]
     rows += [(f"captions: {name}", count) for name, count in summary["captions"].items()]
     rows += [("training samples chosen for CoT", summary["cot"]["training_samples_chosen"])]
@@ -185,6 +186,7 @@ def next_steps(
     # Generated answers need a list of all candidates, which would be longer than any training list.
     # A constrained score is renormalised in its list, and a hundred candidates take several.
     scored = " eval.ranking=likelihood" if ranking in ("generate", "constrained") else ""
+    wider = "full" if prepared.only_cold else "99"  # a share of the items may hold fewer than a hundred
     return (
         [
             ("all numbers", folder.metrics_path),
@@ -200,7 +202,7 @@ def next_steps(
             ("recommend", f"python -m mllmrec.recommend {typed('run', shown)} {typed('user', user)}"),
             (
                 "another protocol",
-                f"python -m mllmrec.evaluate {typed('run', shown)} eval.num_negatives=99{scored}",
+                f"python -m mllmrec.evaluate {typed('run', shown)} eval.num_negatives={wider}{scored}",
             ),
         ],
     )

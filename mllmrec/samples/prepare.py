@@ -21,6 +21,7 @@ from mllmrec.cot.pipeline import CotPipeline
 from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Items
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
+from mllmrec.data.cold_items import ColdItemInteractions
 from mllmrec.data.filters import Filters, build_interactions
 from mllmrec.data.loaded import load_checked
 from mllmrec.data.long_texts import bounded
@@ -60,14 +61,20 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     items, interactions, funnel = build_interactions(
         raw, Filters(**dict(cfg.dataset.filters)), max_users=cfg.dataset.max_users, seed=cfg.protocol_seed
     )
-    samples: dict[str, Samples] = instantiate(cfg.split)(interactions)
+    split = instantiate(cfg.split)
+    given = (interactions, items) if getattr(split, "reads_items", False) else (interactions,)
+    samples: dict[str, Samples] = split(*given)
     if len(samples["train"]) == 0:
         raise UserError(
             "no user has enough interactions to train on: loosen dataset.filters or lower split.min_history"
         )
 
     summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
-    _warn_of_thin_subset(cfg.dataset.max_users, summary["samples"]["test"])
+    sequences = samples["train"].interactions  # a split may have made its own
+    if isinstance(sequences, ColdItemInteractions):
+        summary["cold_items"] = len(sequences.cold)
+    else:
+        _warn_of_thin_subset(cfg.dataset.max_users, summary["samples"]["test"])
 
     captions, caption_counts = captions_of(cfg, items.only_kept(), cache)
     marked = marked_items(cfg.prompt.get("item_tokens", "none"), items)
@@ -85,7 +92,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     train_samples = samples["train"]
     negatives: CandidateSource = CandidateSampler(
         cfg.candidates.num_negatives, cfg.candidates.weighting, cfg.seed
-    ).bind(Catalogue(interactions, items, known=train_samples), train_samples)
+    ).bind(Catalogue(sequences, items, known=train_samples), train_samples)
     negatives.check(train_samples)
 
     def drawn(draw: str, with_cot: np.ndarray | None = None) -> Examples:
@@ -106,7 +113,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     summary["cot"] = cot_summary(cfg.mix_ratio if training else 0.0, cot, carriers, train)
     return Prepared(
         items=items,
-        interactions=interactions,
+        interactions=sequences,
         samples=samples,
         builder=builder,
         questions=Questions(builder, load_question_wording(cfg.prompt.question), cfg.prompt.history_length),

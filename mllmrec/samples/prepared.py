@@ -35,7 +35,7 @@ class Prepared:
     """One dataset under one protocol, ready for training and evaluation."""
 
     items: Items
-    interactions: Interactions
+    interactions: Interactions  # the sequences that the samples are made of
     samples: dict[str, Samples]
     builder: PromptBuilder
     questions: Questions  # about single candidates
@@ -102,6 +102,16 @@ class Prepared:
     def _catalogue(self) -> Catalogue:
         """The catalogue for drawing negatives in evaluation; the same for every number and weighting of negatives."""
         return Catalogue(self.interactions, self.items)
+
+    @property
+    def num_offered(self) -> int:
+        """How many items may be candidates in evaluation."""
+        return int(self._catalogue.offered.sum())
+
+    @property
+    def only_cold(self) -> bool:
+        """Whether the candidates of evaluation are kept out of training (``split=cold_items``)."""
+        return self._catalogue.only_cold
 
     def _candidates(self, samples: Samples, settings: DictConfig) -> tuple[CandidatesOf, str]:
         if settings.num_negatives == FULL:

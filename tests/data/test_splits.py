@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mllmrec.data.base import NO_TARGET, TEST, TRAIN, VALIDATION, Interactions
+from mllmrec.data.cold_items import ColdItems
 from mllmrec.data.splits import ByTime, Given, LeaveOneOut, Samples, training_counts
 from mllmrec.errors import UserError
 
@@ -230,7 +231,8 @@ def test_empty_splits_and_unknown_windows_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("leave_one_out", LeaveOneOut), ("given", Given), ("time", ByTime)]
+    ("name", "kind"),
+    [("leave_one_out", LeaveOneOut), ("given", Given), ("time", ByTime), ("cold_items", ColdItems)],
 )
 def test_the_shipped_config_instantiates(name, kind):
     config = OmegaConf.create({"protocol_seed": 5, "split": OmegaConf.load(CONF / f"{name}.yaml")})

@@ -164,6 +164,19 @@ def test_every_choice_runs_to_the_end(job, tmp_path, overrides, stages):
     assert metrics["protocol"]["users"] == 60
 
 
+def test_items_that_no_training_shows_are_ranked_among_each_other(job, tmp_path):
+    cold = ["split=cold_items", "split.share=0.5", "candidates.num_negatives=4", "eval.ks=[1,3]"]
+    folder = job(tmp_path / "run", "method=sft", "eval.weighting=both", *cold)
+    for place, negatives in ((folder, "uniform cold"), (folder / "other_negatives", "popularity cold")):
+        metrics = metrics_of(place)
+        assert metrics["protocol"]["negatives"] == negatives
+        assert list(metrics["stages"]) == ["zero_shot", "warmup", "sft"]
+        for parts in metrics["slices"].values():
+            assert parts["cold"]["users"] == metrics["protocol"]["users"]
+            assert {"tail", "middle", "head"}.isdisjoint(parts)
+    assert "sft" in metrics_of(folder)["weights"]  # validation users chose its weights
+
+
 def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_path):
     folder = job(
         tmp_path / "run", "method=sft", "eval.ranking=generate", "eval.max_new_tokens=4", "heldout.every=1"
