@@ -36,12 +36,10 @@ class Listing:
         """
         how = settings.get("listing", TRAINED)
         count = settings.num_negatives + 1 if isinstance(settings.num_negatives, int) else None
-        if how == NONE or count is None:
+        # Pointwise questions show one candidate each, so their number may exceed any list's.
+        if how == NONE or count is None or settings.ranking == "pointwise":
             return cls(0, trained, count)
-        whole = (
-            how == ALL or count <= trained or settings.ranking == "pointwise"
-        )  # pointwise questions show one candidate each
-        return cls(None if whole else trained, trained, count)
+        return cls(None if how == ALL or count <= trained else trained, trained, count)
 
     @property
     def untrained(self) -> bool:

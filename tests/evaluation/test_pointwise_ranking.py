@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.errors import UserError
 from mllmrec.evaluation.pointwise import Pointwise, yes_scores
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.listing import Listing
 from mllmrec.prompts.questions import Questions, load_question_wording
 
 
@@ -53,6 +55,12 @@ def test_an_unknown_wording_lists_those_there_are():
         UserError, match=r"prompt\.question=terse: neither a file nor one of compact or instruct"
     ):
         load_question_wording("terse")
+
+
+def test_questions_need_no_list_of_their_candidates():
+    # No alphabet has a hundred letters, and no prompt lists what is asked about one by one.
+    settings = OmegaConf.create({"num_negatives": 99, "listing": "all", "ranking": "pointwise"})
+    assert Listing.of(settings, 10).list_size == 0
 
 
 @pytest.mark.parametrize("engine", [SharedPrefix(), Plain()])
