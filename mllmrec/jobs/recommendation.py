@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mllmrec.data.filters import FilteredInteractions
 from mllmrec.errors import UserError
 from mllmrec.evaluation.metrics import order_by_score
 from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun
@@ -22,7 +23,7 @@ def history_of(
 
     Args:
         prepared: the run's data.
-        user: take the whole history of this user.
+        user: take the whole sequence of this user. Items that a filter or the split took out of it are not recommended either.
         history: or take these item ids, oldest first.
 
     Raises:
@@ -38,7 +39,11 @@ def history_of(
         some = ", ".join(map(str, prepared.interactions.user_ids[:5]))
         raise UserError(f"user={user} is not in the data after filtering; users are, for example, {some}")
     sequences = [prepared.interactions.of_user(int(place)).tolist() for place in places]
-    return sequences[-1], {item for sequence in sequences for item in sequence}, f"user {user}"
+    known = {item for sequence in sequences for item in sequence}
+    if isinstance(prepared.interactions, FilteredInteractions):
+        hidden = np.isin(prepared.interactions.hidden_users, places)
+        known |= set(prepared.interactions.hidden_items[hidden].tolist())
+    return sequences[-1], known, f"user {user}"
 
 
 def item_codes(prepared: Prepared, ids: Sequence[str | int]) -> list[int]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.baselines.base import FitInputs
 from mllmrec.baselines.item_knn import ItemKnn
 from mllmrec.baselines.popularity import Popularity
-from mllmrec.config import CONFIG_DIR
+from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.evaluation.metrics import order_by_score
+from mllmrec.jobs.main import next_steps
+from mllmrec.jobs.recommendation import history_of
+from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
 
@@ -75,6 +78,25 @@ def test_training_never_shows_a_cold_item_and_evaluation_offers_nothing_else(col
                 assert not np.isin(examples.samples.history(position), codes).any()
     unseen = prepared.summary["samples"]["test"]["targets_unseen_in_training"]
     assert unseen == len(prepared.samples["test"])
+
+
+def test_what_the_split_took_out_of_a_sequence_is_not_recommended(cold):
+    _, prepared = cold
+    interactions = prepared.interactions
+    place = int(interactions.hidden_users[0])
+    hidden = interactions.hidden_items[interactions.hidden_users == place].tolist()
+    history, excluded, _ = history_of(prepared, interactions.user_ids[place], None)
+    assert history == interactions.of_user(place).tolist()
+    assert excluded == {*history, *hidden} > set(history)
+
+
+def test_the_other_protocol_that_a_run_names_needs_no_hundred_cold_items(cold, tmp_path):
+    cfg, prepared = cold
+    _, commands = next_steps(RunFolder(tmp_path), prepared, "likelihood")
+    settings = OmegaConf.from_dotlist(commands[1][1].split()[4:])
+    assert OmegaConf.to_container(settings) == {"eval": {"split": "validation"}}
+    # Neither letters nor orders go with a catalogue that no prompt lists.
+    check_config(OmegaConf.merge(cfg, settings, {"eval": {"calibrate": "permute"}}))
 
 
 @pytest.mark.parametrize("recommender", [ItemKnn(), Popularity()])
