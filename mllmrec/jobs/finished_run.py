@@ -18,15 +18,16 @@ from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.config import check_config
 from mllmrec.engine.base import Engine
 from mllmrec.errors import ConfigError, UserError, choices
+from mllmrec.evaluation.calibration import calibrated, calibration
 from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.evaluation.ranking import Ranker, candidate_scores
+from mllmrec.evaluation.ranking import Likelihood, Ranker, ScoringRanker, candidate_scores
 from mllmrec.evaluation.reasoned import AfterReasoning, Shown
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import Example
+from mllmrec.prompts.examples import CotUse, Example, Examples
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import unfinished
 from mllmrec.run.settings import read_settings
@@ -59,6 +60,8 @@ class FinishedRun:
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
         """How well each item follows a history: log-probabilities, (C,); of being named first if answers are lists.
 
+        They are corrected as the run's evaluations were (``eval.calibrate``, ``eval.normalise``).
+
         Args:
             history: item codes, oldest first.
             items: C item codes.
@@ -75,6 +78,8 @@ class FinishedRun:
                 return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
             if self.cfg.eval.ranking == "reasoned" and asks:
                 return self._after_reasoning().scores([example])[0]
+            if calibration(self.cfg.eval):
+                return self._calibrated(listed).scores([example])[0]
             single = self.prepared.builder.places == 1
             return candidate_scores(
                 self.policy,
@@ -83,6 +88,22 @@ class FinishedRun:
                 constrained=False,
                 engine=self.engine,
             )[0]
+
+    def _calibrated(self, listed: bool) -> ScoringRanker:
+        train = self.prepared.train
+        examples = Examples(
+            train.samples,
+            self.prepared.builder,
+            train.candidates_of,
+            history_length=self.prepared.history_length,
+            list_size=None if listed else 0,
+            cot=CotUse(asks=self.prepared.asks_under(self.cfg.eval)),
+        )
+        settings = dict(self.cfg.eval)
+        if not listed and settings["calibrate"] == "permute":  # without a list there are no orders
+            settings["calibrate"] = "none"
+        likelihood = Likelihood(self.policy, self.answers, self.engine, self.prepared.seed)
+        return calibrated(likelihood, examples, settings)
 
     def _after_reasoning(self) -> AfterReasoning:
         settings = self.cfg.eval
