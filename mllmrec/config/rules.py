@@ -136,6 +136,8 @@ def corrected_scores_exist(cfg: Settings) -> str | None:
     unlisted = evaluated["num_negatives"] == "full" or evaluated.get("listing") == "none"
     if calibrate == "permute" and unlisted:
         return "eval.calibrate=permute without a list of candidates, which could have orders: set eval.calibrate=history"
+    if calibrate == "permute" and evaluated.get("orders") == 1:
+        return "eval.calibrate=permute with eval.orders=1: one order is the list as it is; set eval.orders to 2 or more"
     return None
 
 

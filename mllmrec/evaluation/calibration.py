@@ -12,6 +12,7 @@ from mllmrec.evaluation.ranking import ScoringRanker
 from mllmrec.prompts.examples import Example, Examples
 
 Calibrate = Literal["none", "history", "permute"]
+ORDERS = 4  # where the ``eval`` section of an earlier version does not say how many
 
 
 def without_prior(scores: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -36,13 +37,16 @@ def per_token(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def rotations(candidates: int, count: int) -> np.ndarray:
-    """(count, C) orders of C candidates: the list begins with another one each time, at even distances.
+    """(K, C) orders of C candidates: the list begins with another one each time, at even distances.
 
-    With as many orders as candidates, each candidate stands in each place once.
+    K is ``count``, but at most C: then each candidate stands in each place once, and more orders would only repeat some.
 
     >>> rotations(4, 2).tolist()
     [[0, 1, 2, 3], [2, 3, 0, 1]]
+    >>> rotations(2, 4).tolist()
+    [[0, 1], [1, 0]]
     """
+    count = min(count, candidates)
     starts = np.arange(count) * candidates // count
     return (starts[:, None] + np.arange(candidates)) % candidates
 
@@ -83,7 +87,7 @@ class Calibrated(ScoringRanker):
             examples: writes the prompts of what is ranked.
             calibrate: subtract the scores without history, average over orders of the list, or neither.
             tokens: whether scores are per token.
-            orders: of the list, K.
+            orders: of each list, at most as many as it has candidates.
         """
         super().__init__(inner.policy, inner.answers, inner.engine)
         self.inner, self.seed, self.examples = inner, inner.seed, examples
@@ -102,19 +106,15 @@ class Calibrated(ScoringRanker):
             return list(map(without_prior, self._scores(examples), self._scores(blank)))
         if self.calibrate == "permute":
             orders = [rotations(len(example.candidates), self.orders) for example in examples]
-            tables = [
-                self._scores(
-                    [
-                        self.examples.reworded(one, order=own[k])
-                        for one, own in zip(examples, orders, strict=True)
-                    ]
+            tables: list[list[np.ndarray]] = [[] for _ in examples]
+            for k in range(max(map(len, orders))):  # short lists have fewer orders
+                shown = [place for place, own in enumerate(orders) if k < len(own)]
+                rows = self._scores(
+                    [self.examples.reworded(examples[place], order=orders[place][k]) for place in shown]
                 )
-                for k in range(self.orders)
-            ]
-            return [
-                mean_over_orders(np.stack(rows), own)
-                for rows, own in zip(zip(*tables, strict=True), orders, strict=True)
-            ]
+                for place, row in zip(shown, rows, strict=True):
+                    tables[place].append(row)
+            return [mean_over_orders(np.stack(rows), own) for rows, own in zip(tables, orders, strict=True)]
         return self._scores(examples)
 
     def _scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
@@ -151,5 +151,5 @@ def calibration(settings: Mapping[str, Any]) -> dict[str, Any]:
         if settings.get(name, "none") != "none"
     }
     if found.get("calibrate") == "permute":
-        found["orders"] = settings["orders"]
+        found["orders"] = settings.get("orders", ORDERS)
     return found

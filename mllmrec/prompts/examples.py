@@ -169,7 +169,7 @@ class Examples:
 
         Args:
             example: one of these, or a part that lists some of its candidates.
-            history: whether the prompt shows the history.
+            history: whether the prompt shows the history, and the reasoning about it that the example's prompt shows.
             order: (C,) the old column of the candidate in each new one; None: as they are.
         """
         shown = example.history[-self.history_length :].tolist() if history else []
@@ -180,7 +180,7 @@ class Examples:
         prompt = self.builder.prompt(
             shown,
             None if self.list_size == 0 else candidates.tolist(),
-            example.hint or None,
+            (example.hint or None) if history else None,
             self.cot.asks and not example.hint,
         )
         return replace(example, prompt=prompt, candidates=candidates, target_column=column)

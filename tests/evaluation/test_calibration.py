@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,25 @@ def test_a_preference_for_places_cancels_over_all_orders(four):
         assert_allclose(row, one.candidates - 150.0)
 
 
+def test_more_orders_than_candidates_repeat_none(four):
+    examples, batch = four
+    short = replace(batch[0], candidates=batch[0].candidates[:3])
+    stub = Stub(lambda one, item, column: item - 100.0 * column)
+    for one, row in zip(
+        [batch[1], short],
+        Calibrated(stub, examples, "permute", orders=4).scores([batch[1], short]),
+        strict=True,
+    ):
+        assert_allclose(row, one.candidates - 100.0 * (len(one.candidates) - 1) / 2)
+
+
+def test_without_history_no_reasoning_about_it_is_shown(four):
+    examples, batch = four
+    hinted = replace(batch[0], hint="likes lamps", has_reasoning=True)
+    assert "likes lamps" in examples.reworded(hinted).prompt
+    assert "likes lamps" not in examples.reworded(hinted, history=False).prompt
+
+
 def test_another_order_is_another_prompt_about_the_same_target(four):
     examples, batch = four
     one = batch[2]
@@ -81,7 +102,7 @@ def test_pure_functions():
     assert per_token(np.array([-2.0, -6.0]), np.array([1, 4])).tolist() == [-2.0, -1.5]
     assert rotations(4, 2).tolist() == [[0, 1, 2, 3], [2, 3, 0, 1]]
     assert rotations(3, 3).tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
-    assert rotations(2, 4).tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+    assert rotations(2, 4).tolist() == [[0, 1], [1, 0]]
     orders = np.array([[0, 1, 2], [2, 0, 1]])
     assert mean_over_orders(np.array([[1.0, 2, 3], [10, 20, 30]]), orders).tolist() == [10.5, 16.0, 6.5]
 
@@ -119,5 +140,7 @@ def test_only_what_is_asked_for_is_done_and_described(four):
     asked = {"calibrate": "permute", "normalise": "tokens", "orders": 3}
     assert calibration(asked) == asked
     assert calibration({**asked, "calibrate": "history"}) == {"calibrate": "history", "normalise": "tokens"}
+    # Runs of earlier versions say nothing about orders.
+    assert calibration({"calibrate": "permute"}) == {"calibrate": "permute", "orders": 4}
     made = calibrated(stub, examples, asked)
     assert (made.calibrate, made.tokens, made.orders) == ("permute", True, 3)
