@@ -14,7 +14,15 @@ def quoted(value: str) -> str:
 
 
 def typed(key: str, value: object) -> str:
-    """``key=value`` to paste into a shell, quoted if Hydra or the shell would otherwise read something else."""
+    """``key=value`` to paste into a shell, quoted if Hydra or the shell would otherwise read something else.
+
+    A list is typed as Hydra's list.
+    """
+    text = f"[{','.join(map(_unambiguous, value))}]" if isinstance(value, list) else _unambiguous(value)
+    return shlex.quote(f"{key}={text}")
+
+
+def _unambiguous(value: object) -> str:
     text = str(value)
     plain = re.fullmatch(r"[\w./+@-]+", text, re.ASCII) is not None
-    return shlex.quote(f"{key}={text if plain else quoted(text)}")
+    return text if plain else quoted(text)

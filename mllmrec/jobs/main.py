@@ -186,7 +186,12 @@ def next_steps(
     # Generated answers need a list of all candidates, which would be longer than any training list.
     # A constrained score is renormalised in its list, and a hundred candidates take several.
     scored = " eval.ranking=likelihood" if ranking in ("generate", "constrained") else ""
-    wider = "full" if prepared.only_cold else "99"  # a share of the items may hold fewer than a hundred
+    listed = ""
+    if prepared.builder.naming.by_place and ranking != "pointwise":  # such names need a list
+        some = prepared.items.ids[prepared.items.offered][: prepared.trained_list]
+        listed = f" {typed('candidates', some.tolist())}"
+    # A share of the items may hold fewer than a hundred, and no list holds all of them.
+    other = "eval.split=validation" if prepared.only_cold else f"eval.num_negatives=99{scored}"
     return (
         [
             ("all numbers", folder.metrics_path),
@@ -199,10 +204,10 @@ def next_steps(
             ("the log", folder.run_log_path),
         ],
         [
-            ("recommend", f"python -m mllmrec.recommend {typed('run', shown)} {typed('user', user)}"),
+            ("recommend", f"python -m mllmrec.recommend {typed('run', shown)} {typed('user', user)}{listed}"),
             (
                 "another protocol",
-                f"python -m mllmrec.evaluate {typed('run', shown)} eval.num_negatives={wider}{scored}",
+                f"python -m mllmrec.evaluate {typed('run', shown)} {other}",
             ),
         ],
     )

@@ -32,3 +32,9 @@ def test_what_is_shown_can_be_pasted(value: str) -> None:
 
 def test_what_needs_no_quotes_has_none() -> None:
     assert typed("run", "outputs/2026-11-29/10-00-00") == "run=outputs/2026-11-29/10-00-00"
+
+
+def test_a_list_is_read_as_a_list() -> None:
+    (text,) = shlex.split(typed("candidates", ["a b", "x", "it's"]))
+    given = OverridesParser.create().parse_override(text).value()
+    assert [one if isinstance(one, str) else one.text for one in given] == ["a b", "x", "it's"]

@@ -11,7 +11,9 @@ import pytest
 
 from mllmrec.errors import UserError
 from mllmrec.jobs.finished_run import open_run
+from mllmrec.jobs.main import next_steps
 from mllmrec.jobs.recommendation import rank_items
+from mllmrec.run.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +79,8 @@ def test_recommendations_list_the_items(finished):
         others = set(np.flatnonzero(run.prepared.items.offered).tolist()) - {0, 1}
         assert {item for item, _ in rank_items(run, [0, 1], {0, 1})} == others
         return
+    _, commands = next_steps(RunFolder(folder), run.prepared, run.cfg.eval.ranking)
+    assert commands[0][1].endswith(f"candidates=[{','.join(offered)}]'")
     with pytest.raises(
         UserError, match=rf"by its {label} in the prompt's list .* give up to 3 items as candidates"
     ):
