@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def recommend(cfg: DictConfig) -> None:
     """Print the list."""
     from mllmrec.jobs.finished_run import open_run
-    from mllmrec.jobs.recommendation import history_of, rank_items
+    from mllmrec.jobs.recommendation import history_of, rank_items, score_name
     from mllmrec.screen.console import make_console, rows_table
 
     run = open_run(cfg.run, cfg.stage)
@@ -35,7 +35,7 @@ def recommend(cfg: DictConfig) -> None:
     ]
     two_prompts = 2 <= shortlist < min(cfg.top, len(ranked)) and len(ranked) > trained
     note = f"ranks 1 to {shortlist} come from a prompt that lists them; the others from one without a list"
-    columns = ("rank", "item", "title", "log-probability")
+    columns = ("rank", "item", "title", score_name(run))
     console.print(rows_table("Recommended", columns, rows, note if two_prompts else None))
 
 

@@ -1,7 +1,7 @@
 """Results for parts of the ranked users: by their targets' popularity, by their histories' lengths, by images.
 
-Every slice is a pure function of the training interactions and of the ranked samples, so all models that are ranked on
-the same users have the same slices. Three divisions are made:
+No slice depends on the ranked model: all models that are ranked on the same users, under the same
+``prompt.history_length``, have the same slices. Three divisions are made:
 
 - ``cold``, ``tail``, ``middle``, ``head``, by how often training sequences hold the target. A cold target is in none of
   them. Head and tail follow Abdollahpouri et al. 2021 (arXiv 2103.06364): the most popular items, which together have a

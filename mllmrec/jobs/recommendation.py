@@ -9,6 +9,7 @@ import numpy as np
 
 from mllmrec.data.filters import FilteredInteractions
 from mllmrec.errors import UserError
+from mllmrec.evaluation.calibration import calibration
 from mllmrec.evaluation.metrics import order_by_score
 from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun
 from mllmrec.samples.prepared import Prepared
@@ -105,6 +106,14 @@ def rank_items(
     # In catalogue order, so that positions do not reveal the order of the first pass.
     best = sorted(item for item, _ in ranked[:shortlist])
     return _ranked(run, history, best, listed=True) + ranked[shortlist:]
+
+
+def score_name(run: FinishedRun | FinishedBaseline) -> str:
+    """What a run's scores are, as the head of a column."""
+    if isinstance(run, FinishedBaseline):
+        return "score"
+    settings = run.cfg.eval
+    return "score" if settings.ranking == "pointwise" or calibration(settings) else "log-probability"
 
 
 def _ranked(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, open_run
-from mllmrec.jobs.recommendation import history_of, rank_items
+from mllmrec.jobs.recommendation import history_of, rank_items, score_name
 from mllmrec.phases.run import train_phase
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
@@ -87,6 +87,7 @@ def test_recommendations_are_corrected_as_evaluations_are(finished, asked, liste
     run = open_run(str(finished), None)
     plain = run.scores([0, 1, 2], [3, 4], listed=listed)
     corrected = replace(run, cfg=OmegaConf.merge(run.cfg, {"eval": asked}))
+    assert (score_name(run), score_name(corrected)) == ("log-probability", "score")
     found = corrected.scores([0, 1, 2], [3, 4], listed=listed)
     if "normalise" in asked:
         lengths = [len(row) - 1 for row in run.answers.among([3, 4])]
