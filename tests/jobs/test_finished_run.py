@@ -75,24 +75,14 @@ def test_a_policy_that_learnt_lists_is_asked_which_item_it_names_first(finished,
     assert [scored[-1]] == run.policy.encode_answers([f"1. {run.prepared.builder.answer(3)}\n2."])
 
 
-@pytest.mark.parametrize(
-    ("asked", "listed"),
-    [
-        ({"calibrate": "history"}, True),
-        ({"calibrate": "permute", "orders": 2}, True),
-        ({"normalise": "tokens"}, False),
-    ],
-)
-def test_recommendations_are_corrected_as_evaluations_are(finished, asked, listed):
+@pytest.mark.parametrize("asked", [{"calibrate": "history"}, {"calibrate": "permute", "orders": 2}])
+def test_recommendations_are_corrected_as_evaluations_are(finished, asked):
     run = open_run(str(finished), None)
-    plain = run.scores([0, 1, 2], [3, 4], listed=listed)
     corrected = replace(run, cfg=OmegaConf.merge(run.cfg, {"eval": asked}))
     assert (score_name(run), score_name(corrected)) == ("log-probability", "score")
-    found = corrected.scores([0, 1, 2], [3, 4], listed=listed)
-    if "normalise" in asked:
-        lengths = [len(row) - 1 for row in run.answers.among([3, 4])]
-        np.testing.assert_allclose(found * lengths, plain, rtol=1e-5)
-    elif asked["calibrate"] == "history":
+    plain = run.scores([0, 1, 2], [3, 4], listed=True)
+    found = corrected.scores([0, 1, 2], [3, 4], listed=True)
+    if asked["calibrate"] == "history":
         np.testing.assert_allclose(found, plain - run.scores([], [3, 4], listed=True), atol=1e-4)
     else:
         turned = run.scores([0, 1, 2], [4, 3], listed=True)[::-1]
