@@ -187,8 +187,12 @@ def _paths_in(settings: Any) -> Iterator[str]:
     if isinstance(settings, list):
         for value in settings:
             yield from _paths_in(value)
-    elif isinstance(settings, str) and Path(settings).exists():
-        yield settings
+    elif isinstance(settings, str) and settings.strip():  # an empty text is not the current folder
+        try:
+            if Path(settings).exists():
+                yield settings
+        except (OSError, ValueError):
+            return  # too long for a path, or not a valid one
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:

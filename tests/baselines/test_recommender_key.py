@@ -115,6 +115,12 @@ def test_each_part_alone_makes_another_key(parts_of, cache, monkeypatch, part):
     assert changed(first, after) == {part}
 
 
+@pytest.mark.parametrize("prompt", ["''", "x" * 300])
+def test_a_text_that_is_no_path_names_no_file(parts_of, cache, prompt):
+    # The empty text would be the current folder, and a long one is no name of a file.
+    assert set(parts_of(f"text_encoder.prompt={prompt}")["files"]) == {str(cache / "encoder")}
+
+
 def test_the_histories_that_stop_the_training_make_another_key(parts_of):
     # Held-out users of a published split have no training sequence.
     found = changed(parts_of(), parts_of(before=other_sequence(held_out=True)))
