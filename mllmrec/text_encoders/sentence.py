@@ -64,7 +64,7 @@ class SentenceEncoder(TextEncoder):
         """(N, D), on the GPU if there is one; an empty text has a row of 0.
 
         Raises:
-            UserError: the model cannot be loaded, or all texts are empty.
+            UserError: the model cannot be loaded or computes no numbers, or all texts are empty.
         """
         import torch
         from safetensors import SafetensorError
@@ -100,6 +100,11 @@ class SentenceEncoder(TextEncoder):
                 found.append(model(tokens).float().cpu().numpy())
         vectors = np.zeros((len(texts), found[0].shape[1]), dtype=np.float32)
         vectors[written] = np.concatenate(found)
+        if not np.isfinite(vectors).all():
+            raise UserError(
+                f"text_encoder.path={self.path} computes values that are no numbers, so its weights are broken: fetch it "
+                "again, or choose another"
+            )
         return unit_rows(vectors)
 
     def identity(self) -> dict[str, object]:

@@ -83,13 +83,31 @@ def read_folder(
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
-    transformer = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+    transformer, loading = AutoModel.from_pretrained(
+        place, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+    )
+    absent = loading["missing_keys"]
     if hasattr(transformer, "encoder") and hasattr(transformer, "decoder"):
         transformer = transformer.encoder  # such as T5's: nothing is to be written
+        absent = [name for name in absent if name.startswith("encoder.")]
+    # Transformers' own pooler is not used here, and many checkpoints lack it.
+    if lacking := sorted(name for name in absent if "pooler" not in name):
+        raise ValueError(f"it has no weights for {lacking[0]}, which would be random")
     reading = _reading(folder, place, prompt, _limits(max_tokens, tokenizer, transformer.config))
     if reading.prompt and not pooling.includes_prompt:
         raise ValueError("its pooling leaves prompts out, which is not done here: set text_encoder.prompt=''")
-    return SentenceModel(transformer, pooling, layers).eval(), tokenizer, reading
+    model = SentenceModel(transformer, pooling, layers).eval()
+    _try(model, tokenizer)
+    return model, tokenizer, reading
+
+
+def _try(model: SentenceModel, tokenizer: Any) -> None:
+    """Raise ValueError if the model cannot encode a short text, as models of text and pictures cannot."""
+    try:
+        with torch.no_grad():
+            model(tokenizer(["a"], padding=True, return_tensors="pt"))
+    except Exception as error:
+        raise ValueError(f"it does not turn texts alone into vectors ({error})") from error
 
 
 def _reading(folder: Path, place: Path, prompt: str | None, limits: Sequence[int]) -> Reading:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer, T5Config, T5EncoderModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, T5Config, T5EncoderModel
 
 from mllmrec.errors import UserError
 from mllmrec.text_encoders.sentence import SentenceEncoder
@@ -171,6 +171,36 @@ def test_a_damaged_folder_is_refused(sentence_folder, broken):
     (sentence_folder / broken).write_text("{")
     with pytest.raises(UserError, match="cannot be loaded"):
         SentenceEncoder(str(sentence_folder)).encode(["a"])
+
+
+def test_weights_that_are_absent_or_no_numbers_are_refused(sentence_folder):
+    stored = sentence_folder / "model.safetensors"
+    weights = load_file(stored)
+    # Transformers' own pooler is not used.
+    save_file(
+        {name: weight for name, weight in weights.items() if "pooler" not in name}, stored, {"format": "pt"}
+    )
+    SentenceEncoder(str(sentence_folder)).encode(["a"])
+    name = "encoder.layer.0.output.dense.weight"
+    save_file({**weights, name: weights[name] * float("nan")}, stored, {"format": "pt"})
+    with pytest.raises(UserError, match="values that are no numbers, so its weights are broken"):
+        SentenceEncoder(str(sentence_folder)).encode(["a"])
+    del weights[name]
+    save_file(weights, stored, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"cannot be loaded: it has no weights for {name}"):
+        SentenceEncoder(str(sentence_folder)).encode(["a"])
+
+
+def test_a_model_of_texts_and_pictures_is_refused(sentence_folder, tmp_path):
+    folder = tmp_path / "clip"
+    AutoTokenizer.from_pretrained(sentence_folder).save_pretrained(folder)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen = {**sizes, "image_size": 16, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config={**sizes, "vocab_size": 300}, vision_config=seen)).save_pretrained(
+        folder
+    )
+    with pytest.raises(UserError, match="it does not turn texts alone into vectors"):
+        SentenceEncoder(str(folder)).encode(["a"])
 
 
 @pytest.mark.parametrize("place", ["modules.json", "config.json"])
