@@ -151,6 +151,22 @@ def loss_accepts_advantage(cfg: Settings) -> str | None:
     return None
 
 
+def places_are_paid(cfg: Settings) -> str | None:
+    """The advantage reads a reward for each place of a list, and the reward pays lists as a whole."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if "advantage" not in phase.kind.parts or not capability(seen["advantage"], "needs_places", False):
+            continue
+        judges = [seen["reward"], *(seen.get("shapers") or {}).values()]
+        if not any(capability(one, "pays_places", False) for one in judges):
+            return (
+                f"reward._target_={seen['reward']['_target_']} pays an answer as a whole, and "
+                f"advantage._target_={seen['advantage']['_target_']} reads a reward for each place of a list: set "
+                "reward=rank_list, or choose another advantage and loss"
+            )
+    return None
+
+
 def off_policy_has_a_ratio(cfg: Settings) -> str | None:
     """Rows come from another policy, and the loss takes them for the policy's own."""
     for phase in _drawing(cfg):
@@ -256,6 +272,7 @@ PHASE_RULES = (
     yes_or_no_is_ranked,
     reward_needs_title,
     loss_accepts_advantage,
+    places_are_paid,
     off_policy_has_a_ratio,
     needs_are_met,
     item_tokens_have_vectors,

@@ -30,6 +30,7 @@ class Reward(Part, ABC):
 
     parts: tuple[str, ...]
     needs_title: bool = False  # whether an answer without a title can never be right
+    pays_places: bool = False  # whether each place of a ranked list has a reward of its own
     needs_ids: bool = False  # whether an answer that does not name items by their ids can never be right
 
     @property

@@ -22,6 +22,7 @@ class Advantage(Part):
     """Turns the rewards of a batch into advantages."""
 
     varies: ClassVar[Varies] = "sequence"  # what may differ within a completion; the loss must accept it
+    needs_places: ClassVar[bool] = False  # whether it reads a reward for each place of a ranked list
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Tensor:

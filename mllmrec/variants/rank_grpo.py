@@ -58,6 +58,7 @@ class RankList(Reward):
     """
 
     parts = ("format", "hit")
+    pays_places = True
 
     def __init__(self, credit: str = "log_decay") -> None:
         if credit not in ("log_decay", "exp_inf"):
@@ -88,6 +89,7 @@ class RankRelative(Advantage):
     """``(r_k - mean) / (std + epsilon)`` of each place within the group, for all tokens of the place's line."""
 
     varies = "segment"
+    needs_places = True
 
     def __init__(self, epsilon: float = 1e-4) -> None:
         self.epsilon = epsilon

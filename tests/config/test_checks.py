@@ -95,6 +95,10 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["eval.listing=none", "eval.ranking=generate"], "the prompt must list all candidates"),
         (["eval.ranking=constrained", "eval.num_negatives=10"], "renormalised within each list of 10"),
         (["reward=release"], "reward._target_=mllmrec.rewards.release.Release with prompt.answer=id"),
+        (
+            ["variant=rank_grpo", "reward=semantic"],
+            "reward._target_=mllmrec.rewards.semantic.Semantic pays an answer as a whole",
+        ),
         (["reward.require_title=true"], "reward.require_title=true with prompt.answer=id"),
         (["backbone=qwen3_0.6b", "sft=null"], "method.phases names sft"),
         (["split=given", "split.validation_share=0"], "heldout.users=500 with split.validation_share=0"),
