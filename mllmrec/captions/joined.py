@@ -21,11 +21,15 @@ class Joined(Captioner):
         separator: between two captions.
 
     Raises:
-        UserError: there is no part, or a part is no captioner.
+        UserError: there is no part, a part is no captioner, or the parts have no names.
     """
 
     def __init__(self, parts: Mapping[str, Captioner], separator: str = ". ") -> None:
         self.parts: dict[str, Captioner] = {}
+        if not isinstance(parts, Mapping):
+            raise UserError(
+                "parts: must be captioners by name; choose one with +caption@caption.parts.NAME=CHOICE"
+            )
         for name, part in parts.items():
             if not isinstance(part, Captioner):
                 raise UserError(f"parts.{name}: it is no captioner; choose a file of conf/caption")

@@ -81,8 +81,10 @@ def _is_published(dataset: Mapping[str, Any]) -> bool:
 
 
 def joined_parts_are_captioners(cfg: Settings) -> str | None:
-    """A part of caption=joined is none, so there is nothing to join."""
+    """A part of caption=joined is none, or a word in the place of a captioner."""
     for name, part in (cfg["caption"].get("parts") or {}).items():
+        if part is not None and not isinstance(part, Mapping):
+            return f"caption.parts.{name}={part} is no captioner: choose one with caption@caption.parts.{name}=NAME"
         if part is None or part.get("_target_") is None:
             return (
                 f"caption.parts.{name} is none, which makes no caption: leave the part out with '~caption.parts.{name}', or "

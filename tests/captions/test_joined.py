@@ -138,6 +138,11 @@ def test_parts_are_chosen_added_and_left_out_on_the_command_line(tmp_path: Path)
         ),
         ("+caption.parts.palette.colours=3", "caption.parts.palette.colours: no such setting here"),
         ("caption@caption.parts.palette=precomputed", "caption.parts.palette.path is not set"),
+        ("caption.parts=null", "caption: parts: must be captioners by name"),
+        (
+            "caption.parts.palette=vlm",
+            "caption.parts.palette=vlm is no captioner: choose one with caption@caption.parts.palette=NAME",
+        ),
         ("caption@caption.parts.palette=none", "caption.parts.palette is none, which makes no caption"),
     ],
 )
