@@ -91,7 +91,8 @@ def lists_tell_names_apart(cfg: Settings) -> str | None:
     label, places = _label(cfg), cfg["prompt"].get("places", 1)
     if places == 1 or label not in ("none", "number"):
         return None
-    if label == "number" and max(cfg[part]["num_negatives"] for part in ("candidates", "eval")) < _ONE_DIGIT:
+    listed = [cfg[part]["num_negatives"] for part in ("candidates", "eval")]
+    if label == "number" and all(count != "full" and count < _ONE_DIGIT for count in listed):
         return None
     drawn = [phase.settings(cfg)["rollout"] for phase in phases_of(cfg) if phase.kind.rolls_out]
     if cfg["eval"]["ranking"] != "constrained" and not any(capability(one, "lists", False) for one in drawn):

@@ -176,6 +176,10 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             [*TITLED, "prompt.label=none", "task=ranked_list"],
             "set prompt.label=id or letter, or rollout=lines and eval.ranking=generate",
         ),
+        (
+            [*TITLED, "prompt.label=number", "task=ranked_list", "eval.num_negatives=full"],
+            "set prompt.label=id or none, or eval.num_negatives to a number",
+        ),
         ([*TITLED, "prompt.label=number", "reward=release"], "does not name items by their ids"),
         (["prompt.system=hello"], "prompt.system with a policy from scratch"),
         (["eval.calibrate=history", "eval.ranking=generate"], "only likelihoods can be corrected"),

@@ -40,6 +40,7 @@ MANDATORY = {
     ("method", "visual"): ["backbone=tiny_vl"],
     ("rollout", "reasoned"): ["task=reasoned"],
     ("rollout", "lists"): ["task=ranked_list"],
+    ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
 }
 ASKS_FOR_A_GPU = {
     ("trainer", "gpu"),

@@ -152,6 +152,7 @@ def test_kinds_of_negatives_share_what_they_do_not_change(prepared, monkeypatch)
                 "num_negatives": num_negatives,
                 "weighting": weighting,
                 "max_users": None,
+                "ranking": "likelihood",
                 "cot": False,
             }
         )
