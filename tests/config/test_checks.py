@@ -176,10 +176,6 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             [*TITLED, "prompt.label=none", "task=ranked_list"],
             "set prompt.label=id or letter, or rollout=lines and eval.ranking=generate",
         ),
-        (
-            [*TITLED, "prompt.label=number", "task=ranked_list", "eval.num_negatives=full"],
-            "set prompt.label=id or none, or eval.num_negatives to a number",
-        ),
         ([*TITLED, "prompt.label=number", "reward=release"], "does not name items by their ids"),
         (["prompt.system=hello"], "prompt.system with a policy from scratch"),
         (["eval.calibrate=history", "eval.ranking=generate"], "only likelihoods can be corrected"),
@@ -287,6 +283,11 @@ def test_a_fault_of_the_text_encoder_is_told_once(overrides: list[str], fault: s
 def test_a_word_is_no_text_encoder(overrides: list[str], setting: str) -> None:
     (fault,) = faults_of(*overrides)
     assert fault.startswith(f"{setting}=sentence is no encoder of texts: set text_encoder=sentence")
+
+
+def test_a_whole_catalogue_is_refused_where_numbers_name_the_places_of_lists() -> None:
+    faults = faults_of(*TITLED, "prompt.label=number", "task=ranked_list", "eval.num_negatives=full")
+    assert any("set prompt.label=id or none, or eval.num_negatives to a number" in fault for fault in faults)
 
 
 def test_all_faults_come_together() -> None:
