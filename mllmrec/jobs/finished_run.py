@@ -190,6 +190,7 @@ def _opened(
         return FinishedBaseline(cfg, stage, prepared, recommender)
     policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
     prepared = prepare(cfg, training, open_judge)
+    policy.asking = prepared.builder.asking
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))

@@ -57,6 +57,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))] if by_id else []
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
     policy.system = cfg.prompt.get("system")
+    policy.asking = prepared.builder.asking
     policy.meet_items(prepared.items)
     reads_vectors = cfg.prompt.item_tokens == "vector"
     if reads_vectors:

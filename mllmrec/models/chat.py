@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from mllmrec.errors import UserError
+from mllmrec.prompts.markup import THINK_OPEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_OPENED = re.compile(re.escape(THINK_OPEN) + r"\s*\Z")
 
-def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None) -> str:
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None = None, thinks: bool = False
+) -> str:
     """The prompt inside the chat template, up to the start of the answer.
 
-    The template turns off a model's thinking mode: the prompt itself holds any reasoning.
+    A template with the variable ``enable_thinking`` switches the model's thinking on or off. Some templates also open the
+    reasoning. A prompt that asks for reasoning ends before that opening tag, since completions begin with their own.
 
     Args:
         tokenizer: has the template; without one the prompt stands for itself.
         prompt: the user's message.
         system: the system prompt; "" for none; None for the template's own, if it has one.
+        thinks: whether the prompt asks for reasoning before the answer.
 
     Raises:
         UserError: the template cannot take the system prompt, or cannot go without one.
     """
     if not tokenizer.chat_template:
         return f"{system}\n{prompt}\n" if system else prompt + "\n"
+    text = _in_template(tokenizer, prompt, system, thinks)
+    return _OPENED.sub("", text) if thinks else text
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None, thinks: bool) -> str:
     turn = {"role": "user", "content": prompt}
     if system is None:
-        return _applied(tokenizer, [turn])
+        return _applied(tokenizer, [turn], thinks)
     from jinja2 import TemplateError
 
     first = {"role": "system", "content": system}
     try:
-        whole = _applied(tokenizer, [first, turn])
+        whole = _applied(tokenizer, [first, turn], thinks)
         if system:
             return whole
-        block = _applied(tokenizer, [first], answers=False)
+        block = _applied(tokenizer, [first], thinks, answers=False)
     except TemplateError as error:
         if not system:  # a template that takes no system prompt writes none
-            return _applied(tokenizer, [turn])
+            return _applied(tokenizer, [turn], thinks)
         raise UserError(
             f"prompt.system: the backbone's chat template takes no system prompt ({error}): set prompt.system=null"
         ) from error
@@ -52,9 +65,11 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None
     return begin + rest if block.startswith(begin) and not rest.startswith(begin) else rest
 
 
-def _applied(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], answers: bool = True) -> str:
+def _applied(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], thinks: bool, answers: bool = True
+) -> str:
     return str(
         tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answers, enable_thinking=False
+            messages, tokenize=False, add_generation_prompt=answers, enable_thinking=thinks
         )
     )

@@ -72,6 +72,8 @@ class Policy:
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
         # What the chat template takes as system prompt; None: the template's own, if it has one; "": none.
         self.system: str | None = None
+        # How prompts ask for reasoning, `PromptBuilder.asking`; "": none does.
+        self.asking = ""
         self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
         self._frozen: Any = None
@@ -98,10 +100,13 @@ class Policy:
     def render(self, prompt: str) -> str:
         """The prompt inside the chat template, up to the start of the answer; the same text in every phase.
 
+        Prompts that ask for reasoning switch the template's thinking on, all others switch it off.
+
         Raises:
             UserError: the template cannot take the system prompt, or cannot go without one.
         """
-        return rendered(self.tokenizer, prompt, self.system)
+        thinks = self.asking != "" and self.asking in prompt
+        return rendered(self.tokenizer, prompt, self.system, thinks)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts; counts prompts and tokens."""

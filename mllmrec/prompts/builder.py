@@ -148,9 +148,17 @@ class PromptBuilder:
             blocks.append(template.hint.format(reasoning=self.clean(reasoning)))
         if think:
             blocks.append(self.template.think.format())
-        closing = template.closing if self.places == 1 else template.ranked
-        blocks.append(closing.format(domain=self.domain, form=self.naming.form, places=self.places))
+        blocks.append(self._closing())
         return template.joiner.join(blocks)
+
+    @property
+    def asking(self) -> str:
+        """How prompts end that ask for reasoning. Foreign text has no tags, so it cannot imitate an ending that names them."""
+        return self.template.joiner.join(["", self.template.think.format(), self._closing()])
+
+    def _closing(self) -> str:
+        closing = self.template.closing if self.places == 1 else self.template.ranked
+        return closing.format(domain=self.domain, form=self.naming.form, places=self.places)
 
     def answer(self, item: int, column: int | None = None) -> str:
         """The answer that names an item.

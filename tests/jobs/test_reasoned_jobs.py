@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,24 @@ def test_answers_that_are_enumerated_move_the_gradient_less(finished):
     assert (drawn["answer"], exact["answer"]) == ("sampled", "enumerated")
     # Half of it or less: the answers of a policy that knows nothing are drawn among ten.
     assert exact["variance"] < 0.5 * drawn["variance"]
+
+
+def test_the_chat_template_thinks_where_prompts_ask_for_it(job, tmp_path, adapters):
+    half = (
+        "caption=none",
+        "method=sft",
+        "sft.max_steps=1",
+        "cot.placement=completion",
+        "mix_ratio=0.5",
+        "eval.cot=false",
+    )
+    folder = job(tmp_path / "run", *adapters, *half, small=False)
+    prompts = re.findall(
+        r"```text\n(<\|im_start\|>user\n.*?)\n```", (folder / "prompts.md").read_text(), re.DOTALL
+    )
+    asks = [" Think Next<|end|>" in prompt for prompt in prompts]
+    assert {True, False} == set(asks)
+    assert [prompt.endswith("<|im_start|>assistant") for prompt in prompts] == asks
+    assert [prompt.endswith("<think>\n\n</think>") for prompt in prompts] == [not one for one in asks]
+    run = open_run(str(folder), None)
+    assert run.policy.render(" Think Next").endswith("<|im_start|>assistant\n")
