@@ -15,7 +15,9 @@ from torch import Tensor
 
 from mllmrec.rl.parts import Part
 
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant", "sequence_sum")
+# Nats. Logarithms of ratios count as at most this, either way, so that ratios and their gradients stay finite.
+FARTHEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -62,32 +64,57 @@ class ClippedRatio(PolicyLoss):
     """PPO's clipped objective: ``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` (GRPO, DeepSeekMath eq. 3).
 
     ``level="token"`` uses each token's own rho; ``"sequence"`` uses the length-normalised ratio of the whole
-    completion for all its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form).
+    completion for all its tokens (GSPO, Zheng et al. 2025, eq. 7, in its token-gradient form). ``delta`` caps the unclipped
+    ratio as well, as in ``min(rho, delta) A``: tokens that became much more likely although A < 0 have no gradient then
+    (two-sided clipping of INTELLECT-2, arXiv 2505.07291). None is no such cap.
     """
 
     accepts = frozenset({"sequence", "segment", "token"})
 
-    def __init__(self, epsilon_low: float = 0.2, epsilon_high: float = 0.2, level: str = "token") -> None:
+    def __init__(
+        self,
+        epsilon_low: float = 0.2,
+        epsilon_high: float = 0.2,
+        level: str = "token",
+        delta: float | None = None,
+    ) -> None:
         if level not in ("token", "sequence"):
             raise ValueError(f"importance level {level!r} is none of token, sequence")
-        self.low, self.high, self.level = epsilon_low, epsilon_high, level
+        if delta is not None and delta <= 1 + epsilon_high:
+            raise ValueError(f"delta={delta}: must exceed 1 + epsilon_high = {1 + epsilon_high}, or be null")
+        self.low, self.high, self.level, self.delta = epsilon_low, epsilon_high, level, delta
 
     def __call__(self, inputs: LossInputs) -> LossOutputs:
         """The terms, and the shares of tokens whose ratio the clip held on either side."""
         logprobs, mask, weight = inputs.logprobs, inputs.mask, inputs.advantages
-        log_ratio = torch.where(mask, logprobs - inputs.old, 0.0)
+        distance = log_ratio(inputs)
         if self.level == "sequence":
-            mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
-            log_ratio = mean.detach() + logprobs - logprobs.detach()
-        ratio = log_ratio.exp()
-        free, held = ratio * weight, ratio.clamp(1 - self.low, 1 + self.high) * weight
-        return LossOutputs(
-            -torch.minimum(free, held),
-            {
-                "clip_ratio/low_mean": mask & (ratio < 1 - self.low) & (weight < 0),
-                "clip_ratio/high_mean": mask & (ratio > 1 + self.high) & (weight > 0),
-            },
-        )
+            distance = mean_of_tokens(distance, mask).detach() + logprobs - logprobs.detach()
+        ratio = bounded_exp(distance)
+        free, held = ratio, ratio.clamp(1 - self.low, 1 + self.high)
+        metrics = {
+            "clip_ratio/low_mean": mask & (ratio < 1 - self.low) & (weight < 0),
+            "clip_ratio/high_mean": mask & (ratio > 1 + self.high) & (weight > 0),
+        }
+        if self.delta is not None:
+            free = ratio.clamp(max=self.delta)
+            metrics["clip_ratio/delta_mean"] = mask & (ratio > self.delta) & (weight < 0)
+        return LossOutputs(-torch.minimum(free * weight, held * weight), metrics)
+
+
+def log_ratio(inputs: LossInputs) -> Tensor:
+    """(r, T) nats by which each token became more likely since it was drawn; zero outside the mask."""
+    return torch.where(inputs.mask, inputs.logprobs - inputs.old, 0.0)
+
+
+def bounded_exp(distance: Tensor) -> Tensor:
+    """exp of (r, T) nats; beyond `FARTHEST` nats it stays the same and has no gradient."""
+    return distance.clamp(-FARTHEST, FARTHEST).exp()
+
+
+def mean_of_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    """(r, T) values that are zero outside the mask → (r, 1) the mean over each row's tokens; zero for a row without."""
+    return values.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def aggregate(
@@ -103,13 +130,15 @@ def aggregate(
     """Aggregate the (R, T) token terms of one micro-batch into its share of the step's loss.
 
     The counts cover the *whole step*, so the shares of all micro-batches add up to the same loss however the step
-    is split.
+    is split. That is why TRL's ``bnpo``, the mean over a micro-batch's own tokens, is not among them; in a step of one
+    micro-batch it is ``token_mean``.
 
     Args:
         terms: (R, T).
         mask: (R, T) bool, the tokens that count.
         how: ``token_mean`` sum / tokens (DAPO); ``sequence_mean`` mean over each sequence's tokens, then over
-            sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO).
+            sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO); ``sequence_sum``
+            sum / sequences (LUSPO; verl's ``seq-mean-token-sum``).
         tokens: counted tokens in the whole step.
         sequences: sequences in the whole step.
         max_length: the longest possible completion, for ``constant``; the same in every step.
@@ -128,4 +157,6 @@ def aggregate(
         return (masked.sum(1) / mask.sum(1).clamp_min(1)).sum() / sequences
     if how == "constant":
         return masked.sum() / (sequences * max_length)
+    if how == "sequence_sum":
+        return masked.sum() / sequences
     raise ValueError(f"aggregation {how!r} is none of {', '.join(AGGREGATIONS)}")

@@ -149,6 +149,7 @@ COUNTS: dict[str, Any] = {"tokens": 6, "sequences": 2, "max_length": 8}
         ("sequence_mean", 1.25),  # (1.5 + 1) / 2
         ("token_mean", 7 / 6),
         ("constant", 0.4375),  # 7 / (2 · 8)
+        ("sequence_sum", 3.5),  # (3 + 4) / 2
     ],
 )
 def test_aggregation(how, value):
@@ -178,6 +179,7 @@ def test_shares_add_up_however_the_step_is_cut(how):
         ("sequence_mean", 1.375),  # 1.5 · 0.75 + 1 · 0.25
         ("token_mean", 1.3),  # 3.25 / 2.5
         ("constant", 0.40625),  # 3.25 / (1 · 8)
+        ("sequence_sum", 3.25),
     ],
 )
 def test_aggregation_under_weights(how, value):
@@ -194,6 +196,35 @@ def test_a_weight_is_so_many_equal_sequences(how):
         TERMS, MASK, how, tokens=10, sequences=4, max_length=8, weights=torch.tensor([3.0, 1.0])
     )
     assert_close(weighted, repeated)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_cap_on_the_unclipped_ratio_holds_where_the_advantage_is_negative(level):
+    logprobs = torch.tensor([[0.7], [1.35], [4.0], [9.0]]).log().requires_grad_()
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    for advantage, terms, held in (
+        (-1.0, [0.8, 1.35, 4.0, 4.0], [False, False, False, True]),
+        (1.0, [-0.7, -1.2, -1.2, -1.2], [False] * 4),
+    ):
+        loss = ClippedRatio(level=level, delta=4.0)
+        result = applied(loss, logprobs, torch.zeros(4, 1), torch.full((4,), advantage), mask)
+        assert_close(result.terms[:, 0], torch.tensor(terms))
+        assert result.metrics["clip_ratio/delta_mean"][:, 0].tolist() == held
+        (gradient,) = torch.autograd.grad(result.terms.sum(), logprobs)
+        assert (gradient[3] == 0) == (held[3] or advantage > 0)
+    with pytest.raises(ValueError, match="must exceed"):
+        ClippedRatio(epsilon_high=0.28, delta=1.28)
+
+
+def test_luspo_has_the_gradient_of_length_times_the_sequence_ratio():
+    logprobs = torch.tensor([[1.1, 0.9, 1.2, 1.0]]).log().requires_grad_()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    loss = ClippedRatio(level="sequence")
+    terms = applied(loss, logprobs, torch.zeros(1, 4), torch.tensor([3.0]), mask).terms
+    ours = aggregate(terms, mask, "sequence_sum", tokens=4, sequences=1, max_length=4)
+    direct = -4 * 3.0 * logprobs.mean().exp()
+    assert_close(ours, direct)
+    assert_close(*(torch.autograd.grad(one, logprobs)[0] for one in (ours, direct)))
 
 
 def test_unknown_choices_name_the_known():

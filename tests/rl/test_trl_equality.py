@@ -9,6 +9,8 @@ from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.rl.kl import kl_estimate
 from mllmrec.rl.losses import ClippedRatio, LossInputs, aggregate
+from mllmrec.rl.ratio_losses import Sapo
+from mllmrec.rl.reinforce import Cispo, Vespo
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -85,18 +87,15 @@ def shifted(logprobs, seed):
     return torch.where(COMPLETIONS.mask, logprobs.detach() + noise, 0.0)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize(("loss_type", "aggregation"), NAMES)
-def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
-    trainer = make_trainer(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28)
+def both_losses(trainer, loss, aggregation, beta=0.0):
+    """Our outputs, our loss and TRL's on the same tensors, at ratios away from 1."""
     model, engine, mask = trainer.model, SharedPrefix(), COMPLETIONS.mask
     encoded = engine.encode(model, PROMPTS)
     logprobs, entropy = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
     old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
-    result = ClippedRatio(0.2, 0.28)(LossInputs(logprobs, old, ADVANTAGES[:, None], mask, entropy))
+    result = loss(LossInputs(logprobs, old, ADVANTAGES[:, None], mask, entropy))
     terms = result.terms + beta * kl_estimate(logprobs, reference, "k3") if beta else result.terms
     ours = aggregate(terms, mask, aggregation, tokens=float(mask.sum()), sequences=8.0, max_length=LONGEST)
-
     theirs = trainer._compute_loss(
         model,
         {
@@ -110,9 +109,46 @@ def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
             "num_items_in_batch": mask.sum(),
         },
     )
-    assert result.metrics["clip_ratio/low_mean"].any()
-    assert result.metrics["clip_ratio/high_mean"].any()
+    return result, ours, theirs
+
+
+def assert_equal(model, ours, theirs, size=1.0):
+    """Equal to 1e-6 of the usual size of a token's term: losses are sums in which terms of both signs cancel."""
     assert abs(ours.item()) > 1e-2
-    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6)
+    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6 * size)
     expected = gradient(model, theirs)
     assert (gradient(model, ours) - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("loss_type", "aggregation"), NAMES)
+def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
+    trainer = make_trainer(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28)
+    result, ours, theirs = both_losses(trainer, ClippedRatio(0.2, 0.28), aggregation, beta)
+    assert result.metrics["clip_ratio/low_mean"].any()
+    assert result.metrics["clip_ratio/high_mean"].any()
+    assert_equal(trainer.model, ours, theirs)
+
+
+SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss", "aggregation"),
+    [
+        ({"loss_type": "grpo", "delta": 1.3}, ClippedRatio(0.2, 0.2, delta=1.3), "sequence_mean"),
+        ({"loss_type": "grpo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "sequence_mean"),
+        ({"loss_type": "luspo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "sequence_sum"),
+        ({"loss_type": "cispo", "epsilon_high": 1.2}, Cispo(most=1.2), "token_mean"),
+        ({"loss_type": "sapo"}, Sapo(), "sequence_mean"),
+        ({"loss_type": "vespo"}, Vespo(), "token_mean"),
+    ],
+    ids=lambda value: value.get("loss_type") if isinstance(value, dict) else None,
+)
+def test_other_losses_equal_trls(make_trainer, settings, loss, aggregation):
+    trainer = make_trainer(beta=0.0, **settings)
+    result, ours, theirs = both_losses(trainer, loss, aggregation)
+    # Every cap of these settings holds somewhere.
+    assert all(values.any() for values in result.metrics.values())
+    # Terms of log-probabilities are larger than those of ratios.
+    assert_equal(trainer.model, ours, theirs, max(1.0, float(result.terms[COMPLETIONS.mask].abs().mean())))
