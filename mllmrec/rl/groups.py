@@ -105,6 +105,6 @@ class Groups:
         table = self._filled(values, 0.0)
         if self.size is not None and self.weights is None:
             return table, None
-        counted = torch.ones(len(values), dtype=values.dtype) if self.weights is None else self.weights
+        counted = values.new_ones(len(values)) if self.weights is None else self.weights
         weights = self._filled(counted.to(values.dtype), 0.0)
         return table, weights.view(*weights.shape, *[1] * (values.dim() - 1))

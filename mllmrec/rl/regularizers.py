@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from mllmrec.rl.kl import kl_estimate
-from mllmrec.rl.losses import LossInputs
+from mllmrec.rl.losses import LossInputs, bounded_exp, log_ratio
 from mllmrec.rl.parts import REFERENCE, Part
 
 
@@ -44,3 +44,26 @@ class KlToReference(Regularizer):
         """(r, T)."""
         assert inputs.reference is not None
         return kl_estimate(inputs.logprobs, inputs.reference, self.estimator)
+
+
+class EntropyBonus(Regularizer):
+    """Minus the policy's entropy at each token, so that a positive coefficient rewards it.
+
+    The value is exact. `LossInputs.entropy` has no graph, so the gradient is estimated from the token that was drawn: with
+    the entropy H, ``-grad H`` is the expectation of ``(log pi + H) grad log pi``. It is exact in expectation, and where
+    rows are all answers with their probabilities. A ratio corrects it for tokens that an older policy drew.
+    """
+
+    name = "minus_entropy"
+
+    def __init__(self, coefficient: float = 1e-3) -> None:
+        self.coefficient = coefficient
+
+    def weight(self, step: int) -> float:
+        """The coefficient."""
+        return self.coefficient
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """(r, T)."""
+        slope = bounded_exp(log_ratio(inputs)) * (inputs.logprobs + inputs.entropy)
+        return slope.detach() * (inputs.logprobs - inputs.logprobs.detach()) - inputs.entropy

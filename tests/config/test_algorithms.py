@@ -11,6 +11,7 @@ from mllmrec.config.compose import compose_checked
 from mllmrec.errors import ConfigError
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.losses import ClippedRatio
+from mllmrec.testing.trials import trial_faults
 
 
 def composed(*overrides: str, extra_dir: Path | None = None) -> DictConfig:
@@ -53,6 +54,25 @@ def test_one_word_brings_the_whole_algorithm(word: str, backbone: str) -> None:
             cfg.grpo.skip_zero_variance,
         )
         assert found == WHOLE[word]
+
+
+# The same of losses without a clip of their own, as TRL and the papers have them.
+SOFT = {
+    "cispo": ("token_mean", 0.0),
+    "sapo": ("sequence_mean", 0.0),
+    "gmpo": ("sequence_mean", 0.0),
+    "vespo": ("token_mean", 0.0),
+    "luspo": ("sequence_sum", 0.0),
+    "reg_grpo": ("sequence_mean", 0.1),
+    "reinforce": ("token_mean", 0.1),
+}
+
+
+@pytest.mark.parametrize("loss", SOFT)
+def test_a_soft_loss_brings_its_aggregation(loss: str) -> None:
+    cfg = composed(f"loss={loss}")
+    check_config(cfg, trial_faults)
+    assert (cfg.grpo.aggregation, cfg.grpo.beta) == SOFT[loss]
 
 
 @pytest.mark.parametrize(
