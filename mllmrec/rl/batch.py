@@ -88,6 +88,7 @@ class RolloutBatch:
     teacher: Tensor | None = None  # (R, T) log-probabilities under a teacher
     rewards: Tensor | None = None  # (R,)
     place_rewards: Tensor | None = None  # (R, K) by segment, for advantages that tell segments apart
+    greedy: Tensor | None = None  # (R,) reward of the greedy completion of each row's example, before shaping
     parts: Mapping[str, Tensor] = field(default_factory=dict)  # reward part -> (R,)
     advantages: Tensor | None = None  # (R,), or (R, T) if tokens differ
     pool: Mapping[str, Tensor] = field(
@@ -162,6 +163,7 @@ class RolloutBatch:
             teacher=of(self.teacher),
             rewards=of(self.rewards),
             place_rewards=of(self.place_rewards),
+            greedy=of(self.greedy),
             parts={name: values[rows] for name, values in self.parts.items()},
             advantages=of(self.advantages),
             known=None,
@@ -234,6 +236,7 @@ def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         teacher=tokens("teacher"),
         rewards=values("rewards"),
         place_rewards=values("place_rewards"),
+        greedy=values("greedy"),
         parts={
             name: torch.cat([batch.parts[name] for batch in batches])
             for name in first.parts

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 # Fields of a batch that are computed only if a part asks for them.
-REFERENCE, TEACHER, OLD = "reference", "teacher", "old"
+REFERENCE, TEACHER, OLD, GREEDY = "reference", "teacher", "old", "greedy"
 
 
 class Part:
     """A part of a step. It takes plain parameters, says what it needs, and keeps only state that can be saved."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # names of a batch's fields: reference, teacher, old
+    needs: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # names of a batch's fields: reference, teacher, old, greedy
 
     def metrics(self) -> dict[str, float]:
         """Numbers to log after a step, by name."""

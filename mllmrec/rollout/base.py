@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Turn:
     step: int  # from 0 on
     group_size: int  # G
     gradients: bool = False  # whether scores that the draw computes anyway keep their graph for the update
+    greedy: bool = False  # whether each token is the most likely one, and none is drawn
 
 
 class Speaker(Protocol):
@@ -126,13 +128,19 @@ class PlainRollout(Rollout):
     lists: bool = False  # whether answers are ranked lists
     reasons: bool = False  # whether the policy reasons before it answers
     every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
-    temperature: float
+    temperature: float  # 0: each token is the most likely one
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
     @property
     def plain(self) -> PlainRollout:
         """Itself."""
         return self
+
+    def greedy(self) -> PlainRollout:
+        """The same rollout, which takes the most likely token each time."""
+        other = copy.copy(self)
+        other.temperature = 0.0
+        return other
 
     def rows(self, group_size: int, candidates: int) -> int:
         """How many completions a prompt with C candidates gets for a ``group_size``."""

@@ -44,7 +44,7 @@ class Enumerated(PlainRollout):
             raise ValueError("rollout=enumerate needs the same number of candidates in every prompt")
         device = next(model.parameters()).device
         scored = score_answers(
-            engine, model, encoded, spelling.answers, spelling.end, device, self.temperature
+            engine, model, encoded, spelling.answers, spelling.end, device, self.temperature or 1.0
         )
         every = torch.arange(len(scored.prompt_of), device=device)
         return chosen_rows(scored, every, weights=scored.logprobs.detach().exp())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from mllmrec.prompts.examples import Example
 from mllmrec.rewards.base import Reward, Shaper, TextReward, with_rewards
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.rl.parts import OLD, REFERENCE, TEACHER, Part
+from mllmrec.rl.parts import GREEDY, OLD, REFERENCE, TEACHER, Part
 from mllmrec.rollout.base import Rollout, Turn
 from mllmrec.step.reference import Reference
 from mllmrec.step.speaker import Speaker
@@ -80,7 +81,7 @@ class Collector:
         return with_rewards(batch, self.reward(batch))
 
     def fill(self, batch: RolloutBatch, needs: frozenset[str], rows: Tensor | None = None) -> RolloutBatch:
-        """The batch with the log-probabilities that a part needs.
+        """The batch with the log-probabilities and greedy rewards that a part needs.
 
         Args:
             batch: the completions.
@@ -98,4 +99,19 @@ class Collector:
             if self.teacher is None:
                 raise ValueError("a part needs a teacher, and there is none")
             batch = replace(batch, teacher=self.teacher(batch, self.speaker, rows))
+        if GREEDY in needs and batch.greedy is None:
+            batch = replace(batch, greedy=self.greedy_rewards(batch)[batch.example_of])
         return batch
+
+    def greedy_rewards(self, batch: RolloutBatch) -> Tensor:
+        """(N,) the reward, before shaping, of one more completion of each example: the greedy one."""
+        turn = Turn(batch.step, 1, greedy=True)
+        drawn = self.judge(self.speaker.complete(batch.examples, turn, round_="greedy"))
+        if drawn.weights is None:
+            return drawn.judged()  # one row for each example, in order
+        # All answers: the most likely one of each example.
+        rows = [
+            int(torch.where(drawn.example_of == place, drawn.weights.cpu(), -1.0).argmax())
+            for place in range(len(batch.examples))
+        ]
+        return drawn.judged()[rows]

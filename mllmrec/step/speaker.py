@@ -117,7 +117,7 @@ class Speaker:
         Raises:
             NoProbabilities: the policy's probabilities are not numbers.
         """
-        draw = self.plain
+        draw = self.plain.greedy() if turn.greedy else self.plain
         places = list(range(len(examples))) if which is None else list(which)
         asked = [examples[place] for place in places]
         own = [example.prompt for example in asked]

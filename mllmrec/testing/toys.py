@@ -105,6 +105,7 @@ def toy_batch(
         teacher=logprobs(),
         rewards=given,
         place_rewards=None if given is None else torch.stack([given, given.flip(0)], 1),
+        greedy=None if given is None else torch.full((count,), float(given[0]))[groups],
     )
 
 
