@@ -3,7 +3,8 @@
 A class of the user's own says the same things in the same way, and obeys the same rules:
 
 - a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``;
-- a reward: ``needs_title``, ``needs_ids``, ``pays_places``; an advantage: ``varies``, ``needs_places``;
+- a reward: ``parts``, ``needs_title``, ``needs_ids``, ``pays_places``;
+- an advantage: ``varies``, ``needs_places``, ``needs_parts``;
 - a loss: ``accepts``, ``on_policy_only``;
 - a cot policy: ``gives_confidence``; a backbone: ``sees_images``, ``from_scratch``; an engine: ``continues_images``;
 - a dataset: ``asks_for``, ``takes_files``; a split: ``published``; a sampler: ``plans_ahead``; a logger: ``needs_package``.

@@ -167,6 +167,27 @@ def places_are_paid(cfg: Settings) -> str | None:
     return None
 
 
+def parts_are_paid(cfg: Settings) -> str | None:
+    """The advantage reads parts of a reward that nothing pays."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if "advantage" not in phase.kind.parts or not capability(seen["advantage"], "needs_parts", False):
+            continue
+        judges = [seen["reward"], *(seen.get("shapers") or {}).values()]
+        parts = [capability(one, "parts", ()) for one in judges]
+        wanted = seen["advantage"].get("weights")
+        if not isinstance(wanted, Mapping) or not all(isinstance(one, tuple) for one in parts):
+            continue  # parts that only a running reward knows
+        known = sorted({name for one in parts for name in one})
+        for name in wanted:
+            if name not in known:
+                return (
+                    f"advantage.weights.{name}: neither reward nor shapers have such a part; they have "
+                    f"{', '.join(known) or 'none'}: name one of these, or remove it with ~advantage.weights.{name}"
+                )
+    return None
+
+
 def off_policy_has_a_ratio(cfg: Settings) -> str | None:
     """Rows come from another policy, and the loss takes them for the policy's own."""
     for phase in _drawing(cfg):
@@ -273,6 +294,7 @@ PHASE_RULES = (
     reward_needs_title,
     loss_accepts_advantage,
     places_are_paid,
+    parts_are_paid,
     off_policy_has_a_ratio,
     needs_are_met,
     item_tokens_have_vectors,

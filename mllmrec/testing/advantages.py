@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -39,7 +40,7 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
         f"it varies by {advantage.varies!r}, which is none of {get_args(Varies)}",
     )
     weights = (0.1, 0.2, 0.3, 0.4, 0.25, 0.25, 0.25, 0.25) if weighted else None
-    even = toy_batch(_TEXTS, rewards=_REWARDS, group_of=_EVEN, weights=weights)
+    even = _with_parts(toy_batch(_TEXTS, rewards=_REWARDS, group_of=_EVEN, weights=weights), advantage)
     before = copy.deepcopy(advantage)
     given = _called(advantage, even)
     expect_equal(
@@ -50,7 +51,8 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
         expect_equal(
             "it remembers, and its state_dict is empty: a second call gives other advantages", again, given
         )
-    for batch in (even, toy_batch(_TEXTS, rewards=_REWARDS, group_of=_RAGGED)):
+    ragged = _with_parts(toy_batch(_TEXTS, rewards=_REWARDS, group_of=_RAGGED), advantage)
+    for batch in (even, ragged):
         # Only rows of a group change places, so that parts that pair rows of several groups are not asked for too much.
         order = torch.tensor([2, 0, 1, 3, 5, 4, 7, 6])
         straight, moved = (
@@ -59,6 +61,13 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
         )
         expect_equal("rows in another order have other advantages", moved, straight[order])
     expect_state(advantage)
+
+
+def _with_parts(batch: RolloutBatch, advantage: Advantage) -> RolloutBatch:
+    """The batch with the parts of a reward that the advantage names: powers of the rewards."""
+    names = getattr(advantage, "weights", {}) if advantage.needs_parts else {}
+    rewards = batch.judged()
+    return replace(batch, parts={name: rewards**power for power, name in enumerate(names, 1)})
 
 
 def _called(advantage: Advantage, batch: RolloutBatch) -> Tensor:
