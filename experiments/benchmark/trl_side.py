@@ -141,7 +141,7 @@ class TrlSide:
 
     def train(self) -> None:
         """All steps."""
-        with _head_on_completions(self.compact_head):
+        with head_on_completions(self.compact_head):
             self.trainer.train()
 
 
@@ -150,7 +150,7 @@ def _rewards(completions: list[str], **keywords: Any) -> list[float | None]:
 
 
 @contextmanager
-def _head_on_completions(wanted: bool) -> Iterator[None]:
+def head_on_completions(wanted: bool) -> Iterator[None]:
     """Make TRL project only completion rows on a CPU too; without Triton it projects all rows."""
     asked = trl.trainer.utils._use_triton
     if wanted:
