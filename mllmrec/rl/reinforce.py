@@ -31,8 +31,11 @@ class Reinforce(PolicyLoss):
 class Opmd(Reinforce):
     """`Reinforce` divided by ``1 + tau`` (OPMD as in Trinity-RFT, arXiv 2505.17826).
 
-    tau is the weight of staying near the policy that drew the answers; ``advantage=opmd`` has one too.
+    It is derived for answers of any policy, and so takes old ones without a ratio. tau is the weight of staying near the
+    policy that drew them; ``advantage=opmd`` has one too.
     """
+
+    on_policy_only = False
 
     def __init__(self, tau: float = 1.0) -> None:
         if tau < 0:

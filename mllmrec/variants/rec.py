@@ -83,7 +83,7 @@ class Rec(PolicyLoss):
 class NearOld(Regularizer):
     """Holds the policy near whoever drew the answers: ``(l - l_old)²`` (``k2``), or ``-l`` (``forward``, cross-entropy).
 
-    It takes the place of a clip: ``loss.clip=none`` with this under a name in ``regularizers``.
+    It takes the place of a clip: with ``loss.clip=none``, ``k2`` is Kimi's OPMD and ``forward`` is AsymRE (``variant=rep``).
     """
 
     name = "near_old"

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.capabilities import capability
 from mllmrec.config.compose import compose_checked
 from mllmrec.rl.losses import ClippedRatio, LossInputs
 from mllmrec.testing import check_loss, check_regularizer
@@ -94,11 +95,22 @@ def test_they_are_regularizers(kind):
     check_regularizer(NearOld(kind=kind))
 
 
-def test_the_variant_is_whole():
-    composed = compose_checked("train", ["variant=rec"], CONFIG_DIR)
+@pytest.mark.parametrize(
+    ("variant", "advantage"),
+    [("rec", "GroupRelative"), ("rep", "GroupRelative"), ("opmd", "Mirror"), ("asymre", "Shifted")],
+)
+def test_the_variants_are_whole(variant, advantage):
+    composed = compose_checked("train", [f"variant={variant}"], CONFIG_DIR)
     assert composed.faults == []
     check_config(composed.config, trial_faults)
-    assert composed.config.advantage.scale == "none"
+    assert composed.config.advantage._target_.endswith(advantage)
+    assert composed.config.advantage.get("scale", "none") == "none"
+
+
+@pytest.mark.parametrize(("loss", "alone"), [("reinforce", True), ("opmd", False), ("rec", False)])
+def test_only_plain_reinforce_is_refused_where_another_policy_draws(loss, alone):
+    section = compose_checked("train", [f"loss={loss}"], CONFIG_DIR).config.loss
+    assert capability(section, "on_policy_only", False) is alone
 
 
 @pytest.mark.parametrize(
