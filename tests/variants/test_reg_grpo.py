@@ -78,6 +78,16 @@ def test_the_first_update_follows_the_advantages():
     assert_close(given.logprobs.grad, -50 * torch.tensor(ADVANTAGES)[:, None])
 
 
+def test_equal_rewards_pull_log_ratios_together():
+    # Why skip_zero_variance=never: without advantages, the sum of g'² is 3 var / (var + epsilon), which grows with var.
+    given = inputs_of([[0.01], [-0.01], [0.0], [0.0]], [0.0] * 4, [0] * 4)
+    loss_of(RegGrpo(epsilon=1e-4), given).backward()
+    above, below, *others = given.logprobs.grad[:, 0].tolist()
+    assert above == pytest.approx(-below)
+    assert above > 0
+    assert others == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
 def test_a_weight_is_a_probability():
     # Two answers with probability 1/4 and 3/4: mean 0.3, variance 0.03, g' = -sqrt 3 and 1 / sqrt 3.
     given = inputs_of([[0.0], [0.4]], [0.0, 0.0], [0, 0], weights=torch.tensor([0.25, 0.75]))
@@ -103,7 +113,8 @@ def test_the_variant_is_whole():
     composed = compose_checked("train", ["variant=reg_grpo"], CONFIG_DIR)
     assert composed.faults == []
     check_config(composed.config, trial_faults)
-    assert composed.config.grpo.aggregation == "sequence_mean"
+    grpo = composed.config.grpo
+    assert (grpo.aggregation, grpo.skip_zero_variance) == ("sequence_mean", "never")
 
 
 @pytest.mark.parametrize(
