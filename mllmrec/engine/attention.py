@@ -44,10 +44,12 @@ def install(model: Any) -> None:
     config = model.config.get_text_config()
     if config._attn_implementation == NAME:
         return
-    strange = [f"layers of type {kind}" for kind in sorted(set(getattr(config, "layer_types", None) or ()))]
-    strange = [words for words in strange if words != "layers of type full_attention"]
-    if not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None):
-        strange.append(f"sliding_window={config.sliding_window}")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if window_of(model) is not None:
+        kinds -= {"sliding_attention"}
+    strange = [f"layers of type {kind}" for kind in sorted(kinds)]
+    if getattr(config, "use_bidirectional_attention", None):
+        strange.append(f"use_bidirectional_attention={config.use_bidirectional_attention}")
     for name in ("logits_scaling", "logit_scale", "final_logit_softcapping", "attn_logit_softcapping"):
         if getattr(config, name, None) not in (None, 1, 1.0):
             strange.append(f"{name}={getattr(config, name)}")
@@ -61,6 +63,16 @@ def install(model: Any) -> None:
     base.set_attn_implementation(NAME)
 
 
+def window_of(model: Any) -> int | None:
+    """The tokens that sliding attention sees at once: in shorter sequences it is full attention. None if nothing slides."""
+    return _window_in(model.config.get_text_config())
+
+
+def _window_in(config: Any) -> int | None:
+    kinds = getattr(config, "layer_types", None)
+    return None if kinds and "sliding_attention" not in kinds else getattr(config, "sliding_window", None)
+
+
 def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: AttentionPass) -> Tensor:
     """Run N packed tokens through the decoder's layers.
 
@@ -72,8 +84,17 @@ def run_layers(model: Any, ids: Tensor, positions: Tensor, attention_pass: Atten
 
     Returns:
         (N, h) hidden states after the last norm.
+
+    Raises:
+        UserError: the engine does not support the model, or a prompt with its completion outgrows the sliding window.
     """
     install(model)
+    window = window_of(model)
+    if window is not None and len(ids) and (latest := int(positions.max())) >= window:
+        raise UserError(
+            f"engine=shared_prefix cannot run {latest + 1} tokens of a prompt and its answer through {type(model).__name__} "
+            f"with sliding_window={window}: use engine=plain"
+        )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # transformers takes a mask of four dimensions as it is. Without one it would read restarted positions as a packed
     # batch of separate sequences and build an N x N mask.
@@ -125,6 +146,9 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     unknown = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
+    # `run_layers` has made sure that everything lies inside this window.
+    if kwargs.get("sliding_window") == _window_in(module.config):
+        unknown = [name for name in unknown if name != "sliding_window"]
     if unknown:
         raise UserError(f"engine=shared_prefix cannot attend with {', '.join(unknown)}: use engine=plain")
     if dropout:

@@ -58,6 +58,10 @@ class Engine(ABC):
     # Whether an encoded prompt may go on with images.
     continues_images: bool = True
 
+    def longest(self, model: Any) -> int | None:
+        """The most tokens of a prompt and its completion; None: as many as the model takes."""
+        return None
+
     @abstractmethod
     def encode(self, model: Any, prompts: TokenBatch) -> Any:
         """Encode B prompts once for all later calls; with gradients where they are on."""

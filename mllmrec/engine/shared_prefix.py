@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mllmrec.engine.attention import causal, run_layers, with_prefix
+from mllmrec.engine.attention import causal, run_layers, window_of, with_prefix
 from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, positions_of
 from mllmrec.engine.batches import TokenBatch
 from mllmrec.engine.layers import FastLayers
@@ -41,6 +41,10 @@ class SharedPrefix(Engine):
 
     continues_images = False
     reusable = True
+
+    def longest(self, model: Any) -> int | None:
+        """The sliding window of the model's attention, if it has one: inside it all attention is full attention."""
+        return window_of(model)
 
     def encode(self, model: Any, prompts: TokenBatch) -> Prefix:
         """See `encode_prompts`."""

@@ -26,6 +26,7 @@ from mllmrec.evaluation.reasoned import AfterReasoning, Shown
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
+from mllmrec.models.prompt_lengths import keep_to_engine
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import CotUse, Example, Examples
 from mllmrec.run.folder import RunFolder
@@ -193,7 +194,9 @@ def _opened(
     policy.asking = prepared.builder.asking
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
-    return FinishedRun(cfg, stage, prepared, policy, answers, instantiate(cfg.engine))
+    engine: Engine = instantiate(cfg.engine)
+    keep_to_engine(policy, engine)
+    return FinishedRun(cfg, stage, prepared, policy, answers, engine)
 
 
 def _settings_of(folder: RunFolder) -> DictConfig:

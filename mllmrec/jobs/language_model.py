@@ -24,7 +24,7 @@ from mllmrec.jobs.learnt_reasoning import check_learnt_reasoning
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
-from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths
+from mllmrec.models.prompt_lengths import check_lengths, check_question_lengths, keep_to_engine
 from mllmrec.models.selection import Selection
 from mllmrec.phases.heldout import HeldOutMeasure
 from mllmrec.phases.inputs import JobInputs, PhaseInputs, examples_of
@@ -58,6 +58,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
     policy.system = cfg.prompt.get("system")
     policy.asking = prepared.builder.asking
+    keep_to_engine(policy, engine)
     policy.meet_items(prepared.items)
     reads_vectors = cfg.prompt.item_tokens == "vector"
     if reads_vectors:

@@ -70,6 +70,7 @@ class Policy:
         self.lora = dict(lora) if lora else None
         own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = min(limit for limit in (max_length, own_limit, 1 << 20) if limit)
+        self.remedy = "raise backbone.max_length"  # lifts this limit
         # What the chat template takes as system prompt; None: the template's own, if it has one; "": none.
         self.system: str | None = None
         # How prompts ask for reasoning, `PromptBuilder.asking`; "": none does.

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -22,6 +23,14 @@ from mllmrec.prompts.questions import Questions
 from mllmrec.screen.progress import track
 
 _ENCODED_AT_ONCE = 1024
+
+
+def keep_to_engine(policy: Policy, engine: Engine) -> None:
+    """Lower the policy's limit if the engine takes less of its model: with attention that slides."""
+    longest = engine.longest(policy.model)
+    if longest is not None and longest < policy.max_length:
+        policy.max_length = longest
+        policy.remedy = "set engine=plain (the default engine stays inside the model's sliding window)"
 
 
 def check_lengths(
@@ -53,7 +62,7 @@ def check_lengths(
                 f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
                 f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
                 "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
-                "candidates.num_negatives, or raise backbone.max_length"
+                f"candidates.num_negatives, or {policy.remedy}"
             )
 
 
@@ -87,8 +96,8 @@ def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str
             raise UserError(
                 f"{too_long} of {len(examples)} {name} samples have questions that are longer than the backbone holds "
                 f"beside Yes or No ({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): "
-                "lower prompt.history_length, prompt.max_title_words or prompt.max_caption_words, or raise "
-                "backbone.max_length"
+                "lower prompt.history_length, prompt.max_title_words or prompt.max_caption_words, or "
+                f"{policy.remedy}"
             )
 
 

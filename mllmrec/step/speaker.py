@@ -188,7 +188,7 @@ class Speaker:
             raise UserError(
                 f"a prompt with a hint or question of a rollout or teacher has {tokens.ids.shape[1]} tokens, and with "
                 f"{self.longest} for an answer the policy takes {room}: shorten it, show less with prompt.history_length or "
-                "candidates.num_negatives, or raise backbone.max_length"
+                f"candidates.num_negatives, or {self.policy.remedy}"
             )
         return tokens
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GraniteConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, MistralConfig, Qwen2Config
 
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.engine.plain import Plain
@@ -321,19 +321,80 @@ def test_a_model_is_what_it_was_after_the_engine_used_it(make_pretrained, tmp_pa
         assert_close(loaded(**inputs).logits, logits, atol=1e-6, rtol=0)
 
 
-WINDOWED = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+BOTH = {"layer_types": ["sliding_attention", "full_attention"]}
+WINDOWED = {
+    "gemma3": (Gemma3TextConfig, {**BOTH, "head_dim": 8, "query_pre_attn_scalar": 8}),
+    "qwen2": (Qwen2Config, {**BOTH, "use_sliding_window": True}),
+    "mistral": (MistralConfig, {}),  # a config that names no layer types
+}
+
+
+@pytest.fixture
+def make_windowed():
+    """A small random model with a sliding window of so many tokens; all of its weights train."""
+
+    def make(name, window):
+        config_class, own = WINDOWED[name]
+        # Weights so large that log-probabilities differ by whole nats.
+        config = config_class(**SMALL, **HEADS, **own, sliding_window=window, initializer_range=0.25)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+
+    return make
+
+
+# The longest prompt has 7 tokens and its longest answer 6, of which the last one is no input.
+@pytest.mark.parametrize("window", [64, 12])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_inside_a_sliding_window_scores_and_gradients_equal_the_plain_engine(make_windowed, name, window):
+    model = make_windowed(name, window)
+    *inputs, _ = problem(4)
+    assert int(inputs[1].mask.sum(1)[:4].max()) == 6
+    found, expected = (score(engine, model, *inputs).logprobs for engine in (SharedPrefix(), Plain()))
+    assert_close(found, expected, atol=1e-5, rtol=0)
+    assert found.std() > 0.1
+    assert relative_error(gradient(model, found), gradient(model, expected)) < 1e-5
+    follow(model, inputs[0], 3, steps=window - 7 if window < 64 else 40)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_what_outgrows_a_sliding_window_is_refused(make_windowed, name):
+    model, engine = make_windowed(name, 11), SharedPrefix()
+    prompts, completions, prompt_of, _ = problem(4)
+    prefix = engine.encode(model, prompts)
+    with pytest.raises(UserError, match=r"12 tokens .* with sliding_window=11: use engine=plain"):
+        engine.score(model, prefix, completions, prompt_of)
+    decoder = engine.decoder(model, prefix, 1)
+    for _ in range(4):
+        decoder.advance(torch.tensor([41] * 3))
+    with pytest.raises(UserError, match=r"12 tokens"):
+        decoder.advance(torch.tensor([41] * 3))
+    with pytest.raises(UserError, match=r"12 tokens"):
+        engine.encode(model, pad([[21] * 13], 0, side="left"))
+    # The plain engine lets the window slide.
+    slid = score(Plain(), model, prompts, completions, prompt_of).logprobs
+    whole = score(Plain(), make_windowed(name, 12), prompts, completions, prompt_of).logprobs
+    assert (slid - whole).abs().max() > 1e-3
+
+
+def test_the_engine_takes_as_much_as_slides_at_once(make_windowed, make_pretrained):
+    assert SharedPrefix().longest(make_windowed("gemma3", 11)) == 11
+    assert SharedPrefix().longest(make_pretrained().model) is None
+    assert Plain().longest(make_windowed("gemma3", 11)) is None
 
 
 @pytest.mark.parametrize(
     ("config_class", "strange"),
     [
-        (Qwen2Config, WINDOWED),
-        (MistralConfig, {"sliding_window": 4}),  # a config that names no layer types
+        (Gemma3TextConfig, {"use_bidirectional_attention": True}),
+        (Gemma3TextConfig, {"final_logit_softcapping": 30.0}),
         (GraniteConfig, {"logits_scaling": 8.0}),
     ],
 )
 def test_models_that_compute_something_else_are_refused(config_class, strange):
-    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
-    config = config_class(**small, num_attention_heads=2, num_key_value_heads=2, **strange)
+    config = config_class(**SMALL, **HEADS, **strange)
     with pytest.raises(UserError, match="engine=plain"):
         SharedPrefix().encode(AutoModelForCausalLM.from_config(config), pad([[1, 2, 3]], 0, side="left"))

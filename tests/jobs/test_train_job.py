@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mllmrec.errors import UserError
+from mllmrec.jobs.finished_run import open_run
 from mllmrec.run.log_rows import read_log
 from mllmrec.run.rollouts import read_rollouts
 
@@ -269,3 +271,20 @@ def test_prompts_that_are_too_long_are_counted_before_training(job, tmp_path):
         job(tmp_path / "run", "backbone.max_length=20")
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert not (tmp_path / "run" / "other_negatives").exists()
+
+
+def test_the_fast_engine_stays_inside_a_sliding_window(job, tmp_path, adapters, checkpoints):
+    model = shutil.copytree(checkpoints("qwen2"), tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text()) | {"use_sliding_window": True}
+    few = ("caption=none", "method=sft", "sft.max_steps=1", "heldout.users=0")
+
+    def run(window):
+        slides = {"sliding_window": window, "layer_types": ["sliding_attention", "full_attention"]}
+        (model / "config.json").write_text(json.dumps(settings | slides))
+        return job(tmp_path / f"run{window}", *adapters, f"backbone.path={model}", *few, small=False)
+
+    with pytest.raises(
+        UserError, match=r"training prompts are longer .* of 60 tokens\).* or set engine=plain"
+    ):
+        run(60)
+    assert open_run(str(run(500)), None).policy.max_length == 500
