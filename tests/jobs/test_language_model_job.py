@@ -101,7 +101,9 @@ def test_yes_or_no_questions_are_checked_and_lists_that_nobody_sees_are_not(open
     ]
     answer = max(map(len, policy.encode_answers(["Yes", "No"]))) + 1
     policy.max_length = max(map(len, policy.encode_prompts(asked))) + answer
-    assert longest_prompt(policy, run.protocols) > policy.max_length  # prompts that list ten candidates
+    train = run.prepared.train
+    listing = policy.encode_prompts([train[index].prompt for index in range(len(train))])
+    assert max(map(len, listing)) > policy.max_length  # training's own prompts list ten candidates
     check_prompts(*parts)
     policy.max_length -= 1
     with pytest.raises(UserError, match="have questions that are longer"):
