@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 # Fields of a batch that are computed only if a part asks for them.
 REFERENCE, TEACHER, OLD, GREEDY = "reference", "teacher", "old", "greedy"
@@ -12,9 +12,8 @@ REFERENCE, TEACHER, OLD, GREEDY = "reference", "teacher", "old", "greedy"
 class Part:
     """A part of a step. It takes plain parameters, says what it needs, and keeps only state that can be saved."""
 
-    needs: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # names of a batch's fields: reference, teacher, old, greedy
+    # Names of a batch's fields: reference, teacher, old, greedy. Settings may decide, but not about the teacher.
+    needs: frozenset[str] = frozenset()
 
     def metrics(self) -> dict[str, float]:
         """Numbers to log after a step, by name."""

@@ -61,7 +61,10 @@ def meanings_of(batch: RolloutBatch) -> Tensor:
 
 
 def relative_entropy(meanings: Tensor, groups: Groups) -> Tensor:
-    """(R,) meanings → (N,) their entropy within each group over the log of the group's size, 0 to 1; 0 for groups of one."""
+    """(R,) meanings → (N,) their entropy within each group over the largest possible one, 0 to 1; 0 for groups of one.
+
+    The largest one is the log of the number of rows, or, if rows have weights and are thus all answers, of meanings.
+    """
     alike = torch.stack([groups.group_of, meanings]).unique(dim=1, return_inverse=True)[1]
     counts = torch.ones(len(meanings)) if groups.weights is None else groups.weights
     mass = torch.zeros(int(alike.max()) + 1, dtype=counts.dtype).index_add(0, alike, counts)
@@ -69,4 +72,8 @@ def relative_entropy(meanings: Tensor, groups: Groups) -> Tensor:
     share = mass[alike] / groups.rows(total)
     # The mean over rows of -log p is the sum over meanings of -p log p.
     entropy = groups.mean(-share.clamp_min(torch.finfo(share.dtype).tiny).log())
-    return torch.where(groups.sizes > 1, entropy / groups.sizes.clamp_min(2).to(share.dtype).log(), 0.0)
+    most = groups.sizes
+    if groups.weights is not None:
+        group_of_meaning = torch.zeros(len(mass), dtype=torch.long).scatter(0, alike, groups.group_of)
+        most = torch.bincount(group_of_meaning, minlength=groups.count)
+    return torch.where(most > 1, entropy / most.clamp_min(2).to(share.dtype).log(), 0.0)

@@ -13,6 +13,10 @@ from mllmrec.rollout.base import Turn
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
+from mllmrec.rollout.lists import Listed
+from mllmrec.rollout.reasoned import Reasoned
+from mllmrec.testing import toy_speaker
+from mllmrec.testing.toys import toy_examples
 
 
 class Spelt(TextReward):
@@ -51,6 +55,18 @@ def test_it_is_what_a_temperature_of_zero_draws_and_changes_no_draw(make_collect
     assert collector.speaker.plain.temperature == 1.0
     cold = make_collector(rollout=rollout.greedy(), reward=Spelt()).collect(batch, Turn(5, 1))
     assert_close(found.greedy, cold.rewards[found.example_of])
+
+
+@pytest.mark.parametrize(
+    "rollout", [Reasoned("sampled", max_reasoning_tokens=4), Listed(), Free(max_new_tokens=4)]
+)
+def test_each_rollout_has_one_greedy_completion(rollout):
+    def texts(seed, greedy):
+        return toy_speaker(rollout, seed=seed).complete(toy_examples(2), Turn(0, 4, greedy=greedy)).texts
+
+    assert texts(0, True) == texts(1, True)
+    assert texts(0, True)[:4] == texts(0, True)[:1] * 4
+    assert texts(0, False) != texts(1, False)
 
 
 def test_a_step_asks_for_it_only_if_the_advantage_does(make_step, batch):

@@ -41,11 +41,12 @@ def test_the_entropy_of_meanings():
 
 def test_probabilities_make_the_entropy_exact():
     assert entropy([0, 1], weights=[0.5, 0.5]) == pytest.approx([1.0])
-    # Two answers of one meaning have 0.5 together: log 2 of log 3. A sum of 2 changes nothing.
+    # Two rows of one meaning have 0.5 together, and so has the other meaning. A sum of 2 changes nothing.
     for scale in (1.0, 2.0):
         weights = [0.2 * scale, 0.3 * scale, 0.5 * scale]
-        assert entropy([0, 0, 1], weights=weights) == pytest.approx([math.log(2) / math.log(3)])
+        assert entropy([0, 0, 1], weights=weights) == pytest.approx([1.0])
     assert entropy([0, 1], weights=[1.0, 0.0]) == [0.0]
+    assert entropy([0, 0], weights=[0.5, 0.5]) == [0.0]
 
 
 def test_answers_mean_the_items_that_they_name():
