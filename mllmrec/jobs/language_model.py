@@ -166,8 +166,8 @@ def check_prompts(run: NewRun, phases: Sequence[Phase], policy: Policy, answers:
     cfg, prepared = run.cfg, run.prepared
     check_learnt_reasoning(cfg, phases, prepared, policy)
     drawn = [innermost(phase.config(cfg).rollout) for phase in phases if phase.kind.rolls_out]
-    limits = [rollout.get("max_new_tokens", 0) for rollout in drawn]
-    check_lengths(policy, answers, training_prompts(cfg, phases, prepared), max(limits, default=0))
+    longest = [_longest_completion(rollout, policy, answers) for rollout in drawn]
+    check_lengths(policy, answers, training_prompts(cfg, phases, prepared), max(longest, default=0))
     if any(phase.kind.data == "questions" for phase in phases):
         check_question_lengths(policy, prepared.questions, {"training": prepared.train})
     for place in run.protocols:
@@ -175,6 +175,13 @@ def check_prompts(run: NewRun, phases: Sequence[Phase], policy: Policy, answers:
         place.protocol.check_lengths(policy, answers, f"evaluation{other}")
     if run.held_out is not None:
         run.held_out.check_lengths(policy, answers, "held-out")
+
+
+def _longest_completion(rollout: DictConfig, policy: Policy, answers: AnswerTokens) -> int:
+    """The most tokens of a rollout; 0 if it ends with the answer."""
+    if budget := rollout.get("max_reasoning_tokens"):
+        return int(policy.reasoning_tokens().around + budget + answers.longest)
+    return int(rollout.get("max_new_tokens") or 0)
 
 
 def check_rewards(run: NewRun, phases: Sequence[Phase]) -> None:

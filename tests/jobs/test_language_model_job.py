@@ -12,7 +12,7 @@ from mllmrec.config.phases import phases_of
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
-from mllmrec.jobs.language_model import check_prompts
+from mllmrec.jobs.language_model import check_prompts, training_prompts
 from mllmrec.jobs.main import held_out_protocol
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.prompts.answer_tokens import AnswerTokens
@@ -108,3 +108,18 @@ def test_yes_or_no_questions_are_checked_and_lists_that_nobody_sees_are_not(open
     policy.max_length -= 1
     with pytest.raises(UserError, match="have questions that are longer"):
         check_prompts(*parts)
+
+
+def test_training_prompts_leave_room_for_reasoning(opened):
+    parts = opened("task=reasoned", "cot_policy=template")
+    run, phases, policy, answers = parts
+    sets = training_prompts(run.cfg, phases, run.prepared).values()
+    texts = [examples[index].prompt for examples in sets for index in range(len(examples))]
+    # Rankings reason as long as rollouts do, so only the training prompts are checked alone.
+    run = replace(run, protocols=(), held_out=None)
+    written = policy.reasoning_tokens().around + run.cfg.rollout.max_reasoning_tokens + answers.longest
+    policy.max_length = max(map(len, policy.encode_prompts(texts))) + written
+    check_prompts(run, *parts[1:])
+    policy.max_length -= 1
+    with pytest.raises(UserError, match="prompts are longer than the backbone holds"):
+        check_prompts(run, *parts[1:])
