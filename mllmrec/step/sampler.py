@@ -84,6 +84,28 @@ def shuffled_batches(size: int, batch_size: int, steps: int, seed: int, purpose:
     return batches[:steps]
 
 
+def weighted_draw(log_weights: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Different positions, drawn one after another with probabilities in proportion to the weights of those left.
+
+    Args:
+        log_weights: (n,) logarithms of the weights; minus infinity is never drawn.
+        count: how many; fewer come back if fewer have a weight.
+        generator: draws.
+    """
+    # The largest of log-weights plus Gumbel noise are such a draw, and no weight becomes 0 by rounding.
+    noisy = log_weights + generator.gumbel(size=len(log_weights))
+    order = np.argsort(-noisy, kind="stable")[:count]
+    return order[np.isfinite(log_weights[order])]
+
+
+def group_means(values: np.ndarray, batch: RolloutBatch) -> np.ndarray:
+    """(N,) mean of (R,) values over the completions of each example of a batch; NaN for an example without any."""
+    places = batch.example_of.cpu().numpy()
+    count = np.bincount(places, minlength=len(batch.examples))
+    total = np.bincount(places, weights=values, minlength=len(batch.examples))
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
 def count_steps(size: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """The number of steps in ``epochs`` passes (a fraction ends within a pass), at most ``max_steps``."""
     per_epoch = math.ceil(size / batch_size)

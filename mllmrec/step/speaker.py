@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,7 +113,8 @@ class Speaker:
     ) -> RolloutBatch:
         """G completions of each prompt; see `mllmrec.rollout.base.Speaker`.
 
-        The draws of an example depend only on the seed, the step, the round and the example.
+        The draws of an example depend only on the seed, the step, the round and the example; an example that stands
+        among the N several times is drawn differently each time.
 
         Raises:
             NoProbabilities: the policy's probabilities are not numbers.
@@ -123,7 +125,11 @@ class Speaker:
         own = [example.prompt for example in asked]
         tokens = self.policy.prompt_batch(own) if prompts is None else self._prompts(prompts)
         purpose = (self.purpose, turn.step) if round_ == 0 else (self.purpose, turn.step, "round", round_)
-        generators = [torch_generator(self.seed, *purpose, example.sample_id) for example in asked]
+        copies = _copies(examples)
+        generators = [
+            torch_generator(self.seed, *purpose, examples[place].sample_id, *copies[place])
+            for place in places
+        ]
         model = self.policy.model
         training = model.training
         model.train(training and turn.gradients)
@@ -275,3 +281,14 @@ class Speaker:
             temperature=self.plain.temperature,
             entropy=entropy,
         )
+
+
+def _copies(examples: Sequence[Example]) -> list[tuple[str | int, ...]]:
+    """What names the draws of each example beside its id: nothing, or how often the same prompt stood before it."""
+    seen: Counter[tuple[str, str]] = Counter()
+    names: list[tuple[str | int, ...]] = []
+    for example in examples:
+        before = seen[example.sample_id, example.prompt]
+        names.append(("copy", before) if before else ())
+        seen[example.sample_id, example.prompt] += 1
+    return names
