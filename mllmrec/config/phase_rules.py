@@ -202,6 +202,20 @@ def off_policy_has_a_ratio(cfg: Settings) -> str | None:
     return None
 
 
+def several_updates_have_a_ratio(cfg: Settings) -> str | None:
+    """A loss without a ratio learns from answers that an older policy gave."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        updates = seen[phase.kind.name].get("iterations", 1)
+        if updates > 1 and capability(seen.get("loss"), "on_policy_only", False):
+            return (
+                f"{phase.kind.name}.iterations={updates} with loss._target_={seen['loss']['_target_']}: from the second update on, "
+                "the answers are an older policy's, and this loss has no ratio to correct for it; set "
+                f"{phase.kind.name}.iterations=1, or choose loss=grpo"
+            )
+    return None
+
+
 def needs_are_met(cfg: Settings) -> str | None:
     """A part needs a teacher, and there is none."""
     for phase in _drawing(cfg):
@@ -296,6 +310,7 @@ PHASE_RULES = (
     places_are_paid,
     parts_are_paid,
     off_policy_has_a_ratio,
+    several_updates_have_a_ratio,
     needs_are_met,
     item_tokens_have_vectors,
     item_tokens_are_learnt,

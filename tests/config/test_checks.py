@@ -177,6 +177,7 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             "set prompt.label=id or letter, or rollout=lines and eval.ranking=generate",
         ),
         ([*TITLED, "prompt.label=number", "reward=release"], "does not name items by their ids"),
+        (["loss=reinforce", "grpo.iterations=2"], "set grpo.iterations=1, or choose loss=grpo"),
         (["prompt.system=hello"], "prompt.system with a policy from scratch"),
         (["eval.calibrate=history", "eval.ranking=generate"], "only likelihoods can be corrected"),
         (["eval.normalise=tokens", "eval.ranking=constrained"], "whose probabilities add up to 1"),
