@@ -17,6 +17,7 @@ from mllmrec.config.model_rules import MODEL_RULES
 from mllmrec.config.phase_rules import PHASE_RULES
 from mllmrec.config.phases import phases_of
 from mllmrec.config.reasoning_rules import REASONING_RULES
+from mllmrec.config.shaper_rules import SHAPER_RULES
 
 Settings = Mapping[str, Any]
 Rule = Callable[[Settings], "str | None"]
@@ -175,6 +176,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     corrected_scores_exist,
     baselines_have_names_of_their_own,
     *PHASE_RULES,
+    *SHAPER_RULES,
     *DATA_RULES,
     *MODEL_RULES,
     *REASONING_RULES,

@@ -1,0 +1,30 @@
+"""Rules about shapers that do not go together; written as in `mllmrec.config.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mllmrec.config.capabilities import capability
+from mllmrec.config.phases import phases_of
+
+Settings = Mapping[str, Any]
+
+
+def lengths_are_paid_once(cfg: Settings) -> str | None:
+    """Two shapers pay for the length of the same answers."""
+    for phase in phases_of(cfg):
+        if not phase.kind.rolls_out:
+            continue
+        shapers = phase.settings(cfg).get("shapers") or {}
+        paying = [name for name, one in shapers.items() if capability(one, "shapes_length", False)]
+        if len(paying) > 1:
+            first, second, *_ = paying
+            return (
+                f"shapers.{first} and shapers.{second} both pay for the length of answers, so one would undo or repeat the "
+                f"other: remove one of them, as in ~shapers.{second}"
+            )
+    return None
+
+
+SHAPER_RULES = (lengths_are_paid_once,)
