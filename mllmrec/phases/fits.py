@@ -30,6 +30,7 @@ from mllmrec.run.rollouts import RolloutWriter
 from mllmrec.samples.item_texts import described_items
 from mllmrec.step.collector import Collector
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
+from mllmrec.step.refill import Dynamic, Refill
 from mllmrec.step.sampler import count_steps, shuffled_batches
 from mllmrec.step.speaker import Names, Speaker
 
@@ -117,7 +118,13 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
     cfg, settings, job = inputs.cfg, inputs.settings, inputs.job
     advantage, loss = instantiate(cfg.advantage), instantiate(cfg.loss)
     regularizers = _regularizers(cfg, settings)
-    collector = _collector(inputs, [advantage, loss, *regularizers])
+    sampler = instantiate(cfg.get("sampler"))
+    forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
+    plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step, sampler=sampler)
+    refill = None
+    if isinstance(sampler, Dynamic):
+        refill = Refill(sampler, lambda count: [forms[code] for code in plan.more(count)])
+    collector = _collector(inputs, [advantage, loss, *regularizers], refill)
     _begin(inputs, collector)
     step = PolicyGradient(
         collector,
@@ -132,19 +139,17 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
         ),
         regularizers,
     )
-    sampler = instantiate(cfg.get("sampler"))
-    plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step, sampler=sampler)
     kept = kept_steps(len(plan), cfg.heldout.every)
     with RolloutWriter(job.folder.rollouts_path) as writer:
 
         def keep(batch: RolloutBatch) -> None:
             inputs.remember(batch)
-            plan.sampler.observe(plan.shown, batch)
+            shown = plan.shown if refill is None else plan.shown[refill.kept]
+            plan.sampler.observe(shown, batch)
             if settings.rollouts_shown and batch.step in kept:
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 
         module = Grpo(step, _optimizer(settings), len(plan), keep)
-        forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
         selection = fit(module, forms, plan, inputs, loggers, measure)
     return Trained(selection, module.generated_tokens)
 
@@ -225,7 +230,7 @@ def _regularizers(cfg: DictConfig, settings: DictConfig) -> list[Regularizer]:
     return found
 
 
-def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
+def _collector(inputs: PhaseInputs, others: Sequence[Part], refill: Refill | None = None) -> Collector:
     """Rollout, reward and shapers of a phase, with a reference and a teacher if some part needs one."""
     cfg, job = inputs.cfg, inputs.job
     rollout, reward = instantiate(cfg.rollout), instantiate(cfg.reward)
@@ -251,6 +256,7 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part]) -> Collector:
         shapers=shapers,
         reference=reference,
         teacher=teacher,
+        refill=refill,
     )
 
 

@@ -24,6 +24,7 @@ from mllmrec.rl.batch import POLICY, RolloutBatch
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.training_callbacks import StepTimer
+from mllmrec.step.refill import Dynamic
 from mllmrec.step.sampler import Pool, PromptSampler, Shuffled, count_steps
 
 NEW_DRAW = "grpo"  # names the draw of negatives for prompts after SFT, if it differs from SFT's draw
@@ -103,6 +104,7 @@ class Plan:
         """
         self.sampler, self.pool, self.mixture, self.entries = sampler, pool, mixture, entries
         self.shown = np.empty(0, dtype=np.int64)  # positions in the last step
+        self.step = -1  # the last step
         sampler.begin(pool)
 
     def __len__(self) -> int:
@@ -110,8 +112,18 @@ class Plan:
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(len(self)):
-            self.shown = self.sampler.plan(step)
-            yield self.mixture.form(self.entries[self.shown], step, len(self)).tolist()
+            self.step, self.shown = step, self.sampler.plan(step)
+            yield self._codes(self.shown)
+
+    def more(self, count: int) -> list[int]:
+        """Codes of at most ``count`` other entries for the last step, if its sampler is `Dynamic`."""
+        assert isinstance(self.sampler, Dynamic)
+        others = self.sampler.more(count, self.shown)
+        self.shown = np.concatenate([self.shown, others])
+        return self._codes(others)
+
+    def _codes(self, places: np.ndarray) -> list[int]:
+        return self.mixture.form(self.entries[places], self.step, len(self)).tolist()
 
 
 def plan_of(

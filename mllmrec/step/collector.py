@@ -14,6 +14,7 @@ from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import GREEDY, OLD, REFERENCE, TEACHER, Part
 from mllmrec.rollout.base import Rollout, Turn
 from mllmrec.step.reference import Reference
+from mllmrec.step.refill import Refill
 from mllmrec.step.speaker import Speaker
 from mllmrec.step.teacher import Teacher
 
@@ -30,6 +31,7 @@ class Collector:
         shapers: Sequence[Shaper] = (),
         reference: Reference | None = None,
         teacher: Teacher | None = None,
+        refill: Refill | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -40,14 +42,16 @@ class Collector:
             shapers: change the rewards afterwards, in this order.
             reference: scores completions for parts that need it.
             teacher: likewise.
+            refill: replaces groups that teach nothing.
         """
         self.speaker, self.rollout, self.reward = speaker, rollout, reward
         self.shapers, self.reference, self.teacher = tuple(shapers), reference, teacher
+        self.refill = refill
 
     @property
     def parts(self) -> list[Part]:
         """All parts, in the order in which they act."""
-        given = (self.rollout, self.reward, *self.shapers, self.reference, self.teacher)
+        given = (self.rollout, self.reward, *self.shapers, self.reference, self.teacher, self.refill)
         return [part for part in given if part is not None]
 
     @property
@@ -59,7 +63,19 @@ class Collector:
         return low, high
 
     def collect(self, examples: Sequence[Example], turn: Turn) -> RolloutBatch:
-        """The judged completions of N examples, each group's rows together.
+        """The judged completions of N examples, or of others in their places; each group's rows together.
+
+        Raises:
+            ValueError: an off-policy rollout did not say with which probabilities its rows were drawn.
+        """
+        batch = self._judged(examples, turn)
+        if self.refill is None:
+            return batch
+        # Others join a batch whose own pass is then no longer that of the whole, so they need no graph.
+        return self.refill(batch, lambda others: self._judged(others, replace(turn, gradients=False)))
+
+    def _judged(self, examples: Sequence[Example], turn: Turn) -> RolloutBatch:
+        """The completions of these examples with their shaped rewards.
 
         Raises:
             ValueError: an off-policy rollout did not say with which probabilities its rows were drawn.

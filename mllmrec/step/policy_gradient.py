@@ -42,7 +42,7 @@ class StepSettings:
     aggregation: str = "token_mean"  # how token losses become one loss, see `aggregate`
     # Whether reference and update leave out groups without an advantage: auto where that changes nothing (no
     # regularizer), always (they lose their regularizers), never, or drop: always, and the loss's mean does not count
-    # them (DAPO's dynamic sampling, without its refilling).
+    # them (DAPO; `mllmrec.step.refill` fills the step up).
     skip_zero_variance: str = "auto"
 
 

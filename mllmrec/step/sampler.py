@@ -78,10 +78,15 @@ def shuffled_batches(size: int, batch_size: int, steps: int, seed: int, purpose:
     batches: list[np.ndarray] = []
     epoch = 0
     while len(batches) < steps:
-        order = numpy_generator(seed, purpose, "epoch", epoch).permutation(size)
+        order = pass_order(size, seed, purpose, epoch)
         batches += [order[start : start + batch_size] for start in range(0, size, batch_size)]
         epoch += 1
     return batches[:steps]
+
+
+def pass_order(size: int, seed: int, purpose: str, number: int) -> np.ndarray:
+    """(size,) the order of all positions in the pass with this number, from 0 on."""
+    return numpy_generator(seed, purpose, "epoch", number).permutation(size)
 
 
 def weighted_draw(log_weights: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:

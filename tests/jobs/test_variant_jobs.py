@@ -49,3 +49,16 @@ def test_a_slow_reference_judges_the_answers_of_expert_iteration(job, tmp_path):
     likely = logged(folder, "rewards/consistency/mean", "expert_iteration")
     assert len(likely) == 2
     assert all(0 < value <= 0.95 for value in likely)
+
+
+def test_steps_are_filled_up_with_other_prompts_and_all_tokens_count(job, tmp_path):
+    folder = job(
+        tmp_path / "run", "variant=dapo", "grpo.group_size=2", "grpo.prompts_per_step=4", "logger=csv"
+    )
+    asked, kept = logged(folder, "refill/asked"), logged(folder, "refill/kept")
+    assert len(asked) == 3
+    # Two answers to a prompt are often both right or both wrong.
+    assert max(asked) > 4
+    assert all(round(count * share) <= 4 for count, share in zip(asked, kept, strict=True))
+    # An answer is one token and the end, of which one is drawn.
+    assert logged(folder, "num_tokens")[-1] >= 2 * sum(asked)
