@@ -28,6 +28,7 @@ from mllmrec.rl.parts import REFERENCE, TEACHER, Part
 from mllmrec.rl.regularizers import KlToReference, Regularizer
 from mllmrec.run.rollouts import RolloutWriter
 from mllmrec.samples.item_texts import described_items
+from mllmrec.step.angles import angles_of
 from mllmrec.step.collector import Collector
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.refill import Dynamic, Refill
@@ -120,7 +121,14 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
     regularizers = _regularizers(cfg, settings)
     sampler = instantiate(cfg.get("sampler"))
     forms = Forms(examples_of(cfg, job.prepared, inputs.phase))
-    plan = plan_of(cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step, sampler=sampler)
+    plan = plan_of(
+        cfg,
+        job.prepared,
+        inputs.phase,
+        batch_size=settings.prompts_per_step,
+        sampler=sampler,
+        angles=lambda codes: angles_of(job.policy, [forms[code].prompt for code in codes]),
+    )
     refill = None
     if isinstance(sampler, Dynamic):
         refill = Refill(sampler, lambda count: [forms[code] for code in plan.more(count)])
@@ -145,7 +153,7 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
         def keep(batch: RolloutBatch) -> None:
             inputs.remember(batch)
             shown = plan.shown if refill is None else plan.shown[refill.kept]
-            plan.sampler.observe(shown, batch)
+            plan.sampler.observe(shown, collector.fill(batch, plan.sampler.needs))
             if settings.rollouts_shown and batch.step in kept:
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,6 +134,7 @@ def plan_of(
     batch_size: int,
     sampler: PromptSampler | None = None,
     purpose: str | None = None,
+    angles: Callable[[list[int]], np.ndarray] | None = None,
 ) -> Plan:
     """The plan of a phase that trains on prompts.
 
@@ -144,6 +145,7 @@ def plan_of(
         batch_size: entries of a step.
         sampler: chooses them; None: shuffled passes.
         purpose: names the shuffles; None: the phase's name.
+        angles: (n,) of the prompts with n codes of forms, for a sampler that ranks them.
     """
     mixture, settings = prepared.mixture, cfg[phase.kind.name]
     entries = np.arange(len(mixture))
@@ -168,6 +170,9 @@ def plan_of(
         purpose or phase.name,
         samples=prepared.train.samples,
         sample_of=lambda places: mixture.sample(entries[places]),
+        angles=None
+        if angles is None
+        else lambda places: angles(mixture.form(entries[places], 0, steps).tolist()),
     )
     return Plan(sampler or Shuffled(), pool, mixture, entries)
 

@@ -27,6 +27,9 @@ class Pool:
     purpose: str  # names the draws
     samples: Samples | None = None  # the training samples: users, histories, targets
     sample_of: Callable[[np.ndarray], np.ndarray] | None = None  # (n,) entries → (n,) their samples
+    angles: Callable[[np.ndarray], np.ndarray] | None = (
+        None  # (n,) entries → (n,) how concentrated the angles of their prompts are
+    )
 
 
 class PromptSampler(Part):

@@ -56,10 +56,19 @@ def _planned(sampler: PromptSampler, seed: int) -> list[list[int]]:
 
 
 def _pool(seed: int) -> Pool:
-    """Twelve samples of one user: the history of sample i has i items."""
+    """Twelve samples of one user: the history of sample i has i items, and its prompt the angle i / 12."""
     interactions = Interactions(np.array(["u"]), np.array([0, _SIZE]), np.arange(_SIZE, dtype=np.int32))
     samples = Samples(interactions, np.zeros(_SIZE, dtype=np.int32), np.arange(_SIZE))
-    return Pool(_SIZE, _BATCH, _STEPS, seed, "check", samples, lambda entries: np.asarray(entries))
+    return Pool(
+        _SIZE,
+        _BATCH,
+        _STEPS,
+        seed,
+        "check",
+        samples=samples,
+        sample_of=lambda entries: np.asarray(entries),
+        angles=lambda entries: np.asarray(entries) / _SIZE,
+    )
 
 
 def _rollouts(entries: np.ndarray, step: int) -> RolloutBatch:
