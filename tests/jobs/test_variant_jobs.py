@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 
 import pytest
+
+from mllmrec.run.rollouts import read_rollouts
+from mllmrec.variants.gain_rl import GainAngle
+from mllmrec.variants.lifecycle import Lifecycle
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +67,34 @@ def test_steps_are_filled_up_with_other_prompts_and_all_tokens_count(job, tmp_pa
     assert all(round(count * share) <= 4 for count, share in zip(asked, kept, strict=True))
     # An answer is one token and the end, of which one is drawn.
     assert logged(folder, "num_tokens")[-1] >= 2 * sum(asked)
+
+
+def test_copies_of_the_chosen_prompt_fill_the_later_steps(job, tmp_path):
+    folder = job(tmp_path / "run", "variant=one_shot", "grpo.prompts_per_step=4", "grpo.group_size=4")
+    shown = Counter(
+        (rollout.step, rollout.prompt_id) for rollout in read_rollouts(folder / "rollouts.parquet")
+    )
+    # Two prompts of each of the two steps that choose, then two copies of one, four answers each.
+    assert [count for (step, _), count in shown.items() if step < 2] == [4] * 4
+    assert [count for (step, _), count in shown.items() if step == 2] == [8]
+
+
+@pytest.mark.parametrize("chosen", [("variant=gain_rl",), ("variant=lifecycle", "sampler.logprobs=true")])
+def test_samplers_get_what_they_ask_the_policy_for(job, tmp_path, monkeypatch, chosen):
+    seen = []
+    for part, method in ((GainAngle, "observe"), (Lifecycle, "observe")):
+        own = getattr(part, method)
+        monkeypatch.setattr(
+            part, method, lambda self, *given, own=own: (own(self, *given), seen.append((self, given[1])))
+        )
+    job(tmp_path / "run", *chosen)
+    assert len(seen) == 3
+    part, batch = seen[-1]
+    known = part.state_dict()
+    if isinstance(part, GainAngle):
+        # A cosine for each prompt, and they are not all alike.
+        assert known["angles"].std() > 0
+        assert abs(known["angles"]).max() <= 1
+    else:
+        assert batch.old[batch.learnt.cpu()].max() < 0
+        assert (known["utility"] != 0.5).sum() == 12
