@@ -4,7 +4,7 @@ A class of the user's own says the same things in the same way, and obeys the sa
 
 - a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``;
 - a reward: ``parts``, ``needs_title``, ``needs_ids``, ``pays_places``;
-- a shaper: ``parts``, ``shapes_length`` (it pays for the length of answers);
+- a shaper: ``parts``, ``needs_parts``, ``shapes_length`` (it pays for the length of answers);
 - an advantage: ``varies``, ``needs_places``, ``needs_parts``;
 - a loss: ``accepts``, ``on_policy_only``;
 - a cot policy: ``gives_confidence``; a backbone: ``sees_images``, ``from_scratch``; an engine: ``continues_images``;

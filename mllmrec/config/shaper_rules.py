@@ -27,4 +27,27 @@ def lengths_are_paid_once(cfg: Settings) -> str | None:
     return None
 
 
-SHAPER_RULES = (lengths_are_paid_once,)
+def shaped_parts_are_paid(cfg: Settings) -> str | None:
+    """A shaper reads parts that neither the reward nor a shaper before it pays."""
+    for phase in phases_of(cfg):
+        if not phase.kind.rolls_out:
+            continue
+        seen = phase.settings(cfg)
+        known = capability(seen["reward"], "parts", ())
+        for name, one in (seen.get("shapers") or {}).items():
+            if not isinstance(known, tuple):
+                break  # parts that only a running reward knows
+            wanted = one.get("weights") if capability(one, "needs_parts", False) else None
+            for part in wanted if isinstance(wanted, Mapping) else ():
+                if part not in known:
+                    return (
+                        f"shapers.{name}.weights.{part}: neither the reward nor a shaper above has such a part; they have "
+                        f"{', '.join(sorted(known)) or 'none'}: name one of these, or remove it with "
+                        f"~shapers.{name}.weights.{part}"
+                    )
+            own = capability(one, "parts", ())
+            known = (*known, *own) if isinstance(own, tuple) else own
+    return None
+
+
+SHAPER_RULES = (lengths_are_paid_once, shaped_parts_are_paid)

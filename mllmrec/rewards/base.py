@@ -71,9 +71,8 @@ class Shaper(Part, ABC):
     """Changes the rewards of a judged batch; several are applied in order. ``parts`` names what it adds to the log."""
 
     parts: tuple[str, ...] = ()
-    shapes_length: bool = (
-        False  # whether it pays for the length of answers; a phase has at most one such shaper
-    )
+    needs_parts: bool = False  # whether it reads the parts that its ``weights`` name
+    shapes_length: bool = False  # whether it pays for the length of answers, as one shaper of a phase may
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Rewards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def check_shaper(shaper: Any) -> None:
     _expect_names(shaper.parts)
     low, high = _expect_bounds(shaper.bounds(0.0, 1.0))
     batch = toy_batch(rewards=(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0), group_of=_GROUPS)
+    names = getattr(shaper, "weights", {}) if shaper.needs_parts else {}
+    batch = replace(batch, parts={name: batch.judged() / place for place, name in enumerate(names, 1)})
     copied = copy.deepcopy(shaper)
     given = _called(shaper, batch, shaper.parts, low, high)
     _same_again(copied, batch, given)
