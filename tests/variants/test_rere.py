@@ -11,8 +11,13 @@ from torch.testing import assert_close
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
 from mllmrec.rewards.base import with_rewards
+from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative
-from mllmrec.testing import check_shaper, toy_batch
+from mllmrec.rollout.base import Turn
+from mllmrec.rollout.enumerated import Enumerated
+from mllmrec.step.collector import Collector
+from mllmrec.testing import check_shaper, toy_batch, toy_speaker
+from mllmrec.testing.toys import toy_examples
 from mllmrec.variants.rere import RankPenalty
 
 
@@ -37,6 +42,14 @@ def test_groups_without_a_hit_lose_nothing_and_ties_share():
     # Places 0 and 1 are shared: 1 / log2(2.5) = 0.7565 twice, and 1 / log2(4) = 0.5 at place 2; their sum is 2.0129.
     shaped = RankPenalty(weight=2.0)(batch)
     assert_close(shaped.total, torch.tensor([0, 0, 1, -0.7516, -0.7516]), atol=1e-4, rtol=0)
+
+
+def test_all_candidates_are_ordered_by_their_probabilities():
+    rollout, reward = Enumerated(), HitFormat(invalid=0.0)
+    collector = Collector(toy_speaker(rollout), rollout, reward, shapers=[RankPenalty()])
+    batch = collector.collect(toy_examples(1), Turn(step=0, group_size=2))
+    assert batch.weights.argsort(descending=True).tolist() == [0, 1, 2]
+    assert_close(batch.rewards, torch.tensor([1.0, -0.2961, -0.2346]), atol=1e-4, rtol=0)
 
 
 def test_it_is_a_shaper():
