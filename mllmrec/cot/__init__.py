@@ -6,6 +6,7 @@ from mllmrec.cot.confident import Confident
 from mllmrec.cot.mixing import Mixing, select_confident, select_cot
 from mllmrec.cot.precomputed import PrecomputedCot
 from mllmrec.cot.template import Template
+from mllmrec.cot.views import Views
 
 __all__ = [
     "Built",
@@ -15,6 +16,7 @@ __all__ = [
     "Mixing",
     "PrecomputedCot",
     "Template",
+    "Views",
     "select_confident",
     "select_cot",
 ]

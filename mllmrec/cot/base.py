@@ -34,6 +34,15 @@ class CotPolicy(ABC):
     def reasoning(self, key: CotKey) -> str | None:
         """The reasoning of one sample; None if there is none."""
 
+    def closest(self, key: CotKey, candidates: Sequence[str]) -> list[int]:
+        """The columns of the candidates that the sample's reasoning names if it is learnt, in this order; by default none.
+
+        Args:
+            key: the sample. Its target is not told apart from other candidates.
+            candidates: (C,) the ids of the candidates that the prompt lists.
+        """
+        return []
+
     def supply(self, keys: Iterable[CotKey], wanted: int) -> list[int]:
         """Places of samples that have reasoning, ascending. Missing reasoning is made here.
 

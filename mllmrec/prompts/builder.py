@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mllmrec.errors import UserError
-from mllmrec.prompts.answers import place_text, ranked_text, reasoned
+from mllmrec.prompts.answers import place_text, ranked_text
 from mllmrec.prompts.markup import item_label, item_mark, neutral
 from mllmrec.prompts.naming import Naming, distinct_titles
 from mllmrec.prompts.wording import load_wording
@@ -187,9 +187,22 @@ class PromptBuilder:
         """How every ranked list of two or more items begins that names this one first; arguments as in `answer`."""
         return f"{place_text(1)}{self.line(item, column)}{place_text(2)}"
 
-    def reasoned_answer(self, answer: str, reasoning: str) -> str:
-        """An answer with reasoning in front."""
-        return reasoned(self.clean(reasoning), answer)
+    def naming_closest(self, reasoning: str, candidates: Sequence[int], columns: Sequence[int]) -> str:
+        """Clean reasoning that ends with the names of some candidates.
+
+        Args:
+            reasoning: foreign text.
+            candidates: (C,) item codes, as the prompt lists them.
+            columns: places among them, from 0, in the order in which they are named; empty: none is.
+        """
+        clean = self.clean(reasoning)
+        if not columns:
+            return clean
+        items = [(candidates[column], column) for column in columns]
+        names = [self.naming.name(self.ids[item], column) or self.titles[item] for item, column in items]
+        if self.template.punctuation == "keep":
+            return f"{clean} Closest: {', '.join(names)}."
+        return " ".join([clean, "Closest", *names])
 
     def label(self, item: int) -> str:
         """The label of an item that is named by its id."""

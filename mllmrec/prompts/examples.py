@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mllmrec.data.splits import Samples
+from mllmrec.prompts.answers import reasoned
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.keys import CotKey, Reasoning
 
@@ -133,6 +134,7 @@ class Examples:
         history = samples.history(index, self.history_length)
         candidates, column = self.candidates_of(index)
         learnt = bool(reasoning) and self.cot.placement == "completion"
+        said = self._said(index, reasoning, candidates) if learnt and reasoning else ""
         prompt = self.builder.prompt(
             history.tolist(),
             candidates.tolist() if self.list_size is None else None,
@@ -147,14 +149,22 @@ class Examples:
             candidates=candidates,
             target_column=column,
             has_reasoning=bool(reasoning),
-            reasoned_answer=self._to_learn(index, candidates, column, reasoning if learnt else None),
-            reasoning=self.builder.clean(reasoning) if learnt and reasoning else "",
+            reasoned_answer=self._to_learn(index, candidates, column, said),
+            reasoning=said,
             places=self.builder.places,
             history=samples.history(index),
             hint="" if learnt or not reasoning else reasoning,
         )
 
-    def _to_learn(self, index: int, candidates: np.ndarray, column: int, reasoning: str | None) -> str:
+    def _said(self, index: int, reasoning: str, candidates: np.ndarray) -> str:
+        """The reasoning as it is learnt, with the listed candidates that it names."""
+        source, ids = self.cot.source, self.builder.ids
+        if source is None or self.list_size is not None:
+            return self.builder.clean(reasoning)
+        columns = source.closest(self.cot_key(index), [ids[item] for item in candidates])
+        return self.builder.naming_closest(reasoning, candidates.tolist(), columns)
+
+    def _to_learn(self, index: int, candidates: np.ndarray, column: int, reasoning: str) -> str:
         """The answer to learn, if it differs from the target's plain one."""
         target, builder = self.samples.target(index), self.builder
         if builder.places == 1 and not reasoning:
@@ -162,7 +172,7 @@ class Examples:
         answer = builder.answer(target, column)
         if builder.places > 1:
             answer = builder.ranked_answer(target, candidates.tolist())
-        return builder.reasoned_answer(answer, reasoning) if reasoning else answer
+        return reasoned(reasoning, answer) if reasoning else answer
 
     def reworded(self, example: Example, *, history: bool = True, order: np.ndarray | None = None) -> Example:
         """The example with another prompt about the same candidates.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,4 +29,8 @@ class Reasoning(Protocol):
 
     def reasoning(self, key: CotKey) -> str | None:
         """The reasoning of one sample; None if there is none."""
+        ...
+
+    def closest(self, key: CotKey, candidates: Sequence[str]) -> list[int]:
+        """The columns of the listed candidates that learnt reasoning names, in this order."""
         ...

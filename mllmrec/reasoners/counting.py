@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 _WORD = re.compile(r"[^\W\d_][\w'-]+")
 _EMPTY_WORDS = frozenset((
@@ -24,9 +25,31 @@ def template_reasoning(
     A word counts once per item. Words in two or more items are named, most frequent first; equally frequent words are
     ordered by how recently they were seen, then by the alphabet. If no word repeats, the latest item's words are used.
     """
-    documents = [words for words in map(split or content_words, history_texts) if words]
-    if not documents:
+    counts, named = _frequent(history_texts, split or content_words)
+    if not named:
         return ""
+    listed = join_words(named)
+    if counts[named[0]] == 1:
+        return f"Signals: nothing repeats; the latest item is {listed}. Preference: open. Look for: {listed}."
+    signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
+    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {listed}."
+
+
+def frequent_words(history_texts: Sequence[str]) -> list[str]:
+    """The words that `template_reasoning` names; empty if the texts hold no words."""
+    return _frequent(history_texts, content_words)[1]
+
+
+def word_counts(texts: Iterable[str]) -> Counter[str]:
+    """In how many texts each content word occurs."""
+    return Counter(word for text in texts for word in content_words(text))
+
+
+def _frequent(
+    texts: Sequence[str], split: Callable[[str], dict[str, None]]
+) -> tuple[dict[str, int], list[str]]:
+    """How many texts hold each word, and the words to be named."""
+    documents = [words for words in map(split, texts) if words]
     counts: dict[str, int] = {}
     latest: dict[str, int] = {}
     for position, words in enumerate(documents):
@@ -34,13 +57,7 @@ def template_reasoning(
             counts[word] = counts.get(word, 0) + 1
             latest[word] = position
     ordered = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], -latest[w], w))
-    named = ordered[:_MOST_WORDS]
-    if not named:
-        named = list(documents[-1])[:_MOST_WORDS]
-        listed = join_words(named)
-        return f"Signals: nothing repeats; the latest item is {listed}. Preference: open. Look for: {listed}."
-    signals = ", ".join(f"{word} in {counts[word]} of {len(history_texts)}" for word in named)
-    return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {join_words(named)}."
+    return counts, (ordered or list(documents[-1] if documents else ()))[:_MOST_WORDS]
 
 
 def content_words(text: str) -> dict[str, None]:

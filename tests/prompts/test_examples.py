@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,37 @@ def test_candidates_are_listed_or_not(make_examples, listed):
     example = make_examples(list_size=None if listed else 0)[0]
     assert ("Candidates" in example.prompt) == listed
     assert len(example.candidates) == 4
+
+
+class Pointing(Echo):
+    """Also names the candidates at the places 2 and 0."""
+
+    def closest(self, key: CotKey, candidates: Sequence[str]) -> list[int]:
+        return [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("template", "label", "names"),
+    [
+        ("instruct", "id", "Closest: [ITEM_{2}], [ITEM_{0}]."),
+        ("instruct", "letter", "Closest: C, A."),
+        ("compact", "id", "Closest [ITEM_{2}] [ITEM_{0}]"),
+    ],
+)
+def test_learnt_reasoning_names_listed_candidates(make_examples, make_builder, template, label, names):
+    builder = make_builder(template, label=label)
+    example = make_examples(builder, cot=CotUse(Pointing(), np.ones(6, dtype=bool), "completion"))[2]
+    ids = [builder.ids[item] for item in example.candidates]
+    assert example.reasoning.endswith(names.format(*ids))
+    assert f"<think>\n{example.reasoning}\n</think>\n" in example.reasoned_answer
+
+
+@pytest.mark.parametrize("changes", [{"list_size": 0}, {"placement": "prompt"}])
+def test_hints_and_reasoning_without_a_list_name_no_candidates(make_examples, make_builder, changes):
+    cot = CotUse(Pointing(), np.ones(6, dtype=bool), changes.get("placement", "completion"))
+    example = make_examples(make_builder("instruct"), list_size=changes.get("list_size"), cot=cot)[2]
+    assert "u2 2-3-4 to 5" in example.prompt + example.reasoned_answer
+    assert "Closest" not in example.prompt + example.reasoned_answer
 
 
 def test_reasoning_to_be_learnt_stands_before_the_answer(make_examples, make_builder):
