@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig, OmegaConf
 
-from mllmrec.config import CONFIG_DIR
+from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
 from mllmrec.config.kinds import GRPO
 from mllmrec.config.phases import Phase
@@ -68,13 +68,13 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
             composed = compose_checked("train", [f"rollout={rollout}"], CONFIG_DIR)
             if composed.faults:
                 raise UserError("\n".join(composed.faults))
-            chosen = {"rollout": composed.config.rollout, "seed": int(seed)}
+            heldout = {"users": own.users, "every": own.every, "keep": "last", "patience": None}
             cfg = OmegaConf.merge(
-                run.cfg,
-                chosen,
-                {"heldout": {"every": own.every, "keep": "last"}},
+                {key: run.cfg[key] for key in run.cfg if key != "rollout"},
+                {"rollout": composed.config.rollout, "seed": int(seed), "heldout": heldout},
                 OmegaConf.from_dotlist(changes),
             )
+            check_config(cfg)
             train(
                 run, cfg, path, Clock(protocol, {"rollout": rollout, "seed": int(seed), "every": own.every})
             )

@@ -40,6 +40,14 @@ def test_every_rollout_starts_from_the_same_policy_and_goes_its_own_way(finished
     assert all(0 < one["seconds"] < two["seconds"] for one, two in zip(lines[1::3], lines[2::3], strict=True))
 
 
+@pytest.mark.slow
+def test_a_misspelt_key_is_refused(finished_run):
+    settings = [f"run={finished_run}", "grpo.max_step=4"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *settings], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "grpo.max_step" in done.stderr
+
+
 def test_wrong_use_is_said():
     done = subprocess.run([sys.executable, str(SCRIPT), "run=nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
