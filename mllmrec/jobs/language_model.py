@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -177,7 +178,7 @@ def check_prompts(run: NewRun, phases: Sequence[Phase], policy: Policy, answers:
         run.held_out.check_lengths(policy, answers, "held-out")
 
 
-def _longest_completion(rollout: DictConfig, policy: Policy, answers: AnswerTokens) -> int:
+def _longest_completion(rollout: Mapping[str, Any], policy: Policy, answers: AnswerTokens) -> int:
     """The most tokens of a rollout; 0 if it ends with the answer."""
     if budget := rollout.get("max_reasoning_tokens"):
         return int(policy.reasoning_tokens().around + budget + answers.longest)
