@@ -21,15 +21,16 @@ JOBS_A_SEED = {
     "reward_design": 2,
     "seeds": 1,
     "controls": 4,
+    "reasoned": 2,
 }
 NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1, "efficiency": 2 * 2 * 2}
 
-# Efficiency compares ways to show images, of which Amazon Beauty has none.
+# Efficiency compares ways to show images and `reasoned` reasons about them; Amazon Beauty has none here.
 FORMS = [
     (name, scale)
     for name in JOBS_A_SEED | NO_AXIS_OF_SEEDS
     for scale in ("full", "small", "amazon_beauty")
-    if (name, scale) != ("efficiency", "amazon_beauty")
+    if (name, scale) not in (("efficiency", "amazon_beauty"), ("reasoned", "amazon_beauty"))
 ]
 
 
@@ -59,7 +60,7 @@ def test_every_job_of_a_sweep_composes_and_passes_the_checks(name: str, scale: s
 @pytest.mark.parametrize("name", JOBS_A_SEED)
 def test_seeds_are_an_axis(name: str) -> None:
     axes = OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml").hydra.sweeper.params
-    seeds = list(range(10)) if name in ("seeds", "controls") else [0, 1, 2]
+    seeds = range({"seeds": 10, "controls": 10, "reasoned": 5}.get(name, 3))
     # Last, so that no job waits for a phase that the job before it trains.
     assert list(axes)[-1] == "seed"
     assert axes["seed"].split(",") == [str(seed) for seed in seeds]

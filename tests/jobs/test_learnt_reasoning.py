@@ -119,7 +119,9 @@ def learnt(cache):
             prepared.train.samples.sample_id(index): "word " * words[index % len(words)]
             for index in range(size)
         }
-        source = SimpleNamespace(reasoning=lambda key: texts[key.sample_id])
+        source = SimpleNamespace(
+            reasoning=lambda key: texts[key.sample_id], closest=lambda key, candidates: []
+        )
         prepared.train.cot = replace(prepared.train.cot, source=source, chosen=chosen)
         check_learnt_reasoning(cfg, phases_of(cfg), prepared, Words())
 
