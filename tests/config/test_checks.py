@@ -213,6 +213,7 @@ def test_4bit_weights_need_adapters() -> None:
 
 def test_weights_of_gguf_files_are_not_packed_again(monkeypatch) -> None:
     asked = (*TITLED, "backbone.gguf_file=a.gguf")
+    monkeypatch.setattr("mllmrec.config.model_rules.find_spec", lambda name: name)
     faults = faults_of(*asked, "backbone.quantization=4bit")
     assert any("set one of the two to null" in fault for fault in faults)
     monkeypatch.setattr("mllmrec.config.model_rules.find_spec", lambda name: None if name == "gguf" else name)
