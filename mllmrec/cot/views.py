@@ -24,7 +24,7 @@ class Views(CotPolicy):
         closest: listed candidates that learnt reasoning names, the closest first; 0 for none.
 
     Raises:
-        UserError: a value makes no sense.
+        UserError: a value makes no sense, or captions are to be looked at and there are none.
     """
 
     wants = ("captions", "titles", "seed")
@@ -41,6 +41,11 @@ class Views(CotPolicy):
             raise UserError(f"cot_policy.pictures={pictures}: a share lies between 0 and 1")
         if closest < 0:
             raise UserError(f"cot_policy.closest={closest}: a number of candidates is not negative")
+        if pictures and not any(captions.values()):
+            raise UserError(
+                f"cot_policy.pictures={pictures:g}, and no item has a caption to look at: choose a captioner (caption=palette, if "
+                "items have images), or set cot_policy.pictures=0"
+            )
         self.texts = {"Pictures": captions, "Titles": titles}
         self.seed, self.pictures, self.num_closest = seed, pictures, closest
 

@@ -53,8 +53,15 @@ def test_the_view_is_drawn_per_sample_and_stays_its_own() -> None:
 
 
 def test_a_view_without_words_gives_no_reasoning() -> None:
-    assert views(1.0, captions={}).reasoning(KEY) is None
+    assert views(1.0, captions={"9": "red"}).reasoning(KEY) is None
     assert views(0.0, captions={}).reasoning(KEY) == "Titles: lamp and norvik."
+
+
+def test_pictures_without_any_caption_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"cot_policy.pictures=0.4, and no item has a caption.*cot_policy.pictures=0$"
+    ):
+        views(0.4, captions={"1": ""})
 
 
 @pytest.mark.parametrize("wrong", [{"pictures": 1.5}, {"closest": -1}])
