@@ -9,20 +9,24 @@ from mllmrec.stopping import stoppable
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from mllmrec.evaluation.protocol import Protocol
+    from mllmrec.evaluation.ranking import Ranker
+
 SAME = "same"
 
 
 def evaluate(cfg: DictConfig) -> float:
     """Evaluate and print; return the NDCG at the second cut-off (or the only one)."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig, OmegaConf, open_dict
 
     from mllmrec.cache import atomic_path, fingerprint
     from mllmrec.config import check_config
     from mllmrec.errors import UserError
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
+    from mllmrec.inference.base import described, inference_of
     from mllmrec.jobs.beside import rank_baselines
-    from mllmrec.jobs.finished_run import FinishedRun, open_run
+    from mllmrec.jobs.finished_run import FinishedRun, open_run, settings_of_run
     from mllmrec.jobs.results_tables import print_results
     from mllmrec.run.cost import CostMeter
     from mllmrec.run.folder import RunFolder
@@ -40,24 +44,42 @@ def evaluate(cfg: DictConfig) -> float:
         refuse_finished(folder, cfg.overwrite)
         job = JobFolder(folder, cfg)
         with job.working():
-            run = open_run(cfg.run, cfg.stage)
             changed = {key: value for key, value in cfg.eval.items() if value != SAME}
-            settings = OmegaConf.merge(run.cfg, {"eval": changed, "trainer": {"accelerator": "auto"}})
-            assert isinstance(settings, DictConfig)
-            check_config(settings)
+            part = OmegaConf.to_container(cfg.inference, resolve=True) if cfg.get("inference") else None
+
+            def asked(trained: DictConfig) -> DictConfig:
+                if part is not None:
+                    with open_dict(trained):
+                        trained.inference = part  # as a whole: keys of the run's own part would not fit
+                merged = OmegaConf.merge(trained, {"eval": changed})
+                assert isinstance(merged, DictConfig)
+                return merged
+
+            settings = asked(settings_of_run(cfg.run))
+            OmegaConf.update(settings, "trainer.accelerator", "auto", force_add=True)
+            check_config(settings)  # before the model and the data are loaded
+            run = open_run(cfg.run, cfg.stage)
             judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
             protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
             trained = read_settings(RunFolder(cfg.run).resolved_config_path)
             job.begin()
             with atomic_path(folder.evaluated_config_path) as temporary:
-                OmegaConf.save(OmegaConf.merge(trained, {"eval": changed, "stage": run.stage}), temporary)
-            protocols.describe(run.ranking)
+                OmegaConf.save(OmegaConf.merge(asked(trained), {"stage": run.stage}), temporary)
+            protocols.describe(run.ranking, described(settings.get("inference")))
+            inference = inference_of(settings)
+
+            def ranker(protocol: Protocol) -> Ranker:
+                if isinstance(run, FinishedRun):
+                    return run.ranker(protocol, inference=inference)
+                return run.ranker(protocol)
+
             rank_baselines(settings, run.prepared, protocols)
             with CostMeter() as meter:
-                result = protocols.record(run.stage, run.ranker)
+                result = protocols.record(run.stage, ranker)
                 meter.generated_tokens = result.generated_tokens
             folder.record_cost(run.stage, meter.cost())
-            if isinstance(run, FinishedRun) and protocols.main.measures_faithfulness:
+            measures = protocols.main.measures_faithfulness and not inference.draws
+            if isinstance(run, FinishedRun) and measures:
                 protocols.record_faithfulness(run.stage, lambda shown: run.ranker(protocols.main, shown))
             objective = protocols.main.objective(result.means(protocols.main.ks))
         folder.finish(fingerprint(OmegaConf.to_container(settings, resolve=True)), objective)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mllmrec.config.capabilities import capability
 from mllmrec.config.data_rules import DATA_RULES
+from mllmrec.config.inference_rules import INFERENCE_RULES
 from mllmrec.config.kinds import KINDS
 from mllmrec.config.label_rules import LABEL_RULES
 from mllmrec.config.model_rules import MODEL_RULES
@@ -181,6 +182,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     *MODEL_RULES,
     *REASONING_RULES,
     *LABEL_RULES,
+    *INFERENCE_RULES,
 )
 
 

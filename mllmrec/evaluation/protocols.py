@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,13 @@ class Protocols:
             self.places.append(Place(beside, folder.beside_path))
         self.results: dict[str, list[Evaluation]] = {}  # by phase, in the order of `places`
 
-    def describe(self, ranking: str | None = None) -> None:
-        """Write how the coming numbers are computed; give ``ranking`` where it differs from the settings."""
+    def describe(self, ranking: str | None = None, further: Mapping[str, Any] | None = None) -> None:
+        """Write how the coming numbers are computed.
+
+        Args:
+            ranking: where it differs from the settings.
+            further: entries beside those of each protocol.
+        """
         listing = self.main.listing
         if listing.untrained and "listed" in self.main.describe(ranking):
             log.warning(
@@ -70,7 +75,8 @@ class Protocols:
                 *(listing.candidates, listing.trained, listing.trained),
             )
         for place in self.places:
-            place.folder.record_protocol(place.protocol.describe(ranking), place.protocol.chance())
+            described = {**place.protocol.describe(ranking), **(further or {})}
+            place.folder.record_protocol(described, place.protocol.chance())
 
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
         """Rank every user and compare with the phase before; return the main protocol's result."""

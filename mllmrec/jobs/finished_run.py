@@ -23,6 +23,7 @@ from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Likelihood, Ranker, ScoringRanker, candidate_scores
 from mllmrec.evaluation.reasoned import AfterReasoning, Shown
+from mllmrec.inference.base import Inference, InferenceInputs
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
@@ -53,9 +54,19 @@ class FinishedRun:
     engine: Engine
     ranking = None  # None: as its settings say
 
-    def ranker(self, protocol: Protocol, shown: Shown = "own") -> Ranker:
-        """The ranker for a protocol; the protocol's prompts must fit the backbone."""
+    def ranker(self, protocol: Protocol, shown: Shown = "own", inference: Inference | None = None) -> Ranker:
+        """The ranker for a protocol, whose prompts must fit the backbone.
+
+        Args:
+            protocol: what is ranked.
+            shown: what stands before the answer if the policy reasons first.
+            inference: how a ranking comes from answers; None: as ``eval.ranking`` says.
+        """
         protocol.check_lengths(self.policy, self.answers, "evaluation")
+        if inference is not None:
+            return inference.ranker(
+                InferenceInputs(self.cfg, protocol, self.policy, self.answers, self.engine)
+            )
         return protocol.ranker(self.policy, self.answers, self.engine, shown)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
@@ -148,12 +159,7 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
     Raises:
         UserError: the run or phase does not exist, or nothing was trained.
     """
-    folder = RunFolder.of_finished_run(path)
-    if not folder.resolved_config_path.is_file():
-        raise UserError(
-            f"{path} has no {folder.resolved_config_path.name}: it was not written by mllmrec.train"
-        )
-    cfg = _settings_of(folder)
+    folder, cfg = RunFolder.of_finished_run(path), settings_of_run(path)
     try:
         return _opened(path, folder, cfg, stage, training)
     except (OmegaConfBaseException, InstantiationException) as error:
@@ -199,21 +205,27 @@ def _opened(
     return FinishedRun(cfg, stage, prepared, policy, answers, engine)
 
 
-def _settings_of(folder: RunFolder) -> DictConfig:
+def settings_of_run(path: str) -> DictConfig:
     """The settings of a run, checked like those of a command line, since the folder may come from someone else.
 
+    Args:
+        path: the run's folder.
+
     Raises:
-        UserError: the settings cannot be read, or this version refuses them.
+        UserError: there is no such run, the settings cannot be read, or this version refuses them.
     """
-    path = folder.resolved_config_path
-    cfg = read_settings(path)
+    folder = RunFolder.of_finished_run(path)
+    file = folder.resolved_config_path
+    if not file.is_file():
+        raise UserError(f"{path} has no {file.name}: it was not written by mllmrec.train")
+    cfg = read_settings(file)
     if not isinstance(cfg, DictConfig) or "method" not in cfg:
-        raise UserError(f"{path} does not hold the settings of a run: put a copy in its place, or run again")
+        raise UserError(f"{file} does not hold the settings of a run: put a copy in its place, or run again")
     try:
         # The run may come from another machine.
         check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]
     except ConfigError as error:
-        raise UserError(f"{path} holds settings that this version refuses: {error}") from error
+        raise UserError(f"{file} holds settings that this version refuses: {error}") from error
     return cfg
 
 

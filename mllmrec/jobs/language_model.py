@@ -19,6 +19,7 @@ from mllmrec.errors.disk import about
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Ranker
+from mllmrec.inference.base import InferenceInputs, described, inference_of
 from mllmrec.jobs.baseline import train_item_vectors
 from mllmrec.jobs.beside import rank_baselines
 from mllmrec.jobs.learnt_reasoning import check_learnt_reasoning
@@ -74,7 +75,7 @@ def run_language_model(run: NewRun) -> Evaluation:
         policy.read_items(train_item_vectors(run), cfg.seed)
     place = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     policy.model.to(place)
-    protocols.describe()
+    protocols.describe(further=described(cfg.get("inference")))
     folder.record_reasoning(prepared.summary["cot"]["mix_ratio"], prepared.summary["cot"]["share"])
     loggers.log_protocol(folder.metrics()["protocol"])
     rank_baselines(cfg, prepared, protocols)
@@ -85,6 +86,7 @@ def run_language_model(run: NewRun) -> Evaluation:
             lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
         )
     job = JobInputs(cfg, prepared, policy, answers, engine, folder)
+    inference = inference_of(cfg)
     learnt_later = {phase.own(ANSWERS) for phase in phases}
 
     def train(phase: Phase) -> Selection | None:
@@ -101,7 +103,7 @@ def run_language_model(run: NewRun) -> Evaluation:
         return trained.selection
 
     def ranker(protocol: Protocol) -> Ranker:
-        return protocol.ranker(policy, answers, engine)
+        return inference.ranker(InferenceInputs(cfg, protocol, policy, answers, engine))
 
     store = None
     if cfg.share_stages:
@@ -125,7 +127,8 @@ def run_language_model(run: NewRun) -> Evaluation:
                 policy.save_phase(name, folder.adapters_path, weights)
         result = protocols.record(name, ranker)
         log.info("%s: %s", name, folder.metrics()["stages"][name])
-        if protocols.main.measures_faithfulness and phase.kind.data != "sequences":
+        measures = protocols.main.measures_faithfulness and not inference.draws
+        if measures and phase.kind.data != "sequences":
             protocols.record_faithfulness(
                 name, lambda shown: protocols.main.ranker(policy, answers, engine, shown)
             )
