@@ -188,6 +188,20 @@ def parts_are_paid(cfg: Settings) -> str | None:
     return None
 
 
+def flat_groups_are_left_out_once(cfg: Settings) -> str | None:
+    """The advantage makes up for groups without variance, and the mean of the loss does not count them either."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if "advantage" not in phase.kind.parts or not capability(seen["advantage"], "makes_up", False):
+            continue
+        if seen[phase.kind.name].get("skip_zero_variance") == "drop":
+            return (
+                f"{phase.kind.name}.skip_zero_variance=drop with advantage._target_={seen['advantage']['_target_']}: both make up "
+                f"for groups without variance; set {phase.kind.name}.skip_zero_variance=auto, or choose advantage=grpo"
+            )
+    return None
+
+
 def off_policy_has_a_ratio(cfg: Settings) -> str | None:
     """Rows come from another policy, and the loss takes them for the policy's own."""
     for phase in _drawing(cfg):
@@ -309,6 +323,7 @@ PHASE_RULES = (
     loss_accepts_advantage,
     places_are_paid,
     parts_are_paid,
+    flat_groups_are_left_out_once,
     off_policy_has_a_ratio,
     several_updates_have_a_ratio,
     needs_are_met,

@@ -24,6 +24,7 @@ class Advantage(Part):
     varies: ClassVar[Varies] = "sequence"  # what may differ within a completion; the loss must accept it
     needs_places: ClassVar[bool] = False  # whether it reads a reward for each place of a ranked list
     needs_parts: ClassVar[bool] = False  # whether it reads the parts of a reward that its ``weights`` name
+    makes_up: ClassVar[bool] = False  # whether it is larger where few groups differ in their rewards
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Tensor:
