@@ -36,16 +36,17 @@ class GroupRelative(Advantage):
 
     ``scale="group"`` divides by the group's standard deviation (divisor G - 1), ``"batch"`` by the standard deviation of
     all R rewards (TRL ``scale_rewards=batch``), ``"none"`` by nothing (Dr. GRPO). A group without variance gets zeros.
+    Unless ``unbiased``, standard deviations have the divisor G in place of G - 1.
     """
 
-    def __init__(self, scale: str = "group", epsilon: float = 1e-4) -> None:
+    def __init__(self, scale: str = "group", epsilon: float = 1e-4, unbiased: bool = True) -> None:
         if scale not in ("group", "batch", "none"):
             raise ValueError(f"advantage scale {scale!r} is none of group, batch, none")
-        self.scale, self.epsilon = scale, epsilon
+        self.scale, self.epsilon, self.unbiased = scale, epsilon, unbiased
 
     def __call__(self, batch: RolloutBatch) -> Tensor:
         """(R,)."""
-        return group_relative(batch.judged(), batch.groups, self.scale, self.epsilon)
+        return group_relative(batch.judged(), batch.groups, self.scale, self.epsilon, self.unbiased)
 
 
 class LeaveOneOut(Advantage):
@@ -56,15 +57,17 @@ class LeaveOneOut(Advantage):
         return leave_one_out(batch.judged(), batch.groups)
 
 
-def group_relative(rewards: Tensor, groups: Groups, scale: str = "group", epsilon: float = 1e-4) -> Tensor:
+def group_relative(
+    rewards: Tensor, groups: Groups, scale: str = "group", epsilon: float = 1e-4, unbiased: bool = True
+) -> Tensor:
     """(R,) rewards → (R,); see `GroupRelative`. Also (R, K) → (R, K), each column by itself."""
     centred = groups.centred(rewards)
     if scale == "none":
         return centred
     if scale == "group":
-        return centred / (groups.rows(groups.std(rewards)) + epsilon)
+        return centred / (groups.rows(groups.std(rewards, unbiased)) + epsilon)
     everyone = Groups(torch.zeros_like(groups.group_of), groups.weights)
-    return centred / (everyone.rows(everyone.std(rewards)) + epsilon)
+    return centred / (everyone.rows(everyone.std(rewards, unbiased)) + epsilon)
 
 
 def leave_one_out(rewards: Tensor, groups: Groups) -> Tensor:

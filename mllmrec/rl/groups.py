@@ -47,17 +47,21 @@ class Groups:
             return table.mean(1)
         return (table * weights).sum(1) / weights.sum(1)
 
-    def std(self, values: Tensor) -> Tensor:
-        """(R, ...) → (N, ...): with divisor G - 1 over draws, zero for a group of one; exact if rows have weights."""
+    def std(self, values: Tensor, unbiased: bool = True) -> Tensor:
+        """(R, ...) → (N, ...): with divisor G - 1 over draws, zero for a group of one; exact if rows have weights.
+
+        Unless ``unbiased``, the divisor is G.
+        """
         table, weights = self._table(values)
         if self.weights is not None:
             assert weights is not None
             distance = (table - self.mean(values)[:, None]).square()
             return ((distance * weights).sum(1) / weights.sum(1)).sqrt()
         if weights is None:
-            return table.std(1) if table.shape[1] > 1 else torch.zeros_like(table[:, 0])
+            divisor = table.shape[1] - int(unbiased)
+            return table.std(1, correction=int(unbiased)) if divisor else torch.zeros_like(table[:, 0])
         distance = (table - self.mean(values)[:, None]).square()
-        return ((distance * weights).sum(1) / (weights.sum(1) - 1).clamp_min(1)).sqrt()
+        return ((distance * weights).sum(1) / (weights.sum(1) - int(unbiased)).clamp_min(1)).sqrt()
 
     def most(self, values: Tensor) -> Tensor:
         """(R, ...) → (N, ...): the largest value of each group."""

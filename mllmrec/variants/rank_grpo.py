@@ -53,16 +53,16 @@ def lines_of(pieces: Sequence[Sequence[str]], width: int) -> Tensor:
 class RankList(Reward):
     """Pays each place of a list; a list that is not well formed, or names what is not listed, gets nothing.
 
-    ``credit="log_decay"`` pays a place for the discounted hits from it on, ``"exp_inf"`` for its own hit alone. The total is
-    the list's NDCG.
+    ``credit="log_decay"`` pays a place for the discounted hits from it on, ``"exp_inf"`` for its own hit alone, ``"so_far"``
+    for the discounted hits up to it (Step-GRPO). The total is the list's NDCG.
     """
 
     parts = ("format", "hit")
     pays_places = True
 
     def __init__(self, credit: str = "log_decay") -> None:
-        if credit not in ("log_decay", "exp_inf"):
-            raise ValueError(f"credit={credit!r} is none of log_decay, exp_inf")
+        if credit not in ("log_decay", "exp_inf", "so_far"):
+            raise ValueError(f"credit={credit!r} is none of log_decay, exp_inf, so_far")
         self.credit = credit
 
     @property
@@ -81,7 +81,11 @@ class RankList(Reward):
                 for place, (item, _) in enumerate(answer.items):
                     hits[row, place] = float(item == question.target_id)
         gains = hits / (torch.arange(longest) + 2.0).log2()
-        places = hits if self.credit == "exp_inf" else gains.flip(1).cumsum(1).flip(1)
+        places = {
+            "log_decay": gains.flip(1).cumsum(1).flip(1),
+            "exp_inf": hits,
+            "so_far": gains.cumsum(1),
+        }[self.credit]
         return Rewards(gains.sum(1), {"format": formed, "hit": hits.sum(1)}, places)
 
 

@@ -20,6 +20,21 @@ def test_grpo_divides_by_the_groups_deviation(in_table):
     )
 
 
+def test_the_divisor_may_be_the_size_of_the_group(in_table):
+    # Variance (9/16 + 3 · 1/16) / 4 = 3/16, std 0.433013: 0.75 / 0.433013 = 1.732051.
+    given = in_table(GroupRelative(epsilon=0.0, unbiased=False), ONE_HIT)
+    assert_close(given, torch.tensor([[1.732051, -0.577350, -0.577350, -0.577350]]), atol=1e-6, rtol=0)
+    # Groups of different sizes are a padded table; a group of one has a deviation of 0.
+    assert_close(in_table(GroupRelative(unbiased=False), torch.tensor([[5.0], [1.0]])), torch.zeros(2, 1))
+
+
+def test_both_divisors_are_exact_where_groups_differ_in_size(make_batch):
+    batch = make_batch(torch.tensor([1.0, 0, 0, 0, 1, 0, 3]), group_of=[0, 0, 0, 0, 1, 1, 2])
+    # 1 and 0: deviation 0.5 with the divisor 2, and 0.707107 with the divisor 1.
+    assert_close(batch.groups.std(batch.judged(), unbiased=False), torch.tensor([0.433013, 0.5, 0.0]))
+    assert_close(batch.groups.std(batch.judged()), torch.tensor([0.5, 0.707107, 0.0]))
+
+
 def test_dr_grpo_does_not_divide(in_table):
     assert_close(in_table(GroupRelative("none"), ONE_HIT), torch.tensor([[0.75, -0.25, -0.25, -0.25]]))
 

@@ -40,6 +40,12 @@ def judged(lists=LISTS, credit="log_decay"):
     return replace(batch, rewards=rewards.total, place_rewards=rewards.places), rewards
 
 
+def test_places_may_be_paid_for_the_list_so_far():
+    _, rewards = judged(credit="so_far")
+    expected = [[0, 0.6309, 0.6309], [0, 0, 0.5], [0, 0, 0], [1, 1, 1]]
+    assert_close(rewards.places, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
 def test_places_are_paid_for_the_hits_from_them_on():
     _, rewards = judged()
     second, third = 0.6309, 0.5
