@@ -2,9 +2,9 @@
 
 A class of the user's own says the same things in the same way, and obeys the same rules:
 
-- a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``;
+- a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``, ``gives_order``;
 - a reward: ``parts``, ``needs_title``, ``needs_ids``, ``pays_places``;
-- a shaper: ``parts``, ``needs_parts``, ``shapes_length`` (it pays for the length of answers);
+- a shaper: ``parts``, ``needs_parts``, ``needs_order``, ``shapes_length`` (it pays for the length of answers);
 - an advantage: ``varies``, ``needs_places``, ``needs_parts``, ``makes_up`` (it is larger where few groups differ);
 - a loss: ``accepts``, ``on_policy_only``;
 - a cot policy: ``gives_confidence``; a backbone: ``sees_images``, ``from_scratch``; an engine: ``continues_images``;

@@ -50,4 +50,21 @@ def shaped_parts_are_paid(cfg: Settings) -> str | None:
     return None
 
 
-SHAPER_RULES = (lengths_are_paid_once, shaped_parts_are_paid)
+def stops_are_known(cfg: Settings) -> str | None:
+    """A shaper reads the order of a group's rows, and the rollout draws rows that have none."""
+    for phase in phases_of(cfg):
+        if not phase.kind.rolls_out:
+            continue
+        seen = phase.settings(cfg)
+        for name, one in (seen.get("shapers") or {}).items():
+            if capability(one, "needs_order", False) and not capability(
+                seen["rollout"], "gives_order", False
+            ):
+                return (
+                    f"shapers.{name} pays rows by their order, and rollout._target_={seen['rollout']['_target_']} draws rows that "
+                    f"have none: set rollout=serial_exit, or remove the shaper with ~shapers.{name}"
+                )
+    return None
+
+
+SHAPER_RULES = (lengths_are_paid_once, shaped_parts_are_paid, stops_are_known)

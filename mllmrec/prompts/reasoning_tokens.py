@@ -55,6 +55,12 @@ class ReasoningTokens:
             found[row] = THINK_CLOSE in text
         return found
 
+    def thoughts(self, said: Sequence[int]) -> int:
+        """How many tokens stand before the closing tag, which the last token of ``said`` completes."""
+        first = max(len(said) - _TAIL, 0)
+        texts = self.decode([said[place:] for place in range(first, len(said))])
+        return first + max(place for place, text in enumerate(texts) if THINK_CLOSE in text)
+
     def rest(self, said: Sequence[int], closed: bool) -> list[int]:
         """The tokens between what was said of the reasoning and the answer."""
         if not closed:

@@ -72,6 +72,9 @@ class Shaper(Part, ABC):
 
     parts: tuple[str, ...] = ()
     needs_parts: bool = False  # whether it reads the parts that its ``weights`` name
+    needs_order: bool = (
+        False  # whether it reads the stops of rows, which a rollout gives that ``gives_order``
+    )
     shapes_length: bool = False  # whether it pays for the length of answers, as one shaper of a phase may
 
     @abstractmethod

@@ -81,6 +81,8 @@ class RolloutBatch:
     sources: tuple[str, ...] = ()  # R, who wrote each row; empty: the policy wrote all
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     segments: Tensor | None = None  # (R, T) int, the part of the answer that each token belongs to; -1: none
+    # (R,) int, the stop of each row, if a group's rows are stops on one way; rows of the same stop are its possible answers
+    order: Tensor | None = None
     old: Tensor | None = (
         None  # (R, T) log-probabilities under whoever drew the row; None: the policy as it is now
     )
@@ -158,6 +160,7 @@ class RolloutBatch:
             sources=tuple(self.sources[place] for place in places) if self.sources else (),
             weights=of(self.weights),
             segments=of(self.segments),
+            order=of(self.order),
             old=of(self.old),
             reference=of(self.reference),
             teacher=of(self.teacher),
@@ -231,6 +234,7 @@ def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         else (),
         weights=values("weights"),
         segments=tokens("segments", -1),
+        order=values("order"),
         old=tokens("old"),
         reference=tokens("reference"),
         teacher=tokens("teacher"),

@@ -94,6 +94,7 @@ class Completions:
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
     segments: Tensor | None = None  # (R, T) as in `RolloutBatch`, if the draw knows them
+    order: Tensor | None = None  # (R,) as in `RolloutBatch`, if the rollout ``gives_order``
     generated: int | None = (
         None  # tokens written one after another; None: those of all rows, or none if rows have weights
     )
@@ -128,6 +129,7 @@ class PlainRollout(Rollout):
     lists: bool = False  # whether answers are ranked lists
     reasons: bool = False  # whether the policy reasons before it answers
     every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
+    gives_order: bool = False  # whether a group's rows are stops on one way
     temperature: float  # 0: each token is the most likely one
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 

@@ -71,7 +71,7 @@ class Reasoned(PlainRollout):
         said, closed = self.reason(engine, model, encoded, group_size, generators, spelling)
         rows = self.answers_after(engine, model, encoded, said, closed, group_size, spelling)
         # Rows of the same reasoning share what was written. The answer's tokens are not written one after another.
-        rows = replace(rows, generated=sum(map(len, said)))
+        rows = replace(rows, generated=self.written(said, group_size))
         if self.every_answer:
             return rows
         return _taken(rows, self._pick(rows, spelling.answers, group_size, generators))
@@ -120,6 +120,10 @@ class Reasoned(PlainRollout):
             if step + 1 < self.max_reasoning_tokens:
                 decoder.advance(chosen)
         return said, closed
+
+    def written(self, said: Sequence[Sequence[int]], group_size: int) -> int:
+        """How many of the tokens of B * G pieces of reasoning were drawn one after another."""
+        return sum(map(len, said))
 
     def answers_after(
         self,
@@ -244,5 +248,6 @@ def _taken(rows: Completions, picked: Tensor) -> Completions:
         finished=rows.finished[picked],
         scores=TokenScores(rows.scores.logprobs[picked, :width], rows.scores.entropy[picked, :width]),
         segments=rows.segments[picked, :width],
+        order=None if rows.order is None else rows.order[picked],
         generated=rows.generated,
     )

@@ -179,6 +179,7 @@ class Speaker:
             texts=self.policy.decode(drawn.tokens),
             sources=() if source == POLICY else (source,) * len(example_of),
             weights=drawn.weights,
+            order=None if drawn.order is None else drawn.order.cpu(),
             known=known,
         )
 

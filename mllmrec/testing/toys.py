@@ -100,6 +100,7 @@ def toy_batch(
         texts=list(texts),
         weights=None if weights is None else torch.tensor(list(weights)),
         segments=torch.where(completions.mask, columns.clamp_max(1), -1),
+        order=torch.tensor([int((groups[:row] == group).sum()) for row, group in enumerate(groups)]),
         old=logprobs(),
         reference=logprobs(),
         teacher=logprobs(),
