@@ -53,6 +53,8 @@ def report(cfg: DictConfig) -> None:
             console.print(on_screen(section.slices, ()))
         if section.costs is not None:
             console.print(on_screen(section.costs))
+        if section.training is not None:
+            console.print(on_screen(section.training))
         for note in section.notes:
             console.print(note, style="yellow", markup=False, highlight=False)
     if cfg.wandb:

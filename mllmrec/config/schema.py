@@ -175,6 +175,7 @@ class Grpo(Optimised):
     iterations: Count
     beta: NotNegative
     kl: Literal["k1", "k2", "k3"]
+    log_kl: bool = False
     aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"]
     skip_zero_variance: Literal["auto", "always", "never", "drop"]
     lora: LoraChange | None

@@ -24,6 +24,7 @@ from mllmrec.prompts.trie import AnswerTrie
 from mllmrec.rl.batch import RolloutBatch, stack
 from mllmrec.rollout.base import Turn
 from mllmrec.step.collector import Collector
+from mllmrec.step.diagnostics import LearntTokens
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class ExpertIteration(RolloutPhase):
             )
         self.round, self.on_rollouts = settings, on_rollouts
         speaker = collector.speaker
+        self.tokens = LearntTokens(speaker)
         self.learner = Learner(speaker.policy, speaker.engine, settings.micro_batch_size)
         self.policy, self.answers = speaker.policy, speaker.answers
 
@@ -102,16 +104,21 @@ class ExpertIteration(RolloutPhase):
             self.on_rollouts(rollouts)
         kept = self.keep(rollouts, self._competing(batch))
         size = self.round.batch_size
+        sums: dict[str, float] = {}
         updates = [
-            self.update(self.loss_shares(list(chain(*kept[start : start + size]))))
+            self.update(self.loss_shares(list(chain(*kept[start : start + size])), sums))
             for start in range(0, len(batch), size)
         ]
         if self.collector.reference is not None:
             self.collector.reference.follow(self.policy, batch_idx)
+        self.tokens.add(sum(len(one.answer) for one in chain(*kept)))
+        entropy = {"entropy": sums["entropy"] / sums["tokens"]} if sums.get("tokens") else {}
         self.log_step(
             {
                 **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
+                **entropy,
                 **self.rollout_metrics(rollouts),
+                **self.tokens.metrics(),
                 "kept/answers": sum(map(len, kept)) / len(batch),
                 "kept/prompts": sum(map(bool, kept)) / len(batch),
                 # Lightning would count rounds, but rankings of held-out users are logged by updates.
@@ -160,8 +167,13 @@ class ExpertIteration(RolloutPhase):
             for own, trie in zip(found, tries, strict=True)
         ]
 
-    def loss_shares(self, kept: Sequence[Kept]) -> Iterator[Tensor]:
-        """SFT's loss on kept answers; nothing if none was kept."""
+    def loss_shares(self, kept: Sequence[Kept], sums: dict[str, float] | None = None) -> Iterator[Tensor]:
+        """SFT's loss on kept answers; nothing if none was kept.
+
+        Args:
+            kept: the answers.
+            sums: see `supervised_shares`.
+        """
         tries = [one.competing for one in kept if one.competing is not None]
         return supervised_shares(
             self.learner,
@@ -169,6 +181,7 @@ class ExpertIteration(RolloutPhase):
             [one.answer for one in kept],
             weights=[one.weight for one in kept],
             tries=tries or None,
+            sums=sums,
         )
 
 

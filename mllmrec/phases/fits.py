@@ -144,6 +144,7 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             iterations=settings.iterations,
             aggregation=settings.aggregation,
             skip_zero_variance=settings.skip_zero_variance,
+            log_kl=settings.get("log_kl", False),
         ),
         regularizers,
     )
@@ -157,7 +158,7 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             if settings.rollouts_shown and batch.step in kept:
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 
-        module = Grpo(step, _optimizer(settings), len(plan), keep)
+        module = Grpo(step, _optimizer(settings), len(plan), keep, plan.sampler)
         selection = fit(module, forms, plan, inputs, loggers, measure)
     return Trained(selection, module.generated_tokens)
 
@@ -245,6 +246,8 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part], refill: Refill | Non
     reward.meet_items(described_items(cfg, job.prepared))
     shapers = [instantiate(shaper) for shaper in (cfg.get("shapers") or {}).values()]
     needs: frozenset[str] = frozenset().union(*(part.needs for part in (rollout, reward, *shapers, *others)))
+    if inputs.settings.get("log_kl", False):
+        needs |= {REFERENCE}
     speaker = Speaker(
         job.policy,
         job.answers,

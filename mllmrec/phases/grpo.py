@@ -41,13 +41,14 @@ class RolloutPhase(PhaseModule):
         return self.collector.bounds
 
     @property
-    def parts(self) -> list[Part]:
-        """All parts of a step that have numbers to log."""
-        return self.collector.parts
+    def learners(self) -> list[Part]:
+        """Parts outside of the collector that have numbers to log."""
+        return []
 
     def part_metrics(self) -> dict[str, float]:
         """The parts' own numbers, as they are now."""
-        return {name: value for part in self.parts for name, value in part.metrics().items()}
+        own = {name: value for part in self.learners for name, value in part.metrics().items()}
+        return self.collector.metrics() | own
 
     def rollout_metrics(self, batch: RolloutBatch) -> dict[str, float]:
         """The numbers to log about rollouts."""
@@ -77,6 +78,7 @@ class Grpo(RolloutPhase):
         optimizer: OptimizerSettings,
         steps: int,
         on_rollouts: Callable[[RolloutBatch], None] | None = None,
+        sampler: Part | None = None,
     ) -> None:
         """Take the step.
 
@@ -85,14 +87,16 @@ class Grpo(RolloutPhase):
             optimizer: the optimiser's settings.
             steps: rollout steps in the whole phase.
             on_rollouts: called with every step's rollouts.
+            sampler: chose the prompts, and may have numbers to log.
         """
         super().__init__(step.collector, optimizer, steps * step.settings.iterations)
-        self.step, self.on_rollouts = step, on_rollouts
+        self.step, self.on_rollouts, self.sampler = step, on_rollouts, sampler
 
     @property
-    def parts(self) -> list[Part]:
-        """Those of the collector, and advantage, loss and regularizers."""
-        return self.step.parts
+    def learners(self) -> list[Part]:
+        """Sampler, advantage, loss and regularizers."""
+        own = [] if self.sampler is None else [self.sampler]
+        return [*own, self.step.advantage, self.step.loss, *self.step.regularizers]
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One step from B examples."""

@@ -108,6 +108,7 @@ def supervised_shares(
     tries: Sequence[AnswerTrie] | None = None,
     begins: Sequence[int] | None = None,
     reasoning_weight: float = 1.0,
+    sums: dict[str, float] | None = None,
 ) -> Iterator[Tensor]:
     """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
 
@@ -119,6 +120,7 @@ def supervised_shares(
         tries: for each row, the only answers that compete; None: the whole vocabulary competes.
         begins: where each row's answer begins, behind its reasoning; None: at once.
         reasoning_weight: how often a token of the reasoning counts beside one of the answer.
+        sums: receives ``entropy``, the sum over counted tokens in nats, and ``tokens``, their count.
     """
     policy, size = learner.policy, learner.micro_batch_size
     # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
@@ -156,6 +158,9 @@ def supervised_shares(
             torch.arange(len(prompts[part]), device=policy.device),
             scored=scored[part],
             choices=None if choices is None else choices.rows(part),
-            entropy=False,
+            entropy=sums is not None,
         )
+        if sums is not None:
+            sums["entropy"] = sums.get("entropy", 0.0) + float((scores.entropy * counted[part]).sum())
+            sums["tokens"] = sums.get("tokens", 0.0) + float(counted[part].sum())
         yield -(scores.logprobs * counted[part]).sum() / tokens

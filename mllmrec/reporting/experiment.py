@@ -18,6 +18,7 @@ from mllmrec.reporting.comparison import (
     main_metric,
     score_rows,
 )
+from mllmrec.reporting.diagnostics import training_numbers
 from mllmrec.reporting.rows import Grouped, Row, group_runs
 from mllmrec.reporting.runs import KEPT, Jobs, Run, Unfinished, find_jobs
 from mllmrec.reporting.slices import ScoredSlice, score_slices
@@ -50,6 +51,7 @@ class Experiment:
     chosen_as_best: bool  # whether the baseline was chosen as the best row on the same users
     comparisons: list[Comparison]
     slices: list[ScoredSlice]  # parts of the users; empty if the runs recorded none
+    training: list[dict[str, float]]  # by row, what its phase logged about rollouts and updates
     weights: str = KEPT  # which weights of each phase were ranked
     # How many of all runs were also ranked among other negatives; None if all or none were.
     alone: tuple[int, int] | None = None
@@ -109,7 +111,10 @@ class Experiment:
             "metric": self.metric,
             "weights": self.weights,
             "baselines": self.baselines,
-            "rows": [self._row_as_json(entry) for entry in self.scores],
+            "rows": [
+                {**self._row_as_json(entry), "training": numbers}
+                for entry, numbers in zip(self.scores, self.training, strict=True)
+            ],
             "chance": self.chance,
             "differing": self.differing,
             "baseline": self.baseline.row.label,
@@ -187,6 +192,7 @@ def build_experiment(jobs: Jobs, name: str, question: Question) -> Experiment:
         slices=score_slices(
             scores, main, question.stage, question.seed, question.resamples, question.weights
         ),
+        training=training_numbers(scores, question.stage),
         weights=question.weights,
     )
 

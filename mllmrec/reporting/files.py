@@ -57,6 +57,8 @@ def latex_tables(sections: Sequence[Section]) -> str:
             parts.append(latex(section.slices, f"{label}-slices"))
         if section.costs is not None:
             parts.append(latex(section.costs, f"{label}-costs"))
+        if section.training is not None:
+            parts.append(latex(section.training, f"{label}-training"))
     return "\n".join(parts)
 
 

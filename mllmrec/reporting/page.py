@@ -13,6 +13,7 @@ from markupsafe import Markup
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.pictures import Picture
 from mllmrec.reporting.tables import Table, comparisons, costs, results, slices, unfinished_lines
+from mllmrec.reporting.training_table import training
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -26,13 +27,14 @@ class Section:
     comparisons: Table | None
     slices: Table | None
     costs: Table | None
+    training: Table | None
     notes: list[str]  # jobs that are left out
     pictures: list[Picture]
 
     @property
     def tables(self) -> list[Table]:
         """The existing tables, in the order shown."""
-        every = (self.results, self.comparisons, self.slices, self.costs)
+        every = (self.results, self.comparisons, self.slices, self.costs, self.training)
         return [table for table in every if table is not None]
 
 
@@ -44,6 +46,7 @@ def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section
         comparisons(experiment),
         slices(experiment),
         costs(experiment),
+        training(experiment),
         unfinished_lines(experiment),
         list(pictures),
     )

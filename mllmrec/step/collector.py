@@ -13,6 +13,7 @@ from mllmrec.rewards.base import Reward, Shaper, TextReward, with_rewards
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import GREEDY, OLD, REFERENCE, TEACHER, Part
 from mllmrec.rollout.base import Rollout, Turn
+from mllmrec.step.drawn import DrawnNumbers
 from mllmrec.step.reference import Reference
 from mllmrec.step.refill import Refill
 from mllmrec.step.speaker import Speaker
@@ -47,6 +48,7 @@ class Collector:
         self.speaker, self.rollout, self.reward = speaker, rollout, reward
         self.shapers, self.reference, self.teacher = tuple(shapers), reference, teacher
         self.refill = refill
+        self._drawn = DrawnNumbers()
 
     @property
     def parts(self) -> list[Part]:
@@ -61,6 +63,13 @@ class Collector:
         for shaper in self.shapers:
             low, high = shaper.bounds(low, high)
         return low, high
+
+    def metrics(self) -> dict[str, float]:
+        """The parts' numbers to log. Those of rollout, reward and shapers cover every draw of the last step."""
+        judges = [part for part in (self.reference, self.teacher, self.refill) if part is not None]
+        return self._drawn.metrics() | {
+            name: value for part in judges for name, value in part.metrics().items()
+        }
 
     def collect(self, examples: Sequence[Example], turn: Turn) -> RolloutBatch:
         """The judged completions of N examples, or of others in their places; each group's rows together.
@@ -89,6 +98,8 @@ class Collector:
         for shaper in self.shapers:
             batch = self.fill(batch, shaper.needs)
             batch = with_rewards(batch, shaper(batch))
+        acted = (self.rollout, self.reward, *self.shapers)
+        self._drawn.add(batch, {name: value for part in acted for name, value in part.metrics().items()})
         return batch
 
     def judge(self, batch: RolloutBatch) -> RolloutBatch:

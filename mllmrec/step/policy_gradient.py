@@ -22,10 +22,11 @@ from mllmrec.prompts.examples import Example
 from mllmrec.rl.advantages import Advantage
 from mllmrec.rl.batch import KnownScores, RolloutBatch
 from mllmrec.rl.losses import LossInputs, PolicyLoss, aggregate
-from mllmrec.rl.parts import Part
+from mllmrec.rl.parts import REFERENCE, Part
 from mllmrec.rl.regularizers import Regularizer
 from mllmrec.rollout.base import Turn
 from mllmrec.step.collector import Collector
+from mllmrec.step.diagnostics import LearntTokens, effective_share, token_diagnostics
 
 Update = Callable[
     [Iterable[Tensor]], dict[str, float]
@@ -44,6 +45,7 @@ class StepSettings:
     # regularizer), always (they lose their regularizers), never, or drop: always, and the loss's mean does not count
     # them (DAPO; `mllmrec.step.refill` fills the step up).
     skip_zero_variance: str = "auto"
+    log_kl: bool = False  # whether completions are scored under the reference even if no part reads that
 
 
 class PolicyGradient:
@@ -73,6 +75,7 @@ class PolicyGradient:
         skips = settings.skip_zero_variance
         self.drops = skips == "drop"
         self.skips = skips in ("always", "drop") or (skips == "auto" and not self.regularizers)
+        self.tokens = LearntTokens(self.speaker)
         self.whole_groups = loss.whole_groups or any(part.whole_groups for part in self.regularizers)
         self.draws_anew = any(
             isinstance(module, torch.nn.Dropout) and module.p > 0
@@ -101,7 +104,11 @@ class PolicyGradient:
     def updates(self, batch: RolloutBatch, update: Update) -> Iterator[dict[str, float]]:
         """Make the step's updates; yields the numbers to log of each."""
         needs = frozenset().union(*(part.needs for part in (self.loss, *self.regularizers)))
-        batch = self.collector.fill(batch, needs, rows=self._learning(batch).nonzero()[:, 0])
+        needs |= {REFERENCE} if self.settings.log_kl else frozenset()
+        rows = self._learning(batch).nonzero()[:, 0]
+        batch = self.collector.fill(batch, needs, rows=rows)
+        # Tokens without an advantage are not learnt, whether or not the pass leaves them out.
+        self.tokens.add(int(batch.learnt[self._differs(batch)].sum()))
         for iteration in range(self.settings.iterations):
             sums: dict[str, float] = {}
             seen = torch.zeros(batch.learnt.shape, device=self.speaker.device)
@@ -110,7 +117,8 @@ class PolicyGradient:
             numbers = update(self.loss_shares(batch, sums, known=known, seen=seen))
             batch = batch if batch.old is not None else replace(batch, old=seen)
             tokens = sums.pop("tokens") or 1.0
-            yield {**numbers, **{name: total / tokens for name, total in sums.items()}}
+            means = {name: total / tokens for name, total in sums.items()}
+            yield {**numbers, **means, **effective_share(batch, seen, rows), **self.tokens.metrics()}
         if self.collector.reference is not None:
             self.collector.reference.follow(self.speaker.policy, batch.step)
 
@@ -143,11 +151,12 @@ class PolicyGradient:
             inputs = self._inputs(batch, part, scores)
             loss = self.loss(inputs)
             count = inputs.mask if inputs.weights is None else inputs.mask * inputs.weights[:, None]
-            terms, metrics = loss.terms, {"entropy": scores.entropy, **loss.metrics}
+            terms, metrics = loss.terms, dict(loss.metrics)
             for regularizer in self.regularizers:
                 term = regularizer(inputs)
                 terms = terms + regularizer.weight(batch.step) * term
                 metrics[regularizer.name] = term.detach()
+            metrics |= token_diagnostics(inputs, loss.metrics)
             _add(sums, "tokens", count.sum())
             for name, values in metrics.items():
                 _add(sums, name, (values * count).sum())

@@ -97,6 +97,10 @@ class Ucb(PromptSampler):
             return given
         return (given.abs() * batch.learnt).sum(1) / batch.learnt.sum(1).clamp_min(1)
 
+    def metrics(self) -> dict[str, float]:
+        """The probability of the likeliest arm."""
+        return {"sampler/likeliest_arm": float(self.probabilities().max())}
+
     def state_dict(self) -> dict[str, Any]:
         """What each arm's answers were worth, and how often it was drawn."""
         return {"seen": self._seen, "drawn": self._drawn}

@@ -62,6 +62,10 @@ class GainAngle(PromptSampler):
         most = self.reach * self.pool.size / self.pool.steps
         self._centre += shift(accuracy, float(self._angles[entries].mean()), most)
 
+    def metrics(self) -> dict[str, float]:
+        """How far the centre of the window has moved, as a share of the entries."""
+        return {"sampler/centre": self._centre / self.pool.size}
+
     def state_dict(self) -> dict[str, Any]:
         """The angles at the start of the phase, and the centre of the window."""
         return {"angles": self._angles, "centre": self._centre}

@@ -83,6 +83,10 @@ class Lifecycle(PromptSampler):
             gain *= 1.0 if likely is None else spread(likely[own], self.mean)
             self._utility[entry] = self.keep * self._utility[entry] + (1 - self.keep) * gain
 
+    def metrics(self) -> dict[str, float]:
+        """The share of entries that are left."""
+        return {"sampler/left": float((self.weights() > 0).mean())}
+
     def state_dict(self) -> dict[str, Any]:
         """The entries' utilities."""
         return {"utility": self._utility}

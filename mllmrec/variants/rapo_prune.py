@@ -48,6 +48,10 @@ class Pruned(PromptSampler):
         known = np.isfinite(rates)
         self._rates[entries[known]] = rates[known]
 
+    def metrics(self) -> dict[str, float]:
+        """The share of entries that are left."""
+        return {"sampler/left": float(self._left.mean())}
+
     def state_dict(self) -> dict[str, Any]:
         """The entries that are left, their solve rates, the pass and how far it has come."""
         return {"left": self._left, "rates": self._rates, "pass": self._pass, "place": self._place}

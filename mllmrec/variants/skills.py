@@ -69,6 +69,10 @@ class SkillTargeted(PromptSampler):
         known = np.isfinite(means)
         self._hard[entries[known]] = means[known] < self.hard
 
+    def metrics(self) -> dict[str, float]:
+        """The share of entries that are hard, as far as they were seen."""
+        return {"sampler/hard": float(self._hard.mean())}
+
     def state_dict(self) -> dict[str, Any]:
         """The entries that are hard."""
         return {"hard": self._hard}

@@ -66,7 +66,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         (
             "+grpo.gruop_size=4",
             "grpo.gruop_size: no such setting (did you mean group_size?); choose aggregation, beta, epochs, "
-            "group_size, iterations, kl, learning_rate, lora, max_grad_norm, max_steps, micro_batch_size, "
+            "group_size, iterations, kl, learning_rate, log_kl, lora, max_grad_norm, max_steps, micro_batch_size, "
             "new_negatives, prompts_per_step, rollouts_shown, schedule, skip_zero_variance, warmup_ratio or weight_decay",
         ),
         ("heldout=null", "heldout=null: must be a section with every, keep, patience or users"),

@@ -128,6 +128,9 @@ def test_with_a_policy_that_is_always_right_it_is_sft(make_stage, tiny, examples
     assert (expected - before).norm() > 0.1
     assert (found - expected).norm() < 1e-6 * expected.norm()
     first = logged["expert_iteration"][0]
+    assert first["entropy"] > 0
+    # Six prompts with a label and its end to learn, and six answers to each were drawn.
+    assert (first["num_tokens_learnt"], first["tokens_per_learnt"]) == (12.0, 6.0)
     assert first["loss"] == pytest.approx(sum(step["loss"] for step in logged["sft"][:3]) / 3, rel=1e-6)
     assert first["learning_rate"] == pytest.approx(1e-2 * (6 + 5 + 4) / 18)
     assert first["reward"] == first["kept/answers"] == first["kept/prompts"] == 1
