@@ -15,7 +15,9 @@ class TokenScores(NamedTuple):
     """Scores per completion token, (R, T); zero outside the requested mask."""
 
     logprobs: Tensor
-    entropy: Tensor  # nats, entropy of the distribution that the token was drawn from; carries no gradient
+    # Nats, entropy of the distribution that the token was drawn from, or its certainty if that was asked for; carries no
+    # gradient.
+    entropy: Tensor
 
 
 class ChoiceSets(NamedTuple):
@@ -78,6 +80,7 @@ class Engine(ABC):
         choices: ChoiceSets | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        certainty: bool = False,
     ) -> TokenScores:
         """Log-probabilities and entropies of the tokens of R completions.
 
@@ -92,6 +95,7 @@ class Engine(ABC):
                 whole vocabulary competes for every place.
             temperature: divides the logits.
             entropy: whether to compute entropies; if not, they are zeros.
+            certainty: compute `certainty_of` in place of the entropies.
 
         Returns:
             `TokenScores` of shape (R, T).
@@ -143,3 +147,28 @@ def entropy_of(logits: Tensor, normaliser: Tensor) -> Tensor:
     probabilities = (logits - normaliser[:, None]).exp_()
     finite = logits.clamp_min(torch.finfo(logits.dtype).min)
     return normaliser - torch.linalg.vecdot(probabilities, finite)
+
+
+def certainty_of(logits: Tensor, normaliser: Tensor) -> Tensor:
+    """Self-certainty (Kang et al. 2025, arXiv 2502.18581) in nats: KL from the uniform distribution to the model's.
+
+    It is 0 where all tokens are equally likely, and grows with every token that is unlikely; logits of -inf do not compete.
+
+    Args:
+        logits: (M, A), of which A' compete.
+        normaliser: (M,) log-sum-exps.
+
+    Returns:
+        (M,) -log A' - the mean log-probability of the A' tokens, without gradient.
+    """
+    logits, normaliser = logits.detach(), normaliser.detach()
+    there = logits > float("-inf")
+    count = there.sum(-1).to(logits.dtype)
+    return normaliser - logits.where(there, 0.0).sum(-1) / count - count.log()
+
+
+def spread_of(logits: Tensor, normaliser: Tensor, entropy: bool, certainty: bool) -> Tensor:
+    """(M,) what `Engine.score` returns beside log-probabilities: `certainty_of`, `entropy_of` or zeros."""
+    if certainty:
+        return certainty_of(logits, normaliser)
+    return entropy_of(logits, normaliser) if entropy else torch.zeros_like(normaliser)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mllmrec.engine.base import competing_logits, entropy_of
+from mllmrec.engine.base import competing_logits, spread_of
 from mllmrec.engine.products import linear
 
 # Logits in one chunk: 64 MiB in single precision.
@@ -23,6 +23,7 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = True,
+    certainty: bool = False,
     chunk: int = _CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities over the whole vocabulary.
@@ -34,6 +35,7 @@ def token_logprobs(
         targets: (M,) token ids.
         temperature: divides the logits.
         entropy: whether to compute entropies; if not, they are zeros.
+        certainty: compute `certainty_of` in place of the entropies.
         chunk: the most logits in memory at once; if there are more, the backward pass computes them again.
 
     Returns:
@@ -58,6 +60,7 @@ def token_logprobs(
             targets[picked],
             temperature,
             entropy,
+            certainty,
         )
         if len(ends) > 1 and torch.is_grad_enabled():
             pieces.append(checkpoint(_whole_vocabulary, *arguments, use_reentrant=False))
@@ -80,6 +83,7 @@ def competing_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = True,
+    certainty: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities renormalised over a set of competitors for each place.
 
@@ -94,6 +98,7 @@ def competing_logprobs(
         set_of: (M,) row of ``sets``.
         temperature: divides the logits.
         entropy: whether to compute entropies; if not, they are zeros.
+        certainty: compute `certainty_of` in place of the entropies.
 
     Returns:
         As `token_logprobs`.
@@ -108,7 +113,7 @@ def competing_logprobs(
     chosen = logits[inverse, torch.searchsorted(tokens, targets)]
     competing = competing_logits(logits, columns, set_of_distinct)
     normaliser = torch.logsumexp(competing, -1)
-    spread = entropy_of(competing, normaliser) if entropy else torch.zeros_like(normaliser)
+    spread = spread_of(competing, normaliser, entropy, certainty)
     return chosen - normaliser[inverse], spread[inverse]
 
 
@@ -122,6 +127,7 @@ def mixed_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = True,
+    certainty: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`competing_logprobs` where a place has a set of competitors, `token_logprobs` where it has none.
 
@@ -134,11 +140,12 @@ def mixed_logprobs(
         set_of: (M,) row of ``sets``; -1: the whole vocabulary competes.
         temperature: divides the logits.
         entropy: whether to compute entropies; if not, they are zeros.
+        certainty: compute `certainty_of` in place of the entropies.
 
     Returns:
         As `token_logprobs`.
     """
-    how: dict[str, Any] = {"temperature": temperature, "entropy": entropy}
+    how: dict[str, Any] = {"temperature": temperature, "entropy": entropy, "certainty": certainty}
     if sets is None or set_of is None or not bool((set_of >= 0).any()):
         return token_logprobs(hidden, head, places, targets, **how)
     free = (set_of < 0).nonzero()[:, 0]
@@ -153,11 +160,17 @@ def mixed_logprobs(
 
 
 def _whole_vocabulary(
-    hidden: Tensor, head: Any, rows: Tensor, targets: Tensor, temperature: float, entropy: bool
+    hidden: Tensor,
+    head: Any,
+    rows: Tensor,
+    targets: Tensor,
+    temperature: float,
+    entropy: bool,
+    certainty: bool,
 ) -> tuple[Tensor, Tensor]:
     logits = _logits(hidden, head, None, temperature)
     normaliser = torch.logsumexp(logits, -1)
-    spread = entropy_of(logits, normaliser) if entropy else torch.zeros_like(normaliser)
+    spread = spread_of(logits, normaliser, entropy, certainty)
     return logits[rows, targets] - normaliser[rows], spread[rows]
 
 

@@ -19,8 +19,8 @@ from mllmrec.engine.base import (
     Engine,
     TokenScores,
     competing_logits,
-    entropy_of,
     positions_of,
+    spread_of,
 )
 from mllmrec.engine.batches import TokenBatch
 
@@ -48,6 +48,7 @@ class Plain(Engine):
         choices: ChoiceSets | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        certainty: bool = False,
     ) -> TokenScores:
         """See `Engine.score`."""
         prompts = encoded
@@ -90,8 +91,8 @@ class Plain(Engine):
                 competing = competing_logits(competing, choices.tokens, set_of[part])
             normaliser = torch.logsumexp(competing, -1)
             logprobs = logprobs.index_copy(0, part, chosen[part] - normaliser)
-            if entropy:
-                spread = spread.index_copy(0, part, entropy_of(competing, normaliser))
+            own = spread_of(competing, normaliser, entropy, certainty)
+            spread = spread.index_copy(0, part, own)
         zeros = logprobs.new_zeros(rows, width)
         return TokenScores(zeros.index_put((row, place), logprobs), zeros.index_put((row, place), spread))
 

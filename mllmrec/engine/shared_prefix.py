@@ -61,11 +61,12 @@ class SharedPrefix(Engine):
         choices: ChoiceSets | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        certainty: bool = False,
     ) -> TokenScores:
         """See `score_completions`."""
         scored = completions.mask if scored is None else scored & completions.mask
         return score_completions(
-            model, encoded, completions.ids, scored, prompt_of, choices, temperature, entropy
+            model, encoded, completions.ids, scored, prompt_of, choices, temperature, entropy, certainty
         )
 
     def decoder(self, model: Any, encoded: Prefix, group_size: int) -> Decoder:
@@ -126,6 +127,7 @@ def score_completions(
     choices: ChoiceSets | None = None,
     temperature: float = 1.0,
     entropy: bool = True,
+    certainty: bool = False,
 ) -> TokenScores:
     """Log-probabilities of R completions; rows that are equal up to their last scored token run once.
 
@@ -138,6 +140,7 @@ def score_completions(
         choices: tokens that compete for each place; None: the whole vocabulary.
         temperature: divides the logits.
         entropy: whether to compute entropies; if not, they are zeros.
+        certainty: compute `certainty_of` in place of the entropies.
 
     Returns:
         (R, T) scores.
@@ -181,6 +184,7 @@ def score_completions(
         None if choices is None else choices.set_of[wanted][row, step],
         temperature=temperature,
         entropy=entropy,
+        certainty=certainty,
     )
     flat = scored.flatten().nonzero()[:, 0]
     zeros = logprobs.new_zeros(rows * width)

@@ -252,6 +252,7 @@ class Speaker:
         prompts: TokenBatch | None = None,
         known: KnownScores | None = None,
         entropy: bool = True,
+        certainty: bool = False,
     ) -> TokenScores:
         """Scores of some rows; with a graph where gradients are on.
 
@@ -262,6 +263,7 @@ class Speaker:
             prompts: take the places of the batch's prompts; None: its own.
             known: what the rollout's own pass has computed, if that pass is still valid.
             entropy: whether to compute entropies.
+            certainty: compute `certainty_of` in place of the entropies, unless the scores are known.
         """
         if known is not None and known.scores is not None:
             return TokenScores(known.scores.logprobs[rows], known.scores.entropy[rows])
@@ -281,6 +283,7 @@ class Speaker:
             choices=None if batch.choices is None else batch.choices.rows(rows),
             temperature=self.plain.temperature,
             entropy=entropy,
+            **({"certainty": True} if certainty else {}),  # engines of one's own may have none
         )
 
 
