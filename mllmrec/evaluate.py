@@ -27,7 +27,7 @@ def evaluate(cfg: DictConfig) -> float:
     from mllmrec.inference.base import described, inference_of
     from mllmrec.jobs.beside import rank_baselines
     from mllmrec.jobs.finished_run import FinishedRun, open_run, settings_of_run
-    from mllmrec.jobs.results_tables import print_results
+    from mllmrec.jobs.results_tables import print_results, ranking_cost_line
     from mllmrec.run.cost import CostMeter
     from mllmrec.run.folder import RunFolder
     from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
@@ -76,8 +76,10 @@ def evaluate(cfg: DictConfig) -> float:
             rank_baselines(settings, run.prepared, protocols)
             with CostMeter() as meter:
                 result = protocols.record(run.stage, ranker)
-                meter.generated_tokens = result.generated_tokens
-            folder.record_cost(run.stage, meter.cost())
+                ranked = protocols.results[run.stage]  # under every protocol, as the seconds are
+                meter.generated_tokens = sum(one.generated_tokens for one in ranked)
+            rankings = sum(len(one.ranks) for one in ranked)
+            folder.record_cost(run.stage, {**meter.cost(), "rankings": rankings})
             measures = protocols.main.measures_faithfulness and not inference.draws
             if isinstance(run, FinishedRun) and measures:
                 protocols.record_faithfulness(run.stage, lambda shown: run.ranker(protocols.main, shown))
@@ -85,6 +87,7 @@ def evaluate(cfg: DictConfig) -> float:
         folder.finish(fingerprint(OmegaConf.to_container(settings, resolve=True)), objective)
     for place in protocols:
         print_results(place.folder.metrics(), console)
+    console.print(ranking_cost_line(folder.metrics()["cost"][run.stage]), highlight=False)
     console.print(f"written to {folder.path}", highlight=False)
     return objective
 

@@ -40,7 +40,8 @@ def drawn_answers_are_not_corrected(cfg: Settings) -> str | None:
     """Likelihoods are to be corrected, and the ranking comes from drawn answers."""
     part, evaluated = _drawing(cfg), cfg["eval"]
     for name in ("calibrate", "normalise"):
-        if part is not None and (asked := evaluated.get(name, "none")) != "none":
+        asked = evaluated.get(name, "none")
+        if part is not None and asked not in ("none", "same"):  # same: the run's own value is judged later
             return (
                 f"{part} with eval.{name}={asked}: only likelihoods of all candidates can be corrected; set eval.{name}=none or "
                 "inference=greedy"

@@ -52,7 +52,7 @@ def evaluate(
     duplicates: list[int] = []
     off_candidate: list[int] = []
     top: list[int] = []
-    tokens = 0
+    tokens = -ranker.generated_tokens
     with ranker.ready():
         for batch in batches:
             chosen = [examples[index] for index in batch]
@@ -73,6 +73,7 @@ def evaluate(
                 writer.append(
                     _records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top, names)
                 )
+    tokens += ranker.generated_tokens
     validity = validity_rates(
         np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
     )

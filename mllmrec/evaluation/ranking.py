@@ -52,6 +52,8 @@ class RankedExample:
 class Ranker(ABC):
     """Orders the candidates of examples."""
 
+    generated_tokens: int = 0  # written so far, besides those that results count themselves
+
     @abstractmethod
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
         """Rank one batch, inside `ready`."""
@@ -201,6 +203,11 @@ class InLists(Ranker):
             examples: the examples to rank; they say which candidates are listed together.
         """
         self.ranker, self.examples = ranker, examples
+
+    @property
+    def generated_tokens(self) -> int:  # type: ignore[override]
+        """Those of the ranker that scores each list."""
+        return self.ranker.generated_tokens
 
     @contextmanager
     def ready(self) -> Iterator[None]:

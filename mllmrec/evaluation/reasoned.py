@@ -67,6 +67,7 @@ class AfterReasoning(ScoringRanker):
         spelling = Spelling(self.policy.end_token, options, self.words)
         generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
         said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)
+        self.generated_tokens += sum(map(len, said))
         said, closed = self._changed(said, closed, examples)
         rows = self.rollout.answers_after(self.engine, model, encoded, said, closed, self.samples, spelling)
         assert rows.weights is not None

@@ -36,6 +36,8 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     if candidates is not None:
         parts.append(f"{candidates:,} candidates" + (f" ({negatives} negatives)" if negatives else ""))
     parts.append(f"{protocol['ranking']} ranking")
+    if "inference" in protocol:
+        parts.append(f"by {protocol['inference']}")
     if protocol.get("listed", "all") != "all":
         parts.append(f"candidates listed: {protocol['listed']}")
     parts.append(f"protocol seed {protocol['seed']}")
@@ -273,6 +275,15 @@ def validity_table(metrics: Mapping[str, Any]) -> Table:
             ),
         )
     return table
+
+
+def ranking_cost_line(cost: Mapping[str, float | int]) -> str:
+    """What ranking cost, in all and for each user."""
+    rankings, seconds, tokens = cost["rankings"], cost["seconds"], cost["generated_tokens"]
+    return (
+        f"cost: {seconds:.1f} s and {tokens:,} generated tokens for {rankings:,} rankings, "
+        f"{1000 * seconds / rankings:.1f} ms and {tokens / rankings:.1f} tokens for each"
+    )
 
 
 def print_results(metrics: Mapping[str, Any], console: Console | None = None) -> None:

@@ -74,6 +74,9 @@ class Experiment:
             key: " or ".join(dict.fromkeys(str(protocol[key]) for protocol in protocols if key in protocol))
             for key in ("ranking", "listed")
         }
+        if any("inference" in protocol for protocol in protocols):
+            ways = dict.fromkeys(protocol.get("inference", "greedy") for protocol in protocols)
+            joined["inference"] = " or ".join(ways)
         return {**protocols[0], **{key: words for key, words in joined.items() if words}}
 
     @property

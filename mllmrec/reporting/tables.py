@@ -188,6 +188,8 @@ def protocol_words(experiment: Experiment) -> str:
             f"{protocol['num_candidates']:,} candidates ({protocol.get('negatives', '?')} negatives)"
         )
     words.append(f"{protocol['ranking']} ranking")
+    if protocol.get("inference"):
+        words.append(f"by {protocol['inference']}")
     if protocol.get("listed", "all") != "all":
         words.append(f"candidates listed: {protocol['listed']}")
     if protocol.get("cot"):

@@ -11,6 +11,7 @@ mllmrec pass the same checks, and a job makes them before it reads any data.
 
 from mllmrec.testing.advantages import check_advantage
 from mllmrec.testing.data import check_captioner, check_dataset
+from mllmrec.testing.inference import check_inference
 from mllmrec.testing.losses import check_loss, check_regularizer
 from mllmrec.testing.rewards import check_reward, check_shaper
 from mllmrec.testing.rollouts import check_rollout
@@ -21,6 +22,7 @@ __all__ = [
     "check_advantage",
     "check_captioner",
     "check_dataset",
+    "check_inference",
     "check_loss",
     "check_regularizer",
     "check_reward",

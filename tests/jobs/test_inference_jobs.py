@@ -1,0 +1,86 @@
+"""A finished run is ranked by drawn answers, and a run ranks so itself, through the real command."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+SHOWN = ("eval.max_users=12", "eval.weighting=uniform")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reasoned") / "run"
+
+
+@pytest.fixture
+def reasoned(job, run_folder):
+    """A run that reasons, and ranks by the votes of two answers."""
+    if not run_folder.exists():
+        job(
+            run_folder,
+            "task=reasoned",
+            "method=sft",
+            "inference=majority",
+            "inference.n=2",
+            "eval.max_users=12",
+            "eval.max_reasoning_tokens=66",
+            "heldout.users=0",
+        )
+    return run_folder
+
+
+def protocol_of(folder):
+    return json.loads((folder / "metrics.json").read_text())["protocol"]
+
+
+def test_a_run_may_rank_by_votes_and_says_so(reasoned):
+    words = "Majority(n=2, temperature=1.0, ties=mean_logprob, tokens=answer, rest=greedy)"
+    assert protocol_of(reasoned)["inference"] == words
+    metrics = json.loads((reasoned / "metrics.json").read_text())
+    assert set(metrics["stages"]) == {"zero_shot", "warmup", "sft"}
+    assert metrics["faithfulness"] == {}  # which is of the reasoning that scores all candidates
+
+
+def test_a_finished_run_is_ranked_by_another_way(reasoned, command, tmp_path):
+    found = {}
+    for name, *settings in (
+        ("same",),
+        ("greedy",),
+        ("best_of_n", "inference.n=3", "inference.rest=unranked"),
+    ):
+        asked = [] if name == "same" else [f"inference={name}"]
+        folder = tmp_path / name
+        arguments = [f"run={reasoned}", *SHOWN, "eval.faithfulness=false", *asked, *settings]
+        done = command("evaluate", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "generated tokens for 12 rankings" in done.stdout
+        rows = [
+            row for row in pq.read_table(folder / "per_user.parquet").to_pylist() if row["stage"] == "sft"
+        ]
+        cost = json.loads((folder / "metrics.json").read_text())["cost"]["sft"]
+        found[name] = rows, cost["generated_tokens"], protocol_of(folder).get("inference", "")
+    kept = [row for row in pq.read_table(reasoned / "per_user.parquet").to_pylist() if row["stage"] == "sft"]
+    assert [row["ranking"] for row in found["same"][0]] == [row["ranking"] for row in kept]
+    assert found["greedy"][2] == ""
+    assert found["best_of_n"][2].startswith("BestOfN(n=3, ")
+    assert all(len(row["ranking"]) == 10 for name in ("same", "greedy") for row in found[name][0])
+    assert all(1 <= len(row["ranking"]) <= 3 for row in found["best_of_n"][0])
+    # At most 66 tokens of reasoning in each answer; votes of two answers and the greedy rest.
+    most = {"same": 2 + 1, "greedy": 1, "best_of_n": 3}
+    assert all(12 * times <= found[name][1] <= 12 * 66 * times for name, times in most.items())
+    assert all("<think>" in row["text"] for row in found["best_of_n"][0])
+
+
+def test_a_way_that_cannot_work_is_refused_before_the_run_is_opened(reasoned, command, tmp_path, monkeypatch):
+    def opened(*_):
+        raise AssertionError("the run was opened")
+
+    monkeypatch.setattr("mllmrec.jobs.finished_run.open_run", opened)
+    folder = tmp_path / "refused"
+    arguments = [f"run={reasoned}", "inference=majority", "eval.num_negatives=20", f"hydra.run.dir={folder}"]
+    done = command("evaluate", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "set eval.listing=all or none, or eval.num_negatives=9" in done.stderr
