@@ -91,6 +91,7 @@ def read(
     return found
 
 
+@torch.no_grad()
 def scored_rows(score: TokenScore, batch: RolloutBatch, speaker: Speaker, over: Tokens = "answer") -> Tensor:
     """How good the policy thinks each answer is under the example's own prompt.
 

@@ -74,6 +74,22 @@ def test_a_finished_run_is_ranked_by_another_way(reasoned, command, tmp_path):
     assert all("<think>" in row["text"] for row in found["best_of_n"][0])
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("inference=select_best", "inference.n=3", "inference.patience=1"),
+        ("inference=repexp_coreset", "inference.n=4", "inference.k=2"),
+        ("inference=repexp_coreset", "inference.n=4", "inference.k=2", "inference.vectors=items"),
+    ],
+)
+def test_ways_of_published_systems_rank_all_candidates(reasoned, command, tmp_path, asked):
+    arguments = [f"run={reasoned}", *SHOWN, *asked, f"hydra.run.dir={tmp_path / 'ranked'}"]
+    done = command("evaluate", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "ranked" / "per_user.parquet").to_pylist()
+    assert all(len(set(row["ranking"])) == 10 for row in rows if row["stage"] == "sft")
+
+
 def test_a_way_that_cannot_work_is_refused_before_the_run_is_opened(reasoned, command, tmp_path, monkeypatch):
     def opened(*_):
         raise AssertionError("the run was opened")

@@ -11,6 +11,8 @@ from mllmrec.inference.best_of_n import BestOfN
 from mllmrec.inference.majority import Majority
 from mllmrec.inference.plain import PlainRanking
 from mllmrec.testing import check_inference
+from mllmrec.variants.repexp_coreset import RepExpCoreset
+from mllmrec.variants.select_best import SelectBest
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,9 @@ from mllmrec.testing import check_inference
         BestOfN(n=3, score="self_certainty", tokens="all", rest="unranked"),
         BestOfN(n=3, score="frequency"),
         Majority(n=3, ties="sum_logprob"),
+        SelectBest(n=4, patience=2),
+        RepExpCoreset(n=4, k=3),
+        RepExpCoreset(n=3, k=2, dimensions=4, rest="unranked"),
     ],
 )
 def test_parts_of_mllmrec_pass(part):
