@@ -1,0 +1,86 @@
+"""The pages of published systems are those of the files, and what they say to type can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config.compose import compose_checked
+from mllmrec.config.systems import pages, parts_of, read_file, systems
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+COMMAND = "python -m mllmrec.config.systems docs"
+
+
+def test_the_pages_are_those_of_the_presets():
+    made = pages()
+    for name, text in made.items():
+        path = DOCS / name
+        assert path.is_file(), f"{name} is missing: {COMMAND}"
+        assert path.read_text(encoding="utf-8") == text, f"{name}: {COMMAND}"
+    there = {f"systems/{path.name}" for path in (DOCS / "systems").iterdir()}
+    assert there == made.keys() - {"systems.md"}, COMMAND
+
+
+def test_all_systems_stand_in_the_index_once():
+    listed = systems()
+    assert [one.number for one in listed] == list(range(1, 63))
+    assert Counter(one.kind for one in listed) == {"core": 37, "adapt": 16, "other": 9}
+    for one in listed:
+        assert one.note or one.kind != "other", one.name
+        assert one.words or one.note or one.missing, one.name
+
+
+# Presets compose in a test of their own; these are words of other groups.
+WORDS = sorted({word for one in systems() for word in one.words if not word.startswith("variant=")})
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_what_the_index_says_to_type_is_understood(word):
+    result = compose_checked("train", shlex.split(word), CONFIG_DIR)
+    assert result.faults == []
+    check_config(result.config)
+
+
+def test_links_lead_somewhere():
+    for name, text in pages().items():
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"
+
+
+def test_a_new_preset_is_found_by_its_header_and_has_a_page(tmp_path):
+    assert {one.number: one for one in systems(tmp_path)}[12].missing
+    presets = tmp_path / "also" / "variant"
+    presets.mkdir(parents=True)
+    (presets / "rounds.yaml").write_text(
+        "# @package _global_\n"
+        "# MOTIF (Mitra 2025): reasoning in rounds. The authors have three | here two. Uncertain: all.\n"
+        "defaults:\n  - override /advantage: rloo\n\n"
+        "shapers:\n  mine:\n    _target_: mllmrec.variants.lengths.Overlong\n    limit: 20 # tokens\n"
+        "grpo:\n  beta: 0.0 # no KL | none\n"
+    )
+    motif = {one.number: one for one in systems(tmp_path / "also")}[12]
+    assert (motif.missing, motif.words) == (False, ["variant=rounds"])
+    made = pages(tmp_path / "also")
+    assert "| 12 | MOTIF | core | [`variant=rounds`](systems/rounds.md) |  |\n" in made["systems.md"]
+    page = made["systems/rounds.md"]
+    assert "\nMOTIF (Mitra 2025): reasoning in rounds.\n" in page
+    assert "\n- The authors have three | here two.\n- Uncertain: all.\n" in page
+    assert "| `grpo.beta` | `0.0` | no KL \\| none |\n" in page
+    assert "[Overlong](../../mllmrec/variants/lengths.py)" in page
+
+
+def test_parts_are_those_of_the_files_that_a_preset_chooses():
+    preset = read_file(CONFIG_DIR / "variant" / "riskpo.yaml")
+    found = {part.key: part for part in parts_of(preset)}
+    assert {part.name for part in found.values()} == {"BundleRisk", "Bundles"}
+    bundle = found["sampler"].settings[0]
+    assert (bundle.key, bundle.value) == ("sampler.bundle", "5")
+    # The formula of the class, and the source that its module names.
+    assert "arXiv 2510.00911" in found["advantage"].module_doc
+    assert "CVaR = -(q_low - X)+ / low" in found["advantage"].doc
