@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mllmrec.config.capabilities import capability
+from mllmrec.config.capabilities import capability, innermost
 from mllmrec.config.phases import phases_of
 
 Settings = Mapping[str, Any]
@@ -58,7 +58,7 @@ def reasoning_fits(cfg: Settings) -> str | None:
     for phase in phases_of(cfg):
         if not phase.kind.rolls_out:
             continue
-        trained = phase.settings(cfg)["rollout"].get("max_reasoning_tokens", 0)
+        trained = innermost(phase.settings(cfg)["rollout"]).get("max_reasoning_tokens", 0)
         if trained > limit:
             return (
                 f"eval.max_reasoning_tokens={limit} is less than rollout.max_reasoning_tokens={trained}: what the policy learns to "
