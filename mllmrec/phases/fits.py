@@ -253,7 +253,7 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part], refill: Refill | Non
         job.answers,
         job.engine,
         rollout.plain,
-        Names.of(job.prepared.builder),
+        Names.of(job.prepared.builder, examples_of(cfg, job.prepared, inputs.phase)),
         seed=cfg.seed,
         purpose="rollouts" if inputs.phase.name == inputs.phase.kind.name else inputs.phase.name,
         micro_batch_size=inputs.settings.micro_batch_size,

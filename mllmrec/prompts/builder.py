@@ -204,6 +204,10 @@ class PromptBuilder:
             return f"{clean} Closest: {', '.join(names)}."
         return " ".join([clean, "Closest", *names])
 
+    def described(self, item: int) -> str:
+        """An item's title, and its caption if it has one, as prompts show them."""
+        return f"{self.titles[item]} {self._captions.get(self.ids[item], '')}".strip()
+
     def label(self, item: int) -> str:
         """The label of an item that is named by its id."""
         return item_label(self.ids[item])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -182,7 +182,7 @@ class Examples:
             history: whether the prompt shows the history, and the reasoning about it that the example's prompt shows.
             order: (C,) the old column of the candidate in each new one; None: as they are.
         """
-        shown = example.history[-self.history_length :].tolist() if history else []
+        shown = self.shown(example) if history else []
         candidates, column = example.candidates, example.target_column
         if order is not None:
             candidates = candidates[order]
@@ -195,6 +195,23 @@ class Examples:
         )
         return replace(example, prompt=prompt, candidates=candidates, target_column=column)
 
+    def shown(self, example: Example) -> list[int]:
+        """The item codes of the history that the example's prompt shows, oldest first."""
+        return example.history[-self.history_length :].tolist()
+
+    def with_history(self, example: Example, history: Sequence[int]) -> Example:
+        """The example with a prompt that shows these item codes as its history, and no reasoning about any other."""
+        prompt = self.builder.prompt(
+            history,
+            None if self.list_size == 0 else example.candidates.tolist(),
+            think=example.prompt.endswith(self.builder.asking),
+        )
+        return replace(example, prompt=prompt, hint="")
+
+    def described(self, item: int) -> tuple[str, str]:
+        """An item's label, and its title and caption as prompts show them."""
+        return self.builder.label(item), self.builder.described(item)
+
     def in_lists(self, example: Example) -> list[Example]:
         """The example as it is shown: itself, or with ``list_size`` one example for each list of its candidates.
 
@@ -203,7 +220,7 @@ class Examples:
         """
         if not self.list_size:
             return [example]
-        shown = example.history[-self.history_length :].tolist()
+        shown = self.shown(example)
         asks = self.cot.asks and not example.hint
         parts, start = [], 0
         for listed in np.array_split(example.candidates, -(-len(example.candidates) // self.list_size)):

@@ -31,8 +31,29 @@ class Turn:
     greedy: bool = False  # whether each token is the most likely one, and none is drawn
 
 
+class Histories(Protocol):
+    """Writes prompts about other histories; `mllmrec.prompts.examples.Examples` does."""
+
+    def shown(self, example: Example) -> list[int]:
+        """The item codes of the history that an example's prompt shows, oldest first."""
+        ...
+
+    def with_history(self, example: Example, history: Sequence[int]) -> Example:
+        """The example with a prompt that shows these item codes as its history, and no reasoning about any other."""
+        ...
+
+    def described(self, item: int) -> tuple[str, str]:
+        """An item's label, and its title and caption as prompts show them."""
+        ...
+
+
 class Speaker(Protocol):
     """The policy as a rollout meets it. `mllmrec.step.speaker` has the real one."""
+
+    @property
+    def histories(self) -> Histories:
+        """Writes prompts about other histories."""
+        ...
 
     def complete(
         self,
@@ -106,6 +127,8 @@ class Rollout(Part, ABC):
     off_policy: ClassVar[bool] = (
         False  # whether some rows were not drawn from the policy and prompt they are learnt with
     )
+
+    parts: ClassVar[tuple[str, ...]] = ()  # what it fills into the batch's ``parts``
 
     @property
     @abstractmethod

@@ -20,22 +20,23 @@ from mllmrec.prompts.examples import Example
 from mllmrec.prompts.naming import Naming
 from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
-from mllmrec.rollout.base import Completions, PlainRollout, Spelling, Turn
+from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
 
 
 @dataclass(frozen=True)
 class Names:
-    """How items are called."""
+    """How items are called, and who writes prompts about them."""
 
     ids: Sequence[str]  # (I,)
     titles: Sequence[str]  # (I,) as the prompts show them
     naming: Naming = Naming()
+    histories: Histories | None = None  # for parts that show other histories
 
     @classmethod
-    def of(cls, builder: PromptBuilder) -> Names:
+    def of(cls, builder: PromptBuilder, histories: Histories | None = None) -> Names:
         """As a builder calls the items."""
-        return cls(builder.ids, builder.titles, builder.naming)
+        return cls(builder.ids, builder.titles, builder.naming, histories)
 
     def question(self, example: Example) -> Question:
         """What a reward needs to know of an example."""
@@ -86,6 +87,17 @@ class Speaker:
         around = self._reasoning.around if self._reasoning is not None else 0
         longest = self.answers.longest_list if self.plain.lists else self.answers.longest
         return self.plain.longest(longest, around)
+
+    @property
+    def histories(self) -> Histories:
+        """Writes prompts about other histories.
+
+        Raises:
+            ValueError: nobody does.
+        """
+        if self.names.histories is None:
+            raise ValueError("this speaker writes no prompts, so no part can show another history")
+        return self.names.histories
 
     def spelling(self, examples: Sequence[Example]) -> Spelling:
         """The tokens of the answers and tags of some examples."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ _PIECES = {_OPEN: "<think>\n", _CLOSE: "\n</think>\n", 7: "[ITEM_1]", 8: "[ITEM_
 
 
 def toy_examples(count: int = 2) -> list[Example]:
-    """Examples with prompts of different lengths and three candidates each; the targets are items 1, 2, 3, 1, ..."""
+    """Examples with prompts of different lengths and three candidates each; the targets are items 1, 2, 3, 1, ...
+
+    The history of each has the two other items.
+    """
     return [
         Example(
             sample_id=f"sample {place}",
@@ -51,6 +55,7 @@ def toy_examples(count: int = 2) -> list[Example]:
             candidates=np.array([0, 1, 2]),
             target_column=place % 3,
             has_reasoning=bool(place % 2),
+            history=np.array([(place + 1) % 3, (place + 2) % 3]),
         )
         for place in range(count)
     ]
@@ -157,6 +162,22 @@ class _ToyPolicy:
         ]
 
 
+class _ToyHistories:
+    """Prompts are titles."""
+
+    @staticmethod
+    def shown(example: Example) -> list[int]:
+        return example.history.tolist()
+
+    @staticmethod
+    def with_history(example: Example, history: Sequence[int]) -> Example:
+        return replace(example, prompt=" ".join(["likes", *(_TITLES[item] for item in history)]))
+
+    @staticmethod
+    def described(item: int) -> tuple[str, str]:
+        return f"[ITEM_{_IDS[item]}]", _TITLES[item]
+
+
 class _ToyAnswers:
     """Answers, and lists of two of them."""
 
@@ -186,7 +207,8 @@ def toy_speaker(rollout: Any, engine: Engine | None = None, seed: int = 0) -> Sp
     plain: PlainRollout = rollout.plain
     policy: Any = _ToyPolicy()
     answers: Any = _ToyAnswers()
-    return Speaker(policy, answers, engine or SharedPrefix(), plain, Names(_IDS, _TITLES), seed=seed)
+    names = Names(_IDS, _TITLES, histories=_ToyHistories())
+    return Speaker(policy, answers, engine or SharedPrefix(), plain, names, seed=seed)
 
 
 @functools.cache

@@ -120,3 +120,25 @@ def test_forms_are_the_plain_example_and_that_with_reasoning(make_examples, make
     assert (forms[2].sample_id, forms[2].prompt) == (examples[2].sample_id, examples[2].prompt)
     assert "u2 2-3-4 to 5" in forms[6 + 2].prompt
     assert forms[8].candidates.tolist() == examples[2].candidates.tolist()
+
+
+def test_a_prompt_can_show_another_history(make_examples, make_builder):
+    plain = make_examples(make_builder("instruct", answer="id"))
+    example = plain[2]
+    assert plain.shown(example) == [2, 3, 4]
+    other = plain.with_history(example, [4, 2])
+    shown = [line for line in other.prompt.partition("Candidate")[0].splitlines() if "[ITEM_" in line]
+    assert [line.split("]")[0] for line in shown] == ["1. [ITEM_4", "2. [ITEM_2"]
+    # The rest of the prompt stays as it is.
+    assert other.prompt.partition("Candidate")[2] == example.prompt.partition("Candidate")[2]
+    assert plain.with_history(example, [2, 3, 4]).prompt == example.prompt
+
+
+def test_another_history_asks_for_reasoning_as_before_and_shows_none(make_examples, make_builder):
+    builder = make_builder("instruct", answer="id")
+    asking = make_examples(builder).asking()
+    assert asking.with_history(asking[2], [2]).prompt.endswith(builder.asking)
+    chosen = np.ones(6, dtype=bool)
+    hinted = make_examples(builder, cot=CotUse(Echo(), chosen))
+    assert "u2 2-3-4 to 5" in hinted[2].prompt
+    assert "u2 2-3-4 to 5" not in hinted.with_history(hinted[2], [2, 3, 4]).prompt
