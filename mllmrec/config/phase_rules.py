@@ -173,7 +173,7 @@ def parts_are_paid(cfg: Settings) -> str | None:
         seen = phase.settings(cfg)
         if "advantage" not in phase.kind.parts or not capability(seen["advantage"], "needs_parts", False):
             continue
-        judges = [seen["reward"], *(seen.get("shapers") or {}).values()]
+        judges = [seen["reward"], seen["rollout"], *(seen.get("shapers") or {}).values()]
         parts = [capability(one, "parts", ()) for one in judges]
         wanted = seen["advantage"].get("weights")
         if not isinstance(wanted, Mapping) or not all(isinstance(one, tuple) for one in parts):

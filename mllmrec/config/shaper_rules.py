@@ -28,12 +28,15 @@ def lengths_are_paid_once(cfg: Settings) -> str | None:
 
 
 def shaped_parts_are_paid(cfg: Settings) -> str | None:
-    """A shaper reads parts that neither the reward nor a shaper before it pays."""
+    """A shaper reads parts that neither the reward, nor the rollout, nor a shaper before it fills in."""
     for phase in phases_of(cfg):
         if not phase.kind.rolls_out:
             continue
         seen = phase.settings(cfg)
         known = capability(seen["reward"], "parts", ())
+        # A rollout that looks into its own rows fills in parts, too.
+        found = capability(seen["rollout"], "parts", ())
+        known = (*known, *found) if isinstance(known, tuple) and isinstance(found, tuple) else None
         for name, one in (seen.get("shapers") or {}).items():
             if not isinstance(known, tuple):
                 break  # parts that only a running reward knows
@@ -41,7 +44,7 @@ def shaped_parts_are_paid(cfg: Settings) -> str | None:
             for part in wanted if isinstance(wanted, Mapping) else ():
                 if part not in known:
                     return (
-                        f"shapers.{name}.weights.{part}: neither the reward nor a shaper above has such a part; they have "
+                        f"shapers.{name}.weights.{part}: neither reward, rollout nor a shaper above has such a part; they have "
                         f"{', '.join(sorted(known)) or 'none'}: name one of these, or remove it with "
                         f"~shapers.{name}.weights.{part}"
                     )

@@ -55,6 +55,6 @@ def test_a_run_says_which_parts_there_are():
         "train", ["variant=multi_objective", "+shapers.objectives.weights.speed=1.0"], CONFIG_DIR
     )
     assert plain_faults(composed.config) == [
-        "shapers.objectives.weights.speed: neither the reward nor a shaper above has such a part; they have diversity, format, "
+        "shapers.objectives.weights.speed: neither reward, rollout nor a shaper above has such a part; they have diversity, format, "
         "hit, similarity: name one of these, or remove it with ~shapers.objectives.weights.speed"
     ]
