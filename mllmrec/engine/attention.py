@@ -155,6 +155,8 @@ def _attention(
         raise UserError(
             "engine=shared_prefix cannot run attention dropout: set attention_dropout to 0, or engine=plain"
         )
+    # Under autocast, norms and rotary embeddings give single precision, and projections half.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return attention_pass.attend(module.layer_idx, query, key, value, scaling), None
 
 

@@ -54,6 +54,8 @@ def _merged_forward(layer: Any) -> Any:
     # In half precision, rounding W + sBA would change what the layer computes.
     if base.weight.dtype not in (torch.float32, torch.float64) or base.weight.requires_grad:
         return None
+    if torch.is_autocast_enabled(base.weight.device.type):
+        return None
     if any(name in layer.lora_variant for name in active):
         return None
     if layer.training and any(getattr(layer.lora_dropout[name], "p", 0) > 0 for name in active):

@@ -124,6 +124,20 @@ def test_weights_of_the_whole_model_get_the_same_gradient(make_pretrained):
     assert relative_error(ours, theirs) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["qwen3", "llama"])  # with and without norms of queries and keys
+def test_autocast_runs_as_in_the_plain_engine(make_adapted, name):
+    model = make_adapted(name).model
+    *inputs, _ = problem(5)
+    whole = gradient(model, score(Plain(), model, *inputs).logprobs)
+    errors = []
+    for engine in (SharedPrefix(), Plain()):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = score(engine, model, *inputs).logprobs
+        errors.append(relative_error(gradient(model, found), whole))
+    # Rounding to 8 bits changes gradients by some percent, in both engines alike.
+    assert 1e-3 < errors[0] < 2 * errors[1] < 0.3
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_positions_shifted_by_one_are_noticed(make_adapted, name):
     model, engine = make_adapted(name).model, SharedPrefix()
