@@ -55,6 +55,21 @@ def images_are_seen(cfg: Settings) -> str | None:
     return None
 
 
+def streams_once(cfg: Settings) -> str | None:
+    """The engine computes activations again, and so does the model, or a chunk could end within an image."""
+    chunk = cfg["engine"].get("chunk")
+    if chunk is None or cfg["method"]["recommender"] is not None:
+        return None
+    if cfg["backbone"].get("gradient_checkpointing"):
+        return (
+            f"engine.chunk={chunk} with backbone.gradient_checkpointing=true: both compute activations again; set "
+            "backbone.gradient_checkpointing=false, or engine.chunk=null"
+        )
+    if cfg["prompt"]["item_tokens"] == "image":
+        return f"engine.chunk={chunk} with prompt.item_tokens=image: a chunk could end within an image; set engine.chunk=null"
+    return None
+
+
 def pixels_agree(cfg: Settings) -> str | None:
     """The fewest pixels of an image exceed the most."""
     low, high = cfg["backbone"].get("min_pixels"), cfg["backbone"].get("max_pixels")
@@ -120,6 +135,7 @@ MODEL_RULES = (
     partial(heads_divide_width, width="hidden_size", heads="num_heads", axes=1),
     partial(heads_divide_width, width="vision_size", heads="vision_heads", axes=2),
     images_are_seen,
+    streams_once,
     pixels_agree,
     quantized_needs_adapter,
     quantized_needs_package,

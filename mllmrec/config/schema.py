@@ -283,6 +283,12 @@ class Backbone(Component):
     max_pixels: Count | None = None
 
 
+class EngineSection(Component):
+    """``engine``."""
+
+    chunk: Count | None = None
+
+
 class Rollout(Component):
     """``rollout``."""
 
@@ -337,6 +343,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "trainer": Trainer,
     "dataset": Dataset,
     "backbone": Backbone,
+    "engine": EngineSection,
     "rollout": Rollout,
     "loss": Loss,
 }

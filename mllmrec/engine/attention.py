@@ -2,9 +2,8 @@
 
 The queries of all completions of a prompt attend to the prompt's keys and values in place. Completions and grouped query
 heads are folded into the query length, so no part of the prefix is copied. Attention to the completion's own tokens is
-computed separately, and the two parts are merged exactly through their log-sum-exps. The backward pass runs each part's own
-backward with the merged output and log-sum-exp (as ring attention does, Liu et al. 2023), so neither part keeps a matrix of
-attention weights.
+computed separately, and the parts are merged exactly through their log-sum-exps. The backward pass runs each part's own
+backward with the merged output and log-sum-exp (as ring attention does, Liu et al. 2023), so no part keeps attention weights.
 
 Every configuration names the engine, and the check of a configuration imports it. So transformers, which takes seconds to
 import, is imported only when there is a model.
@@ -12,7 +11,9 @@ import, is imported only when there is a model.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -198,47 +199,56 @@ def with_prefix(
     Returns:
         (B * A, H, T, D).
     """
-    return _WithPrefix.apply(query, key, value, prefix_key, prefix_value, prefix_bias, scaling)
+    return with_stores(query, key, value, [Store(prefix_key, prefix_value, prefix_bias)], scaling)
 
 
-class _WithPrefix(torch.autograd.Function):
+class Store(NamedTuple):
+    """Keys and values of B sequences, each seen whole by the same number of rows."""
+
+    keys: Tensor  # (B, KV, P, D)
+    values: Tensor  # (B, KV, P, D)
+    bias: Tensor | None  # (B, 1, 1, P), added to the scores
+    # Two of (B, KV, P, D) to which the backward pass adds the gradients, in place; None: autograd gets them.
+    gradients: tuple[Tensor, Tensor] | None = None
+
+
+def with_stores(query: Tensor, key: Tensor, value: Tensor, stores: Sequence[Store], scaling: float) -> Tensor:
+    """As `with_prefix`, for any number of stores, each with its own number of rows to a sequence."""
+    if not stores:
+        return causal(query, key, value, scaling)
+    stored = [tensor for store in stores for tensor in (store.keys, store.values)]
+    return _WithStores.apply(query, key, value, scaling, [store[2:] for store in stores], *stored)
+
+
+class _WithStores(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        prefix_bias: Tensor | None,
         scaling: float,
+        stores: list[tuple[Tensor | None, tuple[Tensor, Tensor] | None]],
+        *stored: Tensor,
     ) -> Tensor:
-        far, far_lse = _part(_fold(query, prefix_key), prefix_key, prefix_value, prefix_bias, False, scaling)
-        far, far_lse = _unfold(far, query), _unfold(far_lse[..., None], query)
+        parts = []
+        for (bias, _), far_key, far_value in zip(stores, stored[::2], stored[1::2], strict=True):
+            far, far_lse = _part(_fold(query, far_key), far_key, far_value, bias, False, scaling)
+            parts.append((_unfold(far, query), _unfold(far_lse[..., None], query)))
         near, near_lse = _part(*_own(query, key, value), None, query.shape[2] > 1, scaling)
-        near, near_lse = near.reshape(query.shape), near_lse.reshape(far_lse.shape)
-        lse = torch.logaddexp(far_lse, near_lse)
-        out = (far * (far_lse - lse).exp() + near * (near_lse - lse).exp()).to(query.dtype)
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_bias, out, lse)
-        ctx.scaling = scaling
+        parts.append((near.reshape(query.shape), near_lse.reshape(*query.shape[:3], 1)))
+        lse = reduce(torch.logaddexp, [part_lse for _, part_lse in parts])
+        shares = [part * (part_lse - lse).exp() for part, part_lse in parts]
+        out = reduce(torch.add, shares).to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, lse, *stored)
+        ctx.scaling, ctx.stores = scaling, stores
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        query, key, value, prefix_key, prefix_value, prefix_bias, out, lse = ctx.saved_tensors
-        far, far_key, far_value = _part_backward(
-            _fold(gradient, prefix_key),
-            _fold(query, prefix_key),
-            prefix_key,
-            prefix_value,
-            _fold(out, prefix_key),
-            _fold(lse, prefix_key)[..., 0],
-            prefix_bias,
-            False,
-            ctx.scaling,
-        )
+        query, key, value, out, lse, *stored = ctx.saved_tensors
         own_query, own_key, own_value = _own(query, key, value)
-        near, near_key, near_value = _part_backward(
+        of_query, near_key, near_value = _part_backward(
             gradient.reshape(own_query.shape),
             own_query,
             own_key,
@@ -249,18 +259,31 @@ class _WithPrefix(torch.autograd.Function):
             query.shape[2] > 1,
             ctx.scaling,
         )
+        of_query = of_query.reshape(query.shape)
         if own_key.shape != key.shape:
             near_key = near_key.unflatten(1, (key.shape[1], -1)).sum(2)
             near_value = near_value.unflatten(1, (key.shape[1], -1)).sum(2)
-        return (
-            _unfold(far, query) + near.reshape(query.shape),
-            near_key,
-            near_value,
-            far_key,
-            far_value,
-            None,
-            None,
-        )
+        of_stored: list[Tensor | None] = []
+        for (bias, sinks), far_key, far_value in zip(ctx.stores, stored[::2], stored[1::2], strict=True):
+            far, *of_far = _part_backward(
+                _fold(gradient, far_key),
+                _fold(query, far_key),
+                far_key,
+                far_value,
+                _fold(out, far_key),
+                _fold(lse, far_key)[..., 0],
+                bias,
+                False,
+                ctx.scaling,
+            )
+            of_query = of_query + _unfold(far, query)
+            if sinks is None:
+                of_stored += of_far
+                continue
+            for sink, part in zip(sinks, of_far, strict=True):
+                sink += part
+            of_stored += [None, None]
+        return of_query, near_key, near_value, None, None, *of_stored
 
 
 def _own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

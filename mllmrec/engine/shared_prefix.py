@@ -20,8 +20,11 @@ from torch.nn import functional
 from mllmrec.engine.attention import causal, run_layers, window_of, with_prefix
 from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, positions_of
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.engine.grid import Grid, Recorded
 from mllmrec.engine.layers import FastLayers
 from mllmrec.engine.logprobs import logits_of, mixed_logprobs
+from mllmrec.engine.streamed import Stream, streams
+from mllmrec.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,17 @@ class Prefix:
 
 
 class SharedPrefix(Engine):
-    """The engine of this module."""
+    """The engine of this module.
+
+    With ``chunk``, passes with gradients that have more tokens are streamed: see `mllmrec.engine.streamed`.
+    """
 
     continues_images = False
     reusable = True
+
+    def __init__(self, chunk: int | None = None) -> None:
+        """Set the most tokens whose activations the backward pass holds at once; None: those of all tokens."""
+        self.chunk = chunk
 
     def longest(self, model: Any) -> int | None:
         """The sliding window of the model's attention, if it has one: inside it all attention is full attention."""
@@ -48,7 +58,7 @@ class SharedPrefix(Engine):
 
     def encode(self, model: Any, prompts: TokenBatch) -> Prefix:
         """See `encode_prompts`."""
-        return encode_prompts(model, prompts)
+        return encode_prompts(model, prompts, self.chunk)
 
     def score(
         self,
@@ -66,7 +76,16 @@ class SharedPrefix(Engine):
         """See `score_completions`."""
         scored = completions.mask if scored is None else scored & completions.mask
         return score_completions(
-            model, encoded, completions.ids, scored, prompt_of, choices, temperature, entropy, certainty
+            model,
+            encoded,
+            completions.ids,
+            scored,
+            prompt_of,
+            choices,
+            temperature,
+            entropy,
+            certainty,
+            self.chunk,
         )
 
     def decoder(self, model: Any, encoded: Prefix, group_size: int) -> Decoder:
@@ -74,15 +93,19 @@ class SharedPrefix(Engine):
         return SharedPrefixDecoder(model, encoded, group_size)
 
 
-def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
+def encode_prompts(model: Any, prompts: TokenBatch, chunk: int | None = None) -> Prefix:
     """Encode B prompts, all but their last tokens.
 
     Args:
         model: a causal language model.
         prompts: (B, L) with padding on either side.
+        chunk: the most tokens whose activations the backward pass holds at once; None: those of all tokens.
 
     Returns:
         A `Prefix`; its keys and values carry gradients where gradients are on.
+
+    Raises:
+        UserError: the model checkpoints its layers, and ``chunk`` is set.
     """
     full = prompts.mask.sum(1)
     packed = prompts.ids[prompts.mask]
@@ -92,30 +115,34 @@ def encode_prompts(model: Any, prompts: TokenBatch) -> Prefix:
     lengths = full - 1
     width = int(lengths.max())
     whole_layers = _checkpoints(model)
+    if whole_layers and chunk is not None:
+        raise UserError(
+            f"engine.chunk={chunk} with backbone.gradient_checkpointing=true: both compute activations again; set one of "
+            "them to null or false"
+        )
     fast = FastLayers(() if whole_layers else model.modules())
     if width == 0:
         return Prefix([], [], places, packed[ends], None, fast)
     inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
-    grid = Grid.of(torch.arange(width, device=packed.device) < lengths[:, None])
-    recorder = _PromptPass(
-        grid, None if whole_layers else int(model.config.get_text_config().num_hidden_layers) - 1
-    )
-    with suppress(_Recorded), fast.in_use():
-        run_layers(model, packed[inside], positions[..., inside], recorder)
+    filled = torch.arange(width, device=packed.device) < lengths[:, None]
+    grid = Grid.of(filled)
+    last_layer = int(model.config.get_text_config().num_hidden_layers) - 1
+    ids, positions = packed[inside], positions[..., inside]
+    if streams(chunk, ids):
+        keys, values = Stream(model, fast, ids, positions, filled, chunk).keys_and_values(last_layer)
+    else:
+        recorder = _PromptPass(grid, None if whole_layers else last_layer)
+        with suppress(Recorded), fast.in_use():
+            run_layers(model, ids, positions, recorder)
+        keys, values = (
+            [found[layer] for layer in sorted(found)] for found in (recorder.keys, recorder.values)
+        )
     bias = None
     if grid.places is not None:
         # Finite, so that a prompt of a single token does not give a row of only -inf.
         hidden = torch.arange(width, device=packed.device) >= lengths[:, None]
         bias = torch.zeros(hidden.shape, device=packed.device).masked_fill(hidden, -1e30)[:, None, None]
-    layers = sorted(recorder.keys)
-    return Prefix(
-        [recorder.keys[layer] for layer in layers],
-        [recorder.values[layer] for layer in layers],
-        places,
-        packed[ends],
-        bias,
-        fast,
-    )
+    return Prefix(keys, values, places, packed[ends], bias, fast)
 
 
 def score_completions(
@@ -128,6 +155,7 @@ def score_completions(
     temperature: float = 1.0,
     entropy: bool = True,
     certainty: bool = False,
+    chunk: int | None = None,
 ) -> TokenScores:
     """Log-probabilities of R completions; rows that are equal up to their last scored token run once.
 
@@ -141,6 +169,7 @@ def score_completions(
         temperature: divides the logits.
         entropy: whether to compute entropies; if not, they are zeros.
         certainty: compute `certainty_of` in place of the entropies.
+        chunk: as in `encode_prompts`.
 
     Returns:
         (R, T) scores.
@@ -168,8 +197,12 @@ def score_completions(
     filled[prompt * slots + slot] = real
     grid = Grid.of(filled)
     positions = (prefix.places[..., prompt, None] + steps[:length])[..., real]
-    with prefix.layers.in_use():
-        hidden = run_layers(model, tokens[real], positions, _CompletionPass(prefix, grid))
+    if streams(chunk, tokens[real]):
+        stream = Stream(model, prefix.layers, tokens[real], positions, filled, chunk)
+        hidden = stream.hidden(prefix.keys, prefix.values, prefix.bias)
+    else:
+        with prefix.layers.in_use():
+            hidden = run_layers(model, tokens[real], positions, _CompletionPass(prefix, grid))
 
     place = (real.flatten().cumsum(0) - 1).view(real.shape)
     row, step = scored[wanted].nonzero(as_tuple=True)
@@ -226,39 +259,6 @@ class SharedPrefixDecoder(Decoder):
         self._step.select(rows, self._prompt_of)
 
 
-class Grid:
-    """Where N packed tokens lie in a grid of (rows, width), filled row by row."""
-
-    def __init__(self, rows: int, width: int, places: Tensor | None, columns: Tensor) -> None:
-        self.rows, self.width = rows, width
-        self.places = places  # (N,) flat positions; None if the grid is full
-        self.columns = columns  # (N,)
-
-    @classmethod
-    def of(cls, filled: Tensor) -> Grid:
-        """The grid with tokens where ``filled``, (rows, width) bool, is true."""
-        rows, width = filled.shape
-        places = filled.flatten().nonzero()[:, 0]
-        return cls(rows, width, None if len(places) == rows * width else places, places % width)
-
-    def spread(self, packed: Tensor) -> Tensor:
-        """(1, H, N, D) → (rows, H, width, D), zero where there is no token."""
-        heads, size = packed.shape[1], packed.shape[3]
-        tokens = packed[0].transpose(0, 1)
-        if self.places is not None:
-            tokens = tokens.new_zeros(self.rows * self.width, heads, size).index_copy(0, self.places, tokens)
-        return tokens.view(self.rows, self.width, heads, size).transpose(1, 2)
-
-    def collect(self, grid: Tensor) -> Tensor:
-        """(rows, H, width, D) → (1, N, H, D)."""
-        tokens = grid.transpose(1, 2).reshape(self.rows * self.width, grid.shape[1], grid.shape[3])
-        return (tokens if self.places is None else tokens[self.places])[None]
-
-
-class _Recorded(Exception):
-    """Ends the encoding of prompts once the keys and values of the last layer are known."""
-
-
 class _PromptPass:
     """Causal attention within each prompt; keys and values are kept."""
 
@@ -273,7 +273,7 @@ class _PromptPass:
         if layer not in self.keys:
             self.keys[layer], self.values[layer] = key, value
         if layer == self.last_layer:
-            raise _Recorded
+            raise Recorded
         return self.grid.collect(causal(self.grid.spread(query), key, value, scaling))
 
 

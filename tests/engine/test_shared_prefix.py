@@ -66,19 +66,8 @@ def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-def make_double(model):
-    """Double precision throughout: transformers' norms would use single precision and round gradients to 1e-8."""
-    for parent in list(model.modules()):
-        for name, norm in parent.named_children():
-            if type(norm).__name__.endswith("RMSNorm"):
-                same = torch.nn.RMSNorm(len(norm.weight), norm.variance_epsilon)
-                same.weight = norm.weight
-                setattr(parent, name, same)
-    model.double()
-
-
 @pytest.fixture
-def make_adapted(make_pretrained, shake):
+def make_adapted(make_pretrained, shake, make_double):
     """A policy with an adapter that is not zero."""
 
     def make(name="qwen3", dtype=torch.float32, **settings):
