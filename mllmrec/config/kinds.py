@@ -41,6 +41,7 @@ class Kind:
     parts: tuple[str, ...] = ()  # which groups of parts it reads
     shown: tuple[str, ...] = ("loss",)  # logged values beside the progress bar
     shared: bool = False  # whether later jobs may take its weights over
+    learns_drawn: bool = False  # whether it can learn from answers that an earlier phase drew
     supervised: bool = False  # whether it learns the true answers' tokens, as its loss_on says
 
     @property
@@ -58,13 +59,27 @@ WARMUP = Kind(
     "warmup", "warm-up", schema.Warmup, "mllmrec.phases.fits.fit_warmup", data="sequences", shared=True
 )
 SFT = Kind(
-    "sft", "SFT", schema.Sft, "mllmrec.phases.fits.fit_sft", data="samples", shared=True, supervised=True
+    "sft",
+    "SFT",
+    schema.Sft,
+    "mllmrec.phases.fits.fit_sft",
+    data="samples",
+    shared=True,
+    supervised=True,
+    learns_drawn=True,
 )
 SFT_MORE = Kind(
     "sft_more", "SFT continued", schema.SftMore, "mllmrec.phases.fits.fit_sft_more", supervised=True
 )
 GRPO = Kind("grpo", "GRPO", schema.Grpo, "mllmrec.phases.fits.fit_grpo", parts=PARTS, shown=("reward", "kl"))
-DPO = Kind("dpo", "DPO", schema.Dpo, "mllmrec.phases.fits.fit_dpo", shown=("loss", "rewards/accuracies"))
+DPO = Kind(
+    "dpo",
+    "DPO",
+    schema.Dpo,
+    "mllmrec.phases.fits.fit_dpo",
+    shown=("loss", "rewards/accuracies"),
+    learns_drawn=True,
+)
 EXPERT_ITERATION = Kind(
     "expert_iteration",
     "expert iteration",

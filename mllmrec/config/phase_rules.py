@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mllmrec.config.capabilities import capability
-from mllmrec.config.phases import Phase, phases_of
+from mllmrec.config.phases import ANSWERS, Phase, phases_of
 
 Settings = Mapping[str, Any]
 
@@ -19,6 +19,11 @@ def of_kinds(cfg: Settings, *kinds: str) -> list[Phase]:
 def _drawing(cfg: Settings) -> list[Phase]:
     """The phases that draw completions."""
     return [phase for phase in phases_of(cfg) if phase.kind.rolls_out]
+
+
+def _single(cfg: Settings, *kinds: str) -> list[Phase]:
+    """The phases of these kinds that learn the answers of single items, and none that another phase drew."""
+    return [phase for phase in of_kinds(cfg, *kinds) if phase.own(ANSWERS) is None]
 
 
 def supervised(cfg: Settings, loss_on: str) -> list[str]:
@@ -41,7 +46,7 @@ def learnt_reasoning_is_said(cfg: Settings) -> str | None:
                 "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
                 "reason; choose rollout=reasoned, rollout=free or method=sft"
             )
-    if of_kinds(cfg, "dpo", "pointwise"):
+    if _single(cfg, "dpo", "pointwise"):
         return (
             f"cot.placement=completion with method={cfg['method']['name']}, which learns answers without reasoning; "
             "set cot.placement=prompt, or choose method=sft or mllmrec_r1"
@@ -82,7 +87,7 @@ def lists_are_written(cfg: Settings) -> str | None:
         return f"eval.ks={list(cfg['eval']['ks'])} with {where}: a list says nothing about later places; lower eval.ks"
     for phase in phases_of(cfg):
         seen = phase.settings(cfg)
-        if phase.kind.name in ("dpo", "pointwise"):
+        if phase.kind.name in ("dpo", "pointwise") and phase.own(ANSWERS) is None:
             return f"{where} with a phase of kind {phase.kind.name}, which learns single items: choose another method"
         if phase.kind.supervised and seen[phase.kind.name]["loss_on"] == "candidates":
             return f"{where} with {phase.name}.loss_on=candidates, which learns single items: set {phase.name}.loss_on=answer"
@@ -97,7 +102,7 @@ def lists_are_written(cfg: Settings) -> str | None:
 def negatives_are_listed(cfg: Settings) -> str | None:
     """A phase needs more negatives than a prompt lists."""
     listed = cfg["candidates"]["num_negatives"]
-    for phase in of_kinds(cfg, "dpo", "pointwise"):
+    for phase in _single(cfg, "dpo", "pointwise"):
         stage = phase.kind.name
         wanted = (phase.settings(cfg).get(stage) or {}).get("negatives", 0)
         if wanted > listed:

@@ -157,9 +157,9 @@ def _data_faults(phase: Phase, before: list[Phase]) -> list[str]:
     if source is not None and source not in drawn:
         there = f"there are {choices(drawn)}" if drawn else "no phase before it draws answers"
         faults.append(f"{where}: answers_of={source}: must be {_OF_DATA[ANSWERS]}; {there}")
-    if source is not None and phase.kind.data != "samples":
+    if source is not None and not phase.kind.learns_drawn:
         faults.append(
-            f"{where}: answers_of={source}: only a phase of kind sft learns the answers of another phase"
+            f"{where}: answers_of={source}: only a phase of kind sft or dpo learns the answers of another phase"
         )
     for key in (SAMPLES, DRAW):
         if phase.own(key) is None:

@@ -76,7 +76,16 @@ class Dpo(PhaseModule):
         answers = [
             self.answers.among(example.candidates.tolist(), self._items(example, step)) for example in batch
         ]
-        order = sorted(range(len(batch)), key=lambda row: len(prompts[row]))
+        return self.in_parts(prompts, answers)
+
+    def in_parts(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> Preferences:
+        """Micro-batches of similar lengths.
+
+        Args:
+            prompts: token ids of B prompts.
+            answers: of the 1 + N answers of each, the preferred one first.
+        """
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         size = self.learner.micro_batch_size
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         return Preferences(

@@ -13,6 +13,7 @@ from mllmrec.config.phases import ANSWERS, LEAST
 from mllmrec.errors import UserError
 from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.dpo import Dpo
+from mllmrec.phases.drawn_pairs import DrawnDpo, pairs_of
 from mllmrec.phases.expert_iteration import ExpertIteration, RoundSettings, updates_of
 from mllmrec.phases.grpo import Grpo
 from mllmrec.phases.heldout import HeldOutMeasure
@@ -164,7 +165,9 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
 
 
 def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
-    """Preferences for the true answer."""
+    """Preferences for the true answer, or among the answers that an earlier phase drew."""
+    if inputs.phase.own(ANSWERS) is not None:
+        return _fit_pairs(inputs, loggers, measure)
     settings, job = inputs.settings, inputs.job
     plan = plan_of(inputs.cfg, job.prepared, inputs.phase, batch_size=settings.prompts_per_step)
     job.policy.begin_phase(inputs.phase.name, settings.lora, keep_reference=True)
@@ -179,6 +182,28 @@ def fit_dpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | Non
     )
     forms = Forms(examples_of(inputs.cfg, job.prepared, inputs.phase))
     return Trained(fit(module, forms, plan, inputs, loggers, measure))
+
+
+def _fit_pairs(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    settings, job, source = inputs.settings, inputs.job, str(inputs.phase.own(ANSWERS))
+    pairs = pairs_of(job.drawn.get(source, []), inputs.phase.own(LEAST, 1.0))
+    if not pairs:
+        raise UserError(
+            f"phase {inputs.phase.name}: no prompt of {source} has both an answer with a reward of least_reward or more and one "
+            f"with less, so there is nothing to prefer: change least_reward, raise {source}.group_size, or train {source} for longer"
+        )
+    batches = _shuffled(inputs, len(pairs))
+    job.policy.begin_phase(inputs.phase.name, settings.lora, keep_reference=True)
+    module = DrawnDpo(
+        _learner(inputs),
+        job.answers,
+        _optimizer(settings),
+        updates=len(batches),
+        negatives=1,
+        beta=settings.beta,
+        seed=inputs.cfg.seed,
+    )
+    return Trained(fit(module, pairs, batches, inputs, loggers, measure))
 
 
 def fit_expert_iteration(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:

@@ -75,7 +75,7 @@ def test_a_phase_sees_its_own_settings_and_the_others_do_not():
         ([{"kind": "sft", "samples": [0.5, 0.2]}], "samples=[0.5, 0.2]: must be"),
         ([{"kind": "sft", "samples": [0, 2]}], "samples=[0, 2]: must be"),
         (["sft", {"kind": "sft", "name": "x", "answers_of": "sft"}], "no phase before it draws answers"),
-        (["grpo", {"kind": "dpo", "answers_of": "grpo"}], "only a phase of kind sft learns"),
+        (["grpo", {"kind": "sft_more", "answers_of": "grpo"}], "only a phase of kind sft or dpo learns"),
         ([{"kind": "sft", "least_reward": 0.5}], "least_reward goes with answers_of"),
         ([{"kind": "sft", "name": "a.b"}], "the name a.b must be made of letters, digits"),
         ([{"kind": "sft", "name": "zero_shot"}], "zero_shot names other rankings of a run"),
