@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pydantic import BaseModel, ValidationError
 
 from mllmrec.config.algorithms import broken_algorithms
-from mllmrec.config.components import component_faults, declared_faults, targets_of_python
+from mllmrec.config.components import component_faults, declared_faults, inner_sections, targets_of_python
 from mllmrec.config.kinds import KINDS
 from mllmrec.config.messages import bound_fault, readable
 from mllmrec.config.phases import phase_faults, phases_of
@@ -115,8 +115,10 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
     for name, model in {**SECTIONS, **kinds}.items():
         if name in settings and not _has_no_phase(name, settings[name]):
             faults += _faults(model, name, settings[name])
-            inner = settings[name].get("inner") if isinstance(settings[name], dict) else None
-            faults += _faults(model, f"{name}.inner", inner) if isinstance(inner, dict) else []
+            for place, inner in inner_sections(
+                settings[name] if isinstance(settings[name], dict) else {}
+            ).items():
+                faults += _faults(model, f"{name}.{place}", inner)
     return faults + phase_faults(settings) + _faults_of_phases(settings)
 
 

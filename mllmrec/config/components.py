@@ -79,13 +79,21 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     for group, section in sections.items():
         if isinstance(section, Mapping) and section.get("_target_") is not None:
             parts = section.get("parts")
-            inside = {"inner": section.get("inner")}
+            inside = inner_sections(section)
             if isinstance(parts, Mapping):
                 inside |= {f"parts.{name}": part for name, part in parts.items()}
             for place, part in inside.items():
                 if isinstance(part, Mapping) and part.get("_target_") is not None:
                     yield f"{group}.{place}", part
             yield group, section
+
+
+def inner_sections(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections inside of a section, by their places: ``inner``, ``inner.inner`` and so on, the innermost first."""
+    inner = section.get("inner")
+    if not isinstance(inner, Mapping):
+        return {}
+    return {**{f"inner.{place}": one for place, one in inner_sections(inner).items()}, "inner": inner}
 
 
 def _given(group: str, section: Mapping[str, Any]) -> dict[str, Any]:

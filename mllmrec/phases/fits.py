@@ -270,7 +270,9 @@ def _collector(inputs: PhaseInputs, others: Sequence[Part], refill: Refill | Non
     rollout, reward = instantiate(cfg.rollout), instantiate(cfg.reward)
     reward.meet_items(described_items(cfg, job.prepared))
     shapers = [instantiate(shaper) for shaper in (cfg.get("shapers") or {}).values()]
-    needs: frozenset[str] = frozenset().union(*(part.needs for part in (rollout, reward, *shapers, *others)))
+    needs: frozenset[str] = frozenset().union(
+        *(part.needs for part in (*rollout.layers, reward, *shapers, *others))
+    )
     if inputs.settings.get("log_kl", False):
         needs |= {REFERENCE}
     speaker = Speaker(

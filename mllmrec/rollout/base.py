@@ -77,6 +77,10 @@ class Speaker(Protocol):
         """
         ...
 
+    def fits(self, prompts: Sequence[str]) -> list[bool]:
+        """Whether the policy takes each of these prompts, with the longest answer after it."""
+        ...
+
     def pieces(self, batch: RolloutBatch) -> list[list[str]]:
         """The text of each token of each completion; the end token has none."""
         ...
@@ -134,6 +138,11 @@ class Rollout(Part, ABC):
     @abstractmethod
     def plain(self) -> PlainRollout:
         """The draw that it is made of."""
+
+    @property
+    def layers(self) -> list[Rollout]:
+        """Itself and the rollouts inside, from the outermost to the draw."""
+        return [self]
 
     @abstractmethod
     def __call__(
@@ -212,8 +221,28 @@ class PlainRollout(Rollout):
 class WrappedRollout(Rollout):
     """A rollout made of draws by another one, its ``inner``."""
 
-    def __init__(self, inner: PlainRollout) -> None:
+    takes_rounds: ClassVar[bool] = False  # whether the one inside may itself be made of several draws
+
+    def __init__(self, inner: Rollout) -> None:
+        """Take the rollout inside.
+
+        Raises:
+            ValueError: it draws in rounds, or from another policy, and this one cannot go on from that.
+        """
+        if not self.takes_rounds and isinstance(inner, WrappedRollout):
+            raise ValueError(
+                f"the rollout inside is {type(inner).__name__}, which is made of draws itself: choose one that draws once"
+            )
+        if inner.off_policy:
+            raise ValueError(
+                f"the rollout inside is {type(inner).__name__}, which draws from another policy: choose another one"
+            )
         self.inner = inner
+
+    @property
+    def layers(self) -> list[Rollout]:
+        """See `Rollout`."""
+        return [self, *self.inner.layers]
 
     @property
     def plain(self) -> PlainRollout:

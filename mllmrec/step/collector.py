@@ -53,7 +53,7 @@ class Collector:
     @property
     def parts(self) -> list[Part]:
         """All parts, in the order in which they act."""
-        given = (self.rollout, self.reward, *self.shapers, self.reference, self.teacher, self.refill)
+        given = (*self.rollout.layers, self.reward, *self.shapers, self.reference, self.teacher, self.refill)
         return [part for part in given if part is not None]
 
     @property

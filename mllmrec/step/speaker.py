@@ -195,6 +195,15 @@ class Speaker:
             known=known,
         )
 
+    @property
+    def room(self) -> int:
+        """The most tokens of a prompt."""
+        return self.policy.max_length - self.longest
+
+    def fits(self, prompts: Sequence[str]) -> list[bool]:
+        """Whether the policy takes each of these prompts, with the longest answer after it."""
+        return (self.policy.prompt_batch(list(prompts)).mask.sum(1) <= self.room).tolist()
+
     def _prompts(self, texts: Sequence[str]) -> TokenBatch:
         """Prompts that a part wrote, which no check before the training has seen.
 
@@ -202,11 +211,10 @@ class Speaker:
             UserError: one is too long for the policy.
         """
         tokens = self.policy.prompt_batch(list(texts))
-        room = self.policy.max_length - self.longest
-        if tokens.ids.shape[1] > room:
+        if tokens.ids.shape[1] > self.room:
             raise UserError(
                 f"a prompt with a hint or question of a rollout or teacher has {tokens.ids.shape[1]} tokens, and with "
-                f"{self.longest} for an answer the policy takes {room}: shorten it, show less with prompt.history_length or "
+                f"{self.longest} for an answer the policy takes {self.room}: shorten it, show less with prompt.history_length or "
                 f"candidates.num_negatives, or {self.policy.remedy}"
             )
         return tokens
