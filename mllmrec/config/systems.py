@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def parts_of(preset: File, folder: Path = CONFIG_DIR) -> list[Part]:
     for group, name in preset.chosen:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            files.append(read_file(path))
+            files += [file := read_file(path), *_inside(file, folder)]
     found: dict[str, Part] = {}
     for file in files:
         for key, target in file.targets:
@@ -161,6 +161,25 @@ def parts_of(preset: File, folder: Path = CONFIG_DIR) -> list[Part]:
                 continue
             found.setdefault(target, _part(key, target, module, node, own))
     return list(found.values())
+
+
+def _inside(file: File, folder: Path) -> list[File]:
+    """The files that a file puts inside of itself, as in ``/rollout@inner: constrained``, with keys as they stand there."""
+    found = []
+    for group, name in file.chosen:
+        group, at, place = group.partition("@")
+        path = folder / group / f"{name}.yaml"
+        if not at or not path.is_file():
+            continue
+        one, within = read_file(path), f"{file.group}.{place}"
+        found.append(
+            replace(
+                one,
+                settings=[replace(each, key=within + each.key.removeprefix(group)) for each in one.settings],
+                targets=[(within + key.removeprefix(group), target) for key, target in one.targets],
+            )
+        )
+    return found
 
 
 def _part(key: str, target: str, module: Any, node: ast.ClassDef, settings: list[Setting]) -> Part:

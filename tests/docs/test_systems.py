@@ -84,3 +84,13 @@ def test_parts_are_those_of_the_files_that_a_preset_chooses():
     # The formula of the class, and the source that its module names.
     assert "arXiv 2510.00911" in found["advantage"].module_doc
     assert "CVaR = -(q_low - X)+ / low" in found["advantage"].doc
+
+
+def test_what_stands_inside_of_a_rollout_is_a_part_too():
+    found = {part.key: part for part in parts_of(read_file(CONFIG_DIR / "variant" / "xrpo.yaml"))}
+    assert {key: part.name for key, part in found.items()} == {
+        "rollout": "Seeded",
+        "rollout.inner": "Allocated",
+        "advantage": "Novelty",
+    }
+    assert found["rollout.inner"].settings[0].key == "rollout.inner.first"
