@@ -98,7 +98,7 @@ class Collector:
         for shaper in self.shapers:
             batch = self.fill(batch, shaper.needs)
             batch = with_rewards(batch, shaper(batch))
-        acted = (self.rollout, self.reward, *self.shapers)
+        acted = (*self.rollout.layers, self.reward, *self.shapers)
         self._drawn.add(batch, {name: value for part in acted for name, value in part.metrics().items()})
         return batch
 
