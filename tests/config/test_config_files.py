@@ -39,6 +39,7 @@ MANDATORY = {
     ("cot_policy", "none"): ["mix_ratio=0"],
     ("method", "visual"): ["backbone=tiny_vl"],
     ("rollout", "reasoned"): ["task=reasoned"],
+    ("rollout", "serial_exit"): ["task=reasoned"],
     ("rollout", "lists"): ["task=ranked_list"],
     ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "gigpo"): ["task=ranked_list", "reward=rank_list"],
