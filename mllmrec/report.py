@@ -55,6 +55,8 @@ def report(cfg: DictConfig) -> None:
             console.print(on_screen(section.costs))
         if section.training is not None:
             console.print(on_screen(section.training))
+        if section.ranking_costs is not None:
+            console.print(on_screen(section.ranking_costs))
         for note in section.notes:
             console.print(note, style="yellow", markup=False, highlight=False)
     if cfg.wandb:

@@ -16,8 +16,15 @@ from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import KEPT, Run
 
 LAST, BEST = "last", "best"
-# The parts of a phase's cost, in the order shown.
-COSTS = ("tokens_per_prompt", "seconds_per_step", "peak_memory_mb")
+# The parts of a phase's cost, in the order shown; the last ones are those of ranking again (mllmrec.evaluate).
+COSTS = (
+    "tokens_per_prompt",
+    "seconds_per_step",
+    "peak_memory_mb",
+    "seconds",
+    "generated_tokens",
+    "rankings",
+)
 # What must agree before two numbers may share a table. The candidates' hash comes last: it differs whenever the
 # dataset, the split or the negatives differ, and these are more informative.
 _PROTOCOL = ("dataset", "split", "ranking", "num_candidates", "negatives", "cot", "users", "candidates_hash")

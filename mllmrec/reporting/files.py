@@ -59,6 +59,8 @@ def latex_tables(sections: Sequence[Section]) -> str:
             parts.append(latex(section.costs, f"{label}-costs"))
         if section.training is not None:
             parts.append(latex(section.training, f"{label}-training"))
+        if section.ranking_costs is not None:
+            parts.append(latex(section.ranking_costs, f"{label}-rankings"))
     return "\n".join(parts)
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from mllmrec.reporting.experiment import Experiment
 from mllmrec.reporting.pictures import Picture
+from mllmrec.reporting.ranking_table import ranking_costs
 from mllmrec.reporting.tables import Table, comparisons, costs, results, slices, unfinished_lines
 from mllmrec.reporting.training_table import training
 
@@ -28,13 +29,15 @@ class Section:
     slices: Table | None
     costs: Table | None
     training: Table | None
+    ranking_costs: Table | None
     notes: list[str]  # jobs that are left out
     pictures: list[Picture]
 
     @property
     def tables(self) -> list[Table]:
         """The existing tables, in the order shown."""
-        every = (self.results, self.comparisons, self.slices, self.costs, self.training)
+        costs = (self.costs, self.training, self.ranking_costs)
+        every = (self.results, self.comparisons, self.slices, *costs)
         return [table for table in every if table is not None]
 
 
@@ -47,6 +50,7 @@ def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section
         slices(experiment),
         costs(experiment),
         training(experiment),
+        ranking_costs(experiment),
         unfinished_lines(experiment),
         list(pictures),
     )

@@ -90,6 +90,17 @@ def test_ways_of_published_systems_rank_all_candidates(reasoned, command, tmp_pa
     assert all(len(set(row["ranking"])) == 10 for row in rows if row["stage"] == "sft")
 
 
+def test_the_cost_is_that_of_both_kinds_of_negatives(reasoned, command, tmp_path):
+    asked = ["eval.ranking=likelihood", "eval.cot=false", "eval.max_users=12", "eval.weighting=both"]
+    drawn = ["inference=best_of_n", "inference.n=3", "inference.rest=unranked"]
+    done = command("evaluate", f"run={reasoned}", *asked, *drawn, "hydra.run.dir=ranked", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cost = json.loads((tmp_path / "ranked" / "metrics.json").read_text())["cost"]["sft"]
+    # Three answers of two tokens, a label and the end, to each of twelve users among each of two kinds of negatives.
+    assert (cost["rankings"], cost["generated_tokens"]) == (12 * 2, 12 * 2 * 3 * 2)
+    assert "cost: " in done.stdout
+
+
 def test_a_way_that_cannot_work_is_refused_before_the_run_is_opened(reasoned, command, tmp_path, monkeypatch):
     def opened(*_):
         raise AssertionError("the run was opened")
