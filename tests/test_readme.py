@@ -148,10 +148,13 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
         "run.log",
         ".hydra",
     }
-    run(command_with("mllmrec.evaluate"), tmp_path)
+    run(command_with("mllmrec.evaluate run=DIR eval."), tmp_path)
     (again,) = tmp_path.glob("DIR/evaluations/*/metrics.json")
     # 99 negatives and the target.
     assert json.loads(again.read_text())["protocol"]["num_candidates"] == 100
+    assert "by Majority(n=8" in run(
+        command_with("inference=") + " eval.max_users=9 hydra.run.dir=votes", tmp_path
+    )
     user = next(iter(re.findall(r"user=(\S+)", page)))
     assert "Recommended" in run(
         command_with("mllmrec.recommend").replace("user=ID", f"user={user}"), tmp_path
