@@ -221,6 +221,36 @@ def off_policy_has_a_ratio(cfg: Settings) -> str | None:
     return None
 
 
+def criteria_are_paid(cfg: Settings) -> str | None:
+    """The rollout asks for what no part of the reward tells."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        wanted, parts = seen["rollout"].get("criteria"), capability(seen["reward"], "parts", ())
+        if not capability(seen["rollout"], "needs_parts", False) or not isinstance(parts, tuple):
+            continue
+        for name in wanted if isinstance(wanted, Mapping) else ():
+            if name not in parts:
+                return (
+                    f"rollout.criteria.{name}: reward._target_={seen['reward']['_target_']} has no such part; it has "
+                    f"{', '.join(sorted(parts)) or 'none'}: set reward=rubric, or remove it with ~rollout.criteria.{name}"
+                )
+    return None
+
+
+def foreign_tokens_are_weighed(cfg: Settings) -> str | None:
+    """Somebody else wrote some of the tokens that are learnt, and the loss takes them for the policy's own."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if "loss" not in phase.kind.parts or not capability(seen["rollout"], "inserts", False):
+            continue
+        if not capability(seen["loss"], "takes_foreign", False):
+            return (
+                f"rollout._target_={seen['rollout']['_target_']} puts tokens of somebody else into answers, and "
+                f"loss._target_={seen['loss']['_target_']} takes them for the policy's own: set loss=shaped"
+            )
+    return None
+
+
 def several_updates_have_a_ratio(cfg: Settings) -> str | None:
     """A loss without a ratio learns from answers that an older policy gave."""
     for phase in _drawing(cfg):
@@ -329,7 +359,9 @@ PHASE_RULES = (
     places_are_paid,
     parts_are_paid,
     flat_groups_are_left_out_once,
+    criteria_are_paid,
     off_policy_has_a_ratio,
+    foreign_tokens_are_weighed,
     several_updates_have_a_ratio,
     needs_are_met,
     item_tokens_have_vectors,

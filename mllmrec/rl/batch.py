@@ -83,6 +83,9 @@ class RolloutBatch:
     segments: Tensor | None = None  # (R, T) int, the part of the answer that each token belongs to; -1: none
     # (R,) int, the stop of each row, if a group's rows are stops on one way; rows of the same stop are its possible answers
     order: Tensor | None = None
+    foreign: Tensor | None = (
+        None  # (R, T) bool: learnt tokens that the policy did not draw; None: there are none
+    )
     old: Tensor | None = (
         None  # (R, T) log-probabilities under whoever drew the row; None: the policy as it is now
     )
@@ -161,6 +164,7 @@ class RolloutBatch:
             weights=of(self.weights),
             segments=of(self.segments),
             order=of(self.order),
+            foreign=of(self.foreign),
             old=of(self.old),
             reference=of(self.reference),
             teacher=of(self.teacher),
@@ -235,6 +239,7 @@ def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         weights=values("weights"),
         segments=tokens("segments", -1),
         order=values("order"),
+        foreign=_joined_foreign(batches, width),
         old=tokens("old"),
         reference=tokens("reference"),
         teacher=tokens("teacher"),
@@ -275,6 +280,14 @@ def _widened(tensor: Tensor, width: int, filling: float, left: bool = False) -> 
     """(rows, w) → (rows, width)."""
     missing = width - tensor.shape[1]
     return torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=filling)
+
+
+def _joined_foreign(batches: Sequence[RolloutBatch], width: int) -> Tensor | None:
+    """Rows that do not tell foreign tokens apart have none."""
+    if all(batch.foreign is None for batch in batches):
+        return None
+    parts = [torch.zeros_like(one.learnt) if one.foreign is None else one.foreign for one in batches]
+    return torch.cat([_widened(part, width, False) for part in parts])
 
 
 def _joined_choices(batches: Sequence[RolloutBatch], width: int) -> ChoiceSets | None:

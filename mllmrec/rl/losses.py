@@ -36,6 +36,9 @@ class LossInputs:
     segments: Tensor | None = None  # (r, T), see `RolloutBatch`
     reference: Tensor | None = None  # (r, T), if a part needs it
     teacher: Tensor | None = None  # (r, T), if a part needs it
+    foreign: Tensor | None = (
+        None  # (r, T) bool: tokens that the policy did not draw, so that ``old`` is not theirs
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class PolicyLoss(Part):
     )  # what of an advantage may vary, see `Advantage.varies`
     whole_groups: ClassVar[bool] = False  # whether micro-batches must not cut groups
     on_policy_only: ClassVar[bool] = False  # whether it does not read ``old``
+    takes_foreign: ClassVar[bool] = False  # whether it reads ``foreign``
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutputs:

@@ -81,6 +81,30 @@ class Speaker(Protocol):
         """Whether the policy takes each of these prompts, with the longest answer after it."""
         ...
 
+    def go_on(
+        self,
+        batch: RolloutBatch,
+        rows: Sequence[int],
+        kept: Sequence[int],
+        inserted: Sequence[str],
+        turn: Turn,
+        *,
+        round_: str | int,
+        source: str = ...,
+    ) -> RolloutBatch:
+        """Rows that are cut off, are told something, and go on from there under their own prompts.
+
+        Args:
+            batch: draws of this speaker.
+            rows: (r,) positions in it.
+            kept: (r,) how many tokens of each stay. If the rollout reasons, they end within the reasoning.
+            inserted: (r,) the text behind them; its tokens are learnt and ``foreign``.
+            turn: the step; each row goes on once.
+            round_: names the draw.
+            source: who counts as the rows' writer.
+        """
+        ...
+
     def pieces(self, batch: RolloutBatch) -> list[list[str]]:
         """The text of each token of each completion; the end token has none."""
         ...
@@ -132,6 +156,9 @@ class Rollout(Part, ABC):
         False  # whether some rows were not drawn from the policy and prompt they are learnt with
     )
 
+    inserts: ClassVar[bool] = (
+        False  # whether some learnt tokens are ``foreign``, so that the loss must weigh them
+    )
     parts: ClassVar[tuple[str, ...]] = ()  # what it fills into the batch's ``parts``
 
     @property

@@ -192,6 +192,7 @@ class PolicyGradient:
             segments=of(batch.segments),
             reference=of(batch.reference),
             teacher=of(batch.teacher),
+            foreign=of(batch.foreign),
         )
 
     def _micro_batches(self, batch: RolloutBatch) -> list[Tensor]:

@@ -22,6 +22,7 @@ from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
+from mllmrec.step.going_on import Tail, grown_rows, prompts_with
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,6 @@ class Speaker:
         Raises:
             NoProbabilities: the policy's probabilities are not numbers.
         """
-        draw = self.plain.greedy() if turn.greedy else self.plain
         places = list(range(len(examples))) if which is None else list(which)
         asked = [examples[place] for place in places]
         own = [example.prompt for example in asked]
@@ -142,28 +142,74 @@ class Speaker:
             torch_generator(self.seed, *purpose, examples[place].sample_id, *copies[place])
             for place in places
         ]
+        drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked))
+        known = KnownScores(encoded, drawn.scores) if turn.gradients else None
+        batch = self._batch(examples, turn, places, tokens, drawn, source, known)
+        if drawn.segments is not None:
+            return replace(batch, segments=drawn.segments)
+        if self.plain.constrained:
+            return batch
+        return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
+
+    def _drawn(
+        self, tokens: TokenBatch, turn: Turn, generators: Sequence[torch.Generator], spelling: Spelling
+    ) -> tuple[Completions, Any]:
+        """The completions of some prompts, and the prompts as the engine encoded them."""
+        draw = self.plain.greedy() if turn.greedy else self.plain
         model = self.policy.model
         training = model.training
         model.train(training and turn.gradients)
         try:
             with torch.set_grad_enabled(turn.gradients):
                 encoded = self.engine.encode(model, tokens)
-                drawn = draw.draw(
-                    self.engine, model, encoded, turn.group_size, generators, self.spelling(asked)
-                )
+                drawn = draw.draw(self.engine, model, encoded, turn.group_size, generators, spelling)
         finally:
             model.train(training)
         if drawn.generated is not None:
             self.generated_tokens += drawn.generated
         elif drawn.weights is None:
             self.generated_tokens += int(drawn.tokens.mask.sum())
-        known = KnownScores(encoded, drawn.scores) if turn.gradients else None
-        batch = self._batch(examples, turn, places, tokens, drawn, source, known)
-        if drawn.segments is not None:
-            return replace(batch, segments=drawn.segments)
-        if draw.constrained:
-            return batch
-        return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
+        return drawn, encoded
+
+    def go_on(
+        self,
+        batch: RolloutBatch,
+        rows: Sequence[int],
+        kept: Sequence[int],
+        inserted: Sequence[str],
+        turn: Turn,
+        *,
+        round_: str | int,
+        source: str = POLICY,
+    ) -> RolloutBatch:
+        """See `mllmrec.rollout.base.Speaker`.
+
+        Raises:
+            NoProbabilities: the policy's probabilities are not numbers.
+            UserError: a row becomes too long for the policy.
+        """
+        told = self.policy.encode_answers(inserted)
+        tails = [Tail(row, count, own) for row, count, own in zip(rows, kept, told, strict=True)]
+        tokens = self._fitting(prompts_with(batch, tails))
+        places = batch.example_of[list(rows)].tolist()
+        copies = _copies(batch.examples)
+        generators = [
+            torch_generator(
+                *(self.seed, self.purpose, turn.step, "round", round_),
+                *(batch.examples[place].sample_id, *copies[place], "row", places[:number].count(place)),
+            )
+            for number, place in enumerate(places)
+        ]
+        spelling = self.spelling([batch.examples[place] for place in places])
+        if spelling.reasoning is not None:
+            # What is kept has opened the reasoning already.
+            spelling = replace(spelling, reasoning=replace(spelling.reasoning, opening=[]))
+        drawn, _ = self._drawn(tokens, replace(turn, group_size=1, gradients=False), generators, spelling)
+        grown = grown_rows(batch, tails, drawn)
+        grown = replace(grown, texts=self.policy.decode(grown.completions), sources=(source,) * len(tails))
+        if drawn.segments is not None or self.plain.constrained:
+            return grown
+        return replace(grown, segments=answer_segments(self.policy, grown.completions, grown.texts))
 
     def _batch(
         self,
@@ -210,7 +256,14 @@ class Speaker:
         Raises:
             UserError: one is too long for the policy.
         """
-        tokens = self.policy.prompt_batch(list(texts))
+        return self._fitting(self.policy.prompt_batch(list(texts)))
+
+    def _fitting(self, tokens: TokenBatch) -> TokenBatch:
+        """The same prompts.
+
+        Raises:
+            UserError: one is too long for the policy.
+        """
         if tokens.ids.shape[1] > self.room:
             raise UserError(
                 f"a prompt with a hint or question of a rollout or teacher has {tokens.ids.shape[1]} tokens, and with "

@@ -91,6 +91,7 @@ def _inputs(distance: float, by_token: bool = False) -> LossInputs:
         segments=torch.where(mask, columns.clamp_max(1), -1),
         reference=values(-2.0, -0.1),
         teacher=values(-2.0, -0.1),
+        foreign=mask & (columns == 1),
     )
 
 

@@ -137,8 +137,11 @@ class _ToyPolicy:
 
     def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
         """Each word is one token."""
-        rows = [[2 + sum(word.encode()) % 5 for word in prompt.split()] or [2] for prompt in prompts]
-        return pad(rows, 0, side="left")
+        return pad([row or [2] for row in self.encode_answers(prompts)], 0, side="left")
+
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Each word is one token."""
+        return [[2 + sum(word.encode()) % 5 for word in answer.split()] for answer in answers]
 
     def reasoning_tokens(self) -> ReasoningTokens:
         """One token opens reasoning, another closes it."""
