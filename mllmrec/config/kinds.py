@@ -25,6 +25,7 @@ PARTS = (
     "reference",
     "teacher",
     "sampler",
+    "experience",
 )
 _ROLLOUTS = ("reward", "shapers", "rollout")
 
@@ -43,6 +44,7 @@ class Kind:
     shared: bool = False  # whether later jobs may take its weights over
     learns_drawn: bool = False  # whether it can learn from answers that an earlier phase drew
     supervised: bool = False  # whether it learns the true answers' tokens, as its loss_on says
+    trains: bool = True  # whether it changes weights
 
     @property
     def rolls_out(self) -> bool:
@@ -71,7 +73,9 @@ SFT = Kind(
 SFT_MORE = Kind(
     "sft_more", "SFT continued", schema.SftMore, "mllmrec.phases.fits.fit_sft_more", supervised=True
 )
-GRPO = Kind("grpo", "GRPO", schema.Grpo, "mllmrec.phases.fits.fit_grpo", parts=PARTS, shown=("reward", "kl"))
+GRPO = Kind(
+    "grpo", "GRPO", schema.Grpo, "mllmrec.phases.fits.fit_grpo", parts=PARTS[:-1], shown=("reward", "kl")
+)
 DPO = Kind(
     "dpo",
     "DPO",
@@ -91,7 +95,17 @@ EXPERT_ITERATION = Kind(
 POINTWISE = Kind(
     "pointwise", "pointwise", schema.Pointwise, "mllmrec.phases.fits.fit_pointwise", data="questions"
 )
-KINDS = {kind.name: kind for kind in (WARMUP, SFT, SFT_MORE, GRPO, DPO, EXPERT_ITERATION, POINTWISE)}
+TRAINING_FREE = Kind(
+    "training_free",
+    "training-free GRPO",
+    schema.TrainingFree,
+    "mllmrec.phases.fits.fit_training_free",
+    parts=(*_ROLLOUTS, "experience"),
+    trains=False,
+)
+KINDS = {
+    kind.name: kind for kind in (WARMUP, SFT, SFT_MORE, GRPO, DPO, EXPERT_ITERATION, POINTWISE, TRAINING_FREE)
+}
 
 
 def find_kind(name: str) -> Kind:

@@ -280,6 +280,31 @@ def needs_are_met(cfg: Settings) -> str | None:
     return None
 
 
+def experience_is_drawn_and_shown(cfg: Settings) -> str | None:
+    """Experience should be learnt, but answers are not drawn, a part needs another policy, or rankings ask questions."""
+    for phase in phases_of(cfg):
+        if phase.kind.trains:
+            continue
+        seen, where = phase.settings(cfg), f"phase {phase.name}"
+        if capability(seen["rollout"], "every_answer", False):
+            return (
+                f"rollout._target_={seen['rollout']['_target_']} with {where}, which compares drawn answers: choose "
+                "rollout=constrained or free"
+            )
+        for name, part in (("reward", seen["reward"]), *(seen.get("shapers") or {}).items()):
+            if "reference" in capability(part, "needs", frozenset()):
+                return (
+                    f"{name}._target_={part['_target_']} with {where}, which changes no weights, so the reference would be "
+                    "the policy itself: choose another reward"
+                )
+        if cfg["eval"]["ranking"] == "pointwise":
+            return (
+                f"eval.ranking=pointwise with {where}, whose experience stands in prompts, not in questions: set "
+                "eval.ranking=likelihood"
+            )
+    return None
+
+
 def item_tokens_have_vectors(cfg: Settings) -> str | None:
     """Prompts should show vectors that nothing trains, or no prompt shows the vectors that are trained."""
     method, asked = cfg["method"], cfg["prompt"]["item_tokens"]
@@ -364,6 +389,7 @@ PHASE_RULES = (
     foreign_tokens_are_weighed,
     several_updates_have_a_ratio,
     needs_are_met,
+    experience_is_drawn_and_shown,
     item_tokens_have_vectors,
     item_tokens_are_learnt,
     phase_has_settings,

@@ -216,6 +216,19 @@ class Pointwise(Optimised):
     lora: LoraChange | None
 
 
+class TrainingFree(Section):
+    """``training_free``."""
+
+    epochs: Positive
+    max_steps: Count | None
+    prompts_per_step: Count
+    new_negatives: bool
+    group_size: Annotated[int, Field(ge=2, description="one answer has no other to be compared with")]
+    micro_batch_size: Count
+    most_experiences: Count
+    most_tokens: Count
+
+
 class Method(Section):
     """``method``."""
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mllmrec.baselines.base import Recommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.config import check_config
+from mllmrec.config.phases import phases_of
 from mllmrec.engine.base import Engine
 from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.calibration import calibrated, calibration
@@ -23,6 +24,7 @@ from mllmrec.evaluation.pointwise import yes_scores
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.ranking import Likelihood, Ranker, ScoringRanker, candidate_scores
 from mllmrec.evaluation.reasoned import AfterReasoning, Shown
+from mllmrec.experience.library import Library
 from mllmrec.inference.base import Inference, InferenceInputs
 from mllmrec.jobs.judge import open_judge
 from mllmrec.models.backbones import Backbone
@@ -195,8 +197,10 @@ def _opened(
         prepared = prepare(cfg, training, open_judge)
         recommender.load(folder.model_path, len(prepared.items))
         return FinishedBaseline(cfg, stage, prepared, recommender)
-    policy = load_policy(cfg, folder, trained[: trained.index(stage) + 1])
+    so_far = trained[: trained.index(stage) + 1]
+    policy = load_policy(cfg, folder, so_far)
     prepared = prepare(cfg, training, open_judge)
+    prepared.builder.experience = learnt_experience(cfg, folder, so_far)
     policy.asking = prepared.builder.asking
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
@@ -254,13 +258,32 @@ def load_policy(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> Po
     backbone: Backbone = instantiate(cfg.backbone)
     earlier = folder.checkpoints_path / stages[-1]
     weights = earlier if earlier.is_dir() else folder.model_path
-    if not weights.is_dir() and not folder.adapters_path.is_dir():
+    if not weights.is_dir():
+        # Phases that change no weights have no adapter.
+        frozen = _without_weights(cfg)
+        stages = [stage for stage in stages if stage not in frozen]
+    if stages and not weights.is_dir() and not folder.adapters_path.is_dir():
         raise UserError(
             f"{folder.path} has neither {weights.name}/ nor {folder.adapters_path.name}/: it has no weights"
         )
     policy = backbone.load(folder.adapters_path, stages, weights)
     policy.system = cfg.prompt.get("system")
-    if cfg.prompt.get("item_tokens", "none") == "vector":
+    if stages and cfg.prompt.get("item_tokens", "none") == "vector":
         policy.load_items(policy.folder_of(stages[-1], folder.adapters_path, weights))
     policy.model.eval()
     return policy
+
+
+def learnt_experience(cfg: DictConfig, folder: RunFolder, stages: Sequence[str]) -> tuple[str, ...]:
+    """The experience that prompts show after the last of ``stages``, oldest phase first; empty if none was learnt.
+
+    Raises:
+        UserError: the file of a phase is missing or damaged.
+    """
+    learnt = [stage for stage in stages if stage in _without_weights(cfg)]
+    return Library.read(folder.experience_path / f"{learnt[-1]}.json").texts if learnt else ()
+
+
+def _without_weights(cfg: DictConfig) -> list[str]:
+    """The phases that change no weights."""
+    return [phase.name for phase in phases_of(cfg) if not phase.kind.trains]

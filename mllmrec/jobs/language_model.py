@@ -67,6 +67,9 @@ def run_language_model(run: NewRun) -> Evaluation:
         policy.add_marks(prepared.builder.marks())
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     phases = trained_phases(cfg, backbone.from_scratch)
+    policy.reserved = max(
+        (phase.config(cfg)[phase.kind.name].get("most_tokens", 0) for phase in phases), default=0
+    )
     check_prompts(run, phases, policy, answers)
     check_rewards(run, phases)
     run.begin()
@@ -121,7 +124,8 @@ def run_language_model(run: NewRun) -> Evaluation:
         else:
             selection = train(phase)
         name = phase.name
-        if phase.kind.data != "sequences":
+        # Whole weights are saved again, so that the run's last folder is complete; an adapter there would not be.
+        if phase.kind.data != "sequences" and (phase.kind.trains or policy.lora is None):
             weights = folder.model_path if phase is phases[-1] else folder.checkpoints_path / name
             with about(policy.folder_of(name, folder.adapters_path, weights)):
                 policy.save_phase(name, folder.adapters_path, weights)

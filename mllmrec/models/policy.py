@@ -75,6 +75,7 @@ class Policy:
         self.system: str | None = None
         # How prompts ask for reasoning, `PromptBuilder.asking`; "": none does.
         self.asking = ""
+        self.reserved = 0  # tokens of each prompt that a later phase may fill
         self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
         self._frozen: Any = None

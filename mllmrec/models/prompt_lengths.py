@@ -47,7 +47,7 @@ def check_lengths(
     Raises:
         UserError: some prompts are too long; it says how many, and how long the longest is.
     """
-    limit = policy.max_length - max(longest_completion, answers.longest)
+    limit = policy.max_length - policy.reserved - max(longest_completion, answers.longest)
     bounds = _Bounds(policy)
     for name, examples in parts.items():
         too_long, longest, sample = 0, 0, ""
@@ -60,10 +60,18 @@ def check_lengths(
         if too_long:
             raise UserError(
                 f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
-                f"({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): lower "
+                f"({limit} of {policy.max_length} tokens{_reserved(policy)}); the longest has {longest} (sample {sample}): lower "
                 "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
                 f"candidates.num_negatives, or {policy.remedy}"
             )
+
+
+def _reserved(policy: Policy) -> str:
+    return (
+        f", of which training_free.most_tokens={policy.reserved} are for experience"
+        if policy.reserved
+        else ""
+    )
 
 
 def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str, Examples]) -> None:

@@ -22,8 +22,10 @@ from mllmrec.phases.kept_rollouts import kept_steps, whole_groups
 from mllmrec.phases.pointwise import Pointwise
 from mllmrec.phases.run import fit
 from mllmrec.phases.sft import Sft, SftMore
+from mllmrec.phases.training_free import PracticeSettings, TrainingFree
 from mllmrec.phases.warmup import Warmup, training_sequences
 from mllmrec.prompts.examples import Example, Forms
+from mllmrec.reasoners.base import HistoryItem
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import REFERENCE, TEACHER, Part
 from mllmrec.rl.regularizers import KlToReference, Regularizer
@@ -245,6 +247,43 @@ def fit_pointwise(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure
         seed=inputs.cfg.seed,
     )
     return Trained(fit(module, job.prepared.train, batches, inputs, loggers, measure))
+
+
+def fit_training_free(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | None) -> Trained:
+    """Rollouts, and experience that prompts show from then on. It trains nothing, so there is no Trainer."""
+    cfg, settings, job, name = inputs.cfg, inputs.settings, inputs.job, inputs.phase.name
+    prepared, items = job.prepared, job.prepared.items
+    plan = plan_of(cfg, prepared, inputs.phase, batch_size=settings.prompts_per_step)
+    forms = Forms(examples_of(cfg, prepared, inputs.phase))
+    heldout = cfg.heldout
+    practice = TrainingFree(
+        _collector(inputs, []),
+        prepared.builder,
+        instantiate(cfg.experience),
+        {
+            code: HistoryItem(item, title, prepared.captions.get(item, ""), items.images.get(item))
+            for code, (item, title) in enumerate(
+                zip(prepared.builder.ids, items.titles.tolist(), strict=True)
+            )
+        },
+        PracticeSettings(
+            group_size=settings.group_size,
+            micro_batch_size=settings.micro_batch_size,
+            most_experiences=settings.most_experiences,
+            most_tokens=settings.most_tokens,
+            every=heldout.every,
+            keep_best=heldout.keep == "best",
+            patience=heldout.patience,
+        ),
+        prepared.history_length,
+    )
+    practice.name = name
+    batches = ([forms[code] for code in codes] for codes in plan)
+    job.timer.seconds = practice.practise(
+        batches, len(plan), loggers, measure if heldout.users else None, inputs.remember
+    )
+    practice.write(job.folder.experience_path)
+    return Trained(None, practice.collector.speaker.generated_tokens)
 
 
 def _begin(inputs: PhaseInputs, collector: Collector | None = None) -> None:

@@ -44,7 +44,7 @@ OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages"
 # Enters where a part refers to it.
 OF_OTHERS = ("text_encoder",)
 # Read only for reports.
-OF_REPORTS = ("baselines",)
+OF_REPORTS = ("baselines", "inference")
 # Enter through the rendered prompts and the order of training, or through the ranking of held-out users.
 BY_CONTENT = (
     "dataset",

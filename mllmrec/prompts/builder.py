@@ -34,6 +34,9 @@ class PromptTemplate:
         "Which ones is the user most likely to choose next? Name {places}, most likely first, one per line and nothing "
         "else, each with its place in the form 1. {form}"
     )
+    experience: str = (
+        "Experience with other users:{joiner}{items}"  # {items} {joiner}; first; left out if there is none
+    )
 
 
 _PLACEHOLDERS = {
@@ -43,6 +46,7 @@ _PLACEHOLDERS = {
     "think": set(),
     "closing": {"domain", "form"},
     "ranked": {"domain", "form", "places"},
+    "experience": {"items", "joiner"},
     "item": {"label", "title", "caption", "position"},
     "history_item": {"label", "title", "caption", "position"},
     "caption": {"caption"},
@@ -117,6 +121,7 @@ class PromptBuilder:
         }
         self.marked = [item_id for item_id in self.ids if item_id in items.marked]
         self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
+        self.experience: Sequence[str] = ()  # short texts that every prompt shows; a phase may learn them
 
     def prompt(
         self,
@@ -137,7 +142,8 @@ class PromptBuilder:
         lines = [
             self._item(template.history_item, item, position) for position, item in enumerate(history, 1)
         ]
-        blocks = [template.history.format(items=template.joiner.join(lines), domain=self.domain)]
+        blocks = [self.told(self.experience)] if self.experience else []
+        blocks.append(template.history.format(items=template.joiner.join(lines), domain=self.domain))
         if candidates is not None:
             lines = [
                 self._item(template.item, item, position, listed=True)
@@ -150,6 +156,12 @@ class PromptBuilder:
             blocks.append(self.template.think.format())
         blocks.append(self._closing())
         return template.joiner.join(blocks)
+
+    def told(self, experience: Sequence[str]) -> str:
+        """How prompts show experience."""
+        template = self.template
+        lines = template.joiner.join(map(self.clean, experience))
+        return template.experience.format(items=lines, joiner=template.joiner)
 
     @property
     def asking(self) -> str:

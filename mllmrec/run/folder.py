@@ -77,6 +77,7 @@ class RunFolder:
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"
+        self.experience_path = self.path / "experience"  # a file for each phase that learnt some
         # Rankings of the same users among other negatives, as a folder of the same form.
         self.beside_path = self.path / "other_negatives"
         self._started = time.monotonic()
@@ -120,7 +121,13 @@ class RunFolder:
             self.evaluated_config_path,
         ):
             path.unlink(missing_ok=True)
-        for trained in (self.model_path, self.adapters_path, self.checkpoints_path, self.beside_path):
+        for trained in (
+            self.model_path,
+            self.adapters_path,
+            self.checkpoints_path,
+            self.experience_path,
+            self.beside_path,
+        ):
             shutil.rmtree(trained, ignore_errors=True)
 
     def finish(self, config: str, objective: float, files: Record | None = None) -> None:

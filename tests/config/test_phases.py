@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -199,3 +201,25 @@ def test_a_wrapping_part_answers_for_the_part_inside():
     assert capability(around, "constrained", False) is True
     assert capability(None, "constrained", "none") == "none"
     assert capability({"_target_": None}, "constrained", "none") == "none"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (
+            ("rollout=enumerate",),
+            "rollout._target_=.* with phase training_free, which compares drawn answers: choose",
+        ),
+        (
+            ("eval.ranking=pointwise",),
+            "eval.ranking=pointwise with phase training_free, whose experience stands in",
+        ),
+        (
+            ("variant=grpo_care", "method=training_free"),
+            "_target_=.* with phase training_free, which changes no weights",
+        ),
+    ],
+)
+def test_experience_needs_drawn_answers_a_prompt_and_no_second_policy(overrides, fault):
+    faults = plain_faults(composed("method=training_free", *overrides))
+    assert any(re.match(f".*{fault}", one) for one in faults), faults
