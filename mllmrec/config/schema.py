@@ -142,6 +142,8 @@ class LoraChange(Section):
     alpha: Positive = 16
     dropout: ShareBelowOne = 0.0
     target_modules: list[str] | str = "all-linear"
+    use_dora: bool | None = None
+    use_rslora: bool | None = None
 
 
 class Sft(Optimised):
@@ -275,6 +277,16 @@ class BackboneLora(Component):
     rank: CountOrZero = 0
     alpha: Positive = 1
     dropout: ShareBelowOne = 0.0
+    # Runs of earlier versions have neither.
+    use_dora: bool = False
+    use_rslora: bool = False
+
+
+class Peft(Section):
+    """``peft``."""
+
+    use_dora: bool
+    use_rslora: bool
 
 
 class Backbone(Component):
@@ -356,6 +368,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "trainer": Trainer,
     "dataset": Dataset,
     "backbone": Backbone,
+    "peft": Peft,
     "engine": EngineSection,
     "rollout": Rollout,
     "loss": Loss,

@@ -58,7 +58,8 @@ class Policy:
         Args:
             model: the base model.
             tokenizer: a tokenizer with an end-of-sequence token.
-            lora: ``rank, alpha, dropout, target_modules`` of every phase's adapter; None trains all weights.
+            lora: ``rank, alpha, dropout, target_modules`` of every phase's adapter, and ``use_dora, use_rslora`` if they
+                are not plain LoRA; None trains all weights.
             max_length: longest prompt + completion in tokens; None: the model's own limit.
         """
         if tokenizer.eos_token_id is None:
@@ -362,6 +363,8 @@ class Policy:
             lora_alpha=settings["alpha"],
             lora_dropout=settings["dropout"],
             target_modules=targets if isinstance(targets, str) else list(targets),
+            use_dora=bool(settings.get("use_dora")),
+            use_rslora=bool(settings.get("use_rslora")),
             task_type="CAUSAL_LM",
         )
         try:

@@ -30,8 +30,10 @@ def test_it_is_a_shaper():
 
 
 def test_the_variant_composes():
-    composed = compose_checked("train", ["variant=gazal_r1"], CONFIG_DIR)
+    composed = compose_checked("train", ["variant=gazal_r1", "backbone=smollm2_135m"], CONFIG_DIR)
     assert composed.faults == []
     check_config(composed.config)
+    assert composed.config.backbone.lora.use_dora
+    assert composed.config.backbone.lora.use_rslora
     assert list(composed.config.shapers) == ["length", "repetition"]
     assert composed.config.shapers.length.limit == composed.config.rollout.max_reasoning_tokens
