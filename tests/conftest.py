@@ -383,6 +383,8 @@ def make_step(tiny, make_collector) -> Callable[..., PolicyGradient]:
         iterations=1,
         aggregation="token_mean",
         skip_zero_variance="auto",
+        entropy_share=1.0,
+        off_policy_limit=None,
         **parts,
     ):
         policy = policy or tiny.policy
@@ -394,7 +396,15 @@ def make_step(tiny, make_collector) -> Callable[..., PolicyGradient]:
             make_collector(policy, *others, micro_batch_size=micro_batch_size, reference=reference, **parts),
             advantage or GroupRelative(),
             loss or ClippedRatio(),
-            StepSettings(group_size, micro_batch_size, iterations, aggregation, skip_zero_variance),
+            StepSettings(
+                group_size,
+                micro_batch_size,
+                iterations,
+                aggregation,
+                skip_zero_variance,
+                entropy_share=entropy_share,
+                off_policy_limit=off_policy_limit,
+            ),
             regularizers,
         )
 

@@ -176,10 +176,14 @@ class Grpo(Optimised):
     micro_batch_size: Count
     iterations: Count
     beta: NotNegative
-    kl: Literal["k1", "k2", "k3"]
+    kl: Literal["k1", "k2", "k3", "k1+", "k3+"]
     log_kl: bool = False
-    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum"]
+    aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum", "micro_batch_mean"]
     skip_zero_variance: Literal["auto", "always", "never", "drop"]
+    # Runs of earlier versions have no such keys.
+    entropy_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    off_policy_limit: NotNegative | None = None
+    kl_ratio: bool = False
     lora: LoraChange | None
     rollouts_shown: CountOrZero
 

@@ -148,6 +148,8 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             aggregation=settings.aggregation,
             skip_zero_variance=settings.skip_zero_variance,
             log_kl=settings.get("log_kl", False),
+            entropy_share=settings.get("entropy_share", 1.0),
+            off_policy_limit=settings.get("off_policy_limit"),
         ),
         regularizers,
     )
@@ -295,7 +297,9 @@ def _begin(inputs: PhaseInputs, collector: Collector | None = None) -> None:
 
 def _regularizers(cfg: DictConfig, settings: DictConfig) -> list[Regularizer]:
     """The KL to the reference, if it has a weight, and the regularizers of the configuration under their names."""
-    found: list[Regularizer] = [KlToReference(settings.beta, settings.kl)] if settings.beta > 0 else []
+    found: list[Regularizer] = []
+    if settings.beta > 0:
+        found.append(KlToReference(settings.beta, settings.kl, settings.get("kl_ratio", False)))
     for name, part in (cfg.get("regularizers") or {}).items():
         regularizer: Regularizer = instantiate(part)
         regularizer.name = str(name)

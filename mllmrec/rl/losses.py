@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mllmrec.rl.parts import Part
 
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant", "sequence_sum")
+OF_THE_STEP = ("token_mean", "sequence_mean", "constant", "sequence_sum")  # however the step is cut
+AGGREGATIONS = (*OF_THE_STEP, "micro_batch_mean")
 # Nats. Logarithms of ratios count as at most this, either way, so that ratios and their gradients stay finite.
 FARTHEST = 20.0
 
@@ -130,23 +131,25 @@ def aggregate(
     sequences: float,
     max_length: int,
     weights: Tensor | None = None,
+    parts: int = 1,
 ) -> Tensor:
     """Aggregate the (R, T) token terms of one micro-batch into its share of the step's loss.
 
     The counts cover the *whole step*, so the shares of all micro-batches add up to the same loss however the step
-    is split. That is why TRL's ``bnpo``, the mean over a micro-batch's own tokens, is not among them; in a step of one
-    micro-batch it is ``token_mean``.
+    is split. Only ``micro_batch_mean`` depends on it.
 
     Args:
         terms: (R, T).
         mask: (R, T) bool, the tokens that count.
         how: ``token_mean`` sum / tokens (DAPO); ``sequence_mean`` mean over each sequence's tokens, then over
             sequences (GRPO as published); ``constant`` sum / (sequences * max_length) (Dr. GRPO); ``sequence_sum``
-            sum / sequences (LUSPO; verl's ``seq-mean-token-sum``).
+            sum / sequences (LUSPO; verl's ``seq-mean-token-sum``); ``micro_batch_mean`` mean over the micro-batch's own
+            tokens, then over micro-batches (TRL's ``bnpo``).
         tokens: counted tokens in the whole step.
         sequences: sequences in the whole step.
         max_length: the longest possible completion, for ``constant``; the same in every step.
         weights: (R,) how often each sequence counts; ``tokens`` and ``sequences`` are then sums of weights.
+        parts: micro-batches in the whole step, for ``micro_batch_mean``.
 
     Raises:
         ValueError: unknown ``how``.
@@ -163,4 +166,7 @@ def aggregate(
         return masked.sum() / (sequences * max_length)
     if how == "sequence_sum":
         return masked.sum() / sequences
+    if how == "micro_batch_mean":
+        own = mask.sum() if weights is None else (mask * weights[:, None]).sum()
+        return masked.sum() / (own * parts) if own > 0 else masked.sum()
     raise ValueError(f"aggregation {how!r} is none of {', '.join(AGGREGATIONS)}")

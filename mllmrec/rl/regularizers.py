@@ -28,13 +28,17 @@ class Regularizer(Part):
 
 
 class KlToReference(Regularizer):
-    """beta times the KL of the policy to the reference, estimated by ``k1``, ``k2`` or ``k3`` (see `kl_estimate`)."""
+    """beta times the KL of the policy to the reference, estimated as ``estimator`` says (see `kl_estimate`).
+
+    With ``ratio`` each token's estimate is multiplied by its ratio, gradient included, which corrects it for tokens that an
+    older policy drew (DeepSeek-V3.2, arXiv 2512.02556; TRL ``use_bias_correction_kl``).
+    """
 
     name = "kl"
     needs = frozenset({REFERENCE})
 
-    def __init__(self, beta: float, estimator: str = "k3") -> None:
-        self.beta, self.estimator = beta, estimator
+    def __init__(self, beta: float, estimator: str = "k3", ratio: bool = False) -> None:
+        self.beta, self.estimator, self.ratio = beta, estimator, ratio
 
     def weight(self, step: int) -> float:
         """beta."""
@@ -43,7 +47,8 @@ class KlToReference(Regularizer):
     def __call__(self, inputs: LossInputs) -> Tensor:
         """(r, T)."""
         assert inputs.reference is not None
-        return kl_estimate(inputs.logprobs, inputs.reference, self.estimator)
+        terms = kl_estimate(inputs.logprobs, inputs.reference, self.estimator)
+        return terms * bounded_exp(log_ratio(inputs)) if self.ratio else terms
 
 
 class EntropyBonus(Regularizer):

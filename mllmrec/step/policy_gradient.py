@@ -21,7 +21,8 @@ from torch import Tensor
 from mllmrec.prompts.examples import Example
 from mllmrec.rl.advantages import Advantage
 from mllmrec.rl.batch import KnownScores, RolloutBatch
-from mllmrec.rl.losses import LossInputs, PolicyLoss, aggregate
+from mllmrec.rl.left_out import most_uncertain, near_enough
+from mllmrec.rl.losses import OF_THE_STEP, LossInputs, PolicyLoss, aggregate
 from mllmrec.rl.parts import REFERENCE, Part
 from mllmrec.rl.regularizers import Regularizer
 from mllmrec.rollout.base import Turn
@@ -46,6 +47,10 @@ class StepSettings:
     # them (DAPO; `mllmrec.step.refill` fills the step up).
     skip_zero_variance: str = "auto"
     log_kl: bool = False  # whether completions are scored under the reference even if no part reads that
+    # Which tokens the policy loss covers: this share of each group's, those of the highest entropy, and no bad answers that
+    # became less likely by more than so many nats a token.
+    entropy_share: float = 1.0
+    off_policy_limit: float | None = None
 
 
 class PolicyGradient:
@@ -74,9 +79,15 @@ class PolicyGradient:
         self.regularizers = tuple(regularizers)
         skips = settings.skip_zero_variance
         self.drops = skips == "drop"
-        self.skips = skips in ("always", "drop") or (skips == "auto" and not self.regularizers)
+        # A mean over a micro-batch's own tokens changes with the tokens that are left out.
+        no_matter = not self.regularizers and settings.aggregation in OF_THE_STEP
+        self.skips = skips in ("always", "drop") or (skips == "auto" and no_matter)
         self.tokens = LearntTokens(self.speaker)
-        self.whole_groups = loss.whole_groups or any(part.whole_groups for part in self.regularizers)
+        self.whole_groups = (
+            loss.whole_groups
+            or settings.entropy_share < 1
+            or any(part.whole_groups for part in self.regularizers)
+        )
         self.draws_anew = any(
             isinstance(module, torch.nn.Dropout) and module.p > 0
             for module in self.speaker.policy.model.modules()
@@ -130,7 +141,7 @@ class PolicyGradient:
         known: KnownScores | None = None,
         seen: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The loss in micro-batches; their sum does not depend on their size.
+        """The loss in micro-batches; their sum does not depend on their size, except with ``micro_batch_mean``.
 
         Args:
             batch: the step's rollouts. Without ``old`` this pass's own log-probabilities are the old ones.
@@ -144,7 +155,8 @@ class PolicyGradient:
         tokens = float((batch.learnt * rows[:, None]).sum())
         sequences = float(rows.sum())
         sums["tokens"] = 0.0
-        for part in self._micro_batches(batch):
+        cuts = self._micro_batches(batch)
+        for part in cuts:
             scores = self.speaker.scores(self.speaker.policy.model, batch, part, known=known)
             if seen is not None:
                 seen[part] = scores.logprobs.detach().to(seen.dtype)
@@ -152,6 +164,10 @@ class PolicyGradient:
             loss = self.loss(inputs)
             count = inputs.mask if inputs.weights is None else inputs.mask * inputs.weights[:, None]
             terms, metrics = loss.terms, dict(loss.metrics)
+            kept = self._kept(inputs)
+            if kept is not None:
+                terms = torch.where(kept, terms, 0.0)
+                metrics["left_out_mean"] = ~kept
             for regularizer in self.regularizers:
                 term = regularizer(inputs)
                 terms = terms + regularizer.weight(batch.step) * term
@@ -168,7 +184,18 @@ class PolicyGradient:
                 sequences=sequences,
                 max_length=self.speaker.longest,
                 weights=inputs.weights,
+                parts=len(cuts),
             )
+
+    def _kept(self, inputs: LossInputs) -> Tensor | None:
+        """(r, T) bool: the tokens that the policy loss covers; None: all that count. Regularizers cover all."""
+        kept = None
+        if self.settings.entropy_share < 1:
+            kept = most_uncertain(inputs, self.settings.entropy_share)
+        if self.settings.off_policy_limit is not None:
+            near = near_enough(inputs, self.settings.off_policy_limit)
+            kept = near if kept is None else kept & near
+        return kept
 
     def _inputs(self, batch: RolloutBatch, part: Tensor, scores: Any) -> LossInputs:
         """What losses see of some rows."""

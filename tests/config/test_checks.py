@@ -38,7 +38,7 @@ def test_the_default_configuration_has_no_fault() -> None:
             "grpo.group_size=1: must be greater than or equal to 2 (one completion has no group to be compared with)",
         ),
         ("grpo.beta=-1", "grpo.beta=-1: must be greater than or equal to 0"),
-        ("grpo.kl=k4", "grpo.kl=k4: must be 'k1', 'k2' or 'k3'"),
+        ("grpo.kl=k4", "grpo.kl=k4: must be 'k1', 'k2', 'k3', 'k1+' or 'k3+'"),
         ("sft.learning_rate=0", "sft.learning_rate=0: must be greater than 0"),
         ("sft.batch_size=0", "sft.batch_size=0: must be greater than or equal to 1"),
         ("sft.epochs=0", "sft.epochs=0: must be greater than 0"),
@@ -65,9 +65,10 @@ def test_the_default_configuration_has_no_fault() -> None:
         ("trainer.precision=8", "trainer.precision=8: must be '32-true', 'bf16-mixed' or 'bf16-true'"),
         (
             "+grpo.gruop_size=4",
-            "grpo.gruop_size: no such setting (did you mean group_size?); choose aggregation, beta, epochs, "
-            "group_size, iterations, kl, learning_rate, log_kl, lora, max_grad_norm, max_steps, micro_batch_size, "
-            "new_negatives, prompts_per_step, rollouts_shown, schedule, skip_zero_variance, warmup_ratio or weight_decay",
+            "grpo.gruop_size: no such setting (did you mean group_size?); choose aggregation, beta, entropy_share, epochs, "
+            "group_size, iterations, kl, kl_ratio, learning_rate, log_kl, lora, max_grad_norm, max_steps, "
+            "micro_batch_size, new_negatives, off_policy_limit, prompts_per_step, rollouts_shown, schedule, "
+            "skip_zero_variance, warmup_ratio or weight_decay",
         ),
         ("heldout=null", "heldout=null: must be a section with every, keep, patience or users"),
         ("heldout=5", "heldout=5: must be a section with every, keep, patience or users"),

@@ -16,7 +16,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
+from mllmrec.rl.losses import OF_THE_STEP, ClippedRatio
 from mllmrec.rl.parts import REFERENCE
 from mllmrec.rl.regularizers import KlToReference
 from mllmrec.rollout.base import Completions, PlainRollout
@@ -53,7 +53,7 @@ MIXED = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("rollout", [Constrained(), Free(max_new_tokens=5)])
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", OF_THE_STEP)
 def test_micro_batches_change_neither_loss_nor_gradient(make_grpo, batch, rollout, aggregation):
     found = []
     for size in (12, 1, 5):

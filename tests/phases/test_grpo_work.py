@@ -13,7 +13,7 @@ from mllmrec.engine.plain import Plain
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.rewards.hit_format import HitFormat
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
+from mllmrec.rl.losses import OF_THE_STEP, ClippedRatio
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
@@ -175,7 +175,7 @@ def test_groups_without_variance_are_skipped(titled, skip, beta, rows):
         assert relative_error(gradient, expected) > 1e-2
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", OF_THE_STEP)
 def test_dropped_groups_count_nowhere(titled, aggregation):
     # DAPO's means cover only groups with differing rewards, as if the other prompt had not been drawn.
     make, batch = titled

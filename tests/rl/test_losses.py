@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio, LossInputs, LossOutputs, aggregate
+from mllmrec.rl.losses import AGGREGATIONS, OF_THE_STEP, ClippedRatio, LossInputs, LossOutputs, aggregate
 
 LOW, HIGH = "clip_ratio/low_mean", "clip_ratio/high_mean"
 
@@ -150,6 +150,7 @@ COUNTS: dict[str, Any] = {"tokens": 6, "sequences": 2, "max_length": 8}
         ("token_mean", 7 / 6),
         ("constant", 0.4375),  # 7 / (2 · 8)
         ("sequence_sum", 3.5),  # (3 + 4) / 2
+        ("micro_batch_mean", 7 / 6),  # of one micro-batch
     ],
 )
 def test_aggregation(how, value):
@@ -165,11 +166,18 @@ def test_a_sequence_of_one_token_counts_whole():
     assert_close(loss, -torch.tensor(0.1).exp())
 
 
-@pytest.mark.parametrize("how", AGGREGATIONS)
+def in_two(how):
+    return [aggregate(TERMS[row : row + 1], MASK[row : row + 1], how, **COUNTS, parts=2) for row in range(2)]
+
+
+@pytest.mark.parametrize("how", OF_THE_STEP)
 def test_shares_add_up_however_the_step_is_cut(how):
-    whole = aggregate(TERMS, MASK, how, **COUNTS)
-    shares = [aggregate(TERMS[row : row + 1], MASK[row : row + 1], how, **COUNTS) for row in range(2)]
-    assert_close(sum(shares), whole)
+    assert_close(sum(in_two(how)), aggregate(TERMS, MASK, how, **COUNTS))
+
+
+def test_a_mean_of_micro_batches_counts_their_own_tokens():
+    # Means 1.5 and 1, each half: the first sequence counts more than its share of tokens.
+    assert [share.item() for share in in_two("micro_batch_mean")] == [0.75, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +188,7 @@ def test_shares_add_up_however_the_step_is_cut(how):
         ("token_mean", 1.3),  # 3.25 / 2.5
         ("constant", 0.40625),  # 3.25 / (1 · 8)
         ("sequence_sum", 3.25),
+        ("micro_batch_mean", 1.3),
     ],
 )
 def test_aggregation_under_weights(how, value):

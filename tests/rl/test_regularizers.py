@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from mllmrec.rl.losses import LossInputs
-from mllmrec.rl.regularizers import EntropyBonus
+from mllmrec.rl.regularizers import EntropyBonus, KlToReference
 from mllmrec.testing import check_regularizer
 
 
@@ -31,6 +31,26 @@ def test_the_entropy_bonus_has_the_gradient_of_the_entropy_in_expectation(moved)
     )
     (exact,) = torch.autograd.grad(-0.001 * entropy, logits)
     assert_close(found, exact)
+
+
+def test_ratios_correct_the_kl_of_tokens_that_an_older_policy_drew():
+    # A row for each of three tokens, with the probability that the older policy drew it.
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    logprobs = torch.log_softmax(logits, 0)
+    reference = torch.log_softmax(torch.tensor([0.1, 0.4, -0.3], dtype=torch.float64), 0)
+    old = torch.log_softmax(logits.detach() + torch.tensor([0.7, 0.0, -0.7]), 0)
+    mask, zeros = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 1)
+    given = LossInputs(logprobs[:, None], old[:, None], zeros, mask, zeros, reference=reference[:, None])
+    exact = (logprobs.exp() * (logprobs - reference)).sum()
+    for ratio in (True, False):
+        found = (old.exp() * KlToReference(0.1, "k3", ratio)(given)[:, 0]).sum()
+        slopes = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (found, exact)]
+        assert torch.allclose(found, exact) == torch.allclose(*slopes) == ratio
+
+
+@pytest.mark.parametrize("ratio", [True, False])
+def test_the_kl_is_a_regularizer(ratio):
+    check_regularizer(KlToReference(0.1, "k3+", ratio))
 
 
 def test_it_is_a_regularizer_and_stays_finite():

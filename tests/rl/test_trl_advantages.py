@@ -1,4 +1,4 @@
-"""Our advantages equal those of TRL's GRPOTrainer for the same rewards."""
+"""Our advantages equal those of TRL's trainers for the same rewards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mllmrec.rl.advantages import GroupRelative
+from mllmrec.rl.advantages import GroupRelative, LeaveOneOut
 from mllmrec.rl.decoupled import Decoupled
 
 trl = pytest.importorskip("trl")
@@ -30,12 +30,12 @@ def form(completions, **others):
 def trls(make_pretrained, tmp_path, monkeypatch):
     """Advantages by TRL's trainer, which is given completions of one token each."""
 
-    def advantages(**settings):
+    def advantages(kind="GRPO", **settings):
         policy = make_pretrained(lora=None)
-        trainer = trl.GRPOTrainer(
+        trainer = getattr(trl, f"{kind}Trainer")(
             policy.model,
             reward_funcs=[hit, form],
-            args=trl.GRPOConfig(
+            args=getattr(trl, f"{kind}Config")(
                 output_dir=str(tmp_path),
                 use_cpu=True,
                 bf16=False,
@@ -50,7 +50,12 @@ def trls(make_pretrained, tmp_path, monkeypatch):
             processing_class=policy.tokenizer,
         )
         trainer.model.train()
-        drawn = ([[11]] * 8, [[41]] * 8, None, ["a"] * 8, None, {}, None, None)
+        prompts, completions, texts = [[11]] * 8, [[41]] * 8, ["a"] * 8
+        drawn = (
+            (prompts, completions, None, texts, None, {}, None, None)
+            if kind == "GRPO"
+            else (prompts, completions, texts)
+        )
         monkeypatch.setattr(trainer, "_generate", lambda prompts: drawn)
         return trainer._generate_and_score_completions([{"prompt": "Red Lamp"}] * 8)["advantages"]
 
@@ -63,6 +68,13 @@ def test_advantages_equal_trls(trls, make_batch, scale):
     expected = trls(scale_rewards=scale)
     assert expected.abs().max() > 0.5
     assert_close(GroupRelative(scale)(make_batch(total.view(2, 4))), expected, atol=1e-6, rtol=0)
+
+
+def test_rloo_equals_trls(trls, make_batch):
+    expected = trls("RLOO")
+    assert expected.abs().max() > 0.5
+    total = WEIGHTS["hit"] * HIT + WEIGHTS["format"] * FORMAT
+    assert_close(LeaveOneOut()(make_batch(total.view(2, 4))), expected, atol=1e-6, rtol=0)
 
 
 def test_gdpo_equals_trls(trls, make_batch):

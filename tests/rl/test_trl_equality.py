@@ -7,9 +7,10 @@ import torch
 
 from mllmrec.engine.batches import pad
 from mllmrec.engine.shared_prefix import SharedPrefix
-from mllmrec.rl.kl import kl_estimate
+from mllmrec.rl.left_out import most_uncertain, near_enough
 from mllmrec.rl.losses import ClippedRatio, LossInputs, aggregate
 from mllmrec.rl.ratio_losses import Sapo
+from mllmrec.rl.regularizers import KlToReference
 from mllmrec.rl.reinforce import Cispo, Vespo
 
 trl = pytest.importorskip("trl")
@@ -35,10 +36,10 @@ PROMPT_OF = torch.arange(2).repeat_interleave(4)
 ADVANTAGES = torch.tensor([1.5, -0.5, -0.5, -0.5, 0.9, 0.9, -0.9, -0.9])
 LONGEST = 7  # the length limit, which none of these completions reaches
 TEMPERATURE = 0.9
-# TRL's name, ours. In a step of one batch, bnpo and dapo count the same number of tokens.
+# TRL's name, ours.
 NAMES = [
     ("grpo", "sequence_mean"),
-    ("bnpo", "token_mean"),
+    ("bnpo", "micro_batch_mean"),
     ("dapo", "token_mean"),
     ("dr_grpo", "constant"),
 ]
@@ -59,9 +60,9 @@ def make_trainer(make_pretrained, tmp_path):
             per_device_train_batch_size=len(PROMPT_OF),
             num_generations=4,
             max_completion_length=LONGEST,
-            use_bias_correction_kl=False,  # an importance weight on the KL, absent from DeepSeekMath
             temperature=TEMPERATURE,
-            **settings,
+            # The second is an importance weight on the KL, absent from DeepSeekMath.
+            **{"use_bias_correction_kl": False, **settings},
         )
         trainer = trl.GRPOTrainer(
             policy.model,
@@ -87,14 +88,24 @@ def shifted(logprobs, seed):
     return torch.where(COMPLETIONS.mask, logprobs.detach() + noise, 0.0)
 
 
-def both_losses(trainer, loss, aggregation, beta=0.0):
+def both_losses(trainer, loss, aggregation, beta=0.0, kept=None, ratio=False):
     """Our outputs, our loss and TRL's on the same tensors, at ratios away from 1."""
     model, engine, mask = trainer.model, SharedPrefix(), COMPLETIONS.mask
     encoded = engine.encode(model, PROMPTS)
     logprobs, entropy = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
     old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
-    result = loss(LossInputs(logprobs, old, ADVANTAGES[:, None], mask, entropy))
-    terms = result.terms + beta * kl_estimate(logprobs, reference, "k3") if beta else result.terms
+    one_group = torch.zeros(len(PROMPT_OF), dtype=torch.long)
+    inputs = LossInputs(
+        logprobs, old, ADVANTAGES[:, None], mask, entropy, group_of=one_group, reference=reference
+    )
+    result = loss(inputs)
+    terms = result.terms
+    if kept is not None:
+        chosen = kept(inputs)
+        assert 0 < (chosen & mask).sum() < mask.sum()
+        terms = torch.where(chosen, terms, 0.0)
+    if beta:
+        terms = terms + beta * KlToReference(beta, ratio=ratio)(inputs)
     ours = aggregate(terms, mask, aggregation, tokens=float(mask.sum()), sequences=8.0, max_length=LONGEST)
     theirs = trainer._compute_loss(
         model,
@@ -130,6 +141,58 @@ def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
     assert_equal(trainer.model, ours, theirs)
 
 
+def test_micro_batches_of_bnpo_equal_trls(make_trainer):
+    trainer = make_trainer(loss_type="bnpo", beta=0.0)
+    trainer.current_gradient_accumulation_steps = 2
+    model, engine = trainer.model, SharedPrefix()
+    encoded = engine.encode(model, PROMPTS)
+    logprobs, entropy = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
+    old = shifted(logprobs, 0)
+    ours, theirs = [], []
+    for rows in (slice(0, 3), slice(3, 8)):
+        mask = COMPLETIONS.mask[rows]
+        given = LossInputs(logprobs[rows], old[rows], ADVANTAGES[rows, None], mask, entropy[rows])
+        terms = ClippedRatio()(given).terms
+        counts = {"tokens": 1.0, "sequences": 1.0, "max_length": LONGEST, "parts": 2}  # only parts counts
+        ours.append(aggregate(terms, mask, "micro_batch_mean", **counts))
+        prompts = PROMPT_OF[rows]
+        theirs.append(
+            trainer._compute_loss(
+                model,
+                {
+                    "prompt_ids": PROMPTS.ids[prompts],
+                    "prompt_mask": PROMPTS.mask[prompts].long(),
+                    "completion_ids": COMPLETIONS.ids[rows],
+                    "completion_mask": mask.long(),
+                    "advantages": ADVANTAGES[rows],
+                    "old_per_token_logps": old[rows],
+                },
+            )
+        )
+    assert_equal(model, sum(ours), sum(theirs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_entropy_quantile": 0.6}, lambda inputs: most_uncertain(inputs, 0.6)),
+        ({"off_policy_mask_threshold": 0.02}, lambda inputs: near_enough(inputs, 0.02)),
+    ],
+    ids=["entropy", "off_policy"],
+)
+@pytest.mark.parametrize(("loss_type", "aggregation"), [("grpo", "sequence_mean"), ("dapo", "token_mean")])
+def test_tokens_that_are_left_out_are_trls(make_trainer, settings, kept, loss_type, aggregation):
+    trainer = make_trainer(loss_type=loss_type, beta=0.1, **settings)
+    _, ours, theirs = both_losses(trainer, ClippedRatio(), aggregation, 0.1, kept)
+    assert_equal(trainer.model, ours, theirs)
+
+
+def test_a_kl_with_ratios_is_trls(make_trainer):
+    trainer = make_trainer(loss_type="grpo", beta=0.5, use_bias_correction_kl=True)
+    _, ours, theirs = both_losses(trainer, ClippedRatio(), "sequence_mean", 0.5, ratio=True)
+    assert_equal(trainer.model, ours, theirs)
+
+
 SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.1}
 
 
@@ -138,6 +201,13 @@ SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_h
     [
         ({"loss_type": "grpo", "delta": 1.3}, ClippedRatio(0.2, 0.2, delta=1.3), "sequence_mean"),
         ({"loss_type": "grpo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "sequence_mean"),
+        ({"loss_type": "dapo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "token_mean"),
+        ({"loss_type": "dr_grpo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "constant"),
+        (
+            {"loss_type": "grpo", **SEQUENCE, "epsilon": 0.1, "epsilon_high": 0.01, "delta": 1.015},
+            ClippedRatio(0.1, 0.01, level="sequence", delta=1.015),
+            "sequence_mean",
+        ),
         ({"loss_type": "luspo", **SEQUENCE}, ClippedRatio(0.05, 0.1, level="sequence"), "sequence_sum"),
         ({"loss_type": "cispo", "epsilon_high": 1.2}, Cispo(most=1.2), "token_mean"),
         ({"loss_type": "sapo"}, Sapo(), "sequence_mean"),

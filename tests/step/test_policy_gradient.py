@@ -11,7 +11,7 @@ from mllmrec.phases.base import OptimizerSettings
 from mllmrec.phases.grpo import Grpo
 from mllmrec.rewards.base import TextReward
 from mllmrec.rl.advantages import GroupRelative
-from mllmrec.rl.losses import AGGREGATIONS, ClippedRatio
+from mllmrec.rl.losses import OF_THE_STEP, ClippedRatio
 from mllmrec.rl.regularizers import KlToReference, Regularizer
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
@@ -43,7 +43,7 @@ def make_ragged(make_step, picked):
     return make
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", OF_THE_STEP)
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_order_of_rows_and_micro_batches_change_nothing_in_ragged_groups(
     make_ragged, gradient_of, tiny, batch, aggregation, beta
@@ -233,3 +233,60 @@ def test_steps_without_a_trainer_are_those_of_the_stage(make_step, tiny, batch, 
         assert torch.equal(weight, trained[name])
     assert [one["loss"] for one in numbers] == [one["loss"] for one in logged]
     assert numbers[-1].items() <= logged[-1].items()
+
+
+class ByLength(TextReward):
+    """Pays for characters."""
+
+    parts = ()
+    bounds = (0.0, 100.0)
+
+    def judge(self, completion, question):
+        return {"reward": float(len(completion))}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"entropy_share": 0.5}, {"off_policy_limit": 0.05}, {"entropy_share": 0.5, "beta": 0.5}]
+)
+def test_switches_leave_out_tokens_of_the_policy_loss_alone(
+    make_ragged, picked, gradient_of, tiny, batch, settings
+):
+    # Free answers: their tokens differ in entropy.
+    def make_free(**others):
+        return make_ragged(rollout=picked(Free(max_new_tokens=4), RAGGED), reward=ByLength(), **others)
+
+    tiny.policy.begin_phase("grpo")
+    with torch.no_grad():  # away from the reference
+        for weight in tiny.policy.model.parameters():
+            weight.mul_(0.9)
+    found = []
+    for size in (7, 2):
+        step, sums = make_free(micro_batch_size=size, **settings), {}
+        rollouts = step.collect(batch, STEP)
+        # Every second answer became less likely, by half a nat minus the 0.04 nats for each row that it rose.
+        rows = torch.arange(len(rollouts))[:, None]
+        old = rollouts.old + torch.where(rows % 2 == 0, 0.5, 0.0) * rollouts.learnt
+        rollouts = replace(rollouts, old=old, reference=old)
+        found.append(gradient_of(step, rollouts))
+        list(step.loss_shares(rollouts, sums))
+        assert 0 < sums["left_out_mean"] < sums["tokens"]
+    (loss, gradient), (again, its_gradient) = found
+    assert again == pytest.approx(loss, rel=1e-5)
+    assert (its_gradient - gradient).norm() < 1e-5 * gradient.norm()
+    plain, _ = gradient_of(make_free(beta=settings.get("beta", 0.0)), rollouts)
+    assert abs(plain - loss) > 1e-4
+
+
+def test_means_of_micro_batches_are_averaged_with_groups_that_teach_nothing(make_ragged, gradient_of, batch):
+    step = make_ragged(aggregation="micro_batch_mean", micro_batch_size=2, skip_zero_variance="auto")
+    rollouts = step.collect(batch, STEP)
+    # Without an advantage, the first group's two rows are a micro-batch with a loss of 0.
+    quiet = replace(rollouts, advantages=rollouts.advantages * (rollouts.group_of > 0))
+    shares = [float(share.detach()) for share in step.loss_shares(quiet, {})]
+    assert len(shares) == 4
+    assert shares[0] == 0
+    # Answers are one token each: a quarter of the mean of the rows' terms.
+    alone = make_ragged(aggregation="token_mean", micro_batch_size=1)
+    terms = [float(share.detach()) * 7 for share in alone.loss_shares(quiet, {})]
+    expected = [sum(terms[:2]) / 8, sum(terms[2:4]) / 8, terms[4] / 4]
+    assert shares[1:] == pytest.approx(expected, rel=1e-4)
