@@ -265,6 +265,23 @@ def several_updates_have_a_ratio(cfg: Settings) -> str | None:
     return None
 
 
+def reasoning_is_penalised(cfg: Settings) -> str | None:
+    """A regularizer spares the tokens of answers, and answers have no others."""
+    for phase in _drawing(cfg):
+        seen = phase.settings(cfg)
+        if not capability(seen["rollout"], "constrained", False) or capability(
+            seen["rollout"], "reasons", False
+        ):
+            continue
+        for name, one in (seen.get("regularizers") or {}).items():
+            if isinstance(one, Mapping) and one.get("answers") is False:
+                return (
+                    f"regularizers.{name}.answers=false with a rollout that allows only the candidates' answers: there are no "
+                    f"other tokens to penalise; set task=reasoned, or regularizers.{name}.answers=true"
+                )
+    return None
+
+
 def needs_are_met(cfg: Settings) -> str | None:
     """A part needs a teacher, and there is none."""
     for phase in _drawing(cfg):
@@ -388,6 +405,7 @@ PHASE_RULES = (
     off_policy_has_a_ratio,
     foreign_tokens_are_weighed,
     several_updates_have_a_ratio,
+    reasoning_is_penalised,
     needs_are_met,
     experience_is_drawn_and_shown,
     item_tokens_have_vectors,

@@ -11,7 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mllmrec.rl.losses import LossInputs, LossOutputs, PolicyLoss, bounded_exp, log_ratio
+from mllmrec.randomness import torch_generator
+from mllmrec.rl.advantages import Advantage
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.losses import LossInputs, LossOutputs, PolicyLoss, bounded_exp, log_ratio, mean_of_tokens
 from mllmrec.rl.regularizers import Regularizer
 
 CLIPS = ("none", "two_side", "one_side", "ring")
@@ -31,6 +34,7 @@ class Rec(PolicyLoss):
 
     ``weight`` says what w is: 1 (``none``), rho (``importance_sampling``) or exp(A / temperature) (``advantage``). With
     ``one_side`` and ``importance_sampling`` the gradient is that of `ClippedRatio`; ``none`` and ``advantage`` is RED-Weight.
+    With ``level="sequence"`` rho is the geometric mean of the answer's ratios, for all its tokens (the authors' gspo modes).
     """
 
     accepts = frozenset({"sequence", "segment", "token"})
@@ -44,6 +48,7 @@ class Rec(PolicyLoss):
         far_low: float = 0.6,
         far_high: float = 2.0,
         temperature: float = 1.0,
+        level: Literal["token", "sequence"] = "token",
     ) -> None:
         if clip not in CLIPS:
             raise ValueError(f"clip={clip}: is none of {', '.join(CLIPS)}")
@@ -51,13 +56,18 @@ class Rec(PolicyLoss):
             raise ValueError(f"weight={weight}: is none of {', '.join(WEIGHTS)}")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}: must be positive")
-        self.clip, self.weight, self.temperature = clip, weight, temperature
+        if level not in ("token", "sequence"):
+            raise ValueError(f"level={level}: is none of token, sequence")
+        self.clip, self.weight, self.temperature, self.level = clip, weight, temperature, level
         self.low, self.high, self.far_low, self.far_high = epsilon_low, epsilon_high, far_low, far_high
 
     def __call__(self, inputs: LossInputs) -> LossOutputs:
         """The terms, and the share of tokens that the mask leaves out."""
         advantages = inputs.advantages
-        ratio = bounded_exp(log_ratio(inputs).detach())
+        distance = log_ratio(inputs).detach()
+        if self.level == "sequence":
+            distance = mean_of_tokens(distance, inputs.mask).expand_as(distance)
+        ratio = bounded_exp(distance)
         kept = self.kept(ratio, advantages)
         if self.weight == "importance_sampling":
             weighted = ratio * advantages
@@ -78,6 +88,58 @@ class Rec(PolicyLoss):
             return torch.ones_like(above)
         far = (gains & (ratio <= 1 - self.far_low)) | (loses & (ratio >= 1 + self.far_high))
         return above & below | far if self.clip == "ring" else above & below
+
+
+class Balanced(Advantage):
+    """RED-Drop: in groups with more bad answers than good ones, bad ones are left out at random until there are as many.
+
+    Good answers earn at least the group's mean. Those that stay get ``r - mean`` over those that stay; the others get 0.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._dropped = 0.0
+
+    def __call__(self, batch: RolloutBatch) -> Tensor:
+        """(R,); zeros for groups of equal rewards.
+
+        Raises:
+            ValueError: the rows are all answers with their probabilities, and no draws.
+        """
+        if batch.weights is not None:
+            raise ValueError(
+                "bad answers are dropped from draws, and this rollout returns all answers: choose another rollout"
+            )
+        rewards = batch.judged()
+        good = batch.groups.centred(rewards) >= 0
+        stays = torch.ones_like(good)
+        for group in range(batch.groups.count):
+            own = (batch.group_of == group).nonzero()[:, 0]
+            bad = own[~good[own]]
+            surplus = len(bad) - (len(own) - len(bad))
+            if surplus > 0:
+                stays[self._in_order(batch, bad)[:surplus]] = False
+        self._dropped = float((~stays).float().mean())
+        counts = stays.to(rewards.dtype)
+        sizes = batch.groups.mean(counts)
+        mean = batch.groups.mean(rewards * counts) / sizes
+        given = (rewards - batch.groups.rows(mean)) * counts
+        return given.masked_fill(batch.groups.rows(batch.groups.all_equal(rewards)), 0.0)
+
+    def _in_order(self, batch: RolloutBatch, rows: Tensor) -> Tensor:
+        """The rows in a random order that does not depend on where they stand."""
+        ids = batch.completions.ids.cpu()
+        keys = []
+        for row in rows.tolist():
+            sample = batch.examples[int(batch.example_of[row])].sample_id
+            written = " ".join(map(str, ids[row].tolist()))
+            generator = torch_generator(self.seed, "red_drop", batch.step, sample, written)
+            keys.append(torch.rand((), generator=generator))
+        return rows[torch.stack(keys).argsort(stable=True)]
+
+    def metrics(self) -> dict[str, float]:
+        """The share of answers that were left out."""
+        return {"red_drop/dropped": self._dropped}
 
 
 class NearOld(Regularizer):

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
+from mllmrec.errors import UserError
 from mllmrec.rl.losses import LossInputs
 from mllmrec.testing import check_regularizer
 from mllmrec.testing.trials import trial_faults
@@ -60,6 +61,25 @@ def test_the_first_update_has_no_penalty_and_no_gradient():
     given = inputs_of([[0.0, 0.0]], [1.0])
     LikelihoodKept()(given).sum().backward()
     assert given.logprobs.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_answers_may_be_spared_and_still_count_for_the_gate():
+    # Reasoning of two tokens, an answer of two: together less likely by 0.3, the reasoning alone by 0.1.
+    segments = [[-1, -1, 0, 0]]
+    given = inputs_of([[0.2, -0.1, 0.3, -0.1]], [1.0], segments)
+    assert_close(LikelihoodKept(answers=False)(given), torch.tensor([[0.2, 0.0, 0.0, 0.0]]))
+    # The reasoning fell, and the answer rose by more.
+    rose = inputs_of([[0.2, -0.1, -0.3, 0.1]], [1.0], segments)
+    assert not LikelihoodKept(answers=False)(rose).any()
+    assert not LikelihoodKept(answers=False)(inputs_of([[0.2, 0.1]], [1.0])).any()
+    check_regularizer(LikelihoodKept(answers=False))
+
+
+def test_answers_without_reasoning_cannot_be_spared():
+    words = ["variant=llds", "regularizers.llds.answers=false"]
+    with pytest.raises(UserError, match=r"regularizers\.llds\.answers=false.*set task=reasoned"):
+        check_config(compose_checked("train", words, CONFIG_DIR).config)
+    check_config(compose_checked("train", [*words, "task=reasoned"], CONFIG_DIR).config)
 
 
 @pytest.mark.parametrize("gate", ["answer", "segment"])

@@ -7,10 +7,10 @@ from torch.testing import assert_close
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.capabilities import capability
 from mllmrec.config.compose import compose_checked
-from mllmrec.rl.losses import ClippedRatio, LossInputs
-from mllmrec.testing import check_loss, check_regularizer
+from mllmrec.rl.losses import ClippedRatio, LossInputs, aggregate
+from mllmrec.testing import check_advantage, check_loss, check_regularizer, toy_batch
 from mllmrec.testing.trials import trial_faults
-from mllmrec.variants.rec import CLIPS, WEIGHTS, NearOld, Rec
+from mllmrec.variants.rec import CLIPS, WEIGHTS, Balanced, NearOld, Rec
 
 # Advantage, ratio, and whether two_side, one_side and ring keep the token.
 MASKS = [
@@ -56,6 +56,54 @@ def test_one_side_with_importance_weights_has_the_gradient_of_ppos_clip():
     assert_close(*gradients)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("shift", [0.0, 0.3, -0.3])
+def test_at_the_level_of_sequences_it_has_the_gradient_of_gspo(advantage, shift):
+    # Geometric means of 1.044009 times exp(shift), over four tokens that count.
+    ratios = torch.tensor([[1.1, 0.9, 1.2, 1.0, 5.0]])
+    old = torch.full((1, 5), -1.0)
+    logprobs = (old + ratios.log() + shift).requires_grad_()
+    mask = torch.tensor([[True] * 4 + [False]])
+    given = LossInputs(logprobs, old, torch.tensor([[advantage]]), mask, torch.zeros(1, 5))
+    gradients = []
+    for loss in (Rec("one_side", "importance_sampling", level="sequence"), ClippedRatio(level="sequence")):
+        found = aggregate(loss(given).terms, mask, "sequence_mean", tokens=4, sequences=1, max_length=5)
+        gradients.append(torch.autograd.grad(found, logprobs, retain_graph=True)[0])
+    assert (gradients[0] == 0).all() == (advantage * shift > 0)
+    assert_close(*gradients)
+
+
+def test_surplus_bad_answers_are_dropped():
+    # One good answer of four: two of the three bad ones go, and 1 and 0 are left. Two of four: none goes.
+    batch = toy_batch(
+        ["a", "b", "c", "d"] * 2, rewards=[1.0, 0, 0, 0, 1, 1, 0, 0], group_of=[0] * 4 + [1] * 4
+    )
+    part = Balanced()
+    given = part(batch)
+    assert sorted(given[:4].tolist()) == [-0.5, 0.0, 0.0, 0.5]
+    assert given[0] == 0.5
+    assert given[4:].tolist() == [0.5, 0.5, -0.5, -0.5]
+    assert part.metrics() == {"red_drop/dropped": 0.25}
+    # Other seeds drop others.
+    assert len({tuple(Balanced(seed)(batch).tolist()) for seed in range(20)}) == 3
+
+
+def test_graded_rewards_are_good_from_the_mean_on():
+    # Mean 0.5: 1 and 0.6 are good, and of 0.4, 0.3 and 0.2 one goes; the rest is compared with its own mean.
+    batch = toy_batch(["a", "b", "c", "d", "e"], rewards=[1.0, 0.6, 0.4, 0.3, 0.2])
+    given = Balanced()(batch)
+    (dropped,) = (given == 0).nonzero()[:, 0].tolist()
+    assert dropped >= 2
+    stays = torch.arange(5) != dropped
+    assert_close(given[stays], batch.rewards[stays] - batch.rewards[stays].mean())
+
+
+def test_dropping_is_an_advantage_of_draws():
+    check_advantage(Balanced())
+    with pytest.raises(ValueError, match="choose another rollout"):
+        Balanced()(toy_batch(["a", "b"], rewards=[1.0, 0], weights=[0.5, 0.5]))
+
+
 def test_better_answers_weigh_more():
     given = all_pairs()
     terms = Rec("none", "advantage", temperature=2.0)(given).terms
@@ -75,6 +123,7 @@ def test_what_holds_the_policy_near():
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_they_are_losses(clip, weight):
     check_loss(Rec(clip, weight))
+    check_loss(Rec(clip, weight, level="sequence"))
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -97,7 +146,13 @@ def test_they_are_regularizers(kind):
 
 @pytest.mark.parametrize(
     ("variant", "advantage"),
-    [("rec", "GroupRelative"), ("rep", "GroupRelative"), ("opmd", "Mirror"), ("asymre", "Shifted")],
+    [
+        ("rec", "GroupRelative"),
+        ("rep", "GroupRelative"),
+        ("red_drop", "Balanced"),
+        ("opmd", "Mirror"),
+        ("asymre", "Shifted"),
+    ],
 )
 def test_the_variants_are_whole(variant, advantage):
     composed = compose_checked("train", [f"variant={variant}"], CONFIG_DIR)
@@ -119,6 +174,7 @@ def test_only_plain_reinforce_is_refused_where_another_policy_draws(loss, alone)
         (lambda: Rec("both"), "none, two_side, one_side, ring"),
         (lambda: Rec(weight="reward"), "none, importance_sampling, advantage"),
         (lambda: Rec(temperature=0.0), "temperature=0.0"),
+        (lambda: Rec(level="row"), "token, sequence"),
         (lambda: NearOld(kind="k3"), "k2, forward"),
     ],
 )
