@@ -46,6 +46,7 @@ MANDATORY = {
     ("rollout", "lists"): ["task=ranked_list"],
     ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "gigpo"): ["task=ranked_list", "reward=rank_list"],
+    ("advantage", "step_grpo"): ["task=ranked_list", "reward=rank_list"],
 }
 ASKS_FOR_A_GPU = {
     ("trainer", "gpu"),
