@@ -37,28 +37,31 @@ def supervised(cfg: Settings, loss_on: str) -> list[str]:
 
 def learnt_reasoning_is_said(cfg: Settings) -> str | None:
     """The policy learns to reason before it answers, but cannot write the reasoning later, or evaluation wants none."""
-    if cfg["cot"]["placement"] != "completion" or cfg["mix_ratio"] == 0:
+    placement = cfg["cot"]["placement"]
+    if placement == "prompt" or cfg["mix_ratio"] == 0:
         return None
     for phase in _drawing(cfg):
         rollout = phase.settings(cfg)["rollout"]
         if capability(rollout, "constrained", False) and not capability(rollout, "reasons", False):
             return (
-                "cot.placement=completion with a rollout that allows only the candidates' answers: the policy cannot "
-                "reason; choose rollout=reasoned, rollout=free or method=sft"
+                f"cot.placement={placement} with a rollout that allows only the candidates' answers: the policy cannot "
+                "reason; choose "
+                + ("rollout=profiled" if placement == "profile" else "rollout=reasoned, rollout=free")
+                + " or method=sft"
             )
     if _single(cfg, "dpo", "pointwise"):
         return (
-            f"cot.placement=completion with method={cfg['method']['name']}, which learns answers without reasoning; "
+            f"cot.placement={placement} with method={cfg['method']['name']}, which learns answers without reasoning; "
             "set cot.placement=prompt, or choose method=sft or mllmrec_r1"
         )
     if cfg["eval"]["cot"] is True:
         return (
-            "cot.placement=completion with eval.cot=true: the policy writes the reasoning, so prompts cannot show it; "
+            f"cot.placement={placement} with eval.cot=true: the policy writes the reasoning, so prompts cannot show it; "
             "set eval.cot=auto"
         )
     if cfg["eval"]["cot"] is False and cfg["eval"]["ranking"] == "generate":
         return (
-            "cot.placement=completion with eval.cot=false: training prompts ask for reasoning before the answer, but "
+            f"cot.placement={placement} with eval.cot=false: training prompts ask for reasoning before the answer, but "
             "evaluation prompts would not; set eval.cot=auto"
         )
     return None

@@ -358,7 +358,7 @@ class Cot(Section):
 
     draft_wording: Annotated[str, Field(min_length=1)]
     refine_wording: Annotated[str, Field(min_length=1)]
-    placement: Literal["prompt", "completion"]
+    placement: Literal["prompt", "completion", "profile"]
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -170,6 +170,24 @@ def candidate_scores(
     return table
 
 
+def scores_behind(
+    policy: Policy, prompts: Sequence[str], answers: Sequence[Sequence[Sequence[int]]], engine: Engine
+) -> np.ndarray:
+    """Log-probabilities of answers if no others are possible, float64; those of one prompt behind those of another.
+
+    Args:
+        policy: the policy.
+        prompts: B texts.
+        answers: for each, the token ids of its answers.
+        engine: runs the policy's model.
+    """
+    encoded = engine.encode(policy.model, policy.prompt_batch(prompts))
+    scored = score_answers(
+        engine, policy.model, encoded, answers, policy.padding_token, policy.device, entropy=False
+    )
+    return scored.scores.logprobs.double().sum(1).cpu().numpy()
+
+
 class ConstrainedList(PolicyRanker):
     """Ranks by the list that the policy writes greedily if every place takes one of the candidates that are left."""
 

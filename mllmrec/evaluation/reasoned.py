@@ -1,4 +1,4 @@
-"""Ranks candidates by their exact probability after reasoning that the policy writes first."""
+"""Ranks candidates by their exact probability after reasoning or a profile that the policy writes first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 
 from mllmrec.engine.base import Engine
-from mllmrec.evaluation.ranking import ScoringRanker
+from mllmrec.evaluation.ranking import ScoringRanker, scores_behind
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.markup import THINK_CLOSE
 from mllmrec.randomness import numpy_generator, torch_generator
 from mllmrec.rollout.base import Spelling
+from mllmrec.rollout.profiled import second_prompts
 from mllmrec.rollout.reasoned import Reasoned
 
 Shown = Literal["own", "none", "swapped", "shuffled"]
@@ -69,16 +70,38 @@ class AfterReasoning(ScoringRanker):
         said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)
         self.generated_tokens += sum(map(len, said))
         said, closed = self._changed(said, closed, examples)
-        rows = self.rollout.answers_after(self.engine, model, encoded, said, closed, self.samples, spelling)
-        assert rows.weights is not None
+        if any(one.second is not None for one in examples):
+            weights = self._after_profiles(examples, said, options)
+        else:
+            rows = self.rollout.answers_after(
+                self.engine, model, encoded, said, closed, self.samples, spelling
+            )
+            assert rows.weights is not None
+            weights = rows.weights.double().cpu().numpy()
         found, start = [], 0
-        weights = rows.weights.double().cpu().numpy()
         for own in options:
             count = self.samples * len(own)
             table = weights[start : start + count].reshape(self.samples, len(own))
             found.append(np.log(table.mean(0).clip(min=1e-300)))
             start += count
         return found
+
+    def _after_profiles(
+        self, examples: Sequence[Example], said: list[list[int]], options: Sequence[Sequence[Sequence[int]]]
+    ) -> np.ndarray:
+        """Probabilities of every answer after each profile, as `Reasoned.answers_after` orders them, float64."""
+        each = [one for one in examples for _ in range(self.samples)]
+        prompts = second_prompts(each, self.words.decode(said))
+        found = [
+            scores_behind(
+                self.policy,
+                prompts[start : start + len(examples)],
+                [options[place // self.samples] for place in range(start, start + len(examples))],
+                self.engine,
+            )
+            for start in range(0, len(prompts), len(examples))  # as many prompts at once as in every ranker
+        ]
+        return np.exp(np.concatenate(found))
 
     def _changed(
         self, said: list[list[int]], closed: list[bool], examples: Sequence[Example]

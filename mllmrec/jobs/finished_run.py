@@ -31,7 +31,8 @@ from mllmrec.models.backbones import Backbone
 from mllmrec.models.policy import Policy
 from mllmrec.models.prompt_lengths import keep_to_engine
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.examples import CotUse, Example, Examples
+from mllmrec.prompts.examples import Example, Examples
+from mllmrec.prompts.profiles import SecondPrompt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import unfinished
 from mllmrec.run.settings import read_settings
@@ -83,9 +84,22 @@ class FinishedRun:
         """
         shown = list(history)[-self.prepared.history_length :]
         asks = self.prepared.asks_under(self.cfg.eval)
-        prompt = self.prepared.builder.prompt(shown, items if listed else None, think=asks)
+        builder, second = self.prepared.builder, None
+        if self.prepared.use_of_cot(self.cfg.eval).placement == "profile":
+            prompt = builder.describing_prompt(shown)
+            second = SecondPrompt(builder, np.array(items), listed)
+        else:
+            prompt = builder.prompt(shown, items if listed else None, think=asks)
         example = Example(
-            "recommend", "recommend", prompt, items[0], np.array(items), 0, False, history=np.array(history)
+            "recommend",
+            "recommend",
+            prompt,
+            items[0],
+            np.array(items),
+            0,
+            False,
+            history=np.array(history),
+            second=second,
         )
         with torch.no_grad():
             if self.cfg.eval.ranking == "pointwise":
@@ -111,7 +125,7 @@ class FinishedRun:
             train.candidates_of,
             history_length=self.prepared.history_length,
             list_size=None if listed else 0,
-            cot=CotUse(asks=self.prepared.asks_under(self.cfg.eval)),
+            cot=self.prepared.use_of_cot(self.cfg.eval),
         )
         settings = dict(self.cfg.eval)
         if not listed and settings["calibrate"] == "permute":  # without a list there are no orders

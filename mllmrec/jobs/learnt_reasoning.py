@@ -137,8 +137,9 @@ def _warn(cfg: DictConfig, prepared: Prepared, asking: int) -> None:
         return
     if asking < FEW * len(prepared.train):
         log.warning(
-            "cot.placement=completion: only %s of %s training prompts ask for reasoning, but all evaluation prompts do, so "
+            "cot.placement=%s: only %s of %s training prompts ask for reasoning, but all evaluation prompts do, so "
             "training seldom covers what is measured; raise mix_ratio",
+            cfg.cot.placement,
             f"{asking:,}",
             f"{len(prepared.train):,}",
         )

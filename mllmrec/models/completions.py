@@ -21,7 +21,8 @@ def learnt_tokens(
         examples: N examples.
 
     Returns:
-        N lists that end with the end token, and where the answer begins in each: behind the reasoning, if there is any.
+        N lists that end with the end token, or with the closing tag of a profile, and where the answer begins in each: behind
+        the reasoning, if there is any.
     """
     tokens = [answers.among(one.candidates.tolist(), [one.target])[0] for one in examples]
     begins = [0] * len(examples)
@@ -34,6 +35,10 @@ def learnt_tokens(
         words = policy.reasoning_tokens()
         encoded = policy.encode_answers([examples[place].reasoning for place in own])
         for place, reasoning in zip(own, encoded, strict=True):
+            if examples[place].profile_only:
+                tokens[place] = words.profile(reasoning)
+                begins[place] = len(tokens[place])
+                continue
             whole = words.whole(reasoning, tokens[place])
             begins[place] = len(whole) - len(tokens[place])
             tokens[place] = whole

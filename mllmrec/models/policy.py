@@ -74,8 +74,7 @@ class Policy:
         self.remedy = "raise backbone.max_length"  # lifts this limit
         # What the chat template takes as system prompt; None: the template's own, if it has one; "": none.
         self.system: str | None = None
-        # How prompts ask for reasoning, `PromptBuilder.asking`; "": none does.
-        self.asking = ""
+        self.asking: tuple[str, ...] = ()  # how prompts end that ask for reasoning, `PromptBuilder.asking`
         self.reserved = 0  # tokens of each prompt that a later phase may fill
         self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
@@ -108,8 +107,7 @@ class Policy:
         Raises:
             UserError: the template cannot take the system prompt, or cannot go without one.
         """
-        thinks = self.asking != "" and self.asking in prompt
-        return rendered(self.tokenizer, prompt, self.system, thinks)
+        return rendered(self.tokenizer, prompt, self.system, thinks=prompt.endswith(self.asking))
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts; counts prompts and tokens."""

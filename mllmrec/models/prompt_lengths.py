@@ -8,6 +8,7 @@ one candidate each, are checked the same way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -121,7 +122,15 @@ def _doubtful(examples: Examples, bounds: _Bounds, limit: int) -> Sequence[int]:
 
 
 def _length(policy: Policy, bounds: _Bounds, example: Example, limit: int) -> int:
-    """Tokens of a prompt and its reasoned answer; 0 if an upper bound already keeps to the limit."""
+    """Tokens of a prompt and its reasoned answer; 0 if an upper bound already keeps to the limit.
+
+    A profile counts with its second prompt as well.
+    """
+    if example.second is not None:
+        second = replace(example, prompt=example.second.about(example.reasoning), second=None)
+        without = replace(second, reasoned_answer="", reasoning="")
+        first = _length(policy, bounds, replace(example, second=None), limit)
+        return max(first, _length(policy, bounds, without, limit))
     # A token of the answer covers at least one byte. Most prompts need no tokenizer. In long prompts the items are counted
     # one by one, since the same items appear in many prompts.
     room = limit - len(example.reasoned_answer.encode()) - 3 * bool(example.reasoning)

@@ -69,6 +69,7 @@ class Sft(PhaseModule):
 
     def loss_shares(self, batch: Sequence[Example]) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches; their sum does not depend on their size."""
+        batch = [lesson for example in batch for lesson in example.lessons()]
         prompts = self.policy.encode_prompts([example.prompt for example in batch])
         answers, begins = learnt_tokens(self.policy, self.answers, batch)
         tries: list[AnswerTrie] | None = None

@@ -37,6 +37,9 @@ class PromptTemplate:
     experience: str = (
         "Experience with other users:{joiner}{items}"  # {items} {joiner}; first; left out if there is none
     )
+    # {domain}; stands behind the history if the policy describes the user first, and ranks from that alone
+    describe: str = "Describe what the user likes, between <think> and </think>, for someone who will not see these {domain}s."
+    profile: str = "What the user likes:\n{reasoning}"  # {reasoning}; stands in the place of the history
 
 
 _PLACEHOLDERS = {
@@ -47,6 +50,8 @@ _PLACEHOLDERS = {
     "closing": {"domain", "form"},
     "ranked": {"domain", "form", "places"},
     "experience": {"items", "joiner"},
+    "describe": {"domain"},
+    "profile": {"reasoning"},
     "item": {"label", "title", "caption", "position"},
     "history_item": {"label", "title", "caption", "position"},
     "caption": {"caption"},
@@ -139,21 +144,14 @@ class PromptBuilder:
             think: whether the prompt asks for reasoning before the answer.
         """
         template = self.template
-        lines = [
-            self._item(template.history_item, item, position) for position, item in enumerate(history, 1)
-        ]
         blocks = [self.told(self.experience)] if self.experience else []
-        blocks.append(template.history.format(items=template.joiner.join(lines), domain=self.domain))
+        blocks.append(self._history(history))
         if candidates is not None:
-            lines = [
-                self._item(template.item, item, position, listed=True)
-                for position, item in enumerate(candidates, 1)
-            ]
-            blocks.append(template.candidates.format(items=template.joiner.join(lines), domain=self.domain))
+            blocks.append(self._list(candidates))
         if reasoning:
             blocks.append(template.hint.format(reasoning=self.clean(reasoning)))
         if think:
-            blocks.append(self.template.think.format())
+            blocks.append(template.think.format())
         blocks.append(self._closing())
         return template.joiner.join(blocks)
 
@@ -163,10 +161,51 @@ class PromptBuilder:
         lines = template.joiner.join(map(self.clean, experience))
         return template.experience.format(items=lines, joiner=template.joiner)
 
+    def describing_prompt(self, history: Sequence[int]) -> str:
+        """The user message that asks for a profile, reasoning that another prompt shows in the place of this history.
+
+        Args:
+            history: item codes, oldest first.
+        """
+        return self.template.joiner.join([self._history(history), self._describe()])
+
+    def prompt_about(self, profile: str, candidates: Sequence[int] | None) -> str:
+        """The user message that asks for an answer and shows a profile in the place of the history.
+
+        Args:
+            profile: foreign text; if there is none, the prompt shows candidates only.
+            candidates: item codes; None for the whole catalogue.
+        """
+        clean = self.clean(profile)
+        blocks = [self.template.profile.format(reasoning=clean)] if clean else []
+        if candidates is not None:
+            blocks.append(self._list(candidates))
+        return self.template.joiner.join([*blocks, self._closing()])
+
     @property
-    def asking(self) -> str:
+    def asking(self) -> tuple[str, ...]:
         """How prompts end that ask for reasoning. Foreign text has no tags, so it cannot imitate an ending that names them."""
-        return self.template.joiner.join(["", self.template.think.format(), self._closing()])
+        joiner = self.template.joiner
+        return (
+            joiner.join(["", self.template.think.format(), self._closing()]),
+            joiner.join(["", self._describe()]),
+        )
+
+    def _describe(self) -> str:
+        return self.template.describe.format(domain=self.domain)
+
+    def _history(self, items: Sequence[int]) -> str:
+        template = self.template
+        lines = [self._item(template.history_item, item, position) for position, item in enumerate(items, 1)]
+        return template.history.format(items=template.joiner.join(lines), domain=self.domain)
+
+    def _list(self, candidates: Sequence[int]) -> str:
+        template = self.template
+        lines = [
+            self._item(template.item, item, position, listed=True)
+            for position, item in enumerate(candidates, 1)
+        ]
+        return template.candidates.format(items=template.joiner.join(lines), domain=self.domain)
 
     def _closing(self) -> str:
         closing = self.template.closing if self.places == 1 else self.template.ranked

@@ -13,6 +13,7 @@ from mllmrec.data.splits import Samples
 from mllmrec.prompts.answers import reasoned
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.keys import CotKey, Reasoning
+from mllmrec.prompts.profiles import SecondPrompt
 
 CandidatesOf = Callable[[int], tuple[np.ndarray, int]]  # sample index -> (C,) item codes, the target's column
 
@@ -38,6 +39,18 @@ class Example:
     places: int = 1  # items that an answer names
     history: np.ndarray = field(default_factory=_empty)  # all item codes before the target, oldest first
     hint: str = ""  # the reasoning shown in the prompt
+    # The prompt that asks for the answer, if the example's own asks for a profile.
+    second: SecondPrompt | None = None
+    profile_only: bool = False  # whether the profile is to be learnt, and no answer
+
+    def lessons(self) -> list[Example]:
+        """What SFT learns of it: itself, or how to write the profile and, apart from that, how to answer after it."""
+        if self.second is None or not self.reasoning:
+            return [self]
+        answering = replace(
+            self, prompt=self.second.about(self.reasoning), reasoned_answer="", reasoning="", second=None
+        )
+        return [replace(self, profile_only=True), answering]
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,14 @@ class CotUse:
     Args:
         source: writes the reasoning; None: no sample carries any.
         chosen: (S,) bool: the samples that carry it; None: none does.
-        placement: as a hint in the prompt, or before the answer, to be learnt.
+        placement: as a hint in the prompt; before the answer, to be learnt; or as a profile, to be learnt as well, which
+            takes the place of the history in a second prompt.
         asks: whether prompts without reasoning ask for reasoning before the answer.
     """
 
     source: Reasoning | None = None
     chosen: np.ndarray | None = None
-    placement: Literal["prompt", "completion"] = "prompt"
+    placement: Literal["prompt", "completion", "profile"] = "prompt"
     asks: bool = False
 
 
@@ -133,14 +147,19 @@ class Examples:
         samples = self.samples
         history = samples.history(index, self.history_length)
         candidates, column = self.candidates_of(index)
-        learnt = bool(reasoning) and self.cot.placement == "completion"
+        learnt = bool(reasoning) and self.cot.placement != "prompt"
         said = self._said(index, reasoning, candidates) if learnt and reasoning else ""
-        prompt = self.builder.prompt(
-            history.tolist(),
-            candidates.tolist() if self.list_size is None else None,
-            None if learnt else reasoning,
-            think=learnt or (self.cot.asks and not reasoning),
-        )
+        asks = learnt or (self.cot.asks and not reasoning)
+        second = self._second(candidates) if asks else None
+        if second is not None:
+            prompt = self.builder.describing_prompt(history.tolist())
+        else:
+            prompt = self.builder.prompt(
+                history.tolist(),
+                candidates.tolist() if self.list_size is None else None,
+                None if learnt else reasoning,
+                think=asks,
+            )
         return Example(
             sample_id=samples.sample_id(index),
             user_id=samples.user_id(index),
@@ -154,12 +173,19 @@ class Examples:
             places=self.builder.places,
             history=samples.history(index),
             hint="" if learnt or not reasoning else reasoning,
+            second=second,
         )
+
+    def _second(self, candidates: np.ndarray) -> SecondPrompt | None:
+        """The prompt after a profile; None if reasoning stands elsewhere."""
+        if self.cot.placement != "profile":
+            return None
+        return SecondPrompt(self.builder, candidates, lists=self.list_size != 0)
 
     def _said(self, index: int, reasoning: str, candidates: np.ndarray) -> str:
         """The reasoning as it is learnt, with the listed candidates that it names."""
         source, ids = self.cot.source, self.builder.ids
-        if source is None or self.list_size is not None:
+        if source is None or self.list_size is not None or self.cot.placement == "profile":
             return self.builder.clean(reasoning)
         columns = source.closest(self.cot_key(index), [ids[item] for item in candidates])
         return self.builder.naming_closest(reasoning, candidates.tolist(), columns)
@@ -187,13 +213,17 @@ class Examples:
         if order is not None:
             candidates = candidates[order]
             column = int(np.flatnonzero(order == column)[0]) if column >= 0 else column
-        prompt = self.builder.prompt(
-            shown,
-            None if self.list_size == 0 else candidates.tolist(),
-            (example.hint or None) if history else None,
-            self.cot.asks and not example.hint,
-        )
-        return replace(example, prompt=prompt, candidates=candidates, target_column=column)
+        if example.second is not None:
+            prompt, second = self.builder.describing_prompt(shown), example.second.listing(candidates)
+        else:
+            second = None
+            prompt = self.builder.prompt(
+                shown,
+                None if self.list_size == 0 else candidates.tolist(),
+                (example.hint or None) if history else None,
+                self.cot.asks and not example.hint,
+            )
+        return replace(example, prompt=prompt, candidates=candidates, target_column=column, second=second)
 
     def shown(self, example: Example) -> list[int]:
         """The item codes of the history that the example's prompt shows, oldest first."""
@@ -225,10 +255,15 @@ class Examples:
         parts, start = [], 0
         for listed in np.array_split(example.candidates, -(-len(example.candidates) // self.list_size)):
             column = example.target_column - start
+            second = None if example.second is None else example.second.listing(listed)
+            prompt = example.prompt
+            if second is None:
+                prompt = self.builder.prompt(shown, listed.tolist(), example.hint or None, asks)
             parts.append(
                 replace(
                     example,
-                    prompt=self.builder.prompt(shown, listed.tolist(), example.hint or None, asks),
+                    prompt=prompt,
+                    second=second,
                     candidates=listed,
                     target_column=column if 0 <= column < len(listed) else -1,
                 )

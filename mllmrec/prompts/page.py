@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.cache import atomic_path
+from mllmrec.prompts.answers import profiled
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.prompts.questions import Questions
 from mllmrec.randomness import numpy_generator
@@ -76,8 +77,14 @@ def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
     if shown.questions is None:
         (listing,) = (part for part in shown.examples.in_lists(example) if part.target_column >= 0)
         builder = shown.examples.builder
-        wanted = example.reasoned_answer or builder.answer(example.target, listing.target_column)
-        return [(listing.prompt, wanted)]
+        answer = builder.answer(example.target, listing.target_column)
+        if listing.second is not None:
+            profile = profiled(example.reasoning) if example.reasoning else "(a profile)"
+            return [
+                (listing.prompt, profile),
+                (listing.second.about(example.reasoning or "(the profile)"), answer),
+            ]
+        return [(listing.prompt, example.reasoned_answer or answer)]
     questions = shown.questions
     other = int(example.candidates[0 if example.target_column else -1])
     return [

@@ -68,6 +68,10 @@ class ReasoningTokens:
         (text,) = self.decode([said[-_TAIL:]])
         return [] if text.endswith("\n") else self.after
 
+    def profile(self, reasoning: Sequence[int]) -> list[int]:
+        """A completion that is only reasoning."""
+        return [*self.opening, *reasoning, *self.closing]
+
     def whole(self, reasoning: Sequence[int], answer: Sequence[int]) -> list[int]:
         """A completion."""
         return [*self.opening, *reasoning, *self.closing, *self.after, *answer]

@@ -64,6 +64,7 @@ class Speaker(Protocol):
         prompts: Sequence[str] | None = None,
         round_: str | int = 0,
         source: str = ...,
+        draw: PlainRollout | None = None,
     ) -> RolloutBatch:
         """G completions of each prompt.
 
@@ -74,6 +75,7 @@ class Speaker(Protocol):
             prompts: (B,) texts to complete in place of the examples' own prompts.
             round_: names the draw, if the step draws more than once for an example.
             source: who counts as the rows' writer.
+            draw: how; None: as the rollout's own draw does.
         """
         ...
 
@@ -155,6 +157,8 @@ class Rollout(Part, ABC):
     off_policy: ClassVar[bool] = (
         False  # whether some rows were not drawn from the policy and prompt they are learnt with
     )
+    judges: ClassVar[bool] = False  # whether the rewards that it fills in are final
+    several_groups: ClassVar[bool] = False  # whether an example has several groups
 
     inserts: ClassVar[bool] = (
         False  # whether some learnt tokens are ``foreign``, so that the loss must weigh them
@@ -187,6 +191,7 @@ class PlainRollout(Rollout):
     constrained: bool  # whether only the candidates' answers are possible
     lists: bool = False  # whether answers are ranked lists
     reasons: bool = False  # whether the policy reasons before it answers
+    describes: bool = False  # whether it writes profiles, which are shown in second prompts
     every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
     gives_order: bool = False  # whether a group's rows are stops on one way
     temperature: float  # 0: each token is the most likely one

@@ -120,7 +120,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
         cot=cot,
         train=train,
         mixture=mixture,
-        asks=cfg.cot.placement == "completion" and cot is not None and cfg.mix_ratio > 0,
+        asks=cfg.cot.placement != "prompt" and cot is not None and cfg.mix_ratio > 0,
         redraw=lambda draw: drawn(draw, with_cot),
         summary=summary,
         captions=captions,

@@ -42,7 +42,7 @@ class Prepared:
     cot: CotPolicy | None
     train: Examples
     mixture: Mixture  # which training samples carry reasoning
-    asks: bool  # whether training prompts of samples with reasoning ask for it, before the answer
+    asks: bool  # whether training prompts of samples with reasoning ask for it, before the answer or as a profile
     redraw: Callable[[str], Examples]  # the training examples with the negatives of another, named draw
     summary: dict[str, Any]
     captions: dict[str, str]  # by item id
@@ -76,7 +76,7 @@ class Prepared:
             candidates_of,
             history_length=self.history_length,
             list_size=Listing.of(settings, self.trained_list).list_size,
-            cot=CotUse(self.cot, carriers, asks=self.asks_under(settings)),
+            cot=self.use_of_cot(settings, carriers),
             split=settings.split,
         )
         chosen = list(range(len(samples)))
@@ -93,6 +93,16 @@ class Prepared:
                     *(f"{carrying:,}", f"{len(chosen):,}", settings.split, counted(coverage)),
                 )
         return examples, chosen, candidates_hash
+
+    def use_of_cot(self, settings: DictConfig, carriers: np.ndarray | None = None) -> CotUse:
+        """How prompts use reasoning under these ``eval`` settings.
+
+        Args:
+            settings: the settings.
+            carriers: (S,) bool: the samples whose prompts show it; None: none does.
+        """
+        asks = self.asks_under(settings)
+        return CotUse(self.cot, carriers, self.train.cot.placement if asks else "prompt", asks)
 
     def asks_under(self, settings: DictConfig) -> bool:
         """Whether prompts ask for reasoning before the answer under these ``eval`` settings."""

@@ -93,7 +93,8 @@ class Collector:
         if self.rollout.off_policy and batch.old is None:
             raise ValueError(f"{type(self.rollout).__name__} is off-policy and left `old` empty")
         # A rollout that judges as it goes may have changed groups since; a reward may look at the whole group.
-        if batch.rewards is None or type(self.reward).__call__ is not TextReward.__call__:
+        by_text = type(self.reward).__call__ is TextReward.__call__
+        if batch.rewards is None or not (self.rollout.judges or by_text):
             batch = self.judge(batch)
         for shaper in self.shapers:
             batch = self.fill(batch, shaper.needs)

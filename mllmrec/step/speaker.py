@@ -123,6 +123,7 @@ class Speaker:
         prompts: Sequence[str] | None = None,
         round_: str | int = 0,
         source: str = POLICY,
+        draw: PlainRollout | None = None,
     ) -> RolloutBatch:
         """G completions of each prompt; see `mllmrec.rollout.base.Speaker`.
 
@@ -142,7 +143,7 @@ class Speaker:
             torch_generator(self.seed, *purpose, examples[place].sample_id, *copies[place])
             for place in places
         ]
-        drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked))
+        drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked), draw)
         known = KnownScores(encoded, drawn.scores) if turn.gradients else None
         batch = self._batch(examples, turn, places, tokens, drawn, source, known)
         if drawn.segments is not None:
@@ -152,10 +153,16 @@ class Speaker:
         return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
 
     def _drawn(
-        self, tokens: TokenBatch, turn: Turn, generators: Sequence[torch.Generator], spelling: Spelling
+        self,
+        tokens: TokenBatch,
+        turn: Turn,
+        generators: Sequence[torch.Generator],
+        spelling: Spelling,
+        draw: PlainRollout | None = None,
     ) -> tuple[Completions, Any]:
         """The completions of some prompts, and the prompts as the engine encoded them."""
-        draw = self.plain.greedy() if turn.greedy else self.plain
+        draw = draw or self.plain
+        draw = draw.greedy() if turn.greedy else draw
         model = self.policy.model
         training = model.training
         model.train(training and turn.gradients)

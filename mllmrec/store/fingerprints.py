@@ -30,6 +30,7 @@ from mllmrec.cache import (
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.profiles import SecondPrompt
 
 _PACKAGE = Path(__file__).parents[1]
 # The files of this package that determine training: code and wordings.
@@ -61,7 +62,7 @@ _NOT_MEASURED = (
     "faithfulness",
 )
 # These affect only rankings by a policy that reads prompts.
-_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "reasoning", "hint")
+_OF_PROMPTS = ("prompt", "has_reasoning", "reasoned_answer", "reasoning", "hint", "second", "profile_only")
 _OF_PROMPT_READERS = (
     "ranking",
     "calibrate",
@@ -204,6 +205,10 @@ def _without(value: Any, names: Sequence[str]) -> Any:
 def _bytes_of(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
+    if value is None:
+        return b""
+    if isinstance(value, SecondPrompt):
+        return _bytes_of(value.about("profile"))
     if isinstance(value, bool | int):
         return repr(int(value)).encode()
     if isinstance(value, np.ndarray) and value.dtype.kind in "iub":

@@ -42,7 +42,7 @@ def check_rollout(rollout: Any, engine: Engine | None = None) -> None:
     with torch.random.fork_rng(devices=[]):
         if isinstance(rollout, PlainRollout):
             _check_draw(rollout, engine)
-        examples = toy_examples(2)
+        examples = toy_examples(2, rollout.plain.describes)
         first = _called(rollout, examples, engine)
         _check_batch(first, rollout)
         again = _called(copy.deepcopy(before), examples, engine)

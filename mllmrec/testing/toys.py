@@ -15,7 +15,9 @@ from torch import Tensor
 from mllmrec.engine.base import Engine
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.engine.shared_prefix import SharedPrefix
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.profiles import SecondPrompt
 from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import Question, RolloutBatch
 from mllmrec.rollout.base import PlainRollout
@@ -41,11 +43,15 @@ _OPEN, _CLOSE = 11, 12  # around reasoning
 _PIECES = {_OPEN: "<think>\n", _CLOSE: "\n</think>\n", 7: "[ITEM_1]", 8: "[ITEM_", 9: "2]", 10: "3]"}
 
 
-def toy_examples(count: int = 2) -> list[Example]:
+def toy_examples(count: int = 2, describes: bool = False) -> list[Example]:
     """Examples with prompts of different lengths and three candidates each; the targets are items 1, 2, 3, 1, ...
 
-    The history of each has the two other items.
+    The history of each has the two other items. With ``describes`` the prompts ask for a profile.
     """
+    second = None
+    if describes:
+        builder = PromptBuilder(ItemTexts(_IDS, _TITLES), load_template("compact"))
+        second = SecondPrompt(builder, np.array([0, 1, 2]))
     return [
         Example(
             sample_id=f"sample {place}",
@@ -56,6 +62,7 @@ def toy_examples(count: int = 2) -> list[Example]:
             target_column=place % 3,
             has_reasoning=bool(place % 2),
             history=np.array([(place + 1) % 3, (place + 2) % 3]),
+            second=second,
         )
         for place in range(count)
     ]

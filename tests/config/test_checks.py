@@ -148,6 +148,24 @@ def test_types_and_bounds(override: str, expected: str) -> None:
             "Reasoned and eval.ranking=reasoned with cot.placement=completion",
         ),
         (["task=reasoned", "eval.cot=false"], "set eval.cot=auto"),
+        (["rollout=profiled"], "no prompt asks for a profile; set task=profiled"),
+        (
+            ["task=profiled", "mix_ratio=0"],
+            "mix_ratio=0: no prompt asks for reasoning before the answer; set mix_ratio=1",
+        ),
+        (["task=profiled", "rollout=reasoned"], "answers right after the prompt; set rollout=profiled"),
+        (["task=profiled", "eval.ranking=generate"], "after the profile; set eval.ranking=reasoned"),
+        (["task=profiled", "variant=remax"], "greedy answer right after the prompt"),
+        (["task=profiled", "method=dpo"], "which learns answers without reasoning"),
+        (["task=profiled", "method=expert_iteration"], "learns drawn answers and no profiles"),
+        (
+            [
+                "task=profiled",
+                "variant=scaf_grpo",
+                "rollout.inner._target_=mllmrec.rollout.profiled.Profiled",
+            ],
+            "Scaffold around profiles",
+        ),
         (["task=reasoned", "rollout.max_reasoning_tokens=65"], "set eval.max_reasoning_tokens=65"),
         (
             ["cot.placement=completion", "method=sft", "eval.cot=true"],

@@ -43,6 +43,7 @@ MANDATORY = {
     ("rollout", "evidence"): ["task=reasoned"],
     ("rollout", "teacher_feedback"): ["task=reasoned", "loss=shaped"],
     ("rollout", "rubric_refine"): ["reward=rubric", "loss=shaped"],
+    ("rollout", "profiled"): ["task=profiled"],
     ("rollout", "lists"): ["task=ranked_list"],
     ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "gigpo"): ["task=ranked_list", "reward=rank_list"],

@@ -23,7 +23,9 @@ from mllmrec.jobs.main import held_out_protocol
 from mllmrec.phases import key as key_module
 from mllmrec.phases.key import BY_CONTENT, NOT_IN_WARMUP, OF_OTHERS, OF_REPORTS, OF_THE_JOB, PhaseKey
 from mllmrec.prompts.answer_tokens import AnswerTokens
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.profiles import SecondPrompt
 from mllmrec.samples.prepare import prepare
 from mllmrec.store import fingerprints
 from mllmrec.store.fingerprints import (
@@ -310,6 +312,12 @@ CONTENT: dict[str, tuple[str, Callable[[World], list[str]], list[str], Callable[
         lambda world: world.write_texts("refinements", "They like blue."),
     ),
     "reasoning elsewhere": ("cot", lambda world: [], ["cot.placement=completion"], lambda world: None),
+    "reasoning as a profile": (
+        "cot",
+        lambda world: ["cot.placement=completion"],
+        ["cot.placement=profile"],
+        lambda world: None,
+    ),
     "reasoning beside": ("mixing", lambda world: [], ["mixing=augment"], lambda world: None),
     "more with reasoning": ("mix_ratio", lambda world: [], ["mix_ratio=0.75"], lambda world: None),
     "other negatives": (
@@ -532,6 +540,11 @@ OTHER = {
     "history": np.array([1, 2]),
     "hint": "blue",
     "places": 2,
+    "second": SecondPrompt(
+        PromptBuilder(ItemTexts(list("01234567"), list("abcdefgh")), load_template("compact")),
+        np.array([3, 7]),
+    ),
+    "profile_only": True,
 }
 
 
