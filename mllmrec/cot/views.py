@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mllmrec.cot.base import CotKey, CotPolicy
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
-from mllmrec.reasoners.counting import frequent_words, join_words, word_counts
+from mllmrec.reasoners.counting import frequent_words, word_counts
 
 
 class Views(CotPolicy):
@@ -22,6 +22,8 @@ class Views(CotPolicy):
         seed: of the draw.
         pictures: share of the samples whose reasoning looks at captions.
         closest: listed candidates that learnt reasoning names, the closest first; 0 for none.
+        words: the most words that a text names, most frequent first.
+        brevity: the chance that a text ends after a word, drawn after each; 0: every text names as many as it can.
 
     Raises:
         UserError: a value makes no sense, or captions are to be looked at and there are none.
@@ -36,11 +38,17 @@ class Views(CotPolicy):
         seed: int,
         pictures: float = 0.5,
         closest: int = 3,
+        words: int = 3,
+        brevity: float = 0.0,
     ) -> None:
         if not 0 <= pictures <= 1:
             raise UserError(f"cot_policy.pictures={pictures}: a share lies between 0 and 1")
         if closest < 0:
             raise UserError(f"cot_policy.closest={closest}: a number of candidates is not negative")
+        if words < 1:
+            raise UserError(f"cot_policy.words={words}: a text names at least one word")
+        if not 0 <= brevity <= 1:
+            raise UserError(f"cot_policy.brevity={brevity}: a chance lies between 0 and 1")
         if pictures and not any(captions.values()):
             raise UserError(
                 f"cot_policy.pictures={pictures:g}, and no item has a caption to look at: choose a captioner (caption=palette, if "
@@ -48,12 +56,13 @@ class Views(CotPolicy):
             )
         self.texts = {"Pictures": captions, "Titles": titles}
         self.seed, self.pictures, self.num_closest = seed, pictures, closest
+        self.words, self.brevity = words, brevity
 
     def reasoning(self, key: CotKey) -> str | None:
         """The view and its most frequent words; None if the view has no words."""
         view = self._view(key)
-        words = frequent_words(self._texts(view, key.history_ids))
-        return f"{view}: {join_words(words)}." if words else None
+        words = frequent_words(self._texts(view, key.history_ids), self._most(key))
+        return f"{view}: {', '.join(words)}." if words else None
 
     def closest(self, key: CotKey, candidates: Sequence[str]) -> list[int]:
         """The columns of the candidates that share most words with the history; the first of equals comes first.
@@ -64,6 +73,13 @@ class Views(CotPolicy):
         counts = word_counts(self._texts(view, key.history_ids))
         shared = [sum(counts[word] for word in word_counts([text])) for text in self._texts(view, candidates)]
         return sorted(range(len(shared)), key=lambda column: -shared[column])[: self.num_closest]
+
+    def _most(self, key: CotKey) -> int:
+        """How many words the text may name."""
+        if self.brevity == 0:
+            return self.words
+        drawn = numpy_generator(self.seed, "length", key.split, key.user_id, key.sample_id, key.target_id)
+        return min(self.words, int(drawn.geometric(self.brevity)))
 
     def _view(self, key: CotKey) -> str:
         drawn = numpy_generator(

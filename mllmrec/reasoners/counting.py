@@ -35,9 +35,9 @@ def template_reasoning(
     return f"Signals: {signals}. Preference: mostly {named[0]}. Look for: {listed}."
 
 
-def frequent_words(history_texts: Sequence[str]) -> list[str]:
-    """The words that `template_reasoning` names; empty if the texts hold no words."""
-    return _frequent(history_texts, content_words)[1]
+def frequent_words(history_texts: Sequence[str], most: int = _MOST_WORDS) -> list[str]:
+    """The words that `template_reasoning` would name if it named up to ``most``; empty if the texts hold no words."""
+    return _frequent(history_texts, content_words, most)[1]
 
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:
@@ -46,7 +46,7 @@ def word_counts(texts: Iterable[str]) -> Counter[str]:
 
 
 def _frequent(
-    texts: Sequence[str], split: Callable[[str], dict[str, None]]
+    texts: Sequence[str], split: Callable[[str], dict[str, None]], most: int = _MOST_WORDS
 ) -> tuple[dict[str, int], list[str]]:
     """How many texts hold each word, and the words to be named."""
     documents = [words for words in map(split, texts) if words]
@@ -57,7 +57,7 @@ def _frequent(
             counts[word] = counts.get(word, 0) + 1
             latest[word] = position
     ordered = sorted((word for word in counts if counts[word] > 1), key=lambda w: (-counts[w], -latest[w], w))
-    return counts, (ordered or list(documents[-1] if documents else ()))[:_MOST_WORDS]
+    return counts, (ordered or list(documents[-1] if documents else ()))[:most]
 
 
 def content_words(text: str) -> dict[str, None]:

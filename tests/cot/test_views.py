@@ -24,9 +24,9 @@ def views(pictures: float, closest: int = 3, captions: dict[str, str] = CAPTIONS
     ("pictures", "text", "columns"),
     [
         # Red and star occur twice each in the history, star later. Of the candidates 5, 4, 3, item 4 is red and a star: 2 + 2.
-        (1.0, "Pictures: star and red.", [1, 2, 0]),
+        (1.0, "Pictures: star, red.", [1, 2, 0]),
         # Lamp and Norvik occur twice each, lamp later. Item 5 has both, item 3 lamp and Okami: 2 + 1, item 4 nothing.
-        (0.0, "Titles: lamp and norvik.", [0, 2, 1]),
+        (0.0, "Titles: lamp, norvik.", [0, 2, 1]),
     ],
 )
 def test_a_view_names_its_words_and_the_candidates_that_share_them(
@@ -52,9 +52,21 @@ def test_the_view_is_drawn_per_sample_and_stays_its_own() -> None:
     assert texts == [views(0.4).reasoning(key) for key in keys]
 
 
+def test_a_text_names_as_many_words_as_it_may() -> None:
+    assert Views(CAPTIONS, TITLES, 0, pictures=1.0, words=1).reasoning(KEY) == "Pictures: star."
+    assert Views(CAPTIONS, TITLES, 0, pictures=1.0, words=9).reasoning(KEY) == "Pictures: star, red."
+
+
+def test_texts_end_early_by_chance() -> None:
+    policy = Views(CAPTIONS, TITLES, 0, pictures=1.0, brevity=0.6)
+    keys = [CotKey(str(user), ("1", "2", "3"), "4", f"{user}:4") for user in range(1000)]
+    short = sum(policy.reasoning(key) == "Pictures: star." for key in keys) / len(keys)
+    assert 0.55 < short < 0.65  # three standard errors of 0.0155
+
+
 def test_a_view_without_words_gives_no_reasoning() -> None:
     assert views(1.0, captions={"9": "red"}).reasoning(KEY) is None
-    assert views(0.0, captions={}).reasoning(KEY) == "Titles: lamp and norvik."
+    assert views(0.0, captions={}).reasoning(KEY) == "Titles: lamp, norvik."
 
 
 def test_pictures_without_any_caption_are_refused() -> None:
@@ -64,7 +76,7 @@ def test_pictures_without_any_caption_are_refused() -> None:
         views(0.4, captions={"1": ""})
 
 
-@pytest.mark.parametrize("wrong", [{"pictures": 1.5}, {"closest": -1}])
+@pytest.mark.parametrize("wrong", [{"pictures": 1.5}, {"closest": -1}, {"words": 0}, {"brevity": 2}])
 def test_senseless_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"cot_policy.{next(iter(wrong))}="):
         Views(CAPTIONS, TITLES, 0, **wrong)
