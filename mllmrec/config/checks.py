@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -56,7 +57,27 @@ def _told_without_imports(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     faults += [*_schema_faults(settings), *broken_rules(settings), *broken_algorithms(cfg, settings)]
     # The settings may come from a run folder that someone else made: check this before anything is built.
     faults += targets_of_python(settings)
-    return settings, [*faults, *declared_faults(settings)]
+    return settings, _without_echoes(cfg, [*faults, *declared_faults(settings)])
+
+
+def _without_echoes(cfg: DictConfig, faults: list[str]) -> list[str]:
+    """The faults without those of settings that only repeat another faulty one, such as ``seed: ${seed}``."""
+    named = [re.split("[=:]", fault, maxsplit=1)[0] for fault in faults]
+    repeats = dict(_repeats("", OmegaConf.to_container(cfg, resolve=False)))
+    return [
+        fault
+        for fault, path in zip(faults, named, strict=True)
+        if repeats.get(path, path) not in {*named} - {path}
+    ]
+
+
+def _repeats(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(path, the path whose value it repeats)."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _repeats(f"{path}.{key}" if path else str(key), inner)
+    elif isinstance(value, str) and (found := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+        yield path, found[1]
 
 
 def _resolve(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
