@@ -22,15 +22,17 @@ JOBS_A_SEED = {
     "seeds": 1,
     "controls": 4,
     "reasoned": 2,
+    "profiled": 2,
 }
 NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1, "efficiency": 2 * 2 * 2}
 
-# Efficiency compares ways to show images and `reasoned` reasons about them; Amazon Beauty has none here.
+# Efficiency compares ways to show images and `reasoned` and `profiled` reason about them; Amazon Beauty has none here.
 FORMS = [
     (name, scale)
     for name in JOBS_A_SEED | NO_AXIS_OF_SEEDS
     for scale in ("full", "small", "amazon_beauty")
-    if (name, scale) not in (("efficiency", "amazon_beauty"), ("reasoned", "amazon_beauty"))
+    if (name, scale)
+    not in (("efficiency", "amazon_beauty"), ("reasoned", "amazon_beauty"), ("profiled", "amazon_beauty"))
 ]
 
 
@@ -60,7 +62,7 @@ def test_every_job_of_a_sweep_composes_and_passes_the_checks(name: str, scale: s
 @pytest.mark.parametrize("name", JOBS_A_SEED)
 def test_seeds_are_an_axis(name: str) -> None:
     axes = OmegaConf.load(CONFIG_DIR / "experiment" / f"{name}.yaml").hydra.sweeper.params
-    seeds = range({"seeds": 10, "controls": 10, "reasoned": 5}.get(name, 3))
+    seeds = range({"seeds": 10, "controls": 10, "reasoned": 5, "profiled": 5}.get(name, 3))
     # Last, so that no job waits for a phase that the job before it trains.
     assert list(axes)[-1] == "seed"
     assert axes["seed"].split(",") == [str(seed) for seed in seeds]
