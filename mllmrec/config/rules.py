@@ -15,6 +15,7 @@ from mllmrec.config.inference_rules import INFERENCE_RULES
 from mllmrec.config.kinds import KINDS
 from mllmrec.config.label_rules import LABEL_RULES
 from mllmrec.config.model_rules import MODEL_RULES
+from mllmrec.config.part_rules import PART_RULES
 from mllmrec.config.phase_rules import PHASE_RULES
 from mllmrec.config.phases import phases_of
 from mllmrec.config.reasoning_rules import REASONING_RULES
@@ -177,6 +178,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     corrected_scores_exist,
     baselines_have_names_of_their_own,
     *PHASE_RULES,
+    *PART_RULES,
     *SHAPER_RULES,
     *DATA_RULES,
     *MODEL_RULES,
