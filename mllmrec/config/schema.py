@@ -178,6 +178,7 @@ class Grpo(Optimised):
     beta: NotNegative
     kl: Literal["k1", "k2", "k3", "k1+", "k3+"]
     log_kl: bool = False
+    max_generated_tokens: Count | None = None
     aggregation: Literal["token_mean", "sequence_mean", "constant", "sequence_sum", "micro_batch_mean"]
     skip_zero_variance: Literal["auto", "always", "never", "drop"]
     # Runs of earlier versions have no such keys.

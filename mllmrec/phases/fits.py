@@ -163,7 +163,8 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             if settings.rollouts_shown and batch.step in kept:
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 
-        module = Grpo(step, _optimizer(settings), len(plan), keep, plan.sampler)
+        most = settings.get("max_generated_tokens")
+        module = Grpo(step, _optimizer(settings), len(plan), keep, plan.sampler, most)
         selection = fit(module, forms, plan, inputs, loggers, measure)
     return Trained(selection, module.generated_tokens)
 

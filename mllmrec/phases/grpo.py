@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from mllmrec.rollout.draw import NoProbabilities
 from mllmrec.step.collector import Collector
 from mllmrec.step.metrics import rollout_metrics
 from mllmrec.step.policy_gradient import PolicyGradient
+
+log = logging.getLogger(__name__)
 
 
 class RolloutPhase(PhaseModule):
@@ -79,6 +82,7 @@ class Grpo(RolloutPhase):
         steps: int,
         on_rollouts: Callable[[RolloutBatch], None] | None = None,
         sampler: Part | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         """Take the step.
 
@@ -88,9 +92,10 @@ class Grpo(RolloutPhase):
             steps: rollout steps in the whole phase.
             on_rollouts: called with every step's rollouts.
             sampler: chose the prompts, and may have numbers to log.
+            most_tokens: the phase ends after the step in which so many have been generated; None for no limit.
         """
         super().__init__(step.collector, optimizer, steps * step.settings.iterations)
-        self.step, self.on_rollouts, self.sampler = step, on_rollouts, sampler
+        self.step, self.on_rollouts, self.sampler, self.most_tokens = step, on_rollouts, sampler, most_tokens
 
     @property
     def learners(self) -> list[Part]:
@@ -107,3 +112,11 @@ class Grpo(RolloutPhase):
         numbers = self.rollout_metrics(rollouts)
         for update in self.step.updates(rollouts, self.update):
             self.log_step({**update, **numbers, **self.part_metrics()})
+        if self.most_tokens is not None and self.generated_tokens >= self.most_tokens:
+            log.info(
+                "%s: ended at step %d, with %d tokens generated",
+                self.name,
+                batch_idx + 1,
+                self.generated_tokens,
+            )
+            self.trainer.should_stop = True

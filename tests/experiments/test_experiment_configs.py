@@ -23,16 +23,19 @@ JOBS_A_SEED = {
     "controls": 4,
     "reasoned": 2,
     "profiled": 2,
+    "variants": len(list((CONFIG_DIR / "variant").glob("*.yaml"))),
 }
 NO_AXIS_OF_SEEDS = {"caption_gain": 2, "free_release": 1, "efficiency": 2 * 2 * 2}
 
 # Efficiency compares ways to show images and `reasoned` and `profiled` reason about them; Amazon Beauty has none here.
+NOT_ON_AMAZON = ("efficiency", "reasoned", "profiled")
 FORMS = [
     (name, scale)
     for name in JOBS_A_SEED | NO_AXIS_OF_SEEDS
     for scale in ("full", "small", "amazon_beauty")
-    if (name, scale)
-    not in (("efficiency", "amazon_beauty"), ("reasoned", "amazon_beauty"), ("profiled", "amazon_beauty"))
+    if not (name in NOT_ON_AMAZON and scale == "amazon_beauty")
+    # Every preset is composed by a test of its own; one scale is enough for the 68 of them in a sweep.
+    and not (name == "variants" and scale != "small")
 ]
 
 
@@ -66,6 +69,12 @@ def test_seeds_are_an_axis(name: str) -> None:
     # Last, so that no job waits for a phase that the job before it trains.
     assert list(axes)[-1] == "seed"
     assert axes["seed"].split(",") == [str(seed) for seed in seeds]
+
+
+def test_every_preset_stands_in_the_sweep_of_variants() -> None:
+    axes = OmegaConf.load(CONFIG_DIR / "experiment" / "variants.yaml").hydra.sweeper.params
+    shipped = sorted(path.stem for path in (CONFIG_DIR / "variant").glob("*.yaml"))
+    assert sorted(axes.variant.split(",")) == shipped
 
 
 def test_axes_and_values_typed_replace_those_of_the_experiment() -> None:

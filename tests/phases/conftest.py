@@ -40,8 +40,10 @@ def recorded(monkeypatch):
 def make_grpo(make_step):
     """A GRPO phase around such a step."""
 
-    def make(*policy_answers_builder, learning_rate=1e-3, steps=1, on_rollouts=None, **settings):
+    def make(
+        *policy_answers_builder, learning_rate=1e-3, steps=1, on_rollouts=None, most_tokens=None, **settings
+    ):
         step = make_step(*policy_answers_builder, **settings)
-        return Grpo(step, OptimizerSettings(learning_rate), steps, on_rollouts)
+        return Grpo(step, OptimizerSettings(learning_rate), steps, on_rollouts, most_tokens=most_tokens)
 
     return make

@@ -364,3 +364,10 @@ def test_every_part_has_its_numbers_logged_after_each_update(make_grpo, batch, f
         [numbers[name] for name in ("ownreward", "ownadvantage", "ownloss", "ownterm")] for numbers in logged
     ]
     assert counts == [[1, 1, 1, 1], [1, 1, 2, 2]]
+
+
+def test_a_phase_ends_once_its_rollouts_have_generated_enough(make_grpo, fit, batch):
+    grpo = make_grpo(steps=5, group_size=2, most_tokens=5)
+    fit(grpo, [batch] * 5)
+    # Two prompts with two answers of two tokens each: 8 in the first step.
+    assert (grpo.generated_tokens, grpo.trainer.global_step) == (8, 1)
