@@ -48,17 +48,42 @@ def check_inference(part: Any, engine: Engine | None = None) -> None:
 
 
 def toy_inputs(ranking: str = "likelihood", places: int = 1, engine: Engine | None = None) -> InferenceInputs:
-    """A random policy of 16 tokens that answers about the toy examples; without inference, candidates keep their order."""
+    """A random policy of 16 tokens that answers about the toy examples; without inference, candidates keep their order.
+
+    There are four training examples, and the reward is that of a hit.
+    """
     speaker = toy_speaker(Constrained(), engine)
     names = speaker.names
-    builder = SimpleNamespace(ids=names.ids, titles=names.titles, naming=Naming(), places=places)
+    naming = Naming()
+    builder = SimpleNamespace(
+        ids=names.ids,
+        titles=names.titles,
+        naming=naming,
+        places=places,
+        answer=lambda item, column=None: naming.answer_text(names.ids[item], names.titles[item], column),
+    )
+    texts = {"ids": names.ids, "titles": names.titles, "details": [""] * len(names.ids)}
+    prepared = SimpleNamespace(
+        builder=builder,
+        items=SimpleNamespace(**{name: np.array(given) for name, given in texts.items()}),
+        captions={},
+        train=[replace(example, places=places) for example in toy_examples(4)],
+    )
+    settings = {"ranking": ranking, "max_new_tokens": 4, "max_reasoning_tokens": 4, "batch_size": 2}
     protocol: Any = SimpleNamespace(
-        settings=OmegaConf.create({"ranking": ranking, "max_new_tokens": 4, "max_reasoning_tokens": 4}),
+        settings=OmegaConf.create(settings),
         seed=0,
-        prepared=SimpleNamespace(builder=builder),
+        prepared=prepared,
         ranker=lambda *parts: _AsListed(),
     )
-    cfg = OmegaConf.create()
+    cfg = OmegaConf.create(
+        {
+            "seed": 0,
+            "cache_dir": "unused",  # nothing of these items is kept
+            "prompt": {"item_tokens": "none"},
+            "reward": {"_target_": "mllmrec.rewards.hit_format.HitFormat"},
+        }
+    )
     return InferenceInputs(cfg, protocol, speaker.policy, speaker.answers, engine or SharedPrefix())
 
 

@@ -40,7 +40,17 @@ _IDS, _TITLES = ("1", "2", "3"), ("Red Lamp", "Blue Lamp", "Old Clock")
 # Each item's answer. The last two share a token, so that one answer is chosen in two steps.
 _ANSWERS = ([7, END], [8, 9, END], [8, 10, END])
 _OPEN, _CLOSE = 11, 12  # around reasoning
-_PIECES = {_OPEN: "<think>\n", _CLOSE: "\n</think>\n", 7: "[ITEM_1]", 8: "[ITEM_", 9: "2]", 10: "3]"}
+_LEADS = ([13], [14])  # in front of each item of a list
+_PIECES = {
+    _OPEN: "<think>\n",
+    _CLOSE: "\n</think>\n",
+    7: "[ITEM_1]",
+    8: "[ITEM_",
+    9: "2]",
+    10: "3]",
+    13: "1.",
+    14: "\n2.",
+}
 
 
 def toy_examples(count: int = 2, describes: bool = False) -> list[Example]:
@@ -136,7 +146,7 @@ class _ToyItems(DescribedItems):
 class _ToyPolicy:
     """As much of a policy as speaking needs: words are tokens 2 to 6, answers the tokens of `_ANSWERS`."""
 
-    end_token, max_length = END, 1 << 20
+    end_token, padding_token, max_length = END, 0, 1 << 20
 
     def __init__(self) -> None:
         self.model = _toy_model()
@@ -144,7 +154,11 @@ class _ToyPolicy:
 
     def prompt_batch(self, prompts: Sequence[str]) -> TokenBatch:
         """Each word is one token."""
-        return pad([row or [2] for row in self.encode_answers(prompts)], 0, side="left")
+        return pad(self.encode_prompts(prompts), self.padding_token, side="left")
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Each word is one token; a prompt without words is one token, too."""
+        return [row or [2] for row in self.encode_answers(prompts)]
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Each word is one token."""
@@ -192,7 +206,7 @@ class _ToyAnswers:
     """Answers, and lists of two of them."""
 
     longest, longest_list = 3, 8
-    leads = ([13], [14])
+    leads = _LEADS
 
     @staticmethod
     def among(candidates: Sequence[int]) -> list[list[int]]:

@@ -58,3 +58,10 @@ def test_a_part_that_works_on_lists_needs_lists():
     (fault,) = faults_of(part=OfLists)
     assert "prompt.places=1: answers must be ranked lists; choose a run of task=ranked_list" in fault
     assert faults_of("task=ranked_list", part=OfLists) == []
+
+
+def test_a_search_over_lists_needs_lists():
+    (fault,) = compose_plain("inference=value_search")
+    assert "ValueSearch with prompt.places=1" in fault
+    assert "choose a run of task=ranked_list, or inference=best_of_n" in fault
+    assert compose_plain("inference=value_search", "task=ranked_list") == []

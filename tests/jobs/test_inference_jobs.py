@@ -90,6 +90,21 @@ def test_ways_of_published_systems_rank_all_candidates(reasoned, command, tmp_pa
     assert all(len(set(row["ranking"])) == 10 for row in rows if row["stage"] == "sft")
 
 
+def test_a_run_of_lists_is_ranked_by_a_search(job, command, tmp_path):
+    folder = tmp_path / "lists"
+    job(folder, "task=ranked_list", "method=sft", "eval.max_users=12", "heldout.users=0")
+    asked = ["inference=value_search", "inference.iterations=6", "inference.value_prompts=8", "stage=sft"]
+    ranked = tmp_path / "ranked"
+    done = command("evaluate", f"run={folder}", *SHOWN, *asked, f"hydra.run.dir={ranked}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert protocol_of(ranked)["inference"].startswith("ValueSearch(iterations=6, ")
+    rows = pq.read_table(ranked / "per_user.parquet").to_pylist()
+    assert all(len(set(row["ranking"])) == 5 for row in rows if row["stage"] == "sft")
+    cost = json.loads((ranked / "metrics.json").read_text())["cost"]["sft"]
+    # Eight lists of five items for each of eight prompts, at least two tokens an item, before the search draws any.
+    assert cost["generated_tokens"] > 8 * 8 * 5 * 2
+
+
 def test_the_cost_is_that_of_both_kinds_of_negatives(reasoned, command, tmp_path):
     asked = ["eval.ranking=likelihood", "eval.cot=false", "eval.max_users=12", "eval.weighting=both"]
     drawn = ["inference=best_of_n", "inference.n=3", "inference.rest=unranked"]

@@ -10,6 +10,7 @@ from mllmrec.inference.base import Inference
 from mllmrec.inference.best_of_n import BestOfN
 from mllmrec.inference.majority import Majority
 from mllmrec.inference.plain import PlainRanking
+from mllmrec.inference.value_search import ValueSearch
 from mllmrec.testing import check_inference
 from mllmrec.variants.repexp_coreset import RepExpCoreset
 from mllmrec.variants.select_best import SelectBest
@@ -26,6 +27,7 @@ from mllmrec.variants.select_best import SelectBest
         SelectBest(n=4, patience=2),
         RepExpCoreset(n=4, k=3),
         RepExpCoreset(n=3, k=2, dimensions=4, rest="unranked"),
+        ValueSearch(iterations=4, samples=2, value_lists=2),
     ],
 )
 def test_parts_of_mllmrec_pass(part):
