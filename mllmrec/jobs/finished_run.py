@@ -215,7 +215,7 @@ def _opened(
     policy = load_policy(cfg, folder, so_far)
     prepared = prepare(cfg, training, open_judge)
     prepared.builder.experience = learnt_experience(cfg, folder, so_far)
-    policy.asking = prepared.builder.asking
+    policy.asks = prepared.builder.asks_for_reasoning
     policy.meet_items(prepared.items)
     answers = AnswerTokens(prepared.builder, policy.encode_answers, policy.end_token)
     engine: Engine = instantiate(cfg.engine)

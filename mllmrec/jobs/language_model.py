@@ -59,7 +59,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     labels = [prepared.builder.label(item) for item in range(len(prepared.items))] if by_id else []
     policy = backbone.build(prepared.corpus(), labels, cfg.seed)
     policy.system = cfg.prompt.get("system")
-    policy.asking = prepared.builder.asking
+    policy.asks = prepared.builder.asks_for_reasoning
     keep_to_engine(policy, engine)
     policy.meet_items(prepared.items)
     reads_vectors = cfg.prompt.item_tokens == "vector"

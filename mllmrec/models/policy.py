@@ -6,7 +6,7 @@ Much of the package imports this class, so transformers and peft, which take sec
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,8 @@ class Policy:
         self.remedy = "raise backbone.max_length"  # lifts this limit
         # What the chat template takes as system prompt; None: the template's own, if it has one; "": none.
         self.system: str | None = None
-        self.asking: tuple[str, ...] = ()  # how prompts end that ask for reasoning, `PromptBuilder.asking`
+        # Whether a prompt asks for reasoning, `PromptBuilder.asks_for_reasoning`; None: none does.
+        self.asks: Callable[[str], bool] | None = None
         self.reserved = 0  # tokens of each prompt that a later phase may fill
         self.phases: list[str] = []
         self.prompts_read = self.prompt_tokens_read = 0  # so far, and the tokens in all of them
@@ -107,7 +108,8 @@ class Policy:
         Raises:
             UserError: the template cannot take the system prompt, or cannot go without one.
         """
-        return rendered(self.tokenizer, prompt, self.system, thinks=prompt.endswith(self.asking))
+        thinks = self.asks is not None and self.asks(prompt)
+        return rendered(self.tokenizer, prompt, self.system, thinks)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts; counts prompts and tokens."""

@@ -182,14 +182,14 @@ class PromptBuilder:
             blocks.append(self._list(candidates))
         return self.template.joiner.join([*blocks, self._closing()])
 
-    @property
-    def asking(self) -> tuple[str, ...]:
-        """How prompts end that ask for reasoning. Foreign text has no tags, so it cannot imitate an ending that names them."""
+    def asks_for_reasoning(self, prompt: str) -> bool:
+        """Whether a prompt asks for reasoning before the answer, or for a profile.
+
+        Foreign text has no tags, so it cannot imitate words that name them. Parts may put more questions behind the first.
+        """
         joiner = self.template.joiner
-        return (
-            joiner.join(["", self.template.think.format(), self._closing()]),
-            joiner.join(["", self._describe()]),
-        )
+        before_answer = joiner.join(["", self.template.think.format(), self._closing()])
+        return before_answer in prompt or prompt.endswith(joiner.join(["", self._describe()]))
 
     def _describe(self) -> str:
         return self.template.describe.format(domain=self.domain)

@@ -231,10 +231,12 @@ class Examples:
 
     def with_history(self, example: Example, history: Sequence[int]) -> Example:
         """The example with a prompt that shows these item codes as its history, and no reasoning about any other."""
+        if example.second is not None:
+            return replace(example, prompt=self.builder.describing_prompt(history), hint="")
         prompt = self.builder.prompt(
             history,
             None if self.list_size == 0 else example.candidates.tolist(),
-            think=example.prompt.endswith(self.builder.asking),
+            think=self.builder.asks_for_reasoning(example.prompt),
         )
         return replace(example, prompt=prompt, hint="")
 

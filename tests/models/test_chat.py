@@ -102,7 +102,7 @@ def test_a_template_thinks_where_a_prompt_asks_for_it(
     assert policy.render(asks).endswith(
         f"{asks}<|im_end|>\n{not_asked}"
     )  # a policy that knows of no such prompts
-    policy.asking = builder.asking
+    policy.asks = builder.asks_for_reasoning
     # Parts of a method write before and behind prompts.
     for prompt in (asks, f"A hint.\n{asks}", f"{asks}\nHow many are right?"):
         assert policy.render(prompt).endswith(f"{prompt}<|im_end|>\n{asked}")
@@ -113,7 +113,7 @@ def test_a_template_thinks_where_a_prompt_asks_for_it(
 @pytest.mark.parametrize("template", [QWEN3, QWEN3_5, QWEN3_THINKING])
 def test_completions_open_their_reasoning_once(make_pretrained, make_builder, make_examples, template):
     policy, builder = make_pretrained(), make_builder("instruct", answer="id")
-    policy.tokenizer.chat_template, policy.asking = template, builder.asking
+    policy.tokenizer.chat_template, policy.asks = template, builder.asks_for_reasoning
     example = make_examples(builder, cot=CotUse(asks=True))[0]
     answers = AnswerTokens(builder, policy.encode_answers, policy.end_token)
     spelling = Spelling(

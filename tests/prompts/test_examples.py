@@ -137,7 +137,7 @@ def test_a_prompt_can_show_another_history(make_examples, make_builder):
 def test_another_history_asks_for_reasoning_as_before_and_shows_none(make_examples, make_builder):
     builder = make_builder("instruct", answer="id")
     asking = make_examples(builder).asking()
-    assert asking.with_history(asking[2], [2]).prompt.endswith(builder.asking)
+    assert builder.asks_for_reasoning(asking.with_history(asking[2], [2]).prompt)
     chosen = np.ones(6, dtype=bool)
     hinted = make_examples(builder, cot=CotUse(Echo(), chosen))
     assert "u2 2-3-4 to 5" in hinted[2].prompt

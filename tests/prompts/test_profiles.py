@@ -31,5 +31,11 @@ def test_foreign_tags_in_a_profile_are_neutral(make_builder, make_examples):
 def test_prompts_that_ask_for_a_profile_switch_thinking_on(make_builder, make_examples):
     builder = make_builder("instruct", answer="id")
     example = make_examples(builder, cot=CotUse(placement="profile", asks=True))[0]
-    assert example.prompt.endswith(builder.asking)
-    assert not example.second.about("red").endswith(builder.asking)
+    assert builder.asks_for_reasoning(example.prompt)
+    assert not builder.asks_for_reasoning(example.second.about("red"))
+
+
+def test_another_history_is_described_as_well(make_builder, make_examples):
+    builder = make_builder("instruct", answer="id")
+    examples = make_examples(builder, cot=CotUse(placement="profile", asks=True))
+    assert examples.with_history(examples[0], [7]).prompt == builder.describing_prompt([7])
