@@ -20,15 +20,20 @@ from mllmrec.engine.products import linear, product
 class FastLayers:
     """Linear layers run by `products`, with W + sBA of adapted layers computed once; valid until a weight changes."""
 
-    def __init__(self, modules: Iterable[Any]) -> None:
-        """Merge the adapters in ``modules`` that can be merged exactly; PEFT still runs the others."""
+    def __init__(self, modules: Iterable[Any], *, merges: bool = True) -> None:
+        """Merge the adapters in ``modules`` that can be merged exactly; PEFT still runs the others.
+
+        Args:
+            modules: all modules of the model.
+            merges: whether W + sBA may be kept beside W; if not, PEFT runs all adapters.
+        """
         # Takes seconds, and the check of every configuration imports the engine.
         from peft.tuners.lora import Linear as LoraLinear
 
         self._layers: list[tuple[Any, Any]] = []
         inner: set[Any] = set()  # modules inside merged layers, which no longer run themselves
         for layer in modules:
-            if isinstance(layer, LoraLinear) and (forward := _merged_forward(layer)) is not None:
+            if merges and isinstance(layer, LoraLinear) and (forward := _merged_forward(layer)) is not None:
                 self._layers.append((layer, forward))
                 inner |= set(layer.modules())
             elif type(layer) is torch.nn.Linear and layer not in inner:

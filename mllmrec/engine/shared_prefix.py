@@ -120,7 +120,9 @@ def encode_prompts(model: Any, prompts: TokenBatch, chunk: int | None = None) ->
             f"engine.chunk={chunk} with backbone.gradient_checkpointing=true: both compute activations again; set one of "
             "them to null or false"
         )
-    fast = FastLayers(() if whole_layers else model.modules())
+    # Who streams is short of memory, and a copy of all adapted weights may be more than the activations of a chunk.
+    merges = chunk is None or not torch.is_grad_enabled()
+    fast = FastLayers(() if whole_layers else model.modules(), merges=merges)
     if width == 0:
         return Prefix([], [], places, packed[ends], None, fast)
     inside = torch.ones_like(packed, dtype=torch.bool).index_fill(0, ends, False)
