@@ -20,6 +20,8 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+# Every large tensor is returned once it is freed, so that the process's peak is the peak of what is in use.
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(64 << 10)}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -58,7 +60,9 @@ def _value(key: str, text: str, kind: type, allowed: Sequence[Any] | None) -> An
     return value
 
 
-def in_process(module: str, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def in_process(
+    module: str, job: str, settings: Mapping[str, Any], malloc: Mapping[str, str] = KEEP_MEMORY
+) -> dict[str, Any]:
     """Run a job of a module of this folder in a process of its own, and return its result.
 
     With a process for each cell, all cells start alike, the allocator is set before torch is loaded, and the peak of
@@ -70,7 +74,7 @@ def in_process(module: str, job: str, settings: Mapping[str, Any]) -> dict[str, 
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", f"benchmark.{module}", job, json.dumps(settings)],
-        env={**os.environ, **KEEP_MEMORY, **OFFLINE, "PYTHONPATH": path},
+        env={**os.environ, **malloc, **OFFLINE, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -62,6 +62,26 @@ def test_ranking_is_the_same_in_every_cell():
         assert line["generate_users_per_s"] > 0
 
 
+@pytest.mark.slow
+def test_ways_of_a_step_have_the_same_gradient_and_not_the_same_memory():
+    (line,) = lines(
+        "bench_memory.py", "model=XS", "prompt_len=2000", "ways=whole+checkpointing+streambp:64", "repeats=2"
+    )
+    whole, checkpointing, streamed = line["found"].values()
+    assert whole["of_first"] == {"peak": 1, "saved": 1, "seconds": 1}
+    assert max(found["gradient_error"] for found in (whole, checkpointing, streamed)) < 1e-4
+    for found in (checkpointing, streamed):
+        # The peak of so small a step is that of the libraries that it loads.
+        assert found["peak_mb"] > 0
+        assert found["of_first"]["saved"] < 0.4
+
+
+def test_ways_without_a_meaning_are_refused():
+    done = run("bench_memory.py", "train=some")
+    assert done.returncode == 2
+    assert "train" in done.stderr
+
+
 @pytest.mark.parametrize("script", ["bench_step.py", "bench_rank.py"])
 @pytest.mark.parametrize("argument", ["promptlen=40", "size=L", "repeats=few", "repeats=0", "size"])
 def test_wrong_use_is_said_in_one_line(script, argument):
