@@ -233,9 +233,9 @@ def test_help_lists_the_choices_of_a_folder_of_ones_own(folder: Path, flags: lis
     (folder / "extra" / "reward" / "mine.yaml").write_text("_target_: mllmrec.rewards.hit_format.HitFormat\n")
     done = run(folder, *flags, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    (line,) = (line for line in done.stdout.splitlines() if line.split()[:1] == ["reward"])
-    assert line.split()[0] == "reward"
-    assert {"hit_format", "mine", "release"} <= set(line.split())
-    assert line.split()[1:] == sorted(line.split()[1:])
+    _, _, rest = done.stdout.partition("\n  reward ")
+    choices = rest.partition("\n  rollout ")[0].split()
+    assert {"hit_format", "mine", "release"} <= set(choices)
+    assert choices == sorted(choices)
     shown = run(folder, *flags, "reward=mine", "--cfg", "job", "--package", "reward")
     assert "HitFormat" in shown.stdout

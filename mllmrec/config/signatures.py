@@ -29,6 +29,7 @@ _KNOWN_MODULES: Mapping[str, Any] = {
 }
 
 
+_PACKAGE = __name__.split(".")[0]
 _WITHOUT_INIT = ("ABC", "Protocol", "object")  # bases that have no constructor of their own
 _FLAT = "flat_settings"  # the decorator of `mllmrec.flat`
 
@@ -245,7 +246,7 @@ def _parameter(
 
 
 def _type(place: _Module, node: ast.expr) -> Any:
-    """The type of an annotation made of names from the standard library or from the module itself."""
+    """The type of an annotation made of names from the standard library, the module itself or others of this package."""
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             return _type(place, ast.parse(node.value, mode="eval").body)
@@ -281,4 +282,6 @@ def _named(place: _Module, name: str) -> Any:
         original = next(one.name for one in node.names if (one.asname or one.name) == name)
         if source in _KNOWN_MODULES:
             return getattr(_KNOWN_MODULES[source], original)
+        if source.split(".")[0] == _PACKAGE:
+            return _named(_module(source), original)
     raise Unreadable(name)

@@ -42,7 +42,7 @@ from mllmrec.store.fingerprints import (
 # A job's name, its output and what it shares change no weight.
 OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
 # Enters where a part refers to it.
-OF_OTHERS = ("text_encoder",)
+OF_OTHERS = ("text_encoder", "peft")
 # Read only for reports.
 OF_REPORTS = ("baselines", "inference")
 # Enter through the rendered prompts and the order of training, or through the ranking of held-out users.

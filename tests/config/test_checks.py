@@ -66,7 +66,7 @@ def test_the_default_configuration_has_no_fault() -> None:
         (
             "+grpo.gruop_size=4",
             "grpo.gruop_size: no such setting (did you mean group_size?); choose aggregation, beta, entropy_share, epochs, "
-            "group_size, iterations, kl, kl_ratio, learning_rate, log_kl, lora, max_grad_norm, max_steps, "
+            "group_size, iterations, kl, kl_ratio, learning_rate, log_kl, lora, max_generated_tokens, max_grad_norm, max_steps, "
             "micro_batch_size, new_negatives, off_policy_limit, prompts_per_step, rollouts_shown, schedule, "
             "skip_zero_variance, warmup_ratio or weight_decay",
         ),

@@ -28,6 +28,7 @@ MANDATORY = {
     ("draft", "openai"): ["draft.model=name"],
     ("draft", "precomputed"): ["draft.path=cot.json"],
     ("refine", "openai"): ["refine.model=name"],
+    ("experience", "openai"): ["experience.inner.model=name"],
     ("refine", "precomputed"): ["refine.path=cot.json"],
     ("dataset", "microlens"): ["dataset.root=folder"],
     ("dataset", "netflix"): ["dataset.root=folder"],

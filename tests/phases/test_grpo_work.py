@@ -120,6 +120,7 @@ class Counting(SharedPrefix):
     """Counts passes and the tokens that run."""
 
     def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
         self.encoded, self.tokens = 0, 0
         self.scored: list[tuple[bool, int]] = []  # whether gradients were on, and rows
         layers = [module for name, module in model.named_modules() if name.endswith("layers.0.mlp")]
