@@ -83,7 +83,7 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
 def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:
     """One GRPO phase from the run's SFT policy."""
     policy = load_policy(cfg, RunFolder(path), ["sft"])
-    policy.asking = run.prepared.builder.asking
+    policy.asks = run.prepared.builder.asks_for_reasoning
     answers = AnswerTokens(run.prepared.builder, policy.encode_answers, policy.end_token)
     with TemporaryDirectory() as folder:
         job = JobInputs(cfg, run.prepared, policy, answers, run.engine, RunFolder(folder))

@@ -64,16 +64,13 @@ def test_ranking_is_the_same_in_every_cell():
 
 @pytest.mark.slow
 def test_ways_of_a_step_have_the_same_gradient_and_not_the_same_memory():
-    (line,) = lines(
-        "bench_memory.py", "model=XS", "prompt_len=2000", "ways=whole+checkpointing+streambp:64", "repeats=2"
-    )
-    whole, checkpointing, streamed = line["found"].values()
+    (line,) = lines("bench_memory.py", "model=XS", "prompt_len=1000", "ways=whole+streambp:64", "repeats=1")
+    whole, streamed = line["found"].values()
     assert whole["of_first"] == {"peak": 1, "saved": 1, "seconds": 1}
-    assert max(found["gradient_error"] for found in (whole, checkpointing, streamed)) < 1e-4
-    for found in (checkpointing, streamed):
-        # The peak of so small a step is that of the libraries that it loads.
-        assert found["peak_mb"] > 0
-        assert found["of_first"]["saved"] < 0.4
+    assert max(found["gradient_error"] for found in (whole, streamed)) < 1e-4
+    # The peak of so small a step is that of the libraries that it loads.
+    assert streamed["peak_mb"] > 0
+    assert streamed["of_first"]["saved"] < 0.4
 
 
 def test_ways_without_a_meaning_are_refused():

@@ -34,8 +34,7 @@ FORMS = [
     for name in JOBS_A_SEED | NO_AXIS_OF_SEEDS
     for scale in ("full", "small", "amazon_beauty")
     if not (name in NOT_ON_AMAZON and scale == "amazon_beauty")
-    # Every preset is composed by a test of its own; one scale is enough for the 68 of them in a sweep.
-    and not (name == "variants" and scale != "small")
+    and name != "variants"  # every preset is composed by a test of its own, and some in a sweep below
 ]
 
 
@@ -75,6 +74,10 @@ def test_every_preset_stands_in_the_sweep_of_variants() -> None:
     axes = OmegaConf.load(CONFIG_DIR / "experiment" / "variants.yaml").hydra.sweeper.params
     shipped = sorted(path.stem for path in (CONFIG_DIR / "variant").glob("*.yaml"))
     assert sorted(axes.variant.split(",")) == shipped
+    sweep = plan("variants", ["seed=0", "scale=small", "variant=grpo,motif,rank_grpo"])
+    assert len(sweep.jobs) == 3
+    for job in sweep.jobs.values():
+        check_config(job.config)
 
 
 def test_axes_and_values_typed_replace_those_of_the_experiment() -> None:
