@@ -148,25 +148,25 @@ def candidate_scores(
     The end token is scored under ``constrained``, and where an answer may be the beginning of another one (titles, numbers).
     Labels end with a bracket and letters are alone, so what follows them says nothing about the item.
     """
-    model, device = policy.model, policy.device
-    encoded = engine.encode(model, policy.prompt_batch([example.prompt for example in examples]))
+    prompts = [example.prompt for example in examples]
     options = [answers.among(example.candidates.tolist()) for example in examples]
+    prompt_of = np.arange(len(options)).repeat([len(candidates) for candidates in options])
     if constrained:
-        scored = score_answers(engine, model, encoded, options, policy.padding_token, device, entropy=False)
-        logprobs, prompt_of = scored.scores.logprobs, scored.prompt_of
+        totals = scores_behind(policy, prompts, options, engine)
     else:
+        encoded = engine.encode(policy.model, policy.prompt_batch(prompts))
         rows = [answer for candidates in options for answer in candidates]
         if answers.ends_itself:
             rows = [answer[:-1] for answer in rows]
-        completions = pad(rows, policy.padding_token, side="right").to(device)
-        counts = torch.tensor([len(candidates) for candidates in options])
-        prompt_of = torch.arange(len(options)).repeat_interleave(counts).to(device)
-        logprobs = score_rows(
-            engine, model, encoded, completions, prompt_of, completions.mask, entropy=False
-        ).logprobs
+        completions = pad(rows, policy.padding_token, side="right").to(policy.device)
+        answered = torch.from_numpy(prompt_of).to(policy.device)
+        scores = score_rows(
+            engine, policy.model, encoded, completions, answered, completions.mask, entropy=False
+        )
+        totals = scores.logprobs.double().sum(1).cpu().numpy()
     table = np.full((len(examples), max(map(len, options))), -np.inf)
     columns = np.concatenate([np.arange(len(candidates)) for candidates in options])
-    table[prompt_of.cpu().numpy(), columns] = logprobs.double().sum(1).cpu().numpy()
+    table[prompt_of, columns] = totals
     return table
 
 
