@@ -36,6 +36,19 @@ def answers_can_be_drawn(cfg: Settings) -> str | None:
     return None
 
 
+def drawn_answers_follow_the_prompt(cfg: Settings) -> str | None:
+    """Answers are to be drawn right after the prompt, which asks for a profile and lists no candidate."""
+    part = _drawing(cfg)
+    if part is None or cfg["cot"]["placement"] != "profile" or cfg["mix_ratio"] == 0:
+        return None
+    if cfg["eval"].get("cot", "auto") is False:
+        return None
+    return (
+        f"{part} with cot.placement=profile: the prompt asks for a profile, and answers come from a second prompt that no drawing "
+        "way writes; set inference=greedy (eval.reasoning_samples draws several profiles), or choose a run of task=reasoned"
+    )
+
+
 def drawn_answers_are_not_corrected(cfg: Settings) -> str | None:
     """Likelihoods are to be corrected, and the ranking comes from drawn answers."""
     part, evaluated = _drawing(cfg), cfg["eval"]
@@ -76,6 +89,7 @@ def ranked_lists_are_there(cfg: Settings) -> str | None:
 
 INFERENCE_RULES = (
     answers_can_be_drawn,
+    drawn_answers_follow_the_prompt,
     drawn_answers_are_not_corrected,
     drawn_answers_are_of_one_list,
     ranked_lists_are_there,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mllmrec.config.capabilities import capability, innermost
-from mllmrec.config.phases import phases_of
+from mllmrec.config.phases import ANSWERS, phases_of
 
 Settings = Mapping[str, Any]
 
@@ -98,6 +98,12 @@ def profiles_are_written_and_read(cfg: Settings) -> str | None:
             return (
                 f"rollout._target_={rollout['_target_']} around profiles, which it would judge without the answers after them; "
                 "set rollout=profiled"
+            )
+    for phase in phases_of(cfg):
+        if phase.own(ANSWERS) is not None:
+            return (
+                f"cot.placement=profile with phase {phase.name}, which learns the answers that {phase.own(ANSWERS)} drew: its rows "
+                "are profiles and answers to two prompts; set cot.placement=completion, or leave the phase out"
             )
     drawing = [phase for phase in phases_of(cfg) if phase.kind.rolls_out]
     for phase in drawing:

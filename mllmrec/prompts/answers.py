@@ -37,11 +37,6 @@ def reasoned(reasoning: str, answer: str) -> str:
     return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n{answer}"
 
 
-def profiled(reasoning: str) -> str:
-    """A completion that is only reasoning."""
-    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}"
-
-
 def split_reasoning(completion: str) -> tuple[str, str]:
     """The reasoning and the answer of a completion of the form of `reasoned`; of any other, no reasoning and all of it."""
     begin, end = f"{THINK_OPEN}\n", f"\n{THINK_CLOSE}\n"

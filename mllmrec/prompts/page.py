@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mllmrec.cache import atomic_path
-from mllmrec.prompts.answers import profiled
 from mllmrec.prompts.examples import Example, Examples
+from mllmrec.prompts.profiles import profile_text
 from mllmrec.prompts.questions import Questions
 from mllmrec.randomness import numpy_generator
 
@@ -79,7 +79,7 @@ def _asked(shown: PromptSet, example: Example) -> list[tuple[str, str]]:
         builder = shown.examples.builder
         answer = builder.answer(example.target, listing.target_column)
         if listing.second is not None:
-            profile = profiled(example.reasoning) if example.reasoning else "(a profile)"
+            profile = profile_text(example.reasoning) if example.reasoning else "(a profile)"
             return [
                 (listing.prompt, profile),
                 (listing.second.about(example.reasoning or "(the profile)"), answer),

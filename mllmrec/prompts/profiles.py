@@ -31,6 +31,11 @@ class SecondPrompt:
         return replace(self, candidates=candidates)
 
 
+def profile_text(reasoning: str) -> str:
+    """A completion that is only a profile; `written_profile` reads it."""
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}"
+
+
 def written_profile(completion: str) -> str:
     """The profile in what a policy wrote: all of it without the tags around it."""
     return completion.removeprefix(THINK_OPEN).split(THINK_CLOSE)[0].strip()

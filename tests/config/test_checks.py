@@ -156,6 +156,14 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["task=profiled", "rollout=reasoned"], "answers right after the prompt; set rollout=profiled"),
         (["task=profiled", "eval.ranking=generate"], "after the profile; set eval.ranking=reasoned"),
         (["task=profiled", "variant=remax"], "greedy answer right after the prompt"),
+        (
+            ["task=profiled", "inference=majority"],
+            "draws several profiles), or choose a run of task=reasoned",
+        ),
+        (
+            ["task=profiled", "variant=grpo_sft_grpo"],
+            "phase sft_on_grpo, which learns the answers that grpo drew",
+        ),
         (["task=profiled", "method=dpo"], "which learns answers without reasoning"),
         (["task=profiled", "method=expert_iteration"], "learns drawn answers and no profiles"),
         (

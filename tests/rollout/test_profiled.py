@@ -14,7 +14,7 @@ from mllmrec.evaluation.ranking import scores_behind
 from mllmrec.evaluation.reasoned import AfterReasoning
 from mllmrec.models.completions import learnt_tokens
 from mllmrec.prompts.examples import CotUse
-from mllmrec.prompts.profiles import written_profile
+from mllmrec.prompts.profiles import profile_text, written_profile
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rl.batch import POLICY
 from mllmrec.rollout.base import Turn
@@ -151,6 +151,7 @@ def test_contract():
 
 def test_tags_are_no_part_of_a_profile():
     assert written_profile("<think>\nred lamps\n</think>") == "red lamps"
+    assert written_profile(profile_text("red lamps")) == "red lamps"
     assert written_profile("red lamps </think> and more") == "red lamps"
 
 
