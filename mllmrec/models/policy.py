@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from mllmrec.data.base import Items
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.errors import UserError
+from mllmrec.models.adapters import adapter_config, silence_dropout
 from mllmrec.models.chat import rendered
 from mllmrec.models.item_vectors import (
     PROJECTOR,
@@ -263,7 +264,7 @@ class Policy:
         self.phases.append(name)
         if self.lora is not None:
             self._activate(self.phases, trainable=name)
-            self._silence_dropout(self.phases[:-1])
+            silence_dropout(self.model, self.phases[:-1])
         if self.num_trainable() == 0:
             raise UserError(
                 f"phase {name} has no trainable weights: check backbone.lora.rank and target_modules"
@@ -355,18 +356,9 @@ class Policy:
             self.model.set_input_embeddings(self._items)
 
     def _add_adapter(self, name: str, settings: Mapping[str, Any]) -> None:
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import PeftModel, get_peft_model
 
-        targets = settings["target_modules"]
-        config = LoraConfig(
-            r=settings["rank"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            use_dora=bool(settings.get("use_dora")),
-            use_rslora=bool(settings.get("use_rslora")),
-            task_type="CAUSAL_LM",
-        )
+        config = adapter_config(settings)
         try:
             # Adapters on all linear layers mean the model's own layers.
             with self._without_items():
@@ -384,16 +376,6 @@ class Policy:
                 "prompt.item_tokens=vector with an adapter on the input embedding, which item tokens bypass: leave "
                 "the embedding out of backbone.lora.target_modules"
             )
-
-    def _silence_dropout(self, names: Sequence[str]) -> None:
-        from peft.tuners.lora import LoraLayer
-
-        # Dropout in a frozen adapter would make the policy differ from its reference before any update.
-        for module in self.model.modules():
-            if isinstance(module, LoraLayer):
-                module.lora_dropout.update(
-                    {name: torch.nn.Identity() for name in names if name in module.lora_dropout}
-                )
 
     def _activate(self, names: Sequence[str], trainable: str | None) -> None:
         adapted: Any = self.model.base_model
