@@ -21,7 +21,7 @@ PROFILE = "profile"  # the source of a profile
 QUESTION = "Do not answer yet. Describe in one line what this user likes, for a colleague who will answer."
 
 
-class Profiled(WrappedRollout):
+class WithHelper(WrappedRollout):
     """Profiles of each user, and answers that have read them: group 2k has the k-th example's answers, 2k + 1 the profiles.
 
     Each answer reads ``profiles`` of its own, which stand before the prompt and are learnt under the question for them. The

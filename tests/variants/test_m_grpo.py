@@ -18,7 +18,7 @@ from mllmrec.rollout.free import Free
 from mllmrec.testing import check_rollout, check_shaper, toy_batch, toy_speaker
 from mllmrec.testing.toys import toy_examples
 from mllmrec.testing.trials import trial_faults
-from mllmrec.variants.m_grpo import PROFILE, QUESTION, Profiled, ProfileReward
+from mllmrec.variants.m_grpo import PROFILE, QUESTION, ProfileReward, WithHelper
 
 EXAMPLES = toy_examples(2)
 
@@ -36,7 +36,7 @@ class Listening:
 
 
 def test_each_answer_reads_profiles_of_its_own():
-    rollout = Profiled(Free(max_new_tokens=3), profiles=2)
+    rollout = WithHelper(Free(max_new_tokens=3), profiles=2)
     speaker = Listening(rollout)
     batch = rollout(EXAMPLES, speaker, lambda given: given, Turn(0, 3))
     assert batch.group_of.tolist() == [0] * 3 + [1] * 6 + [2] * 3 + [3] * 6
@@ -77,16 +77,16 @@ def test_advantages_have_the_divisor_of_the_group():
 
 
 def test_they_are_a_rollout_and_a_shaper():
-    check_rollout(Profiled(Free(max_new_tokens=3)))
-    check_rollout(Profiled(Free(max_new_tokens=3), profiles=2))
+    check_rollout(WithHelper(Free(max_new_tokens=3)))
+    check_rollout(WithHelper(Free(max_new_tokens=3), profiles=2))
     check_shaper(ProfileReward())
 
 
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="profiles are free text"):
-        Profiled(Constrained())
+        WithHelper(Constrained())
     with pytest.raises(ValueError, match="profiles=0"):
-        Profiled(Free(), profiles=0)
+        WithHelper(Free(), profiles=0)
 
 
 def test_the_variant_is_whole():
