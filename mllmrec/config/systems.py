@@ -148,7 +148,8 @@ def parts_of(preset: File, folder: Path = CONFIG_DIR) -> list[Part]:
     for group, name in preset.chosen:
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            files += [file := read_file(path), *_inside(file, folder)]
+            chosen = read_file(path)
+            files += [chosen, *_inside(chosen, folder)]
     found: dict[str, Part] = {}
     for file in files:
         for key, target in file.targets:

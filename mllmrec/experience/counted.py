@@ -8,7 +8,7 @@ from -1 to 1.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from mllmrec.experience.base import Answer, Contrast, ExperienceWriter
@@ -46,7 +46,7 @@ class CountedExperience(ExperienceWriter):
         self.least_groups, self.least_gain = least_groups, least_gain
         self.most_new, self.seed = most_new, seed
         self._groups: Counter[str] = Counter()
-        self._sums: Counter[str] = Counter()
+        self._sums: defaultdict[str, float] = defaultdict(float)
 
     def operations(self, contrasts: Sequence[Contrast], library: Library, domain: str) -> list[Operation]:
         """Count the groups of this step, then compare all counts with the library."""

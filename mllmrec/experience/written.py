@@ -176,10 +176,10 @@ def merged(
             about.setdefault(key, []).append(Operation(kind, key, one.text))
     found = []
     for key, operations in about.items():
-        kind = Counter(one.kind for one in operations).most_common(1)[0][0]
-        text = next(one.text for one in operations if one.kind == kind)
+        chosen = Counter(one.kind for one in operations).most_common(1)[0][0]
+        text = next(one.text for one in operations if one.kind == chosen)
         known = library.get(key)
         assert known is not None
         points = sum(one.kind != "delete" for one in operations)
-        found.append(Operation(kind, key, text, known.support + points))
+        found.append(Operation(chosen, key, text, known.support + points))
     return [*found, *(Operation("add", new_key(library), first[one], added[one]) for one in added)]
