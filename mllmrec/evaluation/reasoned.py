@@ -62,6 +62,10 @@ class AfterReasoning(ScoringRanker):
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) logarithms of mean probabilities, float64."""
+        return self.explained(examples)[0]
+
+    def explained(self, examples: Sequence[Example]) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
+        """The scores, and for each example the k texts that stand before its answers, without tags."""
         model = self.policy.model
         encoded = self.engine.encode(model, self.policy.prompt_batch([one.prompt for one in examples]))
         options = [self.answers.among(one.candidates.tolist()) for one in examples]
@@ -84,7 +88,12 @@ class AfterReasoning(ScoringRanker):
             table = weights[start : start + count].reshape(self.samples, len(own))
             found.append(np.log(table.mean(0).clip(min=1e-300)))
             start += count
-        return found
+        texts = self._texts(said)
+        k = self.samples
+        return found, [tuple(texts[place * k : (place + 1) * k]) for place in range(len(examples))]
+
+    def _texts(self, said: Sequence[list[int]]) -> list[str]:
+        return [text.split(THINK_CLOSE)[0].strip() for text in self.words.decode(said)]
 
     def _after_profiles(
         self, examples: Sequence[Example], said: list[list[int]], options: Sequence[Sequence[Sequence[int]]]
@@ -112,7 +121,7 @@ class AfterReasoning(ScoringRanker):
             return [[] for _ in said], [False] * len(said)
         if self.shown == "swapped":
             return self._swapped(said, closed, examples)
-        texts = [text.split(THINK_CLOSE)[0].split() for text in self.words.decode(said)]
+        texts = [text.split() for text in self._texts(said)]
         for row, words in enumerate(texts):
             example = examples[row // self.samples]
             numpy_generator(self.seed, "shuffled words", example.sample_id, row % self.samples).shuffle(words)

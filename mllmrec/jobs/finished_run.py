@@ -46,6 +46,23 @@ NOT_SAVED = ("zero_shot", "warmup")
 
 
 @dataclass(frozen=True)
+class Query:
+    """Items that are to be scored behind one history."""
+
+    history: Sequence[int]  # item codes, oldest first
+    items: Sequence[int]  # C item codes
+    listed: bool  # whether the prompt lists them
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a run says about the items of a query."""
+
+    scores: np.ndarray  # (C,) float64, greater is better
+    reasoning: tuple[str, ...] = ()  # the pieces of reasoning behind the scores; empty if the run writes none
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A finished run of a language model."""
 
@@ -72,50 +89,73 @@ class FinishedRun:
             )
         return protocol.ranker(self.policy, self.answers, self.engine, shown)
 
+    @property
+    def reasons(self) -> bool:
+        """Whether the policy writes reasoning or a profile before it ranks."""
+        return self.cfg.eval.ranking == "reasoned" and self.prepared.asks_under(self.cfg.eval)
+
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
-        """How well each item follows a history: log-probabilities, (C,); of being named first if answers are lists.
+        """`scored` of one query: (C,)."""
+        return self.scored([Query(history, items, listed)])[0].scores
+
+    def scored(self, queries: Sequence[Query]) -> list[Scored]:
+        """How well items follow histories: log-probabilities; of being named first if answers are lists.
 
         They are corrected as the run's evaluations were (``eval.calibrate``, ``eval.normalise``).
 
         Args:
-            history: item codes, oldest first.
-            items: C item codes.
-            listed: whether the prompt lists them.
+            queries: scored together, in one pass for those whose prompts list items and one for the others.
         """
-        shown = list(history)[-self.prepared.history_length :]
-        asks = self.prepared.asks_under(self.cfg.eval)
+        found: dict[int, Scored] = {}
+        for listed in (True, False):
+            places = [place for place, query in enumerate(queries) if query.listed == listed]
+            if places:
+                examples = [self._example(queries[place]) for place in places]
+                found.update(zip(places, self._scored(examples, listed), strict=True))
+        return [found[place] for place in range(len(queries))]
+
+    def _example(self, query: Query) -> Example:
+        shown = list(query.history)[-self.prepared.history_length :]
+        items = np.array(query.items)
         builder, second = self.prepared.builder, None
         if self.prepared.use_of_cot(self.cfg.eval).placement == "profile":
             prompt = builder.describing_prompt(shown)
-            second = SecondPrompt(builder, np.array(items), listed)
+            second = SecondPrompt(builder, items, query.listed)
         else:
-            prompt = builder.prompt(shown, items if listed else None, think=asks)
-        example = Example(
+            asks = self.prepared.asks_under(self.cfg.eval)
+            prompt = builder.prompt(shown, query.items if query.listed else None, think=asks)
+        return Example(
             "recommend",
             "recommend",
             prompt,
-            items[0],
-            np.array(items),
+            query.items[0],
+            items,
             0,
             False,
-            history=np.array(history),
+            history=np.array(query.history),
             second=second,
         )
+
+    def _scored(self, examples: Sequence[Example], listed: bool) -> list[Scored]:
         with torch.no_grad():
             if self.cfg.eval.ranking == "pointwise":
-                return yes_scores(self.policy, self.engine, self.prepared.questions, [example])[0]
-            if self.cfg.eval.ranking == "reasoned" and asks:
-                return self._after_reasoning().scores([example])[0]
-            if calibration(self.cfg.eval):
-                return self._calibrated(listed).scores([example])[0]
-            single = self.prepared.builder.places == 1
-            return candidate_scores(
-                self.policy,
-                self.answers if single else self.answers.openings,
-                [example],
-                constrained=False,
-                engine=self.engine,
-            )[0]
+                rows = yes_scores(self.policy, self.engine, self.prepared.questions, examples)
+            elif self.reasons:
+                rows, said = self._after_reasoning().explained(examples)
+                return [Scored(row, texts) for row, texts in zip(rows, said, strict=True)]
+            elif calibration(self.cfg.eval):
+                rows = self._calibrated(listed).scores(examples)
+            else:
+                single = self.prepared.builder.places == 1
+                table = candidate_scores(
+                    self.policy,
+                    self.answers if single else self.answers.openings,
+                    examples,
+                    constrained=False,
+                    engine=self.engine,
+                )
+                rows = [row[: len(example.candidates)] for row, example in zip(table, examples, strict=True)]
+        return [Scored(row) for row in rows]
 
     def _calibrated(self, listed: bool) -> ScoringRanker:
         train = self.prepared.train
@@ -154,14 +194,22 @@ class FinishedBaseline:
     prepared: Prepared
     recommender: Recommender
     ranking = RecommenderRanker.name
+    reasons = False
 
     def ranker(self, protocol: Protocol) -> Ranker:
         """The ranker for a protocol."""
         return RecommenderRanker(self.recommender, protocol.seed)
 
     def scores(self, history: Sequence[int], items: Sequence[int], listed: bool) -> np.ndarray:
-        """How well each item follows a history, (C,); ``listed`` plays no part."""
-        return self.recommender.scores([np.array(history)], [np.array(items)])[0]
+        """`scored` of one query: (C,)."""
+        return self.scored([Query(history, items, listed)])[0].scores
+
+    def scored(self, queries: Sequence[Query]) -> list[Scored]:
+        """How well items follow histories; ``listed`` plays no part."""
+        rows = self.recommender.scores(
+            [np.array(query.history) for query in queries], [np.array(query.items) for query in queries]
+        )
+        return [Scored(row) for row in rows]
 
 
 def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:

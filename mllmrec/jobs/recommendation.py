@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,10 +12,29 @@ from mllmrec.data.filters import FilteredInteractions
 from mllmrec.errors import UserError
 from mllmrec.evaluation.calibration import calibration
 from mllmrec.evaluation.metrics import order_by_score
-from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun
+from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun, Query, Scored
 from mllmrec.samples.prepared import Prepared
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A ranking that is asked for."""
+
+    history: Sequence[int]  # item codes, oldest first
+    items: Sequence[int]  # C item codes to rank
+    listed: bool  # whether one prompt lists them all
+    shortlist: int = 0  # if not, how many of the best a second prompt lists and ranks again
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking, best first."""
+
+    items: np.ndarray  # (C,) item codes
+    scores: np.ndarray  # (C,) float64; behind a shortlist, those of the prompt that lists nothing
+    reasoning: tuple[str, ...] = ()  # behind the best items; empty if the run writes none
 
 
 def history_of(
@@ -73,12 +93,32 @@ def rank_items(
 ) -> list[tuple[int, float]]:
     """Items with their scores, best first; a language model's scores are log-probabilities.
 
-    The prompt lists ``candidates`` if there are no more of them than in training prompts. If there are more, or if the whole
-    catalogue except ``excluded`` competes, it lists none. A second prompt then lists the ``shortlist`` best and ranks them
-    again; the other items follow with their first scores.
+    `wanted` says which prompts list the items.
 
     Raises:
         UserError: an id is unknown, or the policy names items by their place in a list and there are too many to list.
+    """
+    codes = None if candidates is None else item_codes(run.prepared, candidates)
+    (ranked,) = rank_together(run, [wanted(run, history, excluded, candidates=codes, shortlist=shortlist)])
+    return list(zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True))
+
+
+def wanted(
+    run: FinishedRun | FinishedBaseline,
+    history: Sequence[int],
+    excluded: set[int],
+    *,
+    candidates: Sequence[int] | None = None,
+    shortlist: int = 0,
+) -> Wanted:
+    """The ranking of item codes ``candidates``, or of the whole catalogue except ``excluded``, behind a history.
+
+    The prompt lists ``candidates`` if there are no more of them than in training prompts. If there are more, or if the whole
+    catalogue competes, it lists none. A second prompt then lists the ``shortlist`` best and ranks them again; the other items
+    follow with their first scores.
+
+    Raises:
+        UserError: no item is left to rank, or the policy names items by their place in a list and there are too many to list.
     """
     trained = run.prepared.trained_list
     if shortlist > trained:
@@ -88,24 +128,42 @@ def rank_items(
             trained,
         )
     if candidates is not None:
-        items = item_codes(run.prepared, candidates)
+        items = list(candidates)
         if len(items) <= trained:
-            return _ranked(run, history, items, listed=True)
+            return Wanted(history, items, listed=True)
     else:
         offered = np.flatnonzero(run.prepared.items.offered).tolist()
         items = [item for item in offered if item not in excluded]
+        if not items:
+            raise UserError("no item is left to recommend: the history has the whole catalogue")
     naming = run.prepared.builder.naming
     if naming.by_place and isinstance(run, FinishedRun) and run.cfg.eval.ranking != "pointwise":
         raise UserError(
             f"the policy learnt to name an item by its {naming.label} in the prompt's list (prompt.label={naming.label}), so it "
             f"cannot rank {len(items):,} items at once: give up to {trained} items as candidates=[ITEM,ITEM,...]"
         )
-    ranked = _ranked(run, history, items, listed=False)
-    if shortlist < 2:
-        return ranked
+    return Wanted(history, items, listed=False, shortlist=shortlist)
+
+
+def rank_together(run: FinishedRun | FinishedBaseline, requests: Sequence[Wanted]) -> list[Ranked]:
+    """The rankings of several requests, scored in as few passes as one request takes."""
+    firsts = _ranked(run, [Query(one.history, one.items, one.listed) for one in requests])
+    again = [place for place, one in enumerate(requests) if one.shortlist >= 2 and not one.listed]
+    if not again:
+        return firsts
     # In catalogue order, so that positions do not reveal the order of the first pass.
-    best = sorted(item for item, _ in ranked[:shortlist])
-    return _ranked(run, history, best, listed=True) + ranked[shortlist:]
+    lists = [sorted(firsts[place].items[: requests[place].shortlist].tolist()) for place in again]
+    heads = _ranked(
+        run, [Query(requests[place].history, own, True) for place, own in zip(again, lists, strict=True)]
+    )
+    for place, head in zip(again, heads, strict=True):
+        first, size = firsts[place], len(head.items)
+        firsts[place] = Ranked(
+            np.concatenate([head.items, first.items[size:]]),
+            np.concatenate([head.scores, first.scores[size:]]),
+            head.reasoning,
+        )
+    return firsts
 
 
 def score_name(run: FinishedRun | FinishedBaseline) -> str:
@@ -116,9 +174,13 @@ def score_name(run: FinishedRun | FinishedBaseline) -> str:
     return "score" if settings.ranking == "pointwise" or calibration(settings) else "log-probability"
 
 
-def _ranked(
-    run: FinishedRun | FinishedBaseline, history: Sequence[int], items: list[int], *, listed: bool
-) -> list[tuple[int, float]]:
-    scores = run.scores(history, items, listed)
-    order = order_by_score(scores[None], ["recommend"], run.prepared.seed)[0]
-    return [(items[column], float(scores[column])) for column in order]
+def _ranked(run: FinishedRun | FinishedBaseline, queries: Sequence[Query]) -> list[Ranked]:
+    return [
+        _ordered(query, scored, run.prepared.seed)
+        for query, scored in zip(queries, run.scored(queries), strict=True)
+    ]
+
+
+def _ordered(query: Query, scored: Scored, seed: int) -> Ranked:
+    order = order_by_score(scored.scores[None], ["recommend"], seed)[0]
+    return Ranked(np.array(query.items)[order], np.asarray(scored.scores)[order], scored.reasoning)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocols import Protocols, main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, open_run
-from mllmrec.jobs.recommendation import history_of, rank_items, score_name
+from mllmrec.jobs.recommendation import history_of, rank_items, rank_together, score_name, wanted
 from mllmrec.phases.run import train_phase
 from mllmrec.reporting.rows import group_runs
 from mllmrec.reporting.runs import find_jobs
@@ -191,15 +191,37 @@ def test_recommendations_exclude_what_the_user_has_and_are_ordered(finished):
 def test_more_candidates_than_training_prompts_list_are_recommended_in_two_rounds(finished, monkeypatch):
     run = open_run(str(finished), None)
     asked = []
-    scores = FinishedRun.scores
+    scored = FinishedRun.scored
     monkeypatch.setattr(
         FinishedRun,
-        "scores",
-        lambda run, *which: asked.append((len(which[1]), which[2])) or scores(run, *which),
+        "scored",
+        lambda run, queries: (
+            asked.extend((len(one.items), one.listed) for one in queries) or scored(run, queries)
+        ),
     )
     for count in (10, 11):  # training prompts list ten
         rank_items(run, [0, 1], set(), candidates=run.prepared.builder.ids[:count], shortlist=10)
     assert asked == [(10, True), (11, False), (10, True)]
+
+
+def test_rankings_asked_for_together_are_those_asked_for_alone(finished):
+    run = open_run(str(finished), None)
+    asked = [
+        wanted(run, [0, 1], {0, 1}, shortlist=10),
+        wanted(run, [5], set(), candidates=[3, 1, 2]),
+        wanted(run, [7, 8, 9, 10], set(), candidates=range(12), shortlist=0),
+        wanted(run, [4, 5, 6], {4, 5, 6}, shortlist=4),
+    ]
+    for one, ranked in zip(asked, rank_together(run, asked), strict=True):
+        (alone,) = rank_together(run, [one])
+        assert ranked.items.tolist() == alone.items.tolist()
+        np.testing.assert_allclose(ranked.scores, alone.scores, atol=1e-5)
+
+
+def test_a_history_that_has_the_whole_catalogue_leaves_nothing_to_recommend(finished):
+    run = open_run(str(finished), None)
+    with pytest.raises(UserError, match="no item is left to recommend"):
+        rank_items(run, range(40), {*range(40)})
 
 
 def test_a_history_typed_in_and_chosen_candidates(finished):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mllmrec.jobs.finished_run import open_run
-from mllmrec.jobs.recommendation import rank_items
+from mllmrec.jobs.recommendation import rank_items, rank_together, wanted
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,13 @@ def test_a_finished_run_reasons_when_it_recommends(finished):
     run = open_run(str(finished), None)
     ranked = rank_items(run, [0, 1, 2], set(), candidates=run.prepared.items.ids[:4].tolist())
     assert len(ranked) == 4
+    asked = [wanted(run, [0, 1, 2], set(), candidates=[0, 1, 2, 3]), wanted(run, [5], {5}, shortlist=3)]
+    for one, found in zip(asked, rank_together(run, asked), strict=True):
+        # The same reasoning, however many others are asked for with it: eval.reasoning_samples=2 pieces.
+        (alone,) = rank_together(run, [one])
+        assert found.reasoning == alone.reasoning
+        assert len(found.reasoning) == 2
+        assert "</think>" not in "".join(found.reasoning)
 
 
 def test_answers_that_are_enumerated_move_the_gradient_less(finished):
