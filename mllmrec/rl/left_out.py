@@ -19,7 +19,7 @@ def most_uncertain(inputs: LossInputs, share: float) -> Tensor:
     for group in inputs.group_of.unique():
         own = inputs.mask & (inputs.group_of == group)[:, None]
         if own.any():
-            least = torch.quantile(inputs.entropy[own].float(), 1 - share)
+            least = torch.quantile(inputs.entropy[own], 1 - share)
             kept |= own & (inputs.entropy >= least)
     return kept
 

@@ -37,3 +37,13 @@ def test_bad_answers_that_fell_too_far_are_left_out():
     # Tokens of one answer may differ in their advantages.
     mixed = LossInputs(given.logprobs, given.old, torch.tensor([[1.0, -1.0]] * 3), MASK, given.entropy)
     assert near_enough(mixed, 0.25).tolist() == [[True, False], [True, True], [True, False]]
+
+
+def test_equal_tokens_at_the_limit_all_stay_in_double_precision():
+    # Two answers with the same entropy, which is no number of single precision: the limit is that entropy.
+    same = torch.full((3, 2), 0.1, dtype=torch.float64)
+    given = inputs_of(same.tolist())
+    given = LossInputs(
+        given.logprobs, given.old, given.advantages, MASK, same, group_of=torch.tensor([0, 0, 1])
+    )
+    assert torch.equal(most_uncertain(given, 0.5), MASK)

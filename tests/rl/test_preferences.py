@@ -81,6 +81,8 @@ def test_loss_gradient_and_metrics_equal_trls(make_pretrained, tmp_path):
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     policy = make_pretrained(lora=None)
+    # In single precision two ways through the model differ by some 1e-6 of the gradient.
+    policy.model.double()
     reference = copy.deepcopy(policy.model)
     with torch.no_grad():
         for place, weight in enumerate(reference.parameters()):
@@ -130,12 +132,12 @@ def test_loss_gradient_and_metrics_equal_trls(make_pretrained, tmp_path):
     preference = softmax_dpo(logprobs(trainer.model), known, 0.4)
     ours = preference.terms.mean()
     assert abs(ours.item() - math.log(2)) > 1e-3
-    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6)
     weights = list(trainer.model.parameters())
     found, expected = (
         torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)]) for loss in (ours, theirs)
     )
-    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert (found - expected).norm() < 1e-6 * expected.norm()
     metrics = trainer._metrics["train"]
     for name, value in (
         ("accuracies", preference.won.float()),

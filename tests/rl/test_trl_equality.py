@@ -78,8 +78,8 @@ def make_trainer(make_pretrained, tmp_path):
     return make
 
 
-def gradient(model, loss):
-    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+def gradient(leaves, loss):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, leaves)])
 
 
 def shifted(logprobs, seed):
@@ -88,16 +88,26 @@ def shifted(logprobs, seed):
     return torch.where(COMPLETIONS.mask, logprobs.detach() + noise, 0.0)
 
 
-def both_losses(trainer, loss, aggregation, beta=0.0, kept=None, ratio=False):
-    """Our outputs, our loss and TRL's on the same tensors, at ratios away from 1."""
-    model, engine, mask = trainer.model, SharedPrefix(), COMPLETIONS.mask
-    encoded = engine.encode(model, PROMPTS)
-    logprobs, entropy = engine.score(model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
-    old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
-    one_group = torch.zeros(len(PROMPT_OF), dtype=torch.long)
-    inputs = LossInputs(
-        logprobs, old, ADVANTAGES[:, None], mask, entropy, group_of=one_group, reference=reference
+def theirs_of(trainer, rows=slice(None), **given):
+    """TRL's loss of some rows."""
+    prompts, mask = PROMPT_OF[rows], COMPLETIONS.mask[rows]
+    return trainer._compute_loss(
+        trainer.model,
+        {
+            "prompt_ids": PROMPTS.ids[prompts],
+            "prompt_mask": PROMPTS.mask[prompts].long(),
+            "completion_ids": COMPLETIONS.ids[rows],
+            "completion_mask": mask.long(),
+            "advantages": ADVANTAGES[rows],
+            "num_items_in_batch": mask.sum(),
+            **given,
+        },
     )
+
+
+def ours_of(inputs, loss, aggregation, beta=0.0, kept=None, ratio=False):
+    """Our outputs and our loss."""
+    mask = inputs.mask
     result = loss(inputs)
     terms = result.terms
     if kept is not None:
@@ -106,39 +116,66 @@ def both_losses(trainer, loss, aggregation, beta=0.0, kept=None, ratio=False):
         terms = torch.where(chosen, terms, 0.0)
     if beta:
         terms = terms + beta * KlToReference(beta, ratio=ratio)(inputs)
-    ours = aggregate(terms, mask, aggregation, tokens=float(mask.sum()), sequences=8.0, max_length=LONGEST)
-    theirs = trainer._compute_loss(
-        model,
-        {
-            "prompt_ids": PROMPTS.ids[PROMPT_OF],
-            "prompt_mask": PROMPTS.mask[PROMPT_OF].long(),
-            "completion_ids": COMPLETIONS.ids,
-            "completion_mask": mask.long(),
-            "advantages": ADVANTAGES,
-            "old_per_token_logps": old,
-            "ref_per_token_logps": reference,
-            "num_items_in_batch": mask.sum(),
-        },
-    )
-    return result, ours, theirs
+    counts = {"tokens": float(mask.sum()), "sequences": 8.0, "max_length": LONGEST}
+    return result, aggregate(terms, mask, aggregation, **counts)
 
 
-def assert_equal(model, ours, theirs, size=1.0):
-    """Equal to 1e-6 of the usual size of a token's term: losses are sums in which terms of both signs cancel."""
+def assert_losses_equal(trainer, loss, aggregation, *settings, sizes=False):
+    """Our loss and its gradient are TRL's on the same tensors, at ratios away from 1; returns our outputs.
+
+    Once the whole way from the weights, each side with its own forward pass, and once from the same log-probabilities in
+    double precision: in single precision the ways through the model differ by some 1e-6 of the gradient.
+
+    Args:
+        trainer: TRL's.
+        loss: our loss.
+        aggregation: of its terms.
+        settings: more for `ours_of`.
+        sizes: whether a difference counts in terms of the mean term.
+    """
+    engine = SharedPrefix()
+    encoded = engine.encode(trainer.model, PROMPTS)
+    logprobs, entropy = engine.score(trainer.model, encoded, COMPLETIONS, PROMPT_OF, temperature=TEMPERATURE)
+    for exact in (False, True):
+        if exact:
+            logprobs = logprobs.detach().double().requires_grad_()
+            known = (logprobs, entropy, None)
+            trainer._get_per_token_logps_and_entropies = lambda *_, known=known, **__: known
+        old, reference = shifted(logprobs, 0), shifted(logprobs, 1)
+        inputs = LossInputs(
+            logprobs,
+            old,
+            ADVANTAGES[:, None],
+            COMPLETIONS.mask,
+            entropy,
+            group_of=torch.zeros(len(PROMPT_OF), dtype=torch.long),
+            reference=reference,
+        )
+        result, ours = ours_of(inputs, loss, aggregation, *settings)
+        theirs = theirs_of(trainer, old_per_token_logps=old, ref_per_token_logps=reference)
+        size = float(result.terms.detach()[COMPLETIONS.mask].abs().mean()) if sizes else 1.0
+        if exact:
+            assert_equal([logprobs], ours, theirs, 1e-9, 1e-9)
+        else:
+            assert_equal(list(trainer.model.parameters()), ours, theirs, 1e-6 * max(1.0, size), 1e-5)
+    return result
+
+
+def assert_equal(leaves, ours, theirs, tolerance, of_gradient):
+    """Values differ by at most ``tolerance``, gradients by that share of their norm."""
     assert abs(ours.item()) > 1e-2
-    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-6 * size)
-    expected = gradient(model, theirs)
-    assert (gradient(model, ours) - expected).norm() < 1e-5 * expected.norm()
+    assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=tolerance)
+    expected = gradient(leaves, theirs)
+    assert (gradient(leaves, ours) - expected).norm() < of_gradient * expected.norm()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize(("loss_type", "aggregation"), NAMES)
 def test_loss_equals_trls(make_trainer, loss_type, aggregation, beta):
     trainer = make_trainer(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=0.28)
-    result, ours, theirs = both_losses(trainer, ClippedRatio(0.2, 0.28), aggregation, beta)
+    result = assert_losses_equal(trainer, ClippedRatio(0.2, 0.28), aggregation, beta)
     assert result.metrics["clip_ratio/low_mean"].any()
     assert result.metrics["clip_ratio/high_mean"].any()
-    assert_equal(trainer.model, ours, theirs)
 
 
 def test_micro_batches_of_bnpo_equal_trls(make_trainer):
@@ -155,21 +192,8 @@ def test_micro_batches_of_bnpo_equal_trls(make_trainer):
         terms = ClippedRatio()(given).terms
         counts = {"tokens": 1.0, "sequences": 1.0, "max_length": LONGEST, "parts": 2}  # only parts counts
         ours.append(aggregate(terms, mask, "micro_batch_mean", **counts))
-        prompts = PROMPT_OF[rows]
-        theirs.append(
-            trainer._compute_loss(
-                model,
-                {
-                    "prompt_ids": PROMPTS.ids[prompts],
-                    "prompt_mask": PROMPTS.mask[prompts].long(),
-                    "completion_ids": COMPLETIONS.ids[rows],
-                    "completion_mask": mask.long(),
-                    "advantages": ADVANTAGES[rows],
-                    "old_per_token_logps": old[rows],
-                },
-            )
-        )
-    assert_equal(model, sum(ours), sum(theirs))
+        theirs.append(theirs_of(trainer, rows, old_per_token_logps=old[rows]))
+    assert_equal(list(model.parameters()), sum(ours), sum(theirs), 1e-6, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +207,12 @@ def test_micro_batches_of_bnpo_equal_trls(make_trainer):
 @pytest.mark.parametrize(("loss_type", "aggregation"), [("grpo", "sequence_mean"), ("dapo", "token_mean")])
 def test_tokens_that_are_left_out_are_trls(make_trainer, settings, kept, loss_type, aggregation):
     trainer = make_trainer(loss_type=loss_type, beta=0.1, **settings)
-    _, ours, theirs = both_losses(trainer, ClippedRatio(), aggregation, 0.1, kept)
-    assert_equal(trainer.model, ours, theirs)
+    assert_losses_equal(trainer, ClippedRatio(), aggregation, 0.1, kept)
 
 
 def test_a_kl_with_ratios_is_trls(make_trainer):
     trainer = make_trainer(loss_type="grpo", beta=0.5, use_bias_correction_kl=True)
-    _, ours, theirs = both_losses(trainer, ClippedRatio(), "sequence_mean", 0.5, ratio=True)
-    assert_equal(trainer.model, ours, theirs)
+    assert_losses_equal(trainer, ClippedRatio(), "sequence_mean", 0.5, None, True)
 
 
 SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.1}
@@ -217,10 +239,7 @@ SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_h
 )
 def test_other_losses_equal_trls(make_trainer, settings, loss, aggregation):
     trainer = make_trainer(beta=0.0, **settings)
-    result, ours, theirs = both_losses(trainer, loss, aggregation)
+    # Terms of log-probabilities are larger than those of ratios.
+    result = assert_losses_equal(trainer, loss, aggregation, sizes=True)
     # Every cap of these settings holds somewhere.
     assert all(values.any() for values in result.metrics.values())
-    # Terms of log-probabilities are larger than those of ratios.
-    assert_equal(
-        trainer.model, ours, theirs, max(1.0, float(result.terms.detach()[COMPLETIONS.mask].abs().mean()))
-    )
