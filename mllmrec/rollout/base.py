@@ -99,7 +99,8 @@ class Speaker(Protocol):
         Args:
             batch: draws of this speaker.
             rows: (r,) positions in it.
-            kept: (r,) how many tokens of each stay. If the rollout reasons, they end within the reasoning.
+            kept: (r,) how many tokens of each stay. If the rollout reasons, they end within the reasoning. If it draws
+                lists, they end with an item, after equally many items in all rows.
             inserted: (r,) the text behind them; its tokens are learnt and ``foreign``.
             turn: the step; each row goes on once.
             round_: names the draw.

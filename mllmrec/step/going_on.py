@@ -12,7 +12,7 @@ from torch import Tensor
 from mllmrec.engine.base import ChoiceSets
 from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.rollout.base import Completions
+from mllmrec.rollout.base import Completions, Spelling
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,32 @@ def prompts_with(batch: RolloutBatch, tails: Sequence[Tail]) -> TokenBatch:
         ids, mask = (part[batch.prompt_of[tail.row]] for part in batch.prompts)
         rows.append([*ids[mask].tolist(), *_head(batch, tail)])
     return pad(rows, 0, side="left").to(batch.prompts.ids.device)
+
+
+def left_to_say(spelling: Spelling, batch: RolloutBatch, tails: Sequence[Tail]) -> Spelling:
+    """The spelling of the rest of r lists, after the items that they keep.
+
+    Args:
+        spelling: of r whole lists.
+        batch: the lists' batch; its segments are places.
+        tails: how much of each stays.
+
+    Raises:
+        ValueError: the lists do not keep equally many items.
+    """
+    assert batch.segments is not None
+    answers, counts = [], set()
+    for tail, options in zip(tails, spelling.answers, strict=True):
+        ids, places = (_first(part[tail.row], tail.kept) for part in (batch.completions.ids, batch.segments))
+        count = max(places, default=-1) + 1
+        said = [
+            [token for token, own in zip(ids, places, strict=True) if own == place] for place in range(count)
+        ]
+        answers.append([answer for answer in options if list(answer) not in said])
+        counts.add(count)
+    if len(counts) > 1:
+        raise ValueError(f"lists go on together that keep {sorted(counts)} items: let them go on one by one")
+    return replace(spelling, answers=answers, leads=spelling.leads[counts.pop() :])
 
 
 def grown_rows(batch: RolloutBatch, tails: Sequence[Tail], drawn: Completions) -> RolloutBatch:
@@ -55,8 +81,11 @@ def grown_rows(batch: RolloutBatch, tails: Sequence[Tail], drawn: Completions) -
         before = _first(batch.learnt[tail.row], tail.kept)
         learnt.append([*before, *[True] * told, *_first(drawn.decisions[place], length)])
         foreign.append([False] * tail.kept + [True] * told + [False] * length)
+        stays = [-1] * tail.kept if batch.segments is None else _first(batch.segments[tail.row], tail.kept)
+        # Places of a list count on.
+        places = max(stays, default=-1) + 1
         answer = [0] * length if drawn.segments is None else _first(drawn.segments[place], length)
-        segments.append([-1] * (tail.kept + told) + answer)
+        segments.append([*stays, *[-1] * told, *(one + places if one >= 0 else one for one in answer)])
         if batch.choices is not None and drawn.choices is not None:
             after = [one if one < 0 else one + shift for one in _first(drawn.choices.set_of[place], length)]
             sets.append([*_first(batch.choices.set_of[tail.row], tail.kept), *[-1] * told, *after])

@@ -22,7 +22,7 @@ from mllmrec.randomness import torch_generator
 from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
-from mllmrec.step.going_on import Tail, grown_rows, prompts_with
+from mllmrec.step.going_on import Tail, grown_rows, left_to_say, prompts_with
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,10 @@ class Speaker:
         """
         told = self.policy.encode_answers(inserted)
         tails = [Tail(row, count, own) for row, count, own in zip(rows, kept, told, strict=True)]
-        tokens = self._fitting(prompts_with(batch, tails))
+        tokens = prompts_with(batch, tails)
+        # A list is as long as before, wherever it goes on.
+        if not self.plain.lists or any(told):
+            tokens = self._fitting(tokens)
         places = batch.example_of[list(rows)].tolist()
         copies = _copies(batch.examples)
         generators = [
@@ -211,6 +214,8 @@ class Speaker:
         if spelling.reasoning is not None:
             # What is kept has opened the reasoning already.
             spelling = replace(spelling, reasoning=replace(spelling.reasoning, opening=[]))
+        if self.plain.lists:
+            spelling = left_to_say(spelling, batch, tails)
         drawn, _ = self._drawn(tokens, replace(turn, group_size=1, gradients=False), generators, spelling)
         grown = grown_rows(batch, tails, drawn)
         grown = replace(grown, texts=self.policy.decode(grown.completions), sources=(source,) * len(tails))
