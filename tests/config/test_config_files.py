@@ -46,6 +46,7 @@ MANDATORY = {
     ("rollout", "rubric_refine"): ["reward=rubric", "loss=shaped"],
     ("rollout", "profiled"): ["task=profiled"],
     ("rollout", "lists"): ["task=ranked_list"],
+    ("rollout", "prefix_states"): ["task=ranked_list"],
     ("inference", "value_search"): ["task=ranked_list"],
     ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "gigpo"): ["task=ranked_list", "reward=rank_list"],
