@@ -13,6 +13,7 @@ COMMANDS = {
     "build_cot": "write, refine and assess reasoning",
     "evaluate": "evaluate a finished run under another protocol",
     "recommend": "a ranked list for one user",
+    "export": "a run's model as a folder for transformers and peft",
     "report": "tables, tests and pictures over many runs",
     "sweep": "a named experiment as a resumable multirun",
 }

@@ -54,6 +54,32 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside ``path``; rename it to ``path`` only if the block succeeds.
+
+    A folder that ``path`` names stays until then and is removed afterwards.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = temporary_beside(path), temporary_beside(path.with_name(f"{path.name}.old"))
+    shutil.rmtree(temporary, ignore_errors=True)  # of an earlier process with this number
+    with about(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                to_disk(file)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            to_disk(path.parent)
+        finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            for left in (temporary, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def remove_abandoned(folder: Path) -> list[Path]:
     """Remove the temporary files of killed processes of this machine below ``folder``.
 

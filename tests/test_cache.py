@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mllmrec.cache import (
     GrowingFile,
+    atomic_folder,
     atomic_path,
     content_fingerprint,
     file_fingerprint,
@@ -216,3 +218,17 @@ def test_a_folder_is_known_by_what_lies_below_it_and_not_by_its_place(tmp_path):
     (tmp_path / "there" / "deep" / "file").rename(tmp_path / "there" / "file")
     assert content_fingerprint(tmp_path / "there") != first
     assert content_fingerprint(tmp_path / "there" / "file") == file_fingerprint(tmp_path / "there" / "file")
+
+
+def test_a_folder_is_whole_or_absent_and_an_older_one_stays_until_then(tmp_path):
+    path = tmp_path / "model"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("1")
+        assert not path.exists()
+    for failing in (True, False):
+        with suppress(ZeroDivisionError), atomic_folder(path) as folder:
+            (folder / "b").write_text("2")
+            assert [file.name for file in path.iterdir()] == ["a"]
+            _ = 1 / (not failing)
+        assert [file.name for file in path.iterdir()] == (["a"] if failing else ["b"])
+        assert [*tmp_path.iterdir()] == [path]

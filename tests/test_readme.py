@@ -155,6 +155,8 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
     assert "by Majority(n=8" in run(
         command_with("inference=") + " eval.max_users=9 hydra.run.dir=votes", tmp_path
     )
+    run(command_with("mllmrec.export"), tmp_path)
+    assert len(run(command_with("rank.py"), tmp_path).splitlines()) == 3
     user = next(iter(re.findall(r"user=(\S+)", page)))
     assert "Recommended" in run(
         command_with("mllmrec.recommend").replace("user=ID", f"user={user}"), tmp_path

@@ -274,6 +274,10 @@ class Root(Section):
     samples_shown: CountOrZero = 0
     dry_run: bool = False
     wandb: bool = False
+    merge: bool = True
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    check: bool = True
+    private: bool = True
 
 
 class BackboneLora(Component):

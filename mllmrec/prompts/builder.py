@@ -257,7 +257,11 @@ class PromptBuilder:
 
     def described(self, item: int) -> str:
         """An item's title, and its caption if it has one, as prompts show them."""
-        return f"{self.titles[item]} {self._captions.get(self.ids[item], '')}".strip()
+        return f"{self.titles[item]} {self.caption(item)}".strip()
+
+    def caption(self, item: int) -> str:
+        """An item's caption as prompts show it; "" if it has none."""
+        return self._captions.get(self.ids[item], "")
 
     def label(self, item: int) -> str:
         """The label of an item that is named by its id."""
