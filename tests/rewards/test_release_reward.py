@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mllmrec.rewards.base import Question
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.rewards.release import Release
+from mllmrec.rl.advantages import GroupRelative
+from mllmrec.testing import toy_batch
 
 QUESTION = Question("7", {"7": "Red Lamp", "8": "Blue Lamp"})
 MATRIX = [
@@ -45,6 +49,16 @@ def test_release_amounts_and_parts():
     assert reward.judge("x", QUESTION) == {"reward": -2.0, "format": 0.0, "hit": 0.0}
     assert set(reward.parts) == {"format", "hit"}
     assert reward.needs_title
+
+
+def test_one_malformed_answer_makes_misses_look_good():
+    texts = ["[ITEM_1] Red Lamp", "[ITEM_2] Blue Lamp", "[ITEM_2] Blue Lamp", "a lamp"]
+    batch = toy_batch(texts)
+    rewards = Release()(batch).total
+    assert rewards.tolist() == pytest.approx([1.0, 0.3, 0.3, -1.0])
+    # Their mean is 0.15 and their deviation sqrt(2.09 / 3) = 0.8347.
+    given = GroupRelative()(replace(batch, rewards=rewards))
+    assert given.tolist() == pytest.approx([1.0182, 0.1797, 0.1797, -1.3776], abs=1e-4)
 
 
 def test_release_reads_ids_that_are_no_numbers():
