@@ -113,6 +113,7 @@ class Warnings(Section):
     steps: Count
     kl: Positive
     invalid: Annotated[float, Field(gt=0, le=1)]
+    skipped: Count = 3  # runs of earlier versions have no such key
 
 
 class Optimised(Section):

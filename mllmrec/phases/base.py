@@ -14,7 +14,7 @@ from transformers import get_scheduler
 from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
-from mllmrec.step.updates import Updates
+from mllmrec.step.updates import NotFinite, Updates
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class PhaseModule(lightning.LightningModule):
         self.model: Any = model.train()
         self.settings, self.updates = optimizer, updates
         self._updates: Updates | None = None  # once there is a trainer
+        self.not_finite: NotFinite | None = None  # skips updates that are not finite; None: they are errors
 
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable weights."""
@@ -94,6 +95,7 @@ class PhaseModule(lightning.LightningModule):
                 max_grad_norm=self.settings.max_grad_norm,
                 backward=self.manual_backward,
                 weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
+                not_finite=self.not_finite,
             )
         return self._updates
 
@@ -104,6 +106,13 @@ class PhaseModule(lightning.LightningModule):
                 "%s: no update had both a gradient and a learning rate, so the weights have not changed",
                 self.name,
             )
+
+    def in_tokens(self, batch: Any, step: int) -> dict[str, Any]:
+        """A batch of a step (counted from 0) for inspection: ids of its samples, and the tokens that the model sees.
+
+        Values are texts, numbers, arrays, and lists and mappings of those.
+        """
+        return {}
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
         """Log numbers of this step."""

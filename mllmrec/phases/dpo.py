@@ -66,6 +66,20 @@ class Dpo(PhaseModule):
         update = self.update(self.loss_shares(preferences, reference, sums))
         self.log_step({**update, **{f"rewards/{name}": total / len(batch) for name, total in sums.items()}})
 
+    def in_tokens(self, batch: Sequence[Any], step: int) -> dict[str, Any]:
+        """Each prompt with its answers, the preferred one first; the shortest prompts first."""
+        preferences, examples = self.preferences(batch, step), self.asking(batch)
+        lengths = [len(tokens) for tokens in self.policy.encode_prompts([one.prompt for one in examples])]
+        return {
+            "samples": [examples[row].sample_id for row in _by_length(lengths)],
+            "prompts": [prompt for part in preferences.prompts for prompt in part],
+            "answers": [answers for part in preferences.answers for answers in part],
+        }
+
+    def asking(self, batch: Sequence[Any]) -> list[Example]:
+        """The examples whose prompts are shown."""
+        return list(batch)
+
     def preferences(self, batch: Sequence[Example], step: int) -> Preferences:
         """Draw the negatives; each example's draw depends only on the seed, the step and the example.
 
@@ -85,7 +99,7 @@ class Dpo(PhaseModule):
             prompts: token ids of B prompts.
             answers: of the 1 + N answers of each, the preferred one first.
         """
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        order = _by_length([len(prompt) for prompt in prompts])
         size = self.learner.micro_batch_size
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         return Preferences(
@@ -136,3 +150,8 @@ class Dpo(PhaseModule):
         prompt_of = torch.arange(len(prompts), device=device).repeat_interleave(1 + self.negatives)
         scores = engine.score(model, encoded, completions.to(device), prompt_of, entropy=False)
         return scores.logprobs.sum(1).view(len(prompts), -1)
+
+
+def _by_length(lengths: Sequence[int]) -> list[int]:
+    """Positions, the shortest first."""
+    return sorted(range(len(lengths)), key=lengths.__getitem__)

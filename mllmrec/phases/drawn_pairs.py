@@ -45,6 +45,10 @@ def pairs_of(drawn: Sequence[Drawn], least: float) -> list[Pair]:
 class DrawnDpo(Dpo):
     """One update from B pairs of answers. The reference is the policy at the start of the phase."""
 
+    def asking(self, batch: Sequence[Any]) -> list[Example]:
+        """The examples whose prompts are shown."""
+        return [pair.chosen for pair in batch]
+
     def preferences(self, batch: Sequence[Any], step: int) -> Preferences:
         """The tokens of B `Pair` objects; nothing is drawn."""
         prompts = self.policy.encode_prompts([pair.chosen.prompt for pair in batch])

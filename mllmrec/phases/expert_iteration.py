@@ -105,10 +105,11 @@ class ExpertIteration(RolloutPhase):
         kept = self.keep(rollouts, self._competing(batch))
         size = self.round.batch_size
         sums: dict[str, float] = {}
-        updates = [
-            self.update(self.loss_shares(list(chain(*kept[start : start + size])), sums))
-            for start in range(0, len(batch), size)
-        ]
+        with self.learning_from(rollouts):
+            updates = [
+                self.update(self.loss_shares(list(chain(*kept[start : start + size])), sums))
+                for start in range(0, len(batch), size)
+            ]
         if self.collector.reference is not None:
             self.collector.reference.follow(self.policy, batch_idx)
         self.tokens.add(sum(len(one.answer) for one in chain(*kept)))

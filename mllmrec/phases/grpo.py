@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mllmrec.errors import UserError
 from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.phases.kept_rollouts import in_tokens
 from mllmrec.prompts.examples import Example
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import Part
@@ -32,6 +34,7 @@ class RolloutPhase(PhaseModule):
         """
         super().__init__(collector.speaker.policy.model, optimizer, updates)
         self.collector = collector
+        self._learns_from: RolloutBatch | None = None  # during the updates of a step
 
     @property
     def generated_tokens(self) -> int:
@@ -57,6 +60,20 @@ class RolloutPhase(PhaseModule):
         """The numbers to log about rollouts."""
         metrics = rollout_metrics(batch, constrained=self.collector.rollout.plain.constrained)
         return {**metrics, **self.part_metrics(), "num_tokens": float(self.generated_tokens)}
+
+    def in_tokens(self, batch: list[Example], step: int) -> dict[str, Any]:
+        """The prompts, and each completion with what it earned."""
+        rollouts = self._learns_from
+        return {} if rollouts is None else in_tokens(rollouts)
+
+    @contextmanager
+    def learning_from(self, rollouts: RolloutBatch) -> Iterator[None]:
+        """Hold a step's rollouts during its updates, and no longer: they may hold the graph of a pass."""
+        self._learns_from = rollouts
+        try:
+            yield
+        finally:
+            self._learns_from = None
 
     @contextmanager
     def drawing(self, step: int) -> Iterator[None]:
@@ -110,8 +127,9 @@ class Grpo(RolloutPhase):
         if self.on_rollouts is not None:
             self.on_rollouts(rollouts)
         numbers = self.rollout_metrics(rollouts)
-        for update in self.step.updates(rollouts, self.update):
-            self.log_step({**update, **numbers, **self.part_metrics()})
+        with self.learning_from(rollouts):
+            for update in self.step.updates(rollouts, self.update):
+                self.log_step({**update, **numbers, **self.part_metrics()})
         if self.most_tokens is not None and self.generated_tokens >= self.most_tokens:
             log.info(
                 "%s: ended at step %d, with %d tokens generated",

@@ -1,8 +1,11 @@
-"""Which rollouts of a phase are kept for people to read: whole groups, from steps spread over the phase."""
+"""Rollouts for people to read: whole groups, from steps spread over a phase, and all of a step that went wrong."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from torch import Tensor
 
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.run.rollouts import Rollout
@@ -48,3 +51,36 @@ def whole_groups(batch: RolloutBatch, groups: int) -> list[Rollout]:
         for row in range(len(batch))
         if batch.group_of[row] < groups
     ]
+
+
+def in_tokens(batch: RolloutBatch) -> dict[str, Any]:
+    """All rollouts of a step as the model sees them: token ids of the prompts, and of each completion with its numbers.
+
+    ``learnt`` says which of a completion's tokens the loss covers, ``old`` under which log-probabilities they were drawn, if
+    that is known.
+    """
+
+    def of(values: Tensor | None, row: int) -> Any:
+        """A row's value, or its values at the tokens that were written."""
+        if values is None:
+            return None
+        return (
+            values[row] if values.dim() == 1 else values[row][batch.completions.mask[row].to(values.device)]
+        )
+
+    return {
+        "prompts": [ids[mask] for ids, mask in zip(*batch.prompts, strict=True)],
+        "completions": [
+            {
+                "sample": batch.examples[int(batch.example_of[row])].sample_id,
+                "prompt": int(batch.prompt_of[row]),
+                "tokens": of(batch.completions.ids, row),
+                "text": batch.texts[row],
+                "learnt": of(batch.learnt, row),
+                "reward": of(batch.rewards, row),
+                "advantage": of(batch.advantages, row),
+                "old": of(batch.old, row),
+            }
+            for row in range(len(batch))
+        ],
+    }

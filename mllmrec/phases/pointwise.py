@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -48,6 +49,16 @@ class Pointwise(PhaseModule):
 
     def loss_shares(self, batch: Sequence[Example], step: int) -> Iterator[Tensor]:
         """The loss of the batch in micro-batches; their sum does not depend on their size."""
+        asked, answers = self.asked(batch, step)
+        return supervised_shares(self.learner, asked, answers)
+
+    def in_tokens(self, batch: Sequence[Example], step: int) -> dict[str, Any]:
+        """Each question with its answer; the questions about a sample stand together."""
+        asked, answers = self.asked(batch, step)
+        return {"samples": [one.sample_id for one in batch], "prompts": asked, "answers": answers}
+
+    def asked(self, batch: Sequence[Example], step: int) -> tuple[list[list[int]], list[list[int]]]:
+        """The tokens of the questions about a batch, and those of their answers."""
         asked, answers = [], []
         yes, no = self.policy.encode_answers([self.questions.positive, self.questions.negative])
         for example in batch:
@@ -55,4 +66,4 @@ class Pointwise(PhaseModule):
             history = example.history.tolist()
             asked += [self.questions.prompt(history, item) for item in items]
             answers += [[*(yes if item == example.target else no), self.policy.end_token] for item in items]
-        return supervised_shares(self.learner, self.policy.encode_prompts(asked), answers)
+        return self.policy.encode_prompts(asked), answers

@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader
 
 from mllmrec.models.selection import Selection
 from mllmrec.phases.base import PhaseModule
-from mllmrec.phases.grpo import RolloutPhase
 from mllmrec.phases.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.phases.inputs import PhaseInputs, Trained
-from mllmrec.phases.rollout_warnings import RolloutWarnings
+from mllmrec.phases.watch import watches
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.one_process import make_trainer
 from mllmrec.screen.training_callbacks import TrainingProgress
@@ -70,8 +69,7 @@ def fit(
         inputs.job.timer,
         TrainingProgress(module.name, phase.kind.shown),
     ]
-    if isinstance(module, RolloutPhase):
-        callbacks.append(RolloutWarnings(**cfg.warnings))
+    callbacks += watches(module, cfg.warnings, inputs.job.folder)
     ranking = None
     if measure is not None and cfg.heldout.users:
         heldout = cfg.heldout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,15 @@ class Sft(PhaseModule):
         """One update."""
         shown = self.shown(batch, batch_idx)
         self.log_step(self.update(self.loss_shares(shown)))
+
+    def in_tokens(self, batch: Sequence[Example], step: int) -> dict[str, Any]:
+        """Each prompt with the answer to learn."""
+        lessons = [lesson for example in self.shown(batch, step) for lesson in example.lessons()]
+        return {
+            "samples": [one.sample_id for one in lessons],
+            "prompts": self.policy.encode_prompts([one.prompt for one in lessons]),
+            "answers": learnt_tokens(self.policy, self.answers, lessons)[0],
+        }
 
     def shown(self, batch: Sequence[Example], step: int) -> list[Example]:
         """The batch of a step (counted from 0) as the curriculum shows it."""

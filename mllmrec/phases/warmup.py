@@ -57,6 +57,11 @@ class Warmup(PhaseModule):
         """One update from a batch of item sequences."""
         self.log_step(self.update([self.loss(batch)]))
 
+    def in_tokens(self, batch: list[np.ndarray], step: int) -> dict[str, Any]:
+        """The labels of each sequence."""
+        labels: Any = self.label_tokens
+        return {"sequences": [labels[torch.from_numpy(items.astype(np.int64))] for items in batch]}
+
     def loss(self, batch: list[np.ndarray]) -> Tensor:
         """Mean cross-entropy of every next item, in nats."""
         width = max(map(len, batch))

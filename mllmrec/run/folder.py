@@ -77,6 +77,7 @@ class RunFolder:
         self.model_path = self.path / "model"
         self.adapters_path = self.path / "adapters"
         self.checkpoints_path = self.path / "checkpoints"
+        self.skipped_path = self.path / "skipped"  # batches of updates that were not finite
         self.experience_path = self.path / "experience"  # a file for each phase that learnt some
         # Rankings of the same users among other negatives, as a folder of the same form.
         self.beside_path = self.path / "other_negatives"
@@ -125,6 +126,7 @@ class RunFolder:
             self.model_path,
             self.adapters_path,
             self.checkpoints_path,
+            self.skipped_path,
             self.experience_path,
             self.beside_path,
         ):

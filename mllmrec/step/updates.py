@@ -14,6 +14,8 @@ from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
+NotFinite = Callable[[float, float], None]  # gets loss and gradient norm
+
 
 class Updates:
     """Makes updates with an optimiser and its schedule; works with and without Lightning."""
@@ -28,6 +30,7 @@ class Updates:
         max_grad_norm: float = 1.0,
         backward: Callable[[Tensor], None] = Tensor.backward,
         weights: Sequence[tuple[str, Tensor]] = (),
+        not_finite: NotFinite | None = None,
     ) -> None:
         """Take the optimiser.
 
@@ -39,10 +42,13 @@ class Updates:
             max_grad_norm: gradients are scaled down to this norm.
             backward: adds the gradient of a share.
             weights: names for the weights, to say which adapters had no part in the first update.
+            not_finite: called in place of the error if the loss or the gradient is not finite; if it returns, the update
+                is skipped.
         """
         self.optimizer, self.schedule, self.name = optimizer, schedule, name
         self.section = section or name
         self.max_grad_norm, self.backward, self.weights = max_grad_norm, backward, weights
+        self.not_finite = not_finite
         self.count = 0  # updates so far
         self.moved = False  # whether an update has changed a weight
 
@@ -50,8 +56,8 @@ class Updates:
         """Make one step from the sum of the micro-batches' shares of the loss; returns the numbers to log.
 
         Raises:
-            UserError: the loss or the gradient is not finite (the weights stay as they were), or the first update
-                with a gradient and a learning rate changes no weight.
+            UserError: the loss or the gradient is not finite (the weights stay as they were) and nobody skips such updates,
+                or the first update with a gradient and a learning rate changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
@@ -66,17 +72,26 @@ class Updates:
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
         rate = self.schedule.get_last_lr()[0]
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"phase {self.name} diverged at step {self.count}: loss {loss}, gradient norm {norm}; "
-                f"lower {self.section}.learning_rate (now {self._highest_rate()})"
-            )
-        if self.moved or rate == 0 or norm == 0:
+            self._skip(loss, norm)
+        elif self.moved or rate == 0 or norm == 0:
             self.optimizer.step()
         else:
             self._first_movement(weights, norm, rate)
         self.schedule.step()
         self.count += 1
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+
+    def _skip(self, loss: float, norm: float) -> None:
+        """Leave the weights as they are, and the optimiser's moments too."""
+        if self.not_finite is None:
+            raise UserError(
+                f"phase {self.name} diverged at step {self.count}: loss {loss}, gradient norm {norm}; "
+                f"lower {self.section}.learning_rate (now {self._highest_rate()})"
+            )
+        self.not_finite(loss, norm)
+        # Without gradients a step changes nothing. Lightning counts it, so that the log's steps stay those of the plan.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
 
     def _highest_rate(self) -> float:
         return self.optimizer.param_groups[0].get("initial_lr", self.optimizer.param_groups[0]["lr"])

@@ -67,6 +67,12 @@ def job(cache: Path) -> Job:
 
 
 @pytest.fixture
+def overrides(cache: Path) -> list[str]:
+    """The overrides of such a job, for a command line."""
+    return [f"cache_dir={cache}", *SMALL, *SHORT]
+
+
+@pytest.fixture
 def adapters(checkpoints: Callable[[str], Path]) -> tuple[str, ...]:
     """Overrides of a small job (``small=False``) on a pretrained model with LoRA."""
     return (
