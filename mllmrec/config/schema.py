@@ -113,7 +113,13 @@ class Warnings(Section):
     steps: Count
     kl: Positive
     invalid: Annotated[float, Field(gt=0, le=1)]
-    skipped: Count = 3  # runs of earlier versions have no such key
+    # Runs of earlier versions have none of the keys below.
+    equal: Annotated[float, Field(gt=0, le=1)] = 1.0
+    entropy: ShareBelowOne = 0.05
+    length: Annotated[float, Field(gt=1)] = 4.0
+    inflation: Count = 3
+    unmoved: Share = 0.5
+    skipped: Count = 3
 
 
 class Optimised(Section):

@@ -66,7 +66,10 @@ class PhaseModule(lightning.LightningModule):
         """AdamW over the trainable weights."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if not weights:
-            raise UserError(f"phase {self.name} has nothing to train")
+            raise UserError(
+                f"phase {self.name} has nothing to train: no weight is trainable, so look at the adapters of the backbone "
+                f"(backbone.lora) and of the phase ({getattr(self, 'section', self.name)}.lora)"
+            )
         settings = self.settings
         optimizer = torch.optim.AdamW(
             weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True

@@ -15,8 +15,6 @@ from mllmrec.models.selection import Selection
 
 log = logging.getLogger(__name__)
 
-PARTED = 3  # rankings in a row with growing inflation before a warning
-
 
 @dataclass(frozen=True)
 class HeldOutMeasure:
@@ -39,8 +37,8 @@ class HeldOutRanking(lightning.Callback):
     If the phase has a reward, two more numbers are logged. ``reward_normalised`` is the mean reward of the training prompts
     since the last ranking, on a scale from 0 (lowest possible) to 1 (highest). ``inflation`` says how much more this reward
     has risen than the held-out objective since the first such point:
-    (reward - first reward) - (objective - first objective). A warning follows when inflation has grown three rankings in a
-    row and the objective is below its best.
+    (reward - first reward) - (objective - first objective). A warning follows when inflation has grown for ``parted`` rankings
+    in a row and the objective is below its best.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class HeldOutRanking(lightning.Callback):
         keep_best: bool = False,
         patience: int | None = None,
         bounds: tuple[float, float] | None = None,
+        parted: int = 3,
     ) -> None:
         """Take the measure.
 
@@ -60,9 +59,10 @@ class HeldOutRanking(lightning.Callback):
             keep_best: whether the phase ends with the weights of its best measure instead of the last.
             patience: end the phase after this many measures without a better one; None for never.
             bounds: lowest and highest possible reward; None for a phase without a reward.
+            parted: rankings in a row with growing inflation before a warning.
         """
         self.measure, self.every = measure, every
-        self.keep_best, self.patience, self.bounds = keep_best, patience, bounds
+        self.keep_best, self.patience, self.bounds, self.parted = keep_best, patience, bounds, parted
         self.best_step, self.best = -1, -float("inf")
         self.selection: Selection | None = None  # once the phase has ended
         self._measured_at = -1
@@ -126,7 +126,7 @@ class HeldOutRanking(lightning.Callback):
         measured = self.measure()
         objective = self.measure.objective(measured)
         metrics = {f"val/{name}": value for name, value in measured.items()}
-        metrics |= self._beside_the_reward(objective, _name(pl_module))
+        metrics |= self._beside_the_reward(objective, pl_module)
         if objective > self.best:
             self.best, self.best_step, self._without_better = objective, trainer.global_step, 0
             self._weights = copied_weights(_model(pl_module))
@@ -135,7 +135,7 @@ class HeldOutRanking(lightning.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _beside_the_reward(self, objective: float, phase: str) -> dict[str, float]:
+    def _beside_the_reward(self, objective: float, module: lightning.LightningModule) -> dict[str, float]:
         if self.bounds is None or not self._rewards:
             return {}
         low, high = self.bounds
@@ -146,21 +146,30 @@ class HeldOutRanking(lightning.Callback):
         self._first = self._first or (reward, objective)
         inflation = (reward - self._first[0]) - (objective - self._first[1])
         self._inflations.append(inflation)
-        last = self._inflations[-PARTED - 1 :]
-        grows = len(last) > PARTED and all(later > earlier for earlier, later in pairwise(last))
+        last = self._inflations[-self.parted - 1 :]
+        grows = len(last) > self.parted and all(later > earlier for earlier, later in pairwise(last))
         if grows and objective < self.best:
             log.warning(
                 "%s: reward inflation: over %d held-out rankings the training reward has risen by %.3f more than the "
-                "rankings have, and the last ranking is below the best",
-                phase,
-                PARTED,
+                "rankings have, and the last ranking is below the best: see rollouts.parquet for what earns the reward, choose "
+                "another one, lower %s.learning_rate, or end the phase with heldout.patience (warnings.inflation=%d)",
+                _name(module),
+                self.parted,
                 last[-1] - last[0],
+                getattr(module, "section", _name(module)),
+                self.parted,
             )
         return {"reward_normalised": reward, "inflation": inflation}
 
 
 def held_out_ranking(
-    measure: HeldOutMeasure, module: lightning.LightningModule, *, every: int, keep: str, patience: int | None
+    measure: HeldOutMeasure,
+    module: lightning.LightningModule,
+    *,
+    every: int,
+    keep: str,
+    patience: int | None,
+    parted: int = 3,
 ) -> HeldOutRanking:
     """The held-out callback of a phase.
 
@@ -170,9 +179,12 @@ def held_out_ranking(
         every: optimiser steps between two measures.
         keep: ``best`` or ``last``.
         patience: measures without a better one before the end; None for never.
+        parted: see `HeldOutRanking`.
     """
     bounds = getattr(module, "bounds", None)
-    return HeldOutRanking(measure, every, keep_best=keep == "best", patience=patience, bounds=bounds)
+    return HeldOutRanking(
+        measure, every, keep_best=keep == "best", patience=patience, bounds=bounds, parted=parted
+    )
 
 
 def _name(module: lightning.LightningModule) -> str:

@@ -74,7 +74,12 @@ def fit(
     if measure is not None and cfg.heldout.users:
         heldout = cfg.heldout
         ranking = held_out_ranking(
-            measure, module, every=heldout.every, keep=heldout.keep, patience=heldout.patience
+            measure,
+            module,
+            every=heldout.every,
+            keep=heldout.keep,
+            patience=heldout.patience,
+            parted=cfg.warnings.inflation,
         )
         callbacks.append(ranking)
     trainer = make_trainer(

@@ -9,6 +9,7 @@ from mllmrec.phases.base import PhaseModule
 from mllmrec.phases.grpo import RolloutPhase
 from mllmrec.phases.rollout_warnings import RolloutWarnings
 from mllmrec.phases.skipped_updates import SkippedUpdates
+from mllmrec.phases.unmoved_weights import UnmovedWeights
 from mllmrec.run.folder import RunFolder
 
 
@@ -20,7 +21,19 @@ def watches(module: PhaseModule, limits: DictConfig, folder: RunFolder) -> list[
         limits: the configuration's ``warnings``.
         folder: the run's folder.
     """
-    found: list[lightning.Callback] = [SkippedUpdates(folder.skipped_path, limits.skipped)]
+    found: list[lightning.Callback] = [
+        SkippedUpdates(folder.skipped_path, limits.skipped),
+        UnmovedWeights(limits.steps, limits.unmoved),
+    ]
     if isinstance(module, RolloutPhase):
-        found.append(RolloutWarnings(limits.steps, limits.kl, limits.invalid))
+        found.append(
+            RolloutWarnings(
+                limits.steps,
+                limits.kl,
+                limits.invalid,
+                equal=limits.equal,
+                entropy=limits.entropy,
+                length=limits.length,
+            )
+        )
     return found

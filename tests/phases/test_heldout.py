@@ -149,3 +149,18 @@ def test_the_bounds_of_rewards_are_their_extreme_totals():
     # invalid 0.5, valid 0.25, hit 0.25 + 2
     assert HitFormat(hit_weight=2.0, format_weight=0.25, invalid=0.5).bounds == (0.25, 2.25)
     assert Release().bounds == (-1, 1)
+
+
+def test_the_rankings_before_a_warning_of_inflation_can_be_chosen(fit, caplog):
+    # Inflation grows between the first two rankings after a step, while the ranking falls: one is enough here.
+    for parted, warnings in ((1, 1), (2, 0)):
+        caplog.clear()
+        stage = Paid()
+        callback = held_out_ranking(
+            by_step(stage, [0.5, 0.4, 0.3]), stage, every=1, keep="last", patience=None, parted=parted
+        )
+        with caplog.at_level(logging.WARNING, logger="mllmrec"):
+            fit(stage, [[-1.0], [0.0]], callbacks=[callback])
+        found = [message for message in caplog.messages if "reward inflation" in message]
+        assert len(found) == warnings
+        assert all("lower grpo.learning_rate, or end the phase with heldout.patience" in one for one in found)

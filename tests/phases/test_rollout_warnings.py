@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ import torch
 from mllmrec.phases.base import OptimizerSettings, PhaseModule
 from mllmrec.phases.rollout_warnings import RolloutWarnings
 from mllmrec.rewards.hit_format import HitFormat
+from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
 
 WELL = {
     "reward": 0.5,
     "frac_reward_zero_std": 0.5,
     "kl": 0.1,
+    "entropy": 2.0,
+    "completions/mean_length": 12.0,
     "completions/malformed_ratio": 0.2,
     "completions/unlisted_ratio": 0.2,
     "completions/clipped_ratio": 0.3,
@@ -22,9 +26,10 @@ WELL = {
 
 
 class Scripted(PhaseModule):
-    """Logs the numbers that a batch holds."""
+    """Logs the numbers that a batch holds; its answers are free."""
 
     name = "grpo"
+    collector = SimpleNamespace(rollout=Free(max_new_tokens=3))
 
     def __init__(self):
         super().__init__(torch.nn.Linear(1, 1), OptimizerSettings(0.1), 20)
@@ -79,6 +84,46 @@ def test_each_kind_is_warned_of_once_and_after_enough_steps_in_a_row(warned, hel
     (message,) = warned([held] * 2 + [ended] + [held] * 7)
     assert message.startswith("grpo: for 3 steps in a row ")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("held", "ended", "words"),
+    [
+        ({"entropy": 0.09}, {"entropy": 0.1}, "now 0.09 nats per token in place of 2"),
+        ({"completions/mean_length": 48.1}, {"completions/mean_length": 48.0}, "4 times as long"),
+        ({"completions/mean_length": 2.9}, {"completions/mean_length": 3.0}, "now 2.9 tokens in place of 12"),
+    ],
+)
+def test_what_collapses_or_blows_up_is_compared_with_the_first_step(warned, held, ended, words):
+    # The first step has 2 nats and 12 tokens: a twentieth is 0.1 nats, a quarter and four times are 3 and 48 tokens.
+    assert warned([{}] + [held] * 2 + [ended] + [held] * 2 + [ended]) == []
+    (message,) = warned([{}] + [held] * 4)
+    assert words in message
+    assert warned([held] * 5) == []
+
+
+def test_answers_of_candidates_alone_have_no_length_to_watch(warned, monkeypatch):
+    monkeypatch.setattr(Scripted, "collector", SimpleNamespace(rollout=Constrained()))
+    assert warned([{}] + [{"completions/mean_length": 99.0}] * 4) == []
+
+
+def test_a_share_of_equal_rewards_can_be_the_limit(warned):
+    held = [{"frac_reward_zero_std": 0.75}] * 3
+    (message,) = warned(held, {"equal": 0.75})
+    assert "only 25% of the prompts have had two answers with different rewards" in message
+    assert warned(held, {"equal": 0.76}) == []
+
+
+def test_a_resumed_phase_counts_on_and_says_nothing_twice(fit, caplog):
+    held = {"kl": 1.5}
+    before, after = (RolloutWarnings(steps=3, kl=1.0, invalid=0.9) for _ in range(2))
+    fit(Scripted(), [[held]] * 2, callbacks=[before])
+    after.load_state_dict({**before.state_dict(), "said": [False] * 6})
+    caplog.clear()
+    fit(Scripted(), [[{**held, "entropy": 0.01}]] * 4, callbacks=[after])
+    far, collapsed = own(caplog)
+    assert "the KL" in far
+    assert "the entropy" in collapsed
 
 
 def test_kinds_do_not_hide_each_other(warned):
