@@ -12,15 +12,19 @@ if TYPE_CHECKING:
 
 def recommend(cfg: DictConfig) -> None:
     """Print the list."""
-    from mllmrec.jobs.finished_run import open_run
-    from mllmrec.jobs.recommendation import history_of, rank_items, score_name
+    from mllmrec.jobs.recommendation import Recommender, history_of
     from mllmrec.screen.console import make_console, rows_table
 
-    run = open_run(cfg.run, cfg.stage)
-    history, excluded, who = history_of(run.prepared, cfg.user, cfg.history)
+    recommender = Recommender.load(cfg.run, cfg.stage)
+    run = recommender.run
+    history, _, who = history_of(run.prepared, cfg.user, cfg.history)
+    asked = {"candidates": cfg.candidates, "k": None, "shortlist": cfg.shortlist}
+    if cfg.user is None:
+        ranked = recommender.rank(cfg.history, **asked)
+    else:
+        ranked = recommender.rank_for(cfg.user, **asked)
     trained = run.prepared.trained_list
-    shortlist = trained if cfg.shortlist is None else cfg.shortlist
-    ranked = rank_items(run, history, excluded, candidates=cfg.candidates, shortlist=shortlist)
+    shortlist = recommender.shortlist if cfg.shortlist is None else cfg.shortlist
     builder = run.prepared.builder
     shown = history[-run.prepared.history_length :]
     console = make_console()
@@ -29,13 +33,10 @@ def recommend(cfg: DictConfig) -> None:
             f"History of {who}", ("item", "title"), [(builder.ids[i], builder.titles[i]) for i in shown]
         )
     )
-    rows = [
-        (place, builder.ids[item], builder.titles[item], score)
-        for place, (item, score) in enumerate(ranked[: cfg.top], 1)
-    ]
+    rows = [(place, *found) for place, found in enumerate(ranked[: cfg.top], 1)]
     two_prompts = 2 <= shortlist < min(cfg.top, len(ranked)) and len(ranked) > trained
     note = f"ranks 1 to {shortlist} come from a prompt that lists them; the others from one without a list"
-    columns = ("rank", "item", "title", score_name(run))
+    columns = ("rank", "item", "title", recommender.score_name)
     console.print(rows_table("Recommended", columns, rows, note if two_prompts else None))
 
 

@@ -5,47 +5,53 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from mllmrec import api
 from mllmrec.stopping import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+class _Callable(ModuleType):
+    """``from mllmrec import report`` gives this module; calling it is `mllmrec.api.report`."""
+
+    def __call__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        name: str | None = None,
+        **asked: Any,
+    ) -> Path:
+        """Write a report over runs and return its page; see `mllmrec.api.report`."""
+        return api.report(folders, out, name=name, **asked)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+
 def report(cfg: DictConfig) -> None:
     """Read the runs, write the report, print its tables and its path."""
     from dataclasses import fields
-    from datetime import datetime
 
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import ListConfig
 
-    from mllmrec.reporting.experiment import Question, build_experiments, names_of
-    from mllmrec.reporting.files import slug, write_report
-    from mllmrec.reporting.page import make_section
-    from mllmrec.reporting.pictures import draw_pictures
+    from mllmrec.reporting.experiment import Question
     from mllmrec.reporting.tables import on_screen
     from mllmrec.reporting.wandb_report import send
+    from mllmrec.reporting.whole import make_report
     from mllmrec.screen.console import make_console, relative
 
     folders = [str(folder) for folder in (cfg.runs if isinstance(cfg.runs, ListConfig) else [cfg.runs])]
-    names = names_of(folders)
     question = Question(**{field.name: cfg[field.name] for field in fields(Question)})
-    experiments = [
-        experiment
-        for folder, name in zip(folders, names, strict=True)
-        for experiment in build_experiments(folder, name, question)
-    ]
     out = Path(HydraConfig.get().runtime.output_dir)
-    sections = []
-    for number, experiment in enumerate(experiments, 1):
-        place = out if len(experiments) == 1 else out / f"{number}-{slug(experiment.name)}"
-        sections.append(make_section(experiment, draw_pictures(experiment, place)))
-    title = cfg.name or f"Report on {', '.join(names)}"
-    path = write_report(out, title, f"{datetime.now():%Y-%m-%d %H:%M}", sections)
+    made = make_report(folders, out, question, cfg.name)
     console = make_console()
-    for section in sections:
+    for section in made.sections:
         console.print(on_screen(section.results, [section.experiment.metric]))
         if section.comparisons is not None:
             console.print(on_screen(section.comparisons))
@@ -61,9 +67,11 @@ def report(cfg: DictConfig) -> None:
             console.print(note, style="yellow", markup=False, highlight=False)
     if cfg.wandb:
         console.print(
-            send(title, sections, out, cfg.wandb_project, cfg.wandb_entity), highlight=False, markup=False
+            send(made.title, made.sections, out, cfg.wandb_project, cfg.wandb_entity),
+            highlight=False,
+            markup=False,
         )
-    console.print(f"the page: {relative(path)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"the page: {relative(made.page)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def listed(arguments: Sequence[str]) -> list[str]:

@@ -5,12 +5,36 @@ The heavy imports happen inside `train`, so that help and configuration errors a
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mllmrec import api
 from mllmrec.stopping import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mllmrec.api import LoadedRun
+
+
+class _Callable(ModuleType):
+    """``from mllmrec import train`` gives this module; calling it is `mllmrec.api.train`."""
+
+    def __call__(
+        self,
+        overrides: str | Sequence[str] = (),
+        *,
+        folder: str | Path | None = None,
+        config_dir: str | Path | None = None,
+    ) -> LoadedRun:
+        """Run the main job in this process and load the run; see `mllmrec.api.train`."""
+        return api.train(overrides, folder=folder, config_dir=config_dir)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 def train(cfg: DictConfig) -> float:

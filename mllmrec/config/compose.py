@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def compose_checked(
             if applied:
                 accepted.append(kept)
     return Composed(config, faults + _removed(roots, config) + secrets_in_files(config))
+
+
+def sweeps(overrides: Sequence[str]) -> list[str]:
+    """The overrides that give several values, as ``seed=0,1`` does; malformed ones are left out."""
+    parser, found = OverridesParser.create(), []
+    for text in overrides:
+        with suppress(HydraException):
+            found += [text] if parser.parse_override(text).is_sweep_override() else []
+    return found
 
 
 def _parse(overrides: Sequence[str], groups: Groups) -> tuple[list[list[str]], list[str]]:

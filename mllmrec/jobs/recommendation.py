@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +14,99 @@ from mllmrec.data.filters import FilteredInteractions
 from mllmrec.errors import UserError
 from mllmrec.evaluation.calibration import calibration
 from mllmrec.evaluation.metrics import order_by_score
-from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun, Query, Scored
+from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun, Query, Scored, open_run
 from mllmrec.samples.prepared import Prepared
 
 log = logging.getLogger(__name__)
+
+
+class Recommendation(NamedTuple):
+    """One place of a ranked list; a language model's score is a log-probability, unless its evaluation corrects it."""
+
+    item: str
+    title: str
+    score: float
+
+
+class Recommender:
+    """Ranks items for a history or a user with what a finished run trained."""
+
+    def __init__(self, run: FinishedRun | FinishedBaseline) -> None:
+        self.run = run
+
+    @classmethod
+    def load(cls, folder: str | Path, stage: str | None = None) -> Recommender:
+        """Open a run.
+
+        Args:
+            folder: the run's folder.
+            stage: a trained phase; None: the last.
+
+        Raises:
+            UserError: there is no such run or phase, or nothing was trained.
+        """
+        return cls(open_run(str(folder), stage))
+
+    @property
+    def shortlist(self) -> int:
+        """How many of the best items a second prompt ranks anew unless a caller says otherwise: as many as training prompts list."""
+        return self.run.prepared.trained_list
+
+    @property
+    def score_name(self) -> str:
+        """What scores are."""
+        return score_name(self.run)
+
+    def rank(
+        self,
+        history: Sequence[str | int],
+        candidates: Sequence[str | int] | None = None,
+        k: int | None = 10,
+        *,
+        shortlist: int | None = None,
+    ) -> list[Recommendation]:
+        """The best ``k`` items for a history, best first.
+
+        Args:
+            history: item ids, oldest first.
+            candidates: item ids to rank; None: the whole catalogue without the history.
+            k: how many; None: all.
+            shortlist: how many of the best a second prompt ranks anew, if there are more than one prompt lists; None: as many
+                as training prompts list; 0: none.
+
+        Raises:
+            UserError: an id is unknown, or the policy cannot rank so many items.
+        """
+        return self._ranked(None, history, candidates, k, shortlist)
+
+    def rank_for(
+        self,
+        user: str | int,
+        candidates: Sequence[str | int] | None = None,
+        k: int | None = 10,
+        *,
+        shortlist: int | None = None,
+    ) -> list[Recommendation]:
+        """The best ``k`` items for a user of the run's data; what the user interacted with is left out. See `rank`.
+
+        Raises:
+            UserError: the user is unknown, or as in `rank`.
+        """
+        return self._ranked(user, None, candidates, k, shortlist)
+
+    def _ranked(
+        self,
+        user: str | int | None,
+        history: Sequence[str | int] | None,
+        candidates: Sequence[str | int] | None,
+        k: int | None,
+        shortlist: int | None,
+    ) -> list[Recommendation]:
+        known, excluded, _ = history_of(self.run.prepared, user, history)
+        again = self.shortlist if shortlist is None else shortlist
+        ranked = rank_items(self.run, known, excluded, candidates=candidates, shortlist=again)
+        builder = self.run.prepared.builder
+        return [Recommendation(builder.ids[item], builder.titles[item], score) for item, score in ranked[:k]]
 
 
 @dataclass(frozen=True)

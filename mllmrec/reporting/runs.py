@@ -151,7 +151,7 @@ def find_jobs(folder: str | Path) -> Jobs:
         elif not evaluated or (_is_training(path) and "finished.json" not in files):
             unfinished.append(Unfinished(path, None))
         else:
-            runs.append(_read_run(path))
+            runs.append(read_run(path))
         inner.clear()
     if not runs:
         state = f"; jobs there that failed or have not ended: {len(unfinished)}" if unfinished else ""
@@ -177,7 +177,12 @@ def _is_training(path: Path) -> bool:
     return OmegaConf.select(read_settings(described), "hydra.job.config_name") in (None, "train")
 
 
-def _read_run(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """The run in a folder of mllmrec.train or mllmrec.evaluate.
+
+    Raises:
+        UserError: its settings or its numbers are missing or damaged.
+    """
     folder = RunFolder(path)
     metrics = folder.metrics()
     described_by = [
