@@ -25,8 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mllmrec.config import CONFIG_DIR, check_config
-from mllmrec.config.checks import plain_faults
+from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
@@ -67,6 +66,8 @@ def _run(task: Task, config_name: str) -> None:
                 check_stopped()
                 if of_multirun:
                     # The command line stands for many configurations, and only one of them was checked.
+                    from mllmrec.config.checks import check_config
+
                     check_config(cfg, _trials)
                 return task(cfg)
             except BaseException as error:
@@ -139,6 +140,9 @@ def _check_command_line(config_name: str) -> None:
         ) from error
     config_dir = Path(args.config_path).resolve() if args.config_path else CONFIG_DIR
     composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
+    # Here, because the help of a command needs no checks.
+    from mllmrec.config.checks import check_config, plain_faults
+
     if composed.faults:
         # Report at once: a check of the components takes seconds of imports.
         raise ConfigError(composed.faults + plain_faults(composed.config))

@@ -32,6 +32,13 @@ def test_commands_that_train_no_network_do_not_wait_for_its_libraries() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_help_does_not_wait_for_the_checks_of_a_configuration() -> None:
+    needless = ("pydantic", "mllmrec.config.checks", "torch")
+    code = f"import sys, mllmrec.cli; print([name for name in {needless} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_packages_import_only_what_is_below_them() -> None:
     # In a process of its own, because import-linter switches off the loggers of the process that it runs in.
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING
 
 from mllmrec.errors import choices
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def readable(error: BaseException) -> str:

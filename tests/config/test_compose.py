@@ -163,3 +163,11 @@ def test_a_search_path_is_a_list(extra: Path) -> None:
 def test_a_missing_folder_for_config_dir_is_named(extra: Path) -> None:
     (fault,) = compose_checked("train", [], CONFIG_DIR, extra_dir="extr").faults
     assert fault.startswith("--config-dir extr: no such folder")
+
+
+def test_places_that_a_root_file_names_are_searched(extra: Path) -> None:
+    (extra / "roots").mkdir()
+    root = f"defaults:\n  - reward: mine\nhydra:\n  searchpath: ['file://{extra}/extra']\n"
+    (extra / "roots" / "main.yaml").write_text(root)
+    (fault,) = compose_checked("main", ["reward=miine"], extra / "roots").faults
+    assert "did you mean mine?" in fault
