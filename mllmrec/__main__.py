@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "evaluate a finished run under another protocol",
     "recommend": "a ranked list for one user",
     "export": "a run's model as a folder for transformers and peft",
+    "serve": "rankings of a finished run over HTTP",
     "report": "tables, tests and pictures over many runs",
     "sweep": "a named experiment as a resumable multirun",
 }

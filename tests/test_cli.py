@@ -203,7 +203,9 @@ def test_the_configuration_can_be_shown_before_it_is_complete(folder: Path) -> N
     assert "interactions: null" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "build_cot", "evaluate", "recommend", "export", "report"])
+@pytest.mark.parametrize(
+    "command", ["train", "build_cot", "evaluate", "recommend", "export", "serve", "report"]
+)
 def test_help_is_a_manual_page_and_imports_nothing_heavy(folder: Path, command: str) -> None:
     done = run(folder, f"hydra/help={command}", "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -123,11 +123,10 @@ def _schema_faults(settings: dict[str, Any]) -> list[str]:
     faults = _faults(Root, "", root)
     if "method" not in settings:
         # A command on a finished run. There "same" stands for that run's own value.
-        return faults + (
-            _faults(SECTIONS["eval"], "eval", settings["eval"], unchecked="same")
-            if "eval" in settings
-            else []
-        )
+        for name in ("eval", "batching", "limits"):
+            if name in settings:
+                faults += _faults(SECTIONS[name], name, settings[name], unchecked="same")
+        return faults
     kinds = {name: kind.settings for name, kind in KINDS.items()}
     try:
         kinds |= {phase.kind.name: phase.kind.settings for phase in phases_of(settings)}

@@ -285,6 +285,8 @@ class Root(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     check: bool = True
     private: bool = True
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    workers: Count = 1
 
 
 class BackboneLora(Component):
@@ -373,6 +375,25 @@ class Cot(Section):
     placement: Literal["prompt", "completion", "profile"]
 
 
+class Batching(Section):
+    """``batching`` of `mllmrec.serve`."""
+
+    max_batch: Count
+    max_wait_ms: NotNegative
+    queue: Count
+    kept: CountOrZero
+
+
+class Limits(Section):
+    """``limits`` of `mllmrec.serve`."""
+
+    max_body_kb: Count
+    max_history: Count
+    max_candidates: Count
+    max_k: Count
+    timeout_seconds: Positive
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "prompt": Prompt,
     "cot": Cot,
@@ -388,4 +409,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "engine": EngineSection,
     "rollout": Rollout,
     "loss": Loss,
+    "batching": Batching,
+    "limits": Limits,
 }

@@ -164,7 +164,7 @@ def item_codes(prepared: Prepared, ids: Sequence[str | int]) -> list[int]:
     Raises:
         UserError: an id is unknown.
     """
-    code_of = {item_id: code for code, item_id in enumerate(prepared.builder.ids)}
+    code_of = prepared.code_of
     unknown = [str(item) for item in ids if str(item) not in code_of]
     if unknown or not ids:
         some = ", ".join(prepared.builder.ids[:5])

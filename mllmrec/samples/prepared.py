@@ -109,6 +109,11 @@ class Prepared:
         return self.asks and settings.cot == "auto"
 
     @cached_property
+    def code_of(self) -> dict[str, int]:
+        """The code of each item id."""
+        return {item_id: code for code, item_id in enumerate(self.builder.ids)}
+
+    @cached_property
     def _catalogue(self) -> Catalogue:
         """The catalogue for drawing negatives in evaluation; the same for every number and weighting of negatives."""
         return Catalogue(self.interactions, self.items)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -89,3 +93,36 @@ def adapters(checkpoints: Callable[[str], Path]) -> tuple[str, ...]:
         "eval.ks=[1,3]",
         "eval.max_users=10",
     )
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Any]]:
+    """``served(run, token=None, **settings)`` serves a run on a free port: a client, with the application as its ``app``."""
+    import httpx
+    import uvicorn
+
+    from mllmrec.serving.app import make_app
+    from mllmrec.serving.server import address, listening_socket, uvicorn_config
+    from mllmrec.serving.settings import Batching, Limits
+
+    with ExitStack() as ends:
+
+        def serve(run: Any, token: str | None = None, **settings: Any) -> Any:
+            limits = {name: settings.pop(name) for name in fields_of(Limits) & set(settings)}
+            app = make_app(run, Limits(**limits), Batching(**settings), token=token)
+            bound = ends.enter_context(listening_socket("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn_config(app))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+            bound.listen()
+            thread.start()
+            ends.callback(thread.join)
+            ends.callback(setattr, server, "should_exit", True)
+            client = ends.enter_context(httpx.Client(base_url=address(bound), timeout=30))
+            client.app = app
+            return client
+
+        yield serve
+
+
+def fields_of(settings: type) -> set[str]:
+    return {field.name for field in fields(settings)}

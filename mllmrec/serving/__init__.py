@@ -1,0 +1,1 @@
+"""``python -m mllmrec.serve``: a finished run behind HTTP."""
