@@ -80,6 +80,18 @@ def test_a_finished_run_reasons_when_it_recommends(finished):
         assert "</think>" not in "".join(found.reasoning)
 
 
+def test_a_served_run_shows_the_reasoning_behind_its_ranking(finished, served):
+    run = open_run(str(finished), None)
+    ids = run.prepared.builder.ids
+    client, asked = served(run), {"history": ids[:3], "candidates": ids[10:14]}
+    explained = client.post("/explain", json=asked).json()
+    (alone,) = rank_together(run, [wanted(run, [0, 1, 2], set(), candidates=range(10, 14))])
+    assert explained["reasoning"] == list(alone.reasoning)
+    assert [one["item"] for one in explained["ranking"]] == [ids[item] for item in alone.items]
+    assert client.post("/rank", json=asked).json() == {"ranking": explained["ranking"]}
+    assert client.get("/health").json()["reasons"]
+
+
 def test_answers_that_are_enumerated_move_the_gradient_less(finished):
     script = Path(__file__).parents[2] / "experiments" / "gradient_variance.py"
     words = [sys.executable, str(script), f"run={finished}", "prompts=4", "group=4", "draws=8"]
