@@ -32,7 +32,7 @@ from mllmrec.config.messages import readable
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.encodable import write_what_can_be_encoded
-from mllmrec.stopping import check_stopped, end_at_once, stoppable, stopped_by, watching
+from mllmrec.stopping import HINT, RESUMABLE, check_stopped, end_at_once, stoppable, stopped_by, watching
 
 WRONG_USE = 2
 Task = Callable[[DictConfig], "float | None"]
@@ -45,7 +45,7 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     checks again before each job. The sweeper of a multirun receives the return value of ``task``.
     """
     write_what_can_be_encoded()
-    with stoppable(f"mllmrec.{config_name}"):
+    with stoppable(f"mllmrec.{config_name}", RESUMABLE if config_name == "train" else HINT):
         _run(task, config_name)
     sys.exit(0)
 

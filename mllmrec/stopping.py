@@ -23,6 +23,7 @@ AGAIN_SECONDS = (
 SWALLOWED_SECONDS = 0.1  # wait before raising a signal again that was lost in a destructor
 CHILDREN_SECONDS = 10.0  # time for worker processes to record that they were stopped
 HINT = "what is on disk is whole; start the command again"
+RESUMABLE = "to go on, start it again with the same hydra.run.dir and resume=auto"
 _WORDS = {
     "SIGINT": "interrupted (Ctrl-C)",
     "SIGTERM": "terminated (SIGTERM)",
@@ -34,6 +35,9 @@ _received: Stopped | None = None
 _received_at = 0.0
 _swallowed = False
 _said = False
+_watching = False  # whether a block of `watching` is open
+_patience: float | None = None  # seconds that a block of `patient` may take after a signal
+_waiting: threading.Timer | None = None  # sends a signal again
 
 
 class Stopped(BaseException):
@@ -62,12 +66,12 @@ def stopped_by() -> Stopped | None:
 
 
 def check_stopped() -> None:
-    """Raise again if a signal came but its exception was lost, as in a library's bare ``except``.
+    """Raise again if a signal came but its exception was lost, as in a library's bare ``except``; not while it waits.
 
     Raises:
         Stopped: a signal came.
     """
-    if _received is not None:
+    if _received is not None and _patience is None:
         raise _received
 
 
@@ -75,20 +79,53 @@ def check_stopped() -> None:
 def watching() -> Iterator[None]:
     """Let signals raise `Stopped` in the block. An ignored signal (nohup) stays ignored; outside the main thread nothing
     changes."""
+    global _watching
     before: dict[int, Any] = {}
     hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, _on_signal):
                 before[number] = signal.signal(number, _on_signal)
+    outside, _watching = _watching, _watching or bool(before)
     if before:
         sys.unraisablehook = lambda dropped: None if _raise_again(dropped) else hook(dropped)
     try:
         yield
     finally:
+        _watching = outside
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def watch_again() -> None:
+    """Take SIGTERM back from a library that watches it as well, until that library gives it back."""
+    if _watching and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _on_signal)
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Let the first signal wait in the block until `arrived` is called, for so many seconds at most.
+
+    So work that can be saved only at certain points is saved. A second signal still ends the process at once.
+    """
+    global _patience
+    before, _patience = _patience, seconds
+    try:
+        yield
+    finally:
+        _patience = before
+
+
+def arrived() -> Stopped | None:
+    """The signal that waited in a block of `patient`; None if there is none. From now on `check_stopped` raises it."""
+    global _patience
+    if _received is not None:
+        _patience = None
+        if _waiting is not None:
+            _waiting.cancel()
+    return _received
 
 
 @contextmanager
@@ -138,6 +175,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _received is None:
         _received, _received_at = Stopped(number), now
         _pass_on()
+        if _patience is not None:
+            _send_again(_patience)
+            return
     elif _swallowed:
         _swallowed = False
     elif now - _received_at < AGAIN_SECONDS:
@@ -161,11 +201,23 @@ def _pass_on() -> None:
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> bool:
     """Send a signal again if Python dropped its exception, in a destructor or a weak reference's callback."""
-    global _swallowed
     if _received is None or dropped.exc_value is not _received:
         return False
-    _swallowed = True
-    again = threading.Timer(SWALLOWED_SECONDS, os.kill, (os.getpid(), _received.number))
-    again.daemon = True
-    again.start()
+    _send_again(SWALLOWED_SECONDS)
     return True
+
+
+def _send_again(seconds: float) -> None:
+    """Send the signal once more after a while, and then let it raise."""
+
+    global _waiting
+
+    def send() -> None:
+        global _swallowed, _patience
+        if _received is not None:
+            _swallowed, _patience = True, None
+            os.kill(os.getpid(), _received.number)
+
+    _waiting = threading.Timer(seconds, send)
+    _waiting.daemon = True
+    _waiting.start()

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mllmrec import api
-from mllmrec.stopping import stoppable
+from mllmrec.stopping import RESUMABLE, stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point."""
-    with stoppable("mllmrec.train"):
+    with stoppable("mllmrec.train", RESUMABLE):
         from mllmrec.cli import run_app
 
         run_app(train, "train")

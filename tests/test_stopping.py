@@ -103,6 +103,13 @@ class SlowReward(HitFormat):
         if os.path.exists("run/metrics.json"):
             here()
         return super().__call__(*arguments, **settings)
+
+class OnceSlowReward(HitFormat):
+    def __call__(self, *arguments, **settings):
+        if os.path.exists("run/metrics.json") and not os.path.exists("here"):
+            open("here", "w")
+            time.sleep(2)
+        return super().__call__(*arguments, **settings)
 """
 RUN = [
     "-m", "mllmrec.train", "hydra.run.dir=run", "dataset.num_users=40", "dataset.num_items=30", "caption=none",
@@ -246,7 +253,8 @@ def test_a_signal_is_no_fault_of_the_configuration(tmp_path: Path, signalled: Ru
     assert not (tmp_path / "outputs").exists()
 
 
-STAGE = [*RUN, "debug=fast", "method=grpo_only", "reward._target_=parts.SlowReward"]
+GRPO = [*RUN, "debug=fast", "method=grpo_only"]
+STAGE = [*GRPO, "reward._target_=parts.SlowReward", "checkpoint.grace=0"]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +277,21 @@ def test_a_stopped_run_is_marked_failed_and_its_loggers_are_closed(
     assert WORDS[number] in failed["error"]
     assert not (tmp_path / "run" / "finished.json").exists()
     assert (tmp_path / "closed").read_text() == "failed: True"
+
+
+def test_a_stopped_phase_saves_its_step_and_goes_on(tmp_path: Path, signalled: Run) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
+    command = [*GRPO, "reward._target_=parts.OnceSlowReward", "resume=auto"]
+    status, errors = signalled(command, signal.SIGTERM)
+    assert status == STATUS[signal.SIGTERM], errors
+    one_line(errors, signal.SIGTERM)
+    saved = tmp_path / "run" / "resume" / "grpo"
+    assert [path.name for path in sorted(saved.iterdir())] == ["step-000000001.ckpt", "step-000000001.json"]
+    status, errors = signalled(command)
+    assert status == 0, errors
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "grpo: goes on at step 1" in log
+    assert not saved.exists()
 
 
 # A sweep stops its processes in the same way whatever the signal.

@@ -13,6 +13,8 @@ import numpy as np
 if TYPE_CHECKING:  # importing it takes seconds, and counting recommenders do not need it
     import lightning
 
+    from mllmrec.run.progress import SavedProgress
+
 
 @dataclass(frozen=True)
 class FitInputs:
@@ -25,6 +27,7 @@ class FitInputs:
     make_trainer: Callable[
         ..., lightning.Trainer
     ]  # takes max_epochs, max_steps and callbacks, named as in Lightning
+    progress: SavedProgress | None = None  # saves training between steps, for trainers of `make_trainer`
     measure: Callable[[], float] | None = (
         None  # held-out metric of the recommender in its present state; larger is better
     )

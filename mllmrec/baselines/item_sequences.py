@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,16 +40,14 @@ class LengthBatches:
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self._epoch = 0
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """The batches of the next epoch, as positions of sequences."""
-        generator = numpy_generator(self.seed, "recommender batches", self._epoch)
-        self._epoch += 1
+    def of_epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, from 0 on, as positions of sequences."""
+        generator = numpy_generator(self.seed, "recommender batches", epoch)
         order = generator.permutation(len(self.lengths))
         together = self.batch_size * _BATCHES_SORTED_TOGETHER
         batches = []
@@ -59,5 +57,4 @@ class LengthBatches:
             batches += [
                 part[at : at + self.batch_size].tolist() for at in range(0, len(part), self.batch_size)
             ]
-        for place in generator.permutation(len(batches)):
-            yield batches[place]
+        return [batches[place] for place in generator.permutation(len(batches))]

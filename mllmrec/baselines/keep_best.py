@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import lightning
 import torch
@@ -25,11 +26,20 @@ class KeepBest(lightning.Callback):
         self._weights: dict[str, Tensor] = {}
         self._without_better = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best measure so far, and its weights."""
+        return {"best": self.best, "weights": self._weights, "without_better": self._without_better}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.best, self._weights = state["best"], dict(state["weights"])
+        self._without_better = state["without_better"]
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Measure if it is time."""
         if (trainer.current_epoch + 1) % self.every:
             return
-        value = self.measure()
+        value = float(self.measure())
         pl_module.log("val/objective", value, prog_bar=True)
         if self.best is None or value > self.best:
             self.best, self._without_better = value, 0

@@ -25,6 +25,7 @@ from mllmrec.baselines.settings import TrainingSettings
 from mllmrec.baselines.weights_file import read_weights, write_weights
 from mllmrec.errors import UserError
 from mllmrec.randomness import seeded_globals
+from mllmrec.run.progress import Epochs
 
 _SCORED_AT_ONCE = 256
 
@@ -140,14 +141,19 @@ class NeuralRecommender(Recommender):
             if inputs.measure is not None:
                 callbacks.append(KeepBest(self.network, inputs.measure, training.every, training.patience))
             trainer = inputs.make_trainer(max_epochs=training.max_epochs, callbacks=callbacks)
+            batches = LengthBatches(lengths, training.batch_size, inputs.seed)
             loader: DataLoader = DataLoader(
                 sequences,  # type: ignore[arg-type]
-                batch_sampler=LengthBatches(lengths, training.batch_size, inputs.seed),
+                batch_sampler=Epochs(batches, inputs.progress),
                 collate_fn=lambda batch: padded(batch, longest),
             )
             setting = f"{inputs.section}.learning_rate"
             self._progress = _Progress(self.kind, setting, training.learning_rate)
-            trainer.fit(_Training(self.network, self._progress), loader)
+            module = _Training(self.network, self._progress)
+            if inputs.progress is None:
+                trainer.fit(module, loader)
+            else:
+                inputs.progress.fit(trainer, module, loader)
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Inner products of the history's query with the candidates' vectors.

@@ -271,6 +271,7 @@ class Root(Section):
     share_stages: bool = False
     skip_finished: bool = False
     overwrite: bool = False
+    resume: Literal["auto", "never"] = "never"
     mix_ratio: Share = 0.0
     cache_dir: Annotated[str, Field(min_length=1)] = "."
     run_name: str | int | None = None
@@ -287,6 +288,15 @@ class Root(Section):
     private: bool = True
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     workers: Count = 1
+
+
+class Checkpoint(Section):
+    """``checkpoint``."""
+
+    minutes: Positive | None
+    steps: Count | None
+    keep: Count
+    grace: Annotated[float, Field(ge=0)]
 
 
 class BackboneLora(Component):

@@ -196,13 +196,6 @@ class Protocol:
         """The mean of each metric, without writing anything."""
         return evaluate(self.examples, ranker, self.batches).means(self.ks)
 
-    def record(self, stage: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
-        """Rank every user and write the results to per_user.parquet and metrics.json."""
-        result = self.rank(stage, ranker, folder)
-        folder.record_stage(stage, result.means(self.ks), self.intervals(result), result.validity)
-        folder.record_slices(stage, self.sliced(result))
-        return result
-
     def rank(self, name: str, ranker: Ranker, folder: RunFolder) -> Evaluation:
         """Rank every user and write the rankings to per_user.parquet, as the phase ``name``."""
         with write_stage(folder.per_user_path, name, self.settings.keep_top) as writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.ranked_before import RankedBefore
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.evaluation.reasoned import CHANGES, Shown
 from mllmrec.models.selection import Selection
@@ -31,11 +33,32 @@ class Place:
 
     protocol: Protocol
     path: Path
+    before: RankedBefore | None = None  # what an earlier attempt at the job ranked
 
     @property
     def folder(self) -> RunFolder:
         """The folder."""
         return RunFolder(self.path)
+
+    def rank(self, name: str, ranker_of: Callable[[], Ranker]) -> Evaluation:
+        """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done."""
+        known = None if self.before is None else self.before.read(name)
+        if known is not None:
+            log.info("evaluate %s, %s: an earlier attempt did", name, self.protocol.settings.weighting)
+            return known
+        result = self.protocol.rank(name, ranker_of(), self.folder)
+        if self.before is not None:
+            self.before.keep(name, result)
+        return result
+
+    def record(self, stage: str, ranker_of: Callable[[], Ranker]) -> Evaluation:
+        """Rank every user and write the results to per_user.parquet and metrics.json."""
+        protocol, result = self.protocol, self.rank(stage, ranker_of)
+        self.folder.record_stage(
+            stage, result.means(protocol.ks), protocol.intervals(result), result.validity
+        )
+        self.folder.record_slices(stage, protocol.sliced(result))
+        return result
 
 
 class Protocols:
@@ -46,18 +69,24 @@ class Protocols:
     to a folder of the same form inside it.
     """
 
-    def __init__(self, main: Protocol, beside: Protocol | None, folder: RunFolder) -> None:
+    def __init__(
+        self, main: Protocol, beside: Protocol | None, folder: RunFolder, *, resumable: bool = False
+    ) -> None:
         """Fix where numbers go.
 
         Args:
             main: its numbers decide how the run is chosen and compared.
             beside: the same users with the other kind of negatives, if any.
             folder: the run's folder.
+            resumable: whether results are kept for another attempt at the job, and taken from an earlier one.
         """
         self.main = main
-        self.places = [Place(main, folder.path)]
-        if beside is not None:
-            self.places.append(Place(beside, folder.beside_path))
+        self.places = []
+        for protocol, path in ((main, folder.path), (beside, folder.beside_path)):
+            if protocol is not None:
+                kept = folder.resume_path / f"ranked-{protocol.settings.weighting}"
+                before = RankedBefore(kept, path / "per_user.parquet") if resumable else None
+                self.places.append(Place(protocol, path, before))
         self.results: dict[str, list[Evaluation]] = {}  # by phase, in the order of `places`
 
     def describe(self, ranking: str | None = None, further: Mapping[str, Any] | None = None) -> None:
@@ -81,9 +110,7 @@ class Protocols:
     def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
         """Rank every user and compare with the phase before; return the main protocol's result."""
         earlier = next(reversed(self.results), None)
-        found = [
-            place.protocol.record(stage, ranker_of(place.protocol), place.folder) for place in self.places
-        ]
+        found = [place.record(stage, partial(ranker_of, place.protocol)) for place in self.places]
         if earlier is not None:
             for place, later, before in zip(self.places, found, self.results[earlier], strict=True):
                 place.folder.record_difference(stage, earlier, place.protocol.difference(later, before))
@@ -107,7 +134,7 @@ class Protocols:
             compared: dict[str, Any] = {"kept": selection.kept}
             if ranker_of is not None:
                 name = f"{stage}_{selection.not_kept}"
-                results[selection.not_kept] = protocol.rank(name, ranker_of(protocol), place.folder)
+                results[selection.not_kept] = place.rank(name, partial(ranker_of, protocol))
                 compared["difference"] = protocol.difference(results["best"], results["last"])
             for which, result in results.items():
                 compared[which] = {
@@ -124,16 +151,16 @@ class Protocols:
             stage: a phase that is already recorded.
             ranker_of: makes a ranker that changes the reasoning in this way.
         """
-        protocol, folder, own = self.main, self.places[0].folder, self.results[stage][0]
+        protocol, place, own = self.main, self.places[0], self.results[stage][0]
         compared: dict[str, Any] = {}
         for shown in CHANGES:
-            result = protocol.rank(f"{stage}_reasoning_{shown}", ranker_of(shown), folder)
+            result = place.rank(f"{stage}_reasoning_{shown}", partial(ranker_of, shown))
             compared[shown] = {
                 "metrics": result.means(protocol.ks),
                 "intervals": protocol.intervals(result),
                 "difference": protocol.difference(own, result),
             }
-        folder.record_faithfulness(stage, compared)
+        place.folder.record_faithfulness(stage, compared)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places)

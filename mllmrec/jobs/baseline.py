@@ -17,6 +17,7 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.jobs.beside import rank_baselines
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.randomness import seeded_globals
+from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.one_process import make_trainer
 from mllmrec.samples.item_texts import item_texts
@@ -24,6 +25,8 @@ from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, plac
 
 if TYPE_CHECKING:
     import lightning
+
+    from mllmrec.run.progress import SavedProgress
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ def _fit(run: NewRun, recommender: Recommender, section: str, name: str) -> None
         assert held_out is not None
         return held_out.objective(held_out.measure(RecommenderRanker(recommender, held_out.seed)))
 
+    progress = _progress(run, name) if recommender.shared else None
     with CostMeter() as meter, seeded_globals(cfg.seed, "stage", name):
         recommender.fit(
             FitInputs(
@@ -101,23 +105,39 @@ def _fit(run: NewRun, recommender: Recommender, section: str, name: str) -> None
                 num_items=len(prepared.items),
                 texts=item_texts(prepared),
                 seed=cfg.seed,
-                make_trainer=lambda **settings: _trainer(run, name, settings),
+                make_trainer=lambda **settings: _trainer(run, name, settings, progress),
+                progress=progress,
                 measure=None if held_out is None else measure,
                 section=f"method.{section}",
                 cache_dir=Path(cfg.cache_dir),
             )
         )
+    if progress is not None:
+        meter.earlier = progress.earlier
     run.folder.record_cost(name, meter.cost())
     log.info("%s: %s", name, meter.cost())
 
 
-def _trainer(run: NewRun, name: str, settings: dict[str, Any]) -> lightning.Trainer:
+def _progress(run: NewRun, name: str) -> SavedProgress:
+    from mllmrec.run.progress import SavedProgress
+
+    schedule = Schedule(**run.cfg.checkpoint)
+    return SavedProgress(name, Checkpoints(run.folder.resume_path / name, schedule.keep), schedule)
+
+
+def _trainer(
+    run: NewRun, name: str, settings: dict[str, Any], progress: SavedProgress | None
+) -> lightning.Trainer:
     from mllmrec.screen.training_callbacks import TrainingProgress
 
+    saved = [] if progress is None else [progress]
     return make_trainer(
         # Recommenders are small: half precision would cost them more than they gain.
         {**run.cfg.trainer, "precision": "32-true"},
         run.folder,
-        **{**settings, "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", [])]},
+        **{
+            **settings,
+            "callbacks": [TrainingProgress(name, ("loss",)), *settings.get("callbacks", []), *saved],
+        },
         logger=run.loggers.for_stage(run.folder, name),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -40,8 +41,7 @@ def rank_baselines(cfg: DictConfig, prepared: Prepared, protocols: Protocols) ->
         recommender: Recommender = instantiate(described, _convert_="all")
         recommender.fit(inputs)
         for place in protocols:
-            ranker = RecommenderRanker(recommender, place.protocol.seed)
-            result = place.protocol.rank(str(name), ranker, place.folder)
+            result = place.rank(str(name), partial(RecommenderRanker, recommender, place.protocol.seed))
             place.folder.record_baseline(
                 str(name), result.means(place.protocol.ks), place.protocol.intervals(result)
             )

@@ -31,11 +31,13 @@ from mllmrec.models.selection import Selection
 from mllmrec.phases.heldout import HeldOutMeasure
 from mllmrec.phases.inputs import JobInputs, PhaseInputs, examples_of
 from mllmrec.phases.key import PhaseKey
+from mllmrec.phases.remembered import note, recall
 from mllmrec.phases.run import train_phase
-from mllmrec.phases.store import PhaseStore
+from mllmrec.phases.store import OneJob, PhaseStore
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
+from mllmrec.run.checkpoints import Schedule
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.curves import draw_curves
 from mllmrec.samples.item_texts import described_items
@@ -88,16 +90,16 @@ def run_language_model(run: NewRun) -> Evaluation:
         measure = HeldOutMeasure(
             lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
         )
-    job = JobInputs(cfg, prepared, policy, answers, engine, folder)
+    job = JobInputs(cfg, prepared, policy, answers, engine, folder, Schedule(**cfg.checkpoint))
     inference = inference_of(cfg)
     learnt_later = {phase.own(ANSWERS) for phase in phases}
 
-    def train(phase: Phase) -> Selection | None:
-        prompts, tokens = policy.prompts_read, policy.prompt_tokens_read
-        inputs = PhaseInputs(phase, job, phase.config(cfg), remembers=phase.name in learnt_later)
+    def train(inputs: PhaseInputs) -> Selection | None:
+        phase, prompts, tokens = inputs.phase, policy.prompts_read, policy.prompt_tokens_read
         with CostMeter() as meter:
             trained = train_phase(inputs, loggers.for_stage(folder, phase.name), measure)
             meter.generated_tokens = trained.generated_tokens
+        meter.earlier = job.timer.earlier
         meter.prompts, meter.prompt_tokens = policy.prompts_read - prompts, policy.prompt_tokens_read - tokens
         meter.step_seconds = job.timer.seconds
         folder.record_cost(phase.name, meter.cost())
@@ -108,6 +110,8 @@ def run_language_model(run: NewRun) -> Evaluation:
     def ranker(protocol: Protocol) -> Ranker:
         return inference.ranker(InferenceInputs(cfg, protocol, policy, answers, engine))
 
+    job_key = "" if run.job.attempt is None else run.job.attempt.job
+    done = PhaseStore(folder.resume_path / "phases", OneJob(job_key))
     store = None
     if cfg.share_stages:
         key = PhaseKey(cfg, prepared, policy, answers, held_out)
@@ -115,14 +119,24 @@ def run_language_model(run: NewRun) -> Evaluation:
     result = protocols.record("zero_shot", ranker)
     for count, phase in enumerate(phases, 1):
         so_far = phases[:count]
-        if store is not None and store.keeps(so_far):
+        inputs = PhaseInputs(phase, job, phase.config(cfg), remembers=phase.name in learnt_later)
+        selection, restored = (
+            done.restore(so_far, cfg, policy, folder) if done.keeps(so_far) else (None, False)
+        )
+        if restored:
+            recall(inputs)
+        elif store is not None and store.keeps(so_far):
             with store.alone(so_far):
                 selection, restored = store.restore(so_far, cfg, policy, folder)
                 if not restored:
-                    selection = train(phase)
+                    selection = train(inputs)
                     store.keep(so_far, policy, folder, selection)
         else:
-            selection = train(phase)
+            selection = train(inputs)
+            if done.keeps(so_far):
+                note(inputs)
+                done.keep(so_far, policy, folder, selection)
+        inputs.checkpoints.clear()
         name = phase.name
         # Whole weights are saved again, so that the run's last folder is complete; an adapter there would not be.
         if phase.kind.data != "sequences" and (phase.kind.trains or policy.lora is None):

@@ -18,6 +18,7 @@ from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protoc
 from mllmrec.jobs.judge import open_judge
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.jobs.results_tables import print_results, print_rollouts
+from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.input_files import InputFiles
 from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
@@ -40,6 +41,8 @@ _NOT_COMPUTED = (
     "share_stages",
     "overwrite",
     "warnings",
+    "resume",
+    "checkpoint",
 )
 
 
@@ -52,19 +55,19 @@ def run(cfg: DictConfig) -> float:
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    config = fingerprint({name: value for name, value in plain.items() if name not in _NOT_COMPUTED})
+    computed = {name: value for name, value in plain.items() if name not in _NOT_COMPUTED}
+    config = fingerprint(computed)
     # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):
-        files = None
-        if cfg.skip_finished:
-            inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
-            if (objective := folder.finished(config, inputs)) is not None:
-                make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
-                return objective
-            # Before the job reads any of them, so that an edit during the job counts as an edit.
-            files = inputs.record()
+        inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
+        if cfg.skip_finished and (objective := folder.finished(config, inputs)) is not None:
+            make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
+            return objective
         refuse_finished(folder, cfg.overwrite)
-        job = JobFolder(folder, cfg)
+        # Before the job reads any of them, so that an edit during the job counts as an edit.
+        attempt = Attempt(folder, computed, inputs, inputs.record())
+        goes_on = cfg.resume == "auto" and attempt.goes_on(overwrite=cfg.overwrite)
+        job = JobFolder(folder, cfg, attempt, goes_on)
         with job.working():
             warn_of_copies()
             loggers: RunLoggers = instantiate(cfg.logger)
@@ -75,7 +78,8 @@ def run(cfg: DictConfig) -> float:
                 loggers.close(failed=True)
                 raise
             loggers.close()
-        folder.finish(config, objective, files)
+        folder.finish(config, objective, attempt.record)
+        folder.forget_attempts()
     return objective
 
 
@@ -85,7 +89,7 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     classical = cfg.method.recommender is not None
     prepared = prepare(cfg, not classical, open_judge)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
-    protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
+    protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder, resumable=True)
     new = NewRun(cfg, prepared, protocols, held_out_protocol(cfg, prepared), job, loggers)
     log.info("data: %s", prepared.summary["used"])
     console.print(rows_table("Data", ("what", "count"), data_rows(prepared)))

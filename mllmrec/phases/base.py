@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import torch
@@ -14,6 +14,7 @@ from transformers import get_scheduler
 from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
+from mllmrec.rl.parts import Part
 from mllmrec.step.updates import NotFinite, Updates
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,13 @@ class Learner:
     micro_batch_size: int  # prompts through the model at once, each with its answers
 
 
+class WrittenFile(Protocol):
+    """A file that grows with the steps."""
+
+    def save(self) -> None:
+        """Bring it up to date."""
+
+
 class PhaseModule(lightning.LightningModule):
     """A training phase. Optimisation is manual, since a step may hold rollouts, several updates and micro-batches."""
 
@@ -61,6 +69,9 @@ class PhaseModule(lightning.LightningModule):
         self.settings, self.updates = optimizer, updates
         self._updates: Updates | None = None  # once there is a trainer
         self.not_finite: NotFinite | None = None  # skips updates that are not finite; None: they are errors
+        self._made = (0, False)  # updates of an earlier attempt, and whether they moved a weight
+        self.written: list[WrittenFile] = []  # files that grow with the steps
+        self.strict_loading = False  # checkpoints hold only weights that train
 
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable weights."""
@@ -100,7 +111,37 @@ class PhaseModule(lightning.LightningModule):
                 weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
                 not_finite=self.not_finite,
             )
+            self._updates.count, self._updates.moved = self._made
         return self._updates
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of a step, whose state is saved."""
+        return []
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights and optimiser."""
+        made = self._made if self._updates is None else (self._updates.count, self._updates.moved)
+        return {"updates": made, "parts": [(type(part).__name__, part.state_dict()) for part in self.parts]}
+
+    def take_up(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what `progress` returned."""
+        count, moved = progress["updates"]
+        self._made = (count, moved)
+        for part, (_, state) in zip(self.parts, progress["parts"], strict=True):
+            part.load_state_dict(state)
+
+    def save_files(self) -> None:
+        """Bring the files that grow with the steps up to date."""
+        for file in self.written:
+            file.save()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out weights that do not train; another attempt at the job has them from where this one had them."""
+        trains = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        checkpoint["state_dict"] = {
+            name: weight for name, weight in checkpoint["state_dict"].items() if name in trains
+        }
 
     def on_train_end(self) -> None:
         """Warn if nothing was learnt."""

@@ -24,7 +24,6 @@ from mllmrec.prompts.trie import AnswerTrie
 from mllmrec.rl.batch import RolloutBatch, stack
 from mllmrec.rollout.base import Turn
 from mllmrec.step.collector import Collector
-from mllmrec.step.diagnostics import LearntTokens
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ class ExpertIteration(RolloutPhase):
             )
         self.round, self.on_rollouts = settings, on_rollouts
         speaker = collector.speaker
-        self.tokens = LearntTokens(speaker)
         self.learner = Learner(speaker.policy, speaker.engine, settings.micro_batch_size)
         self.policy, self.answers = speaker.policy, speaker.answers
 

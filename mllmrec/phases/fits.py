@@ -154,7 +154,8 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
         regularizers,
     )
     kept = kept_steps(len(plan), cfg.heldout.every)
-    with RolloutWriter(job.folder.rollouts_path) as writer:
+    begun = inputs.checkpoints.latest()
+    with RolloutWriter(job.folder.rollouts_path, 0 if begun is None else begun.step) as writer:
 
         def keep(batch: RolloutBatch) -> None:
             inputs.remember(batch)
@@ -165,6 +166,7 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
 
         most = settings.get("max_generated_tokens")
         module = Grpo(step, _optimizer(settings), len(plan), keep, plan.sampler, most)
+        module.written.append(writer)
         selection = fit(module, forms, plan, inputs, loggers, measure)
     return Trained(selection, module.generated_tokens)
 

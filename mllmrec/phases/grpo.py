@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import Part
 from mllmrec.rollout.draw import NoProbabilities
 from mllmrec.step.collector import Collector
+from mllmrec.step.diagnostics import LearntTokens
 from mllmrec.step.metrics import rollout_metrics
 from mllmrec.step.policy_gradient import PolicyGradient
 
@@ -35,6 +36,7 @@ class RolloutPhase(PhaseModule):
         super().__init__(collector.speaker.policy.model, optimizer, updates)
         self.collector = collector
         self._learns_from: RolloutBatch | None = None  # during the updates of a step
+        self.tokens = LearntTokens(collector.speaker)
 
     @property
     def generated_tokens(self) -> int:
@@ -50,6 +52,22 @@ class RolloutPhase(PhaseModule):
     def learners(self) -> list[Part]:
         """Parts outside of the collector that have numbers to log."""
         return []
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those of the collector, and the learners."""
+        return [*self.collector.parts, *self.learners]
+
+    def progress(self) -> dict[str, Any]:
+        """See `PhaseModule`."""
+        counts = {"generated": self.generated_tokens, "learnt": self.tokens.count}
+        return {**super().progress(), **counts}
+
+    def take_up(self, progress: Mapping[str, Any]) -> None:
+        """See `PhaseModule`."""
+        super().take_up(progress)
+        self.collector.speaker.generated_tokens = progress["generated"]
+        self.tokens.count = progress["learnt"]
 
     def part_metrics(self) -> dict[str, float]:
         """The parts' own numbers, as they are now."""
@@ -113,6 +131,7 @@ class Grpo(RolloutPhase):
         """
         super().__init__(step.collector, optimizer, steps * step.settings.iterations)
         self.step, self.on_rollouts, self.sampler, self.most_tokens = step, on_rollouts, sampler, most_tokens
+        self.tokens = step.tokens
 
     @property
     def learners(self) -> list[Part]:

@@ -15,6 +15,11 @@ from mllmrec.models.selection import Selection
 
 log = logging.getLogger(__name__)
 
+_STATE = (
+    *("best_step", "best", "_measured_at", "_weights", "_without_better"),
+    *("_rewards", "_first", "_inflations"),
+)
+
 
 @dataclass(frozen=True)
 class HeldOutMeasure:
@@ -73,8 +78,18 @@ class HeldOutRanking(lightning.Callback):
         self._inflations: list[float] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Measure the policy at the start of the phase."""
-        self._log(trainer, pl_module)
+        """Measure the policy at the start of the phase, unless an earlier attempt did."""
+        if self._measured_at < 0:
+            self._log(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All measures so far, and the best weights."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def on_train_batch_end(
         self,
@@ -124,7 +139,7 @@ class HeldOutRanking(lightning.Callback):
     def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._measured_at = trainer.global_step
         measured = self.measure()
-        objective = self.measure.objective(measured)
+        objective = float(self.measure.objective(measured))
         metrics = {f"val/{name}": value for name, value in measured.items()}
         metrics |= self._beside_the_reward(objective, pl_module)
         if objective > self.best:

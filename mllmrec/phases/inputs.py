@@ -21,6 +21,7 @@ from mllmrec.prompts.answers import split_reasoning
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import numpy_generator
 from mllmrec.rl.batch import POLICY, RolloutBatch
+from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.training_callbacks import StepTimer
@@ -40,6 +41,7 @@ class JobInputs:
     answers: AnswerTokens
     engine: Engine
     folder: RunFolder
+    schedule: Schedule = field(default_factory=Schedule)  # of checkpoints
     timer: StepTimer = field(default_factory=StepTimer)
     drawn: dict[str, list[Drawn]] = field(default_factory=dict)  # phase → answers that a later phase learns
 
@@ -60,6 +62,11 @@ class PhaseInputs:
     job: JobInputs
     cfg: DictConfig  # as this phase sees it
     remembers: bool = False  # whether a later phase learns this one's answers
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this phase; an earlier attempt at the job may have left some."""
+        return Checkpoints(self.job.folder.resume_path / self.phase.name, self.job.schedule.keep)
 
     @property
     def settings(self) -> DictConfig:
@@ -110,10 +117,15 @@ class Plan:
     def __len__(self) -> int:
         return self.pool.steps
 
+    def __getitem__(self, step: int) -> list[int]:
+        """Codes of a step's entries; a sampler that learns has seen all steps before it."""
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        self.step, self.shown = step, self.sampler.plan(step)
+        return self._codes(self.shown)
+
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(len(self)):
-            self.step, self.shown = step, self.sampler.plan(step)
-            yield self._codes(self.shown)
+        return (self[step] for step in range(len(self)))
 
     def more(self, count: int) -> list[int]:
         """Codes of at most ``count`` other entries for the last step, if its sampler is `Dynamic`."""

@@ -40,7 +40,10 @@ from mllmrec.store.fingerprints import (
 )
 
 # A job's name, its output and what it shares change no weight.
-OF_THE_JOB = ("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings")
+OF_THE_JOB = (
+    *("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings"),
+    *("resume", "checkpoint"),
+)
 # Enters where a part refers to it.
 OF_OTHERS = ("text_encoder", "peft")
 # Read only for reports.
@@ -101,6 +104,10 @@ class PhaseKey:
     def knows(self, phases: Sequence[Phase]) -> bool:
         """Whether it is known what all of these phases read."""
         return all(phase.kind.data in _DATA for phase in phases)
+
+    def keeps(self, phases: Sequence[Phase]) -> bool:
+        """Whether the last of these phases is one that jobs share, and it is known what all of them read."""
+        return phases[-1].kind.shared and self.knows(phases)
 
     def parts(self, phases: Sequence[Phase]) -> dict[str, Any]:
         """Everything that made the weights after ``phases``, as JSON values by name.

@@ -16,16 +16,18 @@ from mllmrec.models.selection import Selection
 from mllmrec.phases.base import PhaseModule
 from mllmrec.phases.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.phases.inputs import PhaseInputs, Trained
+from mllmrec.phases.progress import PhaseProgress
 from mllmrec.phases.watch import watches
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.one_process import make_trainer
+from mllmrec.run.progress import Steps
 from mllmrec.screen.training_callbacks import TrainingProgress
 
 # At every phase Lightning repeats advice that a user of this package cannot act on.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings(
     "ignore",
-    message=".*(does not have many workers|isinstance\\(treespec|smaller than the logging interval).*",
+    message=".*(does not have many workers|resuming from a checkpoint that ended|isinstance\\(treespec|smaller than the logging interval).*",
 )
 
 
@@ -38,6 +40,7 @@ def train_phase(inputs: PhaseInputs, loggers: Sequence[Logger], measure: HeldOut
         measure: the held-out ranking, or None for never.
     """
     build: Any = pydoc.locate(inputs.phase.kind.fit)
+    inputs.job.timer.begin()
     with seeded_globals(inputs.cfg.seed, "stage", inputs.phase.name):
         return build(inputs, loggers, measure)
 
@@ -55,7 +58,7 @@ def fit(
     Args:
         module: what happens in a step.
         dataset: gives the sample at each position.
-        batches: the positions of each step, (steps, ...); it has a length.
+        batches: the positions of each step, (steps, ...).
         inputs: the phase.
         loggers: this phase's loggers.
         measure: the held-out ranking, or None for never.
@@ -82,6 +85,8 @@ def fit(
             parted=cfg.warnings.inflation,
         )
         callbacks.append(ranking)
+    progress = PhaseProgress(inputs, module)
+    callbacks.append(progress)
     trainer = make_trainer(
         cfg.trainer,
         inputs.job.folder,
@@ -91,5 +96,6 @@ def fit(
         use_distributed_sampler=False,
     )
     # Each batch is planned when its step begins, so that a curriculum has seen all steps before it.
-    trainer.fit(module, DataLoader(dataset, batch_sampler=batches, collate_fn=list))
+    loader: DataLoader = DataLoader(dataset, batch_sampler=Steps(batches, progress), collate_fn=list)
+    progress.fit(trainer, module, loader)
     return None if ranking is None else ranking.selection

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from omegaconf import DictConfig
@@ -19,7 +20,6 @@ from mllmrec.config.phases import Phase
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.models.selection import Selection
-from mllmrec.phases.key import PhaseKey
 from mllmrec.run.folder import RunFolder
 from mllmrec.store.trained_once import alone, hand_over, is_whole, keeping, place_of
 
@@ -28,10 +28,39 @@ _WEIGHTS = "weights.safetensors"
 _SELECTION, _OTHER = "selection.json", "other.safetensors"
 
 
+class Key(Protocol):
+    """Says what made the policy after some phases; `mllmrec.phases.key.PhaseKey` does so for all jobs."""
+
+    def keeps(self, phases: Sequence[Phase]) -> bool:
+        """Whether the policy after ``phases`` is worth keeping, and it is known what made it."""
+
+    def parts(self, phases: Sequence[Phase]) -> dict[str, Any]:
+        """Everything that made the weights after ``phases``, as JSON values by name."""
+
+
+class OneJob:
+    """The key of a store that only attempts at one job use.
+
+    Args:
+        job: fingerprint of its settings.
+    """
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+
+    def keeps(self, phases: Sequence[Phase]) -> bool:
+        """See `Key`."""
+        return phases[-1].kind.trains
+
+    def parts(self, phases: Sequence[Phase]) -> dict[str, Any]:
+        """See `Key`."""
+        return {"job": self.job, "stages": [phase.name for phase in phases]}
+
+
 class PhaseStore:
     """The folder of trained phases of one data set under one configuration."""
 
-    def __init__(self, folder: Path, key: PhaseKey) -> None:
+    def __init__(self, folder: Path, key: Key) -> None:
         """Take the folder.
 
         Args:
@@ -41,8 +70,8 @@ class PhaseStore:
         self.folder, self.key = folder, key
 
     def keeps(self, phases: Sequence[Phase]) -> bool:
-        """Whether the policy after ``phases`` is kept: the last of them is shared, and all that made it is known."""
-        return phases[-1].kind.shared and self.key.knows(phases)
+        """Whether the policy after ``phases`` is kept."""
+        return self.key.keeps(phases)
 
     def place(self, phases: Sequence[Phase]) -> Path:
         """Where the policy after ``phases`` is kept, whether it is there or not."""

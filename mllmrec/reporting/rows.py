@@ -16,6 +16,8 @@ IMMATERIAL = (
     "run_name",
     "logger",
     "skip_finished",
+    "resume",
+    "checkpoint",
     "overwrite",
     "share_stages",
     "baselines",

@@ -45,6 +45,7 @@ class CostMeter:
         self.generated_tokens = 0
         self.prompts = self.prompt_tokens = 0  # read, and the tokens in all of them
         self.step_seconds: Sequence[float] = ()  # of every step, if there were steps
+        self.earlier = 0.0  # seconds that an earlier attempt at the job spent on the same steps
 
     def __enter__(self) -> CostMeter:
         if torch.cuda.is_available():
@@ -71,7 +72,7 @@ class CostMeter:
         (a median, so that neither the first step nor the rankings between steps matter).
         """
         found: dict[str, float | int] = {
-            "seconds": round(self._seconds, 3),
+            "seconds": round(self.earlier + self._seconds, 3),
             "generated_tokens": int(self.generated_tokens),
             "peak_memory_mb": round(self._peak_mb, 1),
         }

@@ -76,8 +76,22 @@ class CsvLog(Logger):
         if self._unwritten >= FLUSH_ROWS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
             self._write()
 
+    def go_on(self, step: int) -> None:
+        """Forget the phase's rows after ``step``, which will be logged again, and add to the row of ``step`` itself."""
+        self._rows = {
+            (stage, at): row for (stage, at), row in self._rows.items() if stage != self.stage or at <= step
+        }
+        self._fresh.update(at for stage, at in self._rows if stage == self.stage)
+
+    def flush(self) -> None:
+        """Write the rows that are still held back. Lightning calls ``save`` after each row, which would be too often."""
+        self._write()
+
     def _write(self) -> None:
-        write_log(self.path, self._rows.values())
+        # A ranking after a step is logged before that step is.
+        stages = list(dict.fromkeys(stage for stage, _ in self._rows))
+        order = sorted(self._rows, key=lambda key: (stages.index(key[0]), key[1]))
+        write_log(self.path, [self._rows[key] for key in order])
         self._unwritten = 0
         self._flushed_at = time.monotonic()
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
+from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.log import RunLog
 from mllmrec.screen.console import relative
@@ -29,10 +30,15 @@ class JobFolder:
     Args:
         folder: a folder that this job has locked (`alone_in`).
         cfg: the job's configuration.
+        attempt: what another attempt at this job must agree with; None for a job that always starts anew.
+        goes_on: whether an earlier attempt at this job left its results so far in the folder.
     """
 
-    def __init__(self, folder: RunFolder, cfg: DictConfig) -> None:
+    def __init__(
+        self, folder: RunFolder, cfg: DictConfig, attempt: Attempt | None = None, goes_on: bool = False
+    ) -> None:
         self.folder, self._cfg = folder, cfg
+        self.attempt, self.goes_on = attempt, goes_on
         self._log = RunLog(folder.run_log_path)
 
     @contextmanager
@@ -48,13 +54,22 @@ class JobFolder:
                 raise
 
     def begin(self) -> None:
-        """Remove what an earlier run left in the folder. Call it after everything that could still refuse the job."""
-        self.folder.start_afresh()
+        """Remove what an earlier run left in the folder, unless this job goes on from it.
+
+        Call it after everything that could still refuse the job.
+        """
+        if self.goes_on:
+            log.info("goes on from an earlier attempt in this folder")
+            self.folder.go_on()
+        else:
+            self.folder.start_afresh()
         self._describe()
+        if self.attempt is not None:
+            self.attempt.begin()
 
     def _describe(self) -> None:
         """Begin the log and write Hydra's own files, which Hydra itself would write too early."""
-        self._log.open()
+        self._log.open(adds=self.goes_on)
         hydra = HydraConfig.get()
         for name, config in (
             ("config", self._cfg),

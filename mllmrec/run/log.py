@@ -28,11 +28,15 @@ class RunLog:
         self._held = MemoryHandler(_MOST_HELD, flushLevel=logging.CRITICAL + 1)
         self._held.setLevel(level)
 
-    def open(self) -> None:
-        """Start the file with the collected records, and write to it from now on; a second call does nothing."""
+    def open(self, adds: bool = False) -> None:
+        """Start the file with the collected records, and write to it from now on; a second call does nothing.
+
+        Args:
+            adds: whether to add to an earlier file instead.
+        """
         if self._held.target is not None:
             return
-        handler = _LogFile(self.path, "w", encoding="utf-8")
+        handler = _LogFile(self.path, "a" if adds else "w", encoding="utf-8")
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._held.setTarget(handler)
         self._held.capacity = 1

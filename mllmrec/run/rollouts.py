@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mllmrec.cache import temporary_beside
+from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
-from mllmrec.errors.disk import about, refusing_damage
+from mllmrec.errors.disk import refusing_damage
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -43,20 +42,19 @@ class Rollout:
 class RolloutWriter:
     """Streams sampled rollouts to `rollouts.parquet`.
 
-    Use it as a context manager. The complete file appears when the block ends, even by an exception, because the samples
-    before a failure help to explain it. It keeps an earlier attempt's rows before ``from_step`` (resume).
+    Use it as a context manager. The file appears with `save` and when the block ends, even by an exception, because the
+    samples before a failure help to explain it. It keeps an earlier attempt's rows before ``from_step`` (resume).
     """
 
     def __init__(self, path: Path, from_step: int = 0) -> None:
         self.path = path
         self.from_step = from_step
+        self._tables: list[pa.Table] = []
 
     def __enter__(self) -> RolloutWriter:
-        self._temporary = temporary_beside(self.path)
-        self._writer = pq.ParquetWriter(self._temporary, ROLLOUT_SCHEMA, compression="zstd")
         if self.path.exists() and self.from_step > 0:
             table = pq.read_table(self.path)
-            self._writer.write_table(table.filter(pc.less(table["step"], self.from_step)))
+            self._tables = [table.filter(pc.less(table["step"], self.from_step))]
         return self
 
     def append(self, rollouts: Sequence[Rollout]) -> None:
@@ -72,18 +70,21 @@ class RolloutWriter:
             }
             for rollout in rollouts
         ]
-        with about(self.path):
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA))
+        self._tables.append(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA))
+
+    def save(self) -> None:
+        """Write the rows so far; an earlier file is replaced."""
+        with (
+            atomic_path(self.path) as temporary,
+            pq.ParquetWriter(temporary, ROLLOUT_SCHEMA, compression="zstd") as writer,
+        ):
+            for table in self._tables:
+                writer.write_table(table)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with about(self.path):
-            try:
-                self._writer.close()
-                os.replace(self._temporary, self.path)
-            finally:
-                self._temporary.unlink(missing_ok=True)
+        self.save()
 
 
 def read_rollouts(path: Path) -> list[Rollout]:

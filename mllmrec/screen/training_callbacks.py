@@ -84,10 +84,11 @@ class StepTimer(lightning.Callback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.earlier = 0.0  # seconds of the phase in an earlier attempt at the job
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def begin(self) -> None:
         """Forget an earlier phase."""
-        self.seconds = []
+        self.seconds, self.earlier = [], 0.0
 
     def on_train_batch_start(self, *args: object) -> None:
         """A step begins."""

@@ -92,8 +92,8 @@ class Ema(Reference):
         return dict(self._weights)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from saved weights."""
-        self._weights = dict(state)
+        """Go on from saved weights, where the policy's are."""
+        self._weights = {name: weight.to(self._weights[name].device) for name, weight in state.items()}
 
 
 def _trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:

@@ -78,7 +78,14 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     known = experiments(overrides, config_dir)
     if name not in known:
         raise UserError(f"{name}: no such experiment{nearest(name, known)}; choose {choices(known)}")
-    given = [f"experiment={name}", "skip_finished=true", "overwrite=true", "share_stages=true", *overrides]
+    given = [
+        f"experiment={name}",
+        "skip_finished=true",
+        "overwrite=true",
+        "share_stages=true",
+        "resume=auto",
+        *overrides,
+    ]
     # Check overrides as typed first, which gives the best message about a value that replaces the experiment's.
     composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
     if composed.faults:

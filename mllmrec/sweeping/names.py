@@ -11,7 +11,7 @@ from mllmrec.cache import fingerprint
 
 # Already in the name of the sweep's folder, or without effect on a job's results.
 PRESETS = ("experiment", "scale", "debug")
-_LEFT_OUT = (*PRESETS, "skip_finished", "overwrite", "share_stages", "hydra")
+_LEFT_OUT = (*PRESETS, "skip_finished", "overwrite", "share_stages", "resume", "hydra")
 _LONGEST = 120
 
 

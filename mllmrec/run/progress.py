@@ -1,0 +1,189 @@
+"""Training that is saved between two steps, and taken up again by a later attempt at the same job.
+
+Lightning saves and restores weights, optimiser, schedule and the place in its loop. What it does not know is added here:
+torch's global generators (dropout), the end of the log, and the time so far. All other randomness is drawn by step and
+sample, so it needs no state.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+import torch
+
+from mllmrec.run.checkpoints import Checkpoints, Schedule
+from mllmrec.run.csv_log import CsvLog
+from mllmrec.stopping import arrived, check_stopped, patient, watch_again
+
+log = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """What each step of an epoch reads, as positions for a data loader."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Any: ...
+
+
+class SavedProgress(lightning.Callback):
+    """Writes checkpoints of a training, and takes up the latest one that an earlier attempt left."""
+
+    def __init__(self, name: str, checkpoints: Checkpoints, schedule: Schedule) -> None:
+        """Look for a checkpoint.
+
+        Args:
+            name: of what is trained, in messages.
+            checkpoints: where they are.
+            schedule: when they are written.
+        """
+        self.name, self.checkpoints, self.schedule = name, checkpoints, schedule
+        self.begun = checkpoints.latest()
+        self.begin = 0 if self.begun is None else self.begun.step  # the first step of this attempt
+        self.earlier = 0.0  # seconds of earlier attempts
+        self._trainer: Any = None
+        self._module: Any = None
+        self._generators: dict[str, Any] | None = None  # of the checkpoint
+        self._possible = True
+        self._started = self._saved_at = time.monotonic()
+        self._saved_step = self.begin
+
+    def fit(self, trainer: lightning.Trainer, module: lightning.LightningModule, loader: Any) -> None:
+        """Train, from the checkpoint on if there is one; ``loader`` takes its batches from `Steps`.
+
+        Raises:
+            Stopped: a signal came; the last step is saved.
+        """
+        path = None
+        if self.begun is not None:
+            path = self.begun.path
+            log.info("%s: goes on at step %d", self.name, self.begin)
+        with patient(self.schedule.grace):
+            trainer.fit(module, loader, ckpt_path=path, weights_only=True)
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Remember who trains."""
+        self._trainer, self._module = trainer, pl_module
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Let the log go on from the checkpoint, and keep Lightning from ending the training before a step is saved."""
+        watch_again()
+        if self._generators is not None:
+            for logger in trainer.loggers:
+                if isinstance(logger, CsvLog):
+                    logger.go_on(trainer.global_step)
+
+    def between(self, step: int, *, whole: bool = True) -> None:
+        """Save if it is time, or if a signal wants the job to end; then it ends here.
+
+        Args:
+            step: the step that comes next.
+            whole: whether Lightning can go on from here; it cannot at the start of an epoch.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if step == self.begin:
+            if self._generators is not None:
+                _set_generators(self._generators)
+                self._generators = None
+            return
+        stopped = arrived()
+        if whole and self._possible and (stopped is not None or self._due(step)):
+            self._save(step)
+        check_stopped()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning does not know."""
+        return {"generators": _generators(), "seconds": self.earlier + time.monotonic() - self._started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up `state_dict`; the generators follow right before the first step."""
+        self._generators, self.earlier = state["generators"], state["seconds"]
+
+    def save_files(self) -> None:
+        """Bring files that grow with the steps up to date."""
+        for logger in self._trainer.loggers:
+            logger.flush() if isinstance(logger, CsvLog) else logger.save()
+
+    def _due(self, step: int) -> bool:
+        minutes, steps = self.schedule.minutes, self.schedule.steps
+        late = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return late or (steps is not None and step - self._saved_step >= steps)
+
+    def _save(self, step: int) -> None:
+        self.save_files()
+        try:
+            self.checkpoints.save(step, self._write)
+        except TypeError as error:
+            self._possible = False
+            log.warning("%s: no checkpoints, so it starts again if the job is killed: %s", self.name, error)
+        self._saved_at, self._saved_step = time.monotonic(), step
+
+    def _write(self, path: Path) -> None:
+        self._trainer.save_checkpoint(path)
+
+
+class Steps:
+    """A batch sampler of one epoch that begins at any step, and says when a step has ended and the next is not yet planned."""
+
+    def __init__(self, batches: Batches, progress: SavedProgress) -> None:
+        """Take the batches.
+
+        Args:
+            batches: of all steps.
+            progress: says where to begin, and is told of each step.
+        """
+        self.batches, self.progress = batches, progress
+
+    def __len__(self) -> int:
+        """All steps, also those before the first one of this attempt: Lightning counts from there."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for step in range(self.progress.begin, len(self.batches)):
+            self.progress.between(step)
+            yield self.batches[step]
+
+
+class Epochs:
+    """The same for training of several epochs, each with batches of its own."""
+
+    def __init__(self, batches: Any, progress: SavedProgress | None) -> None:
+        """Take the batches.
+
+        Args:
+            batches: has a length, the steps of an epoch, and ``of_epoch(number)``, its batches.
+            progress: says where to begin, and is told of each step; None: nothing is saved.
+        """
+        self.batches, self.progress = batches, progress
+        self._step = 0 if progress is None else progress.begin
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, place = divmod(self._step, len(self))
+        for batch in self.batches.of_epoch(epoch)[place:]:
+            if self.progress is not None:
+                self.progress.between(self._step, whole=self._step % len(self) > 0)
+            self._step += 1
+            yield batch
+
+
+def _generators() -> dict[str, Any]:
+    """The states of torch's global generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_generators(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

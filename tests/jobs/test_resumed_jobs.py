@@ -1,0 +1,103 @@
+"""Jobs that end in the middle, and go on in another attempt as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.run.progress import SavedProgress
+
+STEPS = ("resume=auto", "checkpoint.steps=1", "warmup.max_steps=4", "sft.max_steps=4", "grpo.max_steps=4")
+
+
+class Killed(BaseException):
+    """The job ends here, without a chance to write anything."""
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """``ends(phase, step)``: a job ends before this step of this phase."""
+
+    def end(phase: str | None, step: int = 0) -> None:
+        monkeypatch.undo()
+        between = SavedProgress.between
+
+        def or_end(self, at, **more):
+            if self.name == phase and at == step:
+                raise Killed
+            between(self, at, **more)
+
+        monkeypatch.setattr(SavedProgress, "between", or_end)
+
+    return end
+
+
+def content(folder: Path) -> dict:
+    """All results of a run, but for times."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("cost")
+    with (folder / "log.csv").open() as stream:
+        rows = [{**row, "seconds": ""} for row in csv.DictReader(stream)]
+    weights = {
+        path.relative_to(folder).as_posix(): {name: one.tolist() for name, one in load_file(path).items()}
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+    tables = {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("*.parquet"))}
+    return {"metrics": metrics, "log": rows, "weights": weights, "tables": tables}
+
+
+def test_a_job_goes_on_in_every_phase_even_if_a_checkpoint_is_damaged(job, ends, tmp_path):
+    command = (*STEPS, "grpo.iterations=2", "sampler=dynamic", "reference=ema")
+    whole = content(job(tmp_path / "whole", *command))
+    for phase in ("sft", "grpo"):
+        ends(phase, 3)
+        with pytest.raises(Killed):
+            job(tmp_path / "run", *command)
+    damaged = tmp_path / "run" / "resume" / "grpo" / "step-000000002.ckpt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    ends(None)
+    assert content(job(tmp_path / "run", *command)) == whole
+    assert not (tmp_path / "run" / "resume").exists()
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert log.count("goes on from an earlier attempt") == 2
+    assert f"{damaged} is not used: its content is not as it was written" in log
+    assert "grpo: goes on at step 1" in log
+
+
+@pytest.mark.parametrize("kind", ["adapters", "expert iteration"])
+def test_other_kinds_go_on(job, ends, tmp_path, adapters, kind):
+    if kind == "adapters":
+        command, phase = (*adapters, "resume=auto", "checkpoint.steps=1", "backbone.lora.dropout=0.1"), "grpo"
+    else:
+        few = "expert_iteration.prompts_per_round=8"
+        command, phase = (*STEPS, "method=expert_iteration", few), "expert_iteration"
+    small = kind != "adapters"
+    whole = content(job(tmp_path / "whole", *command, small=small))
+    ends(phase, 2)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *command, small=small)
+    ends(None)
+    assert content(job(tmp_path / "run", *command, small=small)) == whole
+
+
+def test_a_recommender_goes_on_and_is_ranked_once(job, ends, tmp_path, monkeypatch):
+    command = ("method=sasrec", "resume=auto", "checkpoint.steps=1", "method.recommender.max_epochs=3")
+    command = (*command, "method.recommender.batch_size=16", "method.recommender.every=1")
+    whole = content(job(tmp_path / "whole", *command))
+    ends("sasrec", 6)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *command)
+    ends(None)
+    ranked = []
+    rank = Protocol.rank
+    monkeypatch.setattr(
+        Protocol, "rank", lambda self, name, *more: ranked.append(name) or rank(self, name, *more)
+    )
+    assert content(job(tmp_path / "run", *command)) == whole
+    assert ranked == ["sasrec"]  # and not what the first attempt had ranked
