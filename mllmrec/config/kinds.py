@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from mllmrec.config import schema
+from mllmrec.config import phase_schema, schema
 from mllmrec.errors import choices
 
 # Groups of parts that a kind may read.
@@ -58,12 +58,12 @@ class Kind:
 
 
 WARMUP = Kind(
-    "warmup", "warm-up", schema.Warmup, "mllmrec.phases.fits.fit_warmup", data="sequences", shared=True
+    "warmup", "warm-up", phase_schema.Warmup, "mllmrec.phases.fits.fit_warmup", data="sequences", shared=True
 )
 SFT = Kind(
     "sft",
     "SFT",
-    schema.Sft,
+    phase_schema.Sft,
     "mllmrec.phases.fits.fit_sft",
     data="samples",
     shared=True,
@@ -71,15 +71,20 @@ SFT = Kind(
     learns_drawn=True,
 )
 SFT_MORE = Kind(
-    "sft_more", "SFT continued", schema.SftMore, "mllmrec.phases.fits.fit_sft_more", supervised=True
+    "sft_more", "SFT continued", phase_schema.SftMore, "mllmrec.phases.fits.fit_sft_more", supervised=True
 )
 GRPO = Kind(
-    "grpo", "GRPO", schema.Grpo, "mllmrec.phases.fits.fit_grpo", parts=PARTS[:-1], shown=("reward", "kl")
+    "grpo",
+    "GRPO",
+    phase_schema.Grpo,
+    "mllmrec.phases.fits.fit_grpo",
+    parts=PARTS[:-1],
+    shown=("reward", "kl"),
 )
 DPO = Kind(
     "dpo",
     "DPO",
-    schema.Dpo,
+    phase_schema.Dpo,
     "mllmrec.phases.fits.fit_dpo",
     shown=("loss", "rewards/accuracies"),
     learns_drawn=True,
@@ -87,18 +92,18 @@ DPO = Kind(
 EXPERT_ITERATION = Kind(
     "expert_iteration",
     "expert iteration",
-    schema.ExpertIteration,
+    phase_schema.ExpertIteration,
     "mllmrec.phases.fits.fit_expert_iteration",
     parts=_ROLLOUTS,
     shown=("loss", "reward"),
 )
 POINTWISE = Kind(
-    "pointwise", "pointwise", schema.Pointwise, "mllmrec.phases.fits.fit_pointwise", data="questions"
+    "pointwise", "pointwise", phase_schema.Pointwise, "mllmrec.phases.fits.fit_pointwise", data="questions"
 )
 TRAINING_FREE = Kind(
     "training_free",
     "training-free GRPO",
-    schema.TrainingFree,
+    phase_schema.TrainingFree,
     "mllmrec.phases.fits.fit_training_free",
     parts=(*_ROLLOUTS, "experience"),
     trains=False,

@@ -12,8 +12,8 @@ from mllmrec.config.capabilities import capability
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import compose_checked
 from mllmrec.config.kinds import GRPO, KINDS, SFT, Kind, find_kind, stage_title
+from mllmrec.config.phase_schema import Sft
 from mllmrec.config.phases import Phase, phase_faults, phases_of
-from mllmrec.config.schema import Sft
 
 MINE = Kind("sft", "my SFT", Sft, "mine.fit")
 
