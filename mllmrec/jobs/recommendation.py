@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,15 @@ class Recommendation(NamedTuple):
 
 
 class Recommender:
-    """Ranks items for a history or a user with what a finished run trained."""
+    """Ranks items for a history or a user with what a finished run trained.
+
+    Several threads may share one: one of them ranks at a time, and the others wait.
+    """
 
     def __init__(self, run: FinishedRun | FinishedBaseline) -> None:
         self.run = run
+        # A pass replaces the forward functions of the model's layers, so two passes at a time would break each other.
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, folder: str | Path, stage: str | None = None) -> Recommender:
@@ -104,7 +110,8 @@ class Recommender:
     ) -> list[Recommendation]:
         known, excluded, _ = history_of(self.run.prepared, user, history)
         again = self.shortlist if shortlist is None else shortlist
-        ranked = rank_items(self.run, known, excluded, candidates=candidates, shortlist=again)
+        with self._lock:
+            ranked = rank_items(self.run, known, excluded, candidates=candidates, shortlist=again)
         builder = self.run.prepared.builder
         return [Recommendation(builder.ids[item], builder.titles[item], score) for item, score in ranked[:k]]
 

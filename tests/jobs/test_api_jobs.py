@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_a_recommender_ranks_as_the_command_prints(run, command, tmp_path):
     assert {place.item for place in recommender.rank_for(user, k=None)} < items
     with pytest.raises(UserError, match="unknown item ids: x"):
         recommender.rank(["x"])
+
+
+def test_threads_that_share_a_recommender_get_the_rankings_of_one(run):
+    recommender, histories = run.recommender(), [[item] for item in "12345678"]
+    alone = [recommender.rank(history, k=None) for history in histories]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns in the middle of a pass
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            together = [*pool.map(lambda history: recommender.rank(history, k=None), histories)]
+    finally:
+        sys.setswitchinterval(interval)
+    assert together == alone
 
 
 def test_a_run_is_exported_and_reported_on(run, tmp_path):
