@@ -82,8 +82,13 @@ def _fit_drawn(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | 
 def _answers_of(inputs: PhaseInputs, source: str, least: float) -> list[Example]:
     drawn = inputs.job.drawn.get(source, [])
     answers = of_rewards(drawn, least)
+    if not drawn:
+        raise UserError(
+            f"phase {inputs.phase.name}: no answer of {source} ended within the length limit, so nothing could be learnt: train "
+            f"the phase before {source} for longer, or raise rollout.max_new_tokens or rollout.max_reasoning_tokens"
+        )
     if not answers:
-        best = max((one.reward for one in drawn), default=float("nan"))
+        best = max(one.reward for one in drawn)
         raise UserError(
             f"phase {inputs.phase.name}: none of the {len(drawn):,} finished answers of {source} has a reward of {least:g} "
             f"or more (the best has {best:g}), so nothing could be learnt: lower least_reward, or train {source} for longer"

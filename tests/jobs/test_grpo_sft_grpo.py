@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from mllmrec.errors import UserError
+
 STAGES = ["zero_shot", "warmup", "grpo", "sft_on_grpo", "grpo_again"]
 
 
@@ -28,3 +32,11 @@ def test_sft_between_two_phases_of_grpo_is_stored_under_what_grpo_was_paid_for(j
     assert len(stored(tmp_path, "warmup")) == 1
     first, second = stored(tmp_path, "sft_on_grpo")
     assert [name for name in first if first[name] != second[name]] == ["phases"]
+
+
+def test_answers_that_never_end_cannot_be_learnt_and_the_message_says_so(job, tmp_path):
+    command = ("variant=grpo_sft_grpo", "rollout=free", "rollout.max_new_tokens=1", "grpo.max_steps=1")
+    with pytest.raises(
+        UserError, match="no answer of grpo ended within the length limit, so nothing could be"
+    ):
+        job(tmp_path / "run", *command)
