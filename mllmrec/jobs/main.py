@@ -72,7 +72,8 @@ def run(cfg: DictConfig) -> float:
             warn_of_copies()
             loggers: RunLoggers = instantiate(cfg.logger)
             try:
-                loggers.start(folder, labels(folder), plain)
+                loggers.start(folder, labels(folder, attempt.earlier_name() if goes_on else None), plain)
+                attempt.logged_as = loggers.known
                 objective = _run(cfg, job, loggers)
             except BaseException:
                 loggers.close(failed=True)
@@ -112,8 +113,13 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     return protocols.main.objective(result.means(protocols.main.ks))
 
 
-def labels(folder: RunFolder) -> Labels:
-    """The names of this run in services that show many: the sweep, the folder, the choices of the main groups."""
+def labels(folder: RunFolder, known: str | None = None) -> Labels:
+    """The names of this run in services that show many: the sweep, the folder, the choices of the main groups.
+
+    Args:
+        folder: the run's folder.
+        known: the service's own name for the run that an earlier attempt at the job began.
+    """
     hydra = HydraConfig.get()
     chosen = hydra.runtime.choices
     group = None
@@ -122,7 +128,7 @@ def labels(folder: RunFolder) -> Labels:
     tags = [
         f"{name}={chosen[name]}" for name in ("dataset", "method", "backbone", "cot_policy") if name in chosen
     ]
-    return Labels(group, folder.path.name, tags)
+    return Labels(group, folder.path.name, tags, known)
 
 
 def data_rows(prepared: Prepared) -> list[tuple[str, object]]:

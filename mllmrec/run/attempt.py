@@ -33,6 +33,7 @@ class Attempt:
     ) -> None:
         self.folder, self.settings, self.files, self.record = folder, settings, files, record
         self.path = folder.resume_path / "job.json"
+        self.logged_as: str | None = None  # what a logging service calls this run
 
     def goes_on(self, *, overwrite: bool) -> bool:
         """Whether the folder holds an earlier attempt at this very job.
@@ -67,7 +68,12 @@ class Attempt:
 
     def begin(self) -> None:
         """Write down the job, so that another attempt can go on."""
-        write_json(self.path, {"settings": self.settings, "files": self.record})
+        write_json(self.path, {"settings": self.settings, "files": self.record, "logged_as": self.logged_as})
+
+    def earlier_name(self) -> str | None:
+        """What a logging service calls the run that the earlier attempt began."""
+        before = self._earlier() or {}
+        return before.get("logged_as")
 
     def _earlier(self) -> dict[str, Any] | None:
         try:

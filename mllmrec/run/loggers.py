@@ -32,6 +32,7 @@ class Labels:
     group: str | None  # the run's sweep
     name: str
     tags: Sequence[str]
+    known: str | None = None  # the service's own name for the run that an earlier attempt at the job began
 
 
 class RunLoggers:
@@ -63,6 +64,11 @@ class RunLoggers:
 
     def log_results(self, folder: RunFolder) -> None:
         """Hand the final numbers, the picture of the curves and the sampled rollouts to services that show them."""
+
+    @property
+    def known(self) -> str | None:
+        """The service's own name for this run, with which another attempt at the job goes on in it."""
+        return None
 
     def close(self, failed: bool = False) -> None:
         """End the job's run; ``failed`` if the job did not finish."""
@@ -183,10 +189,17 @@ class WandbLoggers(RunLoggers):
             dir=str(folder.path),
             mode=self._mode(),
             reinit="create_new",
+            id=labels.known,
+            resume=None if labels.known is None else "allow",
         )
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self._stages = WandbStages(self._run, folder.log_path)
+        self._stages = WandbStages(self._run, folder.log_path, goes_on=labels.known is not None)
+
+    @property
+    def known(self) -> str | None:
+        """The run's id."""
+        return None if self._run is None else str(self._run.id)
 
     def log_protocol(self, protocol: Mapping[str, Any]) -> None:
         """Put the protocol into the run's config."""

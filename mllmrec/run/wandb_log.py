@@ -19,12 +19,14 @@ class WandbStages:
     Args:
         run: the job's wandb run.
         log_csv: the job's `log.csv`.
+        goes_on: whether an earlier attempt at the job logged its phases in the same wandb run.
     """
 
-    def __init__(self, run: Any, log_csv: Path) -> None:
+    def __init__(self, run: Any, log_csv: Path, goes_on: bool = False) -> None:
         self.run, self.log_csv = run, log_csv
         self.last_step = 0  # of the whole job
         self._logged: set[str] = set()
+        self._before = {row["stage"] for row in self._rows()} if goes_on else set[str]()
 
     def begin(self, stage: str) -> WandbLog:
         """The logger of the next phase."""
@@ -34,11 +36,14 @@ class WandbStages:
 
     def catch_up(self, but: str | None = None) -> None:
         """Log the phases in `log.csv` that had no logger, except ``but``."""
-        rows = read_log(self.log_csv) if self.log_csv.exists() else []
+        rows = self._rows()
         for stage in dict.fromkeys(row["stage"] for row in rows):
             if stage == but or stage in self._logged:
                 continue
             self._logged.add(stage)
+            if stage in self._before:
+                self.last_step += max(int(row["step"]) for row in rows if row["stage"] == stage)
+                continue
             logger = WandbLog(self, stage)
             for row in rows:
                 if row["stage"] == stage:
@@ -46,6 +51,9 @@ class WandbStages:
                     logger.log_metrics(
                         {name: float(value) for name, value in values.items()}, int(row["step"])
                     )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return read_log(self.log_csv) if self.log_csv.exists() else []
 
 
 class WandbLog(WandbLogger):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import wandb
+from offline_wandb import read_run
 from safetensors.torch import load_file
 
 from mllmrec.evaluation.protocol import Protocol
@@ -101,3 +103,23 @@ def test_a_recommender_goes_on_and_is_ranked_once(job, ends, tmp_path, monkeypat
     )
     assert content(job(tmp_path / "run", *command)) == whole
     assert ranked == ["sasrec"]  # and not what the first attempt had ranked
+
+
+def test_another_attempt_goes_on_in_the_same_wandb_run(job, ends, tmp_path, monkeypatch):
+    begun = []
+    init = wandb.init
+    ends("sft", 3)
+    monkeypatch.setattr("wandb.init", lambda **given: begun.append(given) or init(**given))
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *STEPS, "logger=wandb")
+    (first,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    first.parent.rename(tmp_path / "first attempt")
+    ends(None)
+    monkeypatch.setattr("wandb.init", lambda **given: begun.append(given) or init(**given))
+    job(tmp_path / "run", *STEPS, "logger=wandb")
+    assert begun[0]["id"] is None
+    assert (f"run-{begun[1]['id']}.wandb", begun[1]["resume"]) == (first.name, "allow")
+    history = read_run(tmp_path / "run").history
+    # The first attempt has logged the warm-up, whose steps count on.
+    assert not any("warmup/loss" in row for row in history)
+    assert [row["trainer/global_step"] for row in history if "grpo/loss" in row] == [7, 8, 9, 10]
