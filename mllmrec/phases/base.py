@@ -69,6 +69,7 @@ class PhaseModule(lightning.LightningModule):
         self.settings, self.updates = optimizer, updates
         self._updates: Updates | None = None  # once there is a trainer
         self.not_finite: NotFinite | None = None  # skips updates that are not finite; None: they are errors
+        self._logged: dict[str, float] = {}  # by the step at work
         self._made = (0, False)  # updates of an earlier attempt, and whether they moved a weight
         self.written: list[WrittenFile] = []  # files that grow with the steps
         self.strict_loading = False  # checkpoints hold only weights that train
@@ -159,5 +160,18 @@ class PhaseModule(lightning.LightningModule):
         return {}
 
     def log_step(self, metrics: Mapping[str, float]) -> None:
-        """Log numbers of this step."""
-        self.log_dict({key: float(value) for key, value in metrics.items()}, on_step=True, on_epoch=False)
+        """Log numbers of this step; of several calls in a step the last one counts."""
+        numbers = {key: float(value) for key, value in metrics.items()}
+        self._logged |= numbers
+        # For callbacks and the progress bar. Lightning would go on logging a number that a later step does not have.
+        shown = {key: value for key, value in numbers.items() if key != "step"}
+        self.log_dict(shown, logger=False, on_step=True, on_epoch=False)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Hand the step's numbers to the loggers."""
+        numbers, self._logged = self._logged, {}
+        step = int(numbers.pop("step", batch_idx))
+        every: int = getattr(self.trainer, "log_every_n_steps", 1)
+        if numbers and (batch_idx + 1) % every == 0:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"epoch": self.trainer.current_epoch, **numbers}, step)

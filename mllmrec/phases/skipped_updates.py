@@ -64,7 +64,8 @@ class SkippedUpdates(lightning.Callback):
         """Let the batch go, and log how many updates were skipped so far, if any were."""
         self._batch = None
         if self.count:
-            pl_module.log("skipped_steps", float(self.count), on_step=True, on_epoch=False)
+            assert isinstance(pl_module, PhaseModule)
+            pl_module.log_step({"skipped_steps": float(self.count)})
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say once more that updates were skipped, where the phase's results stand."""

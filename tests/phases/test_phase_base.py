@@ -3,13 +3,17 @@ from __future__ import annotations
 import collections
 import logging
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 from mllmrec.errors import UserError
 from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.run.csv_log import CsvLog
+from mllmrec.run.log_rows import read_log
 from mllmrec.step.sampler import count_steps, shuffled_batches
 
 
@@ -204,6 +208,30 @@ def test_updates_are_counted_as_steps(fit):
                 super().training_step(batch, batch_idx)
 
     assert fit(Twice(OptimizerSettings(0.1), updates=6), [[1.0]] * 3).global_step == 6
+
+
+def test_a_step_logs_its_own_numbers_and_none_of_an_earlier_step(tmp_path):
+    class Now(Line):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            if batch_idx == 1:
+                self.log_step({"only now": 7.0})
+
+    log = CsvLog(tmp_path / "log.csv", "sft", lambda: 0.0)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=log,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Now(OptimizerSettings(0.1), updates=4), DataLoader([[1.0]] * 4, batch_size=None))
+    rows = read_log(log.path)
+    assert [row.get("only now") for row in rows] == [None, "7", None, None]
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert all({"loss", "epoch"} <= row.keys() for row in rows)
 
 
 def test_all_samples_are_used_equally_over_many_epochs():
