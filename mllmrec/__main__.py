@@ -15,6 +15,7 @@ COMMANDS = {
     "recommend": "a ranked list for one user",
     "export": "a run's model as a folder for transformers and peft",
     "serve": "rankings of a finished run over HTTP",
+    "reproduce": "run a finished run again and compare the results",
     "report": "tables, tests and pictures over many runs",
     "sweep": "a named experiment as a resumable multirun",
 }

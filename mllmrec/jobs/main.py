@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 # Settings for a job's name, output, sharing, overwriting and warnings do not change its results.
-_NOT_COMPUTED = (
+NOT_COMPUTED = (
     "cache_dir",
     "logger",
     "run_name",
@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> float:
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    computed = {name: value for name, value in plain.items() if name not in _NOT_COMPUTED}
+    computed = {name: value for name, value in plain.items() if name not in NOT_COMPUTED}
     config = fingerprint(computed)
     # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):

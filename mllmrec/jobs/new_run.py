@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.cache import atomic_path, write_json
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols
+from mllmrec.run.environment import environment
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import JobFolder
 from mllmrec.run.loggers import RunLoggers
@@ -32,13 +33,14 @@ class NewRun:
         return self.job.folder
 
     def begin(self) -> None:
-        """Empty the folder, then write the configuration and data.json.
+        """Empty the folder, then write the configuration, data.json and environment.json.
 
         Call it when nothing is left that could refuse the run, and before anything else is written.
         """
         self.job.begin()
         with atomic_path(self.folder.resolved_config_path) as temporary:
             OmegaConf.save(self.cfg, temporary, resolve=True)
+        write_json(self.folder.environment_path, environment())
         write_json(self.folder.data_path, {**self.prepared.summary, "candidates": self._candidates()})
 
     def _candidates(self) -> dict[str, object]:

@@ -68,6 +68,7 @@ class RunFolder:
         self.rollouts_path = self.path / "rollouts.parquet"
         self.prompts_path = self.path / "prompts.md"
         self.data_path = self.path / "data.json"
+        self.environment_path = self.path / "environment.json"
         self.curves_path = self.path / "curves.png"
         self.run_log_path = self.path / "run.log"
         self.hydra_path = self.path / ".hydra"
@@ -118,6 +119,7 @@ class RunFolder:
             self.rollouts_path,
             self.prompts_path,
             self.data_path,
+            self.environment_path,
             self.curves_path,
             self.resolved_config_path,
             self.evaluated_config_path,
