@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import logging
 import os
 import re
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -330,6 +333,31 @@ def test_without_its_libraries_the_service_says_what_to_install(
     assert done.returncode == 2
     assert "uvicorn is not installed" in done.stderr
     assert "pip install 'mllmrec[serve]'" in done.stderr
+
+
+def test_a_load_run_tells_right_answers_from_wrong_ones(run, served, run_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
+    bench = importlib.import_module("bench_serve")
+    asked = {"run": str(run_folder), "users": 2, "requests": 40, "questions": 2, "malformed": 0.25, "gone": 0}
+    cell, base = {**bench.DEFAULTS, **asked}, str(served(run).base_url)
+    questions = bench.questions_of(cell)
+
+    def counts():
+        load = bench.Load(cell, questions, base, lambda: 0.0)
+        asyncio.run(load.run())
+        assert sum(load.counts.values()) == 40
+        return load.counts
+
+    assert set(counts()) == {"right", "refused"}
+    first, second = questions[0][1][:2]
+    first["item"], second["item"] = second["item"], first["item"]
+    assert set(counts()) == {"right", "refused", "wrong"}
+    close = [{"item": "a", "score": -1.0}, {"item": "b", "score": -1.00001}]
+    assert [bench.verdict(answer, close) for answer in (close, close[::-1], close[:1])] == [
+        "right",
+        "tied",
+        "wrong",
+    ]
 
 
 @pytest.mark.slow
