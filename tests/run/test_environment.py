@@ -15,6 +15,7 @@ from mllmrec.run.environment import (
     environment_differences,
     read_environment,
 )
+from mllmrec.run.folder import RunFolder
 
 UNKNOWN = {"commit": None, "changed": None}
 
@@ -106,3 +107,10 @@ def test_differences_name_what_differs_but_not_the_command() -> None:
     two = {"command": ["b"], "versions": {"torch": "3", "numpy": "2"}, "threads": 2}
     assert environment_differences(one, two) == [("versions.torch", "1", "3"), ("threads", "1", "2")]
     assert environment_differences(None, two) == []
+
+
+def test_a_new_run_does_not_keep_the_environment_of_an_earlier_one(tmp_path) -> None:
+    run = RunFolder(tmp_path)
+    run.environment_path.write_text("{}")
+    run.start_afresh()
+    assert not run.environment_path.exists()
