@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocols import main_protocol
+from mllmrec.evaluation.protocols import Place, main_protocol
 from mllmrec.jobs.finished_run import open_policy, open_run
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.item_texts import item_texts
@@ -43,7 +43,7 @@ def test_a_finished_baseline_ranks_again_as_it_did(job, tmp_path):
     protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again = RunFolder(tmp_path / "again")
     again.record_protocol(protocol.describe(run.ranking), protocol.chance())
-    protocol.record("recent", run.ranker(protocol), again)
+    Place(protocol, again.path).record("recent", lambda: run.ranker(protocol))
     assert again.metrics()["stages"] == metrics_of(folder)["stages"]
     scores = run.scores(run.prepared.samples["test"].history(0).tolist(), list(range(10)), listed=False)
     assert scores.shape == (10,)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from peft import PeftConfig
 
-from mllmrec.evaluation.protocols import main_protocol
+from mllmrec.evaluation.protocols import Place, main_protocol
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.run.folder import RunFolder
 
@@ -36,7 +36,7 @@ def ranks_as_it_did(folder, again, stage):
     assert run.stage == stage
     protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
-    protocol.record(stage, run.ranker(protocol), again)
+    Place(protocol, again.path).record(stage, lambda: run.ranker(protocol))
     before = [row for row in pq.read_table(folder / "per_user.parquet").to_pylist() if row["stage"] == stage]
     after = pq.read_table(again.per_user_path).to_pylist()
     return {row["user_id"]: row["ranking"] for row in before} == {

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocols import Protocols, main_protocol
+from mllmrec.evaluation.protocols import Place, Protocols, main_protocol
 from mllmrec.jobs.finished_run import FinishedRun, open_run
 from mllmrec.jobs.recommendation import history_of, rank_items, rank_together, score_name, wanted
 from mllmrec.phases.run import train_phase
@@ -37,7 +37,7 @@ def test_a_reopened_policy_ranks_as_it_did(finished, tmp_path, stage):
     again = RunFolder(tmp_path / "again")
     protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
-    protocol.record(stage, run.ranker(protocol), again)
+    Place(protocol, again.path).record(stage, lambda: run.ranker(protocol))
     before = {
         r["user_id"]: r["ranking"]
         for r in pq.read_table(finished / "per_user.parquet").to_pylist()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mllmrec.baselines.weights_file import read_weights
 from mllmrec.errors import UserError
-from mllmrec.evaluation.protocols import main_protocol
+from mllmrec.evaluation.protocols import Place, main_protocol
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.jobs.recommendation import rank_items
 from mllmrec.models.item_vectors import ItemVectorEmbedding
@@ -35,7 +35,7 @@ def ranks_as_it_did(folder, again, stage):
     run = open_run(str(folder), stage)
     protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
-    protocol.record(stage, run.ranker(protocol), again)
+    Place(protocol, again.path).record(stage, lambda: run.ranker(protocol))
     before = [row for row in pq.read_table(folder / "per_user.parquet").to_pylist() if row["stage"] == stage]
     after = pq.read_table(again.per_user_path).to_pylist()
     assert {row["user_id"]: row["ranking"] for row in before} == {

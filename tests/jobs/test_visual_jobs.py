@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mllmrec.errors import ConfigError
-from mllmrec.evaluation.protocols import main_protocol
+from mllmrec.evaluation.protocols import Place, main_protocol
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.run.folder import RunFolder
 
@@ -28,7 +28,7 @@ def test_a_policy_that_sees_is_trained_and_reopened(job, tmp_path, engine):
     again = RunFolder(tmp_path / "again")
     protocol = main_protocol(run.cfg.eval, "uniform", run.cfg.protocol_seed, run.prepared)
     again.record_protocol(protocol.describe(), protocol.chance())
-    protocol.record("grpo", run.ranker(protocol), again)
+    Place(protocol, again.path).record("grpo", lambda: run.ranker(protocol))
     before, after = (
         {r["user_id"]: r["ranking"] for r in pq.read_table(path).to_pylist() if r["stage"] == "grpo"}
         for path in (folder / "per_user.parquet", again.per_user_path)
