@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mllmrec.cache import GrowingFile, atomic_path
@@ -126,20 +127,12 @@ def append_record(path: Path) -> None:
 
 
 def write_rollouts(path: Path) -> None:
-    with RolloutWriter(path) as writer:
-        writer._writer.close()
-        writer._writer = Refusing()
-        writer.append([Rollout(0, "p", "x", 0.0, {}, 0.0)])
-
-
-class Refusing:
-    """A Parquet writer on a full disk; a real one holds its file open."""
-
-    def write_table(self, table) -> None:
+    def refuse(self, table) -> None:
         raise OSError(errno.ENOSPC, "Error writing bytes to file")
 
-    def close(self) -> None:
-        pass
+    with pytest.MonkeyPatch.context() as patch, RolloutWriter(path) as writer:
+        patch.setattr(pq.ParquetWriter, "write_table", refuse)
+        writer.append([Rollout(0, "p", "x", 0.0, {}, 0.0)])
 
 
 @pytest.mark.parametrize("write", [write_tensors, write_text, append_record, write_rollouts])

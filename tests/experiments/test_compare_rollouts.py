@@ -19,7 +19,7 @@ def finished_run(command, tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_every_rollout_starts_from_the_same_policy_and_goes_its_own_way(finished_run):
+def test_every_rollout_starts_from_the_same_policy_and_a_misspelt_key_is_refused(finished_run):
     settings = [f"run={finished_run}", "rollouts=constrained,enumerate", "seeds=0,1", "every=2", "users=20"]
     settings += ["grpo.max_steps=4", "grpo.learning_rate=0.01"]
     done = subprocess.run([sys.executable, str(SCRIPT), *settings], capture_output=True, text=True)
@@ -38,10 +38,6 @@ def test_every_rollout_starts_from_the_same_policy_and_goes_its_own_way(finished
     after = [line for line in lines if line["ranking"] == 2]
     assert len({line["MRR"] for line in after} | {before[0]["MRR"]}) > 2
     assert all(0 < one["seconds"] < two["seconds"] for one, two in zip(lines[1::3], lines[2::3], strict=True))
-
-
-@pytest.mark.slow
-def test_a_misspelt_key_is_refused(finished_run):
     settings = [f"run={finished_run}", "grpo.max_step=4"]
     done = subprocess.run([sys.executable, str(SCRIPT), *settings], capture_output=True, text=True)
     assert done.returncode == 1

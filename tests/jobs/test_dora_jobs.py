@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow.parquet as pq
 from peft import PeftConfig
+
+from mllmrec.evaluation.protocols import Place, main_protocol
+from mllmrec.jobs.finished_run import open_run
+from mllmrec.run.folder import RunFolder
 
 
 def rankings(folder, stage):
@@ -13,7 +15,7 @@ def rankings(folder, stage):
     return {row["user_id"]: row["ranking"] for row in rows if row["stage"] == stage}
 
 
-def test_a_run_of_gazal_r1_is_evaluated_again(job, adapters, command, tmp_path):
+def test_a_run_of_gazal_r1_is_evaluated_again(job, adapters, tmp_path):
     settings = [
         "variant=gazal_r1",
         "cot_policy=views",
@@ -23,12 +25,14 @@ def test_a_run_of_gazal_r1_is_evaluated_again(job, adapters, command, tmp_path):
         "task=reasoned",
         "rollout.max_reasoning_tokens=72",
         "eval.max_reasoning_tokens=72",
+        "eval.faithfulness=false",
     ]
     run = job(tmp_path / "run", *adapters, *settings, small=False)
     adapter = PeftConfig.from_pretrained(run / "adapters" / "grpo")
     assert (adapter.use_dora, adapter.use_rslora) == (True, True)
-    done = command("evaluate", f"run={run}", "hydra.run.dir=again", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    again = tmp_path / "again"
-    assert list(json.loads((again / "metrics.json").read_text())["stages"]) == ["grpo"]
-    assert rankings(again, "grpo") == rankings(run, "grpo")
+    opened = open_run(str(run), "grpo")
+    again = RunFolder(tmp_path / "again")
+    protocol = main_protocol(opened.cfg.eval, "uniform", opened.cfg.protocol_seed, opened.prepared)
+    again.record_protocol(protocol.describe(), protocol.chance())
+    Place(protocol, again.path).record("grpo", lambda: opened.ranker(protocol))
+    assert rankings(again.path, "grpo") == rankings(run, "grpo")
