@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from mllmrec.cache import fingerprint, write_json
+from mllmrec.cache import fingerprint, source_fingerprint, write_json
 from mllmrec.errors import UserError
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.input_files import InputFiles, Record
@@ -49,6 +51,12 @@ class Attempt:
             return False
         changes = [*self._changed(before["settings"]), *self._edited(before["files"])]
         if not changes:
+            if before.get("code") != _code():
+                log.warning(
+                    "%s: goes on, but the code of mllmrec or a library has changed since the run began, so its phases come "
+                    "from two versions; resume=never starts anew",
+                    self.folder.path,
+                )
             return True
         shown = "; ".join(changes[:_NAMED]) + (
             f"; {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
@@ -68,7 +76,8 @@ class Attempt:
 
     def begin(self) -> None:
         """Write down the job, so that another attempt can go on."""
-        write_json(self.path, {"settings": self.settings, "files": self.record, "logged_as": self.logged_as})
+        content = {"settings": self.settings, "files": self.record, "code": _code()}
+        write_json(self.path, {**content, "logged_as": self.logged_as})
 
     def earlier_name(self) -> str | None:
         """What a logging service calls the run that the earlier attempt began."""
@@ -93,6 +102,13 @@ class Attempt:
 
     def _edited(self, files: Record) -> list[str]:
         return [f"the file of {key} was edited" for key in self.files.edited(files)]
+
+
+@cache
+def _code() -> str:
+    """A hash of this package's source and the versions of the libraries that train; classes of the user's own are not in it."""
+    sources = sorted(str(path) for path in Path(__file__).parents[1].rglob("*.py"))
+    return source_fingerprint(*sources, libraries=("torch", "transformers", "peft", "lightning"))
 
 
 def _leaves(settings: Any, key: str = "") -> list[tuple[str, Any]]:

@@ -72,6 +72,16 @@ def test_a_job_goes_on_in_every_phase_even_if_a_checkpoint_is_damaged(job, ends,
     assert "grpo: goes on at step 1" in log
 
 
+def test_answers_that_a_later_phase_learns_are_there_in_another_attempt(job, ends, tmp_path):
+    command = (*STEPS, "variant=grpo_sft_grpo")
+    whole = content(job(tmp_path / "whole", *command))
+    ends("sft_on_grpo", 1)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *command)
+    ends(None)
+    assert content(job(tmp_path / "run", *command)) == whole
+
+
 @pytest.mark.parametrize("kind", ["adapters", "expert iteration"])
 def test_other_kinds_go_on(job, ends, tmp_path, adapters, kind):
     if kind == "adapters":

@@ -46,6 +46,16 @@ def test_changed_settings_are_named(attempt, caplog):
     assert "starts anew" in caplog.text
 
 
+def test_a_run_that_goes_on_with_other_code_says_so(attempt, monkeypatch, caplog):
+    attempt().begin()
+    with caplog.at_level(logging.WARNING):
+        assert attempt().goes_on(overwrite=False)
+        assert not caplog.records
+        monkeypatch.setattr("mllmrec.run.attempt._code", lambda: "another version")
+        assert attempt().goes_on(overwrite=False)
+    assert "its phases come from two versions" in caplog.text
+
+
 def test_an_edited_input_file_counts_as_a_change(attempt, tmp_path):
     attempt().begin()
     (tmp_path / "data.csv").write_text("user,item\n1,2\n")
