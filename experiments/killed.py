@@ -9,7 +9,6 @@ to the last digit (but for the cost section), and so must weights, rollouts, ran
 from __future__ import annotations
 
 import csv
-import json
 import os
 import random
 import signal
@@ -18,11 +17,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 from command_line import WrongUse, read_settings
 from safetensors.torch import load_file
+
+from mllmrec.jobs.compared_runs import compared_runs
+from mllmrec.run.folder import RunFolder
 
 SMALL = [
     *(
@@ -80,38 +80,20 @@ def command(folder: Path, overrides: list[str]) -> list[str]:
     ]
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Everything that must agree, by name."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if name.startswith("resume/"):
-            found[name] = "left over"
-        elif path.name == "metrics.json":
-            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "cost"}
-        elif path.name == "log.csv":
-            with path.open() as stream:
-                rows = [
-                    {key: value for key, value in row.items() if key != "seconds"}
-                    for row in csv.DictReader(stream)
-                ]
-            found[name] = sorted(rows, key=lambda row: (row["stage"], int(row["step"])))
-        elif path.suffix == ".safetensors":
-            found[name] = {
-                key: (tuple(one.shape), one.double().sum().item(), hash(one.numpy().tobytes()))
-                for key, one in load_file(path).items()
-            }
-        elif path.suffix == ".parquet":
-            table = pq.read_table(path)
-            found[name] = sorted(map(repr, table.to_pylist()))
-        elif path.name == "prompts.md":
-            found[name] = path.read_text()
-    return found
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The names of what differs."""
-    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+def differences(whole: Path, killed: Path) -> list[str]:
+    """What differs between two runs: results and logs as `mllmrec.reproduce` compares them, and weights."""
+    found = [one.what for one in compared_runs(RunFolder(whole), RunFolder(killed)) if one.differing]
+    weights = [
+        {path.relative_to(folder): path for path in folder.rglob("*.safetensors")}
+        for folder in (whole, killed)
+    ]
+    for name in sorted({*weights[0], *weights[1]}):
+        sides = [load_file(side[name]) if name in side else {} for side in weights]
+        if sides[0].keys() != sides[1].keys() or any(
+            not one.equal(sides[1][key]) for key, one in sides[0].items()
+        ):
+            found.append(str(name))
+    return [*found, *(["resume is left over"] if (killed / "resume").exists() else [])]
 
 
 def phase_of(folder: Path) -> str:
@@ -135,16 +117,16 @@ def main() -> int:
     names = given.runs.split(",")
     environment = {**os.environ, "PYTHONHASHSEED": "0", "MLLMREC_CACHE": str(root / "cache")}
     killed = wrong = 0
-    whole: dict[str, tuple[dict[str, Any], float]] = {}
+    seconds: dict[str, float] = {}  # of each run without a kill
     runs = 0
     while killed < wanted:
         name, runs = names[runs % len(names)], runs + 1
-        if name not in whole:
+        whole = root / f"whole-{name.replace(' ', '_')}"
+        if name not in seconds:
             started = time.monotonic()
-            folder = root / f"whole-{name.replace(' ', '_')}"
-            subprocess.run(command(folder, RUNS[name]), check=True, env=environment, capture_output=True)
-            whole[name] = content(folder), time.monotonic() - started
-            print(f"{name}: {whole[name][1]:.0f} s without a kill", flush=True)
+            subprocess.run(command(whole, RUNS[name]), check=True, env=environment, capture_output=True)
+            seconds[name] = time.monotonic() - started
+            print(f"{name}: {seconds[name]:.0f} s without a kill", flush=True)
         folder = root / f"killed-{runs}-{name.replace(' ', '_')}"
         moments: list[str] = []
         for _ in range(3):
@@ -152,10 +134,10 @@ def main() -> int:
                 command(folder, RUNS[name]),
                 env=environment,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
             try:
-                process.wait(draw.uniform(0.25, 1.0) * whole[name][1])
+                process.wait(draw.uniform(0.25, 1.0) * seconds[name])
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -169,7 +151,7 @@ def main() -> int:
             )
             if last.returncode != 0:
                 print(last.stderr[-2000:])
-        found = differences(whole[name][0], content(folder))
+        found = differences(whole, folder)
         wrong += bool(found)
         print(
             f"{name}: killed {len(moments)} times ({', '.join(moments)}): {', '.join(found) or 'equal'}",
