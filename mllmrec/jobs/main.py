@@ -25,25 +25,12 @@ from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.run.loggers import Labels, RunLoggers
 from mllmrec.run.one_process import warn_of_copies
 from mllmrec.run.rollouts import read_rollouts
+from mllmrec.run.settings import OF_THE_JOB
 from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.console import make_console, print_closing, relative, rows_table
 
 log = logging.getLogger(__name__)
-
-
-# Settings for a job's name, output, sharing, overwriting and warnings do not change its results.
-NOT_COMPUTED = (
-    "cache_dir",
-    "logger",
-    "run_name",
-    "skip_finished",
-    "share_stages",
-    "overwrite",
-    "warnings",
-    "resume",
-    "checkpoint",
-)
 
 
 def run(cfg: DictConfig) -> float:
@@ -55,7 +42,7 @@ def run(cfg: DictConfig) -> float:
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    computed = {name: value for name, value in plain.items() if name not in NOT_COMPUTED}
+    computed = {name: value for name, value in plain.items() if name not in OF_THE_JOB}
     config = fingerprint(computed)
     # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):

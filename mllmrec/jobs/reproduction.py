@@ -21,11 +21,10 @@ from mllmrec.config.places import SEARCH_PATH
 from mllmrec.config.typed import quoted
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.jobs.compared_runs import leaves
-from mllmrec.jobs.main import NOT_COMPUTED
 from mllmrec.run.environment import read_environment
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import unfinished
-from mllmrec.run.settings import read_settings
+from mllmrec.run.settings import OF_THE_JOB, read_settings
 from mllmrec.stopping import CHILDREN_SECONDS
 
 # Overrides of the second run: it sends nothing to a service and trains every phase itself.
@@ -112,7 +111,7 @@ def typed_for(folder: RunFolder, more: Sequence[str]) -> Typed:
     if not path.is_file():
         raise UserError(f"{folder.path} has no .hydra/{path.name}: what was typed for the run is unknown")
     stored: Any = OmegaConf.to_container(read_settings(path))
-    dropped = {name for name in NOT_COMPUTED if name != _KEPT}
+    dropped = {name for name in OF_THE_JOB if name != _KEPT}
     own = [str(text) for text in stored or [] if _root(str(text)) not in dropped]
     described_path = folder.hydra_path / "hydra.yaml"
     described = read_settings(described_path) if described_path.is_file() else OmegaConf.create()
@@ -130,7 +129,7 @@ def typed_for(folder: RunFolder, more: Sequence[str]) -> Typed:
 def refuse_other_settings(folder: RunFolder, typed: Typed) -> None:
     """Compare the settings of a run with those that its overrides give in this version.
 
-    Settings that change no results do not count (`jobs.main.NOT_COMPUTED`).
+    Settings that change no results do not count (`run.settings.OF_THE_JOB`).
 
     Raises:
         UserError: some differ; it names them.
@@ -139,9 +138,9 @@ def refuse_other_settings(folder: RunFolder, typed: Typed) -> None:
     stored: Any = OmegaConf.to_container(read_settings(folder.resolved_config_path))
     if not isinstance(stored, dict):
         raise UserError(f"{folder.resolved_config_path} does not hold the settings of a run")
-    composed = typed.composed({name: stored[name] for name in NOT_COMPUTED if name in stored})
+    composed = typed.composed({name: stored[name] for name in OF_THE_JOB if name in stored})
     before, now = (
-        dict(leaves({name: value for name, value in settings.items() if name not in NOT_COMPUTED}))
+        dict(leaves({name: value for name, value in settings.items() if name not in OF_THE_JOB}))
         for settings in (stored, composed)
     )
     differing = [

@@ -25,6 +25,7 @@ from mllmrec.phases.inputs import batch_size_of, examples_of, plan_of
 from mllmrec.phases.warmup import training_sequences
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Forms
+from mllmrec.run.settings import OF_THE_JOB
 from mllmrec.samples.item_texts import item_texts
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.progress import track
@@ -39,11 +40,6 @@ from mllmrec.store.fingerprints import (
     texts_fingerprint,
 )
 
-# A job's name, its output and what it shares change no weight.
-OF_THE_JOB = (
-    *("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings"),
-    *("resume", "checkpoint"),
-)
 # Enters where a part refers to it.
 OF_OTHERS = ("text_encoder", "peft")
 # Read only for reports.

@@ -15,6 +15,12 @@ from mllmrec.errors import UserError
 _NOT_SETTINGS = (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError)
 
 
+# Settings for a job's name, output, sharing, overwriting, resuming and warnings: its results do not depend on them.
+OF_THE_JOB = (
+    *("cache_dir", "logger", "run_name", "skip_finished", "share_stages", "overwrite", "warnings"),
+    *("resume", "checkpoint"),
+)
+
 # Modules of classes that settings name: where they were in earlier versions, and where they are.
 MOVED = {"mllmrec.loggers": "mllmrec.run.loggers"}
 
