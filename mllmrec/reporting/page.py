@@ -11,9 +11,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mllmrec.reporting.experiment import Experiment
+from mllmrec.reporting.notes import notes
 from mllmrec.reporting.pictures import Picture
 from mllmrec.reporting.ranking_table import ranking_costs
-from mllmrec.reporting.tables import Table, comparisons, costs, results, slices, unfinished_lines
+from mllmrec.reporting.tables import Table, comparisons, costs, results, slices
 from mllmrec.reporting.training_table import training
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -30,7 +31,7 @@ class Section:
     costs: Table | None
     training: Table | None
     ranking_costs: Table | None
-    notes: list[str]  # jobs that are left out
+    notes: list[str]  # jobs that are left out or were interrupted
     pictures: list[Picture]
 
     @property
@@ -51,7 +52,7 @@ def make_section(experiment: Experiment, pictures: Sequence[Picture]) -> Section
         costs(experiment),
         training(experiment),
         ranking_costs(experiment),
-        unfinished_lines(experiment),
+        notes(experiment),
         list(pictures),
     )
 

@@ -198,31 +198,6 @@ def protocol_words(experiment: Experiment) -> str:
     return ", ".join(words)
 
 
-def unfinished_lines(experiment: Experiment) -> list[str]:
-    """Lines that say what is left out and why."""
-    failed = [job for job in experiment.unfinished if job.error is not None]
-    open_jobs = [job for job in experiment.unfinished if job.error is None]
-    lines = []
-    if failed:
-        named = "; ".join(f"{job.path} ({job.error})" for job in failed)
-        lines.append(f"{_counted(len(failed), 'job')} failed: {named}")
-    if open_jobs:
-        named = ", ".join(str(job.path) for job in open_jobs)
-        lines.append(f"{_counted(len(open_jobs), 'job')} not finished: {named}")
-    if experiment.alone is not None:
-        some, every = experiment.alone
-        lines.append(
-            f"only {some} of {every} runs were also ranked among other negatives, so there is no table for those (give "
-            "all runs the same eval.weighting)"
-        )
-    if experiment.repeated:
-        named = ", ".join(str(run.path) for run in experiment.repeated)
-        lines.append(
-            f"{_counted(len(experiment.repeated), 'older run')} of the same settings and seed left out: {named}"
-        )
-    return lines
-
-
 def markdown(table: Table) -> str:
     """The table with its caption."""
     aligned = [":--", *("--:" for _ in table.header[1:])]
@@ -344,10 +319,6 @@ def _results_caption(experiment: Experiment, stages_differ: bool) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from mllmrec.cache import fingerprint, source_fingerprint, write_json
 from mllmrec.errors import UserError
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.input_files import InputFiles, Record
+from mllmrec.run.log import OTHER_CODE
 from mllmrec.screen.console import relative
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,9 @@ class Attempt:
         if not changes:
             if before.get("code") != _code():
                 log.warning(
-                    "%s: goes on, but the code of mllmrec or a library has changed since the run began, so its phases come "
-                    "from two versions; resume=never starts anew",
+                    "%s: %s, so its phases come from two versions; resume=never starts anew",
                     self.folder.path,
+                    OTHER_CODE,
                 )
             return True
         shown = "; ".join(changes[:_NAMED]) + (

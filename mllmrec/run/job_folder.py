@@ -14,7 +14,7 @@ from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
 from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
-from mllmrec.run.log import RunLog
+from mllmrec.run.log import GOES_ON, RunLog
 from mllmrec.screen.console import relative
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class JobFolder:
         Call it after everything that could still refuse the job.
         """
         if self.goes_on:
-            log.info("goes on from an earlier attempt in this folder")
+            log.info(GOES_ON)
             self.folder.go_on()
         else:
             self.folder.start_afresh()

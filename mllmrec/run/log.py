@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from mllmrec.config.secret_values import secret_values
 
+# What attempts after the first one log, and `resumptions` finds again.
+GOES_ON = "goes on from an earlier attempt in this folder"
+GOES_ON_AT = "%s: goes on at step %d"
+OTHER_CODE = "goes on, but the code of mllmrec or a library has changed since the run began"
+_AT = re.compile(r": (.+): goes on at step (\d+)$")
 _MOST_HELD = 100_000  # lines
 _FOR_DEVELOPERS = (": FutureWarning:", ": DeprecationWarning:", ": PendingDeprecationWarning:")
 
@@ -73,6 +80,32 @@ class RunLog:
                 target.close()
             if isinstance(target, _LogFile) and target.fault is not None:
                 root.warning("%s is incomplete: %s", self.path, target.fault.strerror)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where an attempt after the first one went on."""
+
+    stage: str | None = None  # None: between two phases
+    step: int = 0  # of that phase
+    other_code: bool = False  # whether code or libraries had changed since the run began
+
+
+def resumptions(path: Path) -> list[Resumption]:
+    """The attempts after the first one that a `run.log` tells of, in order; none if there is no such file."""
+    if not path.is_file():
+        return []
+    found: list[Resumption] = []
+    other_code = False
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if OTHER_CODE in line:
+            other_code = True
+        elif line.endswith(f": {GOES_ON}"):
+            found.append(Resumption(other_code=other_code))
+            other_code = False
+        elif found and found[-1].stage is None and (at := _AT.search(line)) is not None:
+            found[-1] = replace(found[-1], stage=at[1], step=int(at[2]))
+    return found
 
 
 class _LogFile(logging.FileHandler):

@@ -18,6 +18,7 @@ import torch
 
 from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.csv_log import CsvLog
+from mllmrec.run.log import GOES_ON_AT
 from mllmrec.stopping import arrived, check_stopped, patient, watch_again
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class SavedProgress(lightning.Callback):
         path = None
         if self.begun is not None:
             path = self.begun.path
-            log.info("%s: goes on at step %d", self.name, self.begin)
+            log.info(GOES_ON_AT, self.name, self.begin)
         with patient(self.schedule.grace):
             trainer.fit(module, loader, ckpt_path=path, weights_only=True)
 

@@ -13,6 +13,7 @@ from offline_wandb import read_run
 from safetensors.torch import load_file
 
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.run.log import Resumption, resumptions
 from mllmrec.run.progress import SavedProgress
 
 STEPS = ("resume=auto", "checkpoint.steps=1", "warmup.max_steps=4", "sft.max_steps=4", "grpo.max_steps=4")
@@ -70,6 +71,7 @@ def test_a_job_goes_on_in_every_phase_even_if_a_checkpoint_is_damaged(job, ends,
     assert log.count("goes on from an earlier attempt") == 2
     assert f"{damaged} is not used: its content is not as it was written" in log
     assert "grpo: goes on at step 1" in log
+    assert resumptions(tmp_path / "run" / "run.log") == [Resumption("sft", 2), Resumption("grpo", 1)]
 
 
 def test_answers_that_a_later_phase_learns_are_there_in_another_attempt(job, ends, tmp_path):

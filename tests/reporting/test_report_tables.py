@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
+from mllmrec.reporting.notes import notes
 from mllmrec.reporting.tables import (
     Cell,
     Table,
@@ -19,7 +20,6 @@ from mllmrec.reporting.tables import (
     on_screen,
     results,
     tex,
-    unfinished_lines,
 )
 
 
@@ -141,10 +141,27 @@ def test_jobs_that_take_no_part_are_named(tmp_path, write_run, experiment):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "failed.json").write_text(json.dumps({"error": f"UserError: {name} is wrong"}))
-    failed, unended = unfinished_lines(experiment(tmp_path))
+    failed, unended = notes(experiment(tmp_path))
     assert failed.startswith("2 jobs failed: ")
     assert "x (UserError: x is wrong); " in failed
     assert unended == f"1 job not finished: {tmp_path / 'open'}"
+
+
+def test_a_resumed_run_is_named_in_one_line_with_where_it_went_on(tmp_path, write_run, experiment):
+    for name in ("whole", "resumed"):
+        write_run(tmp_path / name, [1, 2], typed=[f"method={name}"], method=name)
+    begun = (
+        "2026-01-31 12:00:00,000 INFO mllmrec.run.job_folder: goes on from an earlier attempt in this folder"
+    )
+    (tmp_path / "whole" / "run.log").write_text("2026-01-31 12:00:00,000 INFO mllmrec: ranks users\n")
+    (tmp_path / "resumed" / "run.log").write_text(
+        f"{begun}\n2026-01-31 12:00:01,000 INFO mllmrec.run.progress: sft: goes on at step 40\n"
+        "2026-01-31 12:00:02,000 WARNING mllmrec.run.attempt: resumed: goes on, but the code of mllmrec or a library has "
+        f"changed since the run began, so its phases come from two versions\n{begun}\n"
+    )
+    assert notes(experiment(tmp_path)) == [
+        f"1 run interrupted and resumed: {tmp_path / 'resumed'} (SFT after step 40, between phases, with other code)"
+    ]
 
 
 TABLE = Table(

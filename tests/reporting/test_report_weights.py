@@ -7,7 +7,8 @@ import pytest
 
 from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 from mllmrec.evaluation.records import StageRecords, write_stage
-from mllmrec.reporting.tables import results, unfinished_lines
+from mllmrec.reporting.notes import notes
+from mllmrec.reporting.tables import results
 from mllmrec.run.folder import RunFolder
 
 
@@ -42,9 +43,9 @@ def test_a_stage_without_a_choice_stands_with_the_weights_that_it_has(write_run,
 def test_runs_without_other_negatives_leave_a_note_instead_of_a_table(write_run, experiment, tmp_path):
     for method in ("sft", "dpo"):
         write_run(tmp_path / method, [1, 2], method=method, typed=["method"])
-    assert unfinished_lines(experiment(tmp_path)) == []
+    assert notes(experiment(tmp_path)) == []
     write_run(tmp_path / "sft" / "other_negatives", [2, 1])
-    (line,) = unfinished_lines(experiment(tmp_path))
+    (line,) = notes(experiment(tmp_path))
     assert line.startswith("only 1 of 2 runs were also ranked among other negatives")
 
 
