@@ -32,6 +32,22 @@ def test_commands_that_train_no_network_do_not_wait_for_its_libraries() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_the_main_job_needs_no_optional_package(tmp_path) -> None:
+    text = (PROJECT / "pyproject.toml").read_text()
+    optional = {"openai", "tenacity", "sklearn", "fastapi", "uvicorn", "gguf", "tensorboard", "trl"}
+    assert all(
+        name.replace("sklearn", "scikit-learn") in text.split("[project.optional-dependencies]")[1]
+        for name in optional
+    )
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({optional})); from mllmrec.train import main; "
+        "sys.argv[1:] = ['debug=fast', 'cot_policy=none', 'warmup.max_steps=1', 'hydra.run.dir=run']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
 def test_help_does_not_wait_for_the_checks_of_a_configuration() -> None:
     needless = ("pydantic", "mllmrec.config.checks", "torch")
     code = f"import sys, mllmrec.cli; print([name for name in {needless} if name in sys.modules])"

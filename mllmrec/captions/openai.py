@@ -10,7 +10,8 @@ from pathlib import Path
 from mllmrec.captions.base import Captioner
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
-from mllmrec.endpoint import Budget, Chat, Endpoint
+from mllmrec.endpoint import Budget, Chat
+from mllmrec.endpoint.client import Endpoint
 from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
 from mllmrec.errors import UserError
 from mllmrec.flat import flat_settings
@@ -21,11 +22,13 @@ class OpenAICaptioner(Captioner):
     """Asks a server to describe each image.
 
     ``problems`` counts the reasons why readable images have no caption. ``prompt`` is the message sent with the image;
-    the other parameters are those of `mllmrec.endpoint.Endpoint`, with limits on what is spent.
+    the other parameters are those of `mllmrec.endpoint.client.Endpoint`, with limits on what is spent.
 
     Raises:
         UserError: a parameter makes no sense.
     """
+
+    needs_package = ("openai", "'mllmrec[endpoint]'")
 
     @flat_settings
     def __init__(

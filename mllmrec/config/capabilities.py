@@ -10,7 +10,8 @@ A class of the user's own says the same things in the same way, and obeys the sa
 - an advantage: ``varies``, ``needs_places``, ``needs_parts``, ``makes_up`` (it is larger where few groups differ);
 - a loss: ``accepts``, ``on_policy_only``, ``takes_foreign``;
 - a cot policy: ``gives_confidence``; a backbone: ``sees_images``, ``from_scratch``; an engine: ``continues_images``;
-- a dataset: ``asks_for``, ``takes_files``; a split: ``published``; a sampler: ``plans_ahead``; a logger: ``needs_package``.
+- a dataset: ``asks_for``, ``takes_files``; a split: ``published``; a sampler: ``plans_ahead``;
+- any part: ``needs_package`` (what it imports that a plain install does not bring, and what pip installs to bring it).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -123,12 +123,30 @@ def system_prompt_is_read(cfg: Settings) -> str | None:
     )
 
 
-def logger_needs_package(cfg: Settings) -> str | None:
-    """The logger's package is missing: TensorBoard is optional, and wandb may have been removed."""
-    needed = capability(cfg["logger"], "needs_package", None)
-    if needed is not None and find_spec(needed[0]) is None:
-        return f"logger={needed[0]} needs: pip install {needed[1]}"
-    return None
+def packages_are_there(cfg: Settings) -> str | None:
+    """Parts that are used need packages that a plain install does not bring."""
+    missing = {
+        f"{path} ({str(section['_target_']).rpartition('.')[2]})": needed
+        for path, section in _used(cfg)
+        if (needed := capability(section, "needs_package", None)) is not None and find_spec(needed[0]) is None
+    }
+    found = [f"{part} needs {name}: pip install {what}" for part, (name, what) in missing.items()]
+    return "; ".join(found) or None
+
+
+def _used(section: Any, path: str = "") -> Iterator[tuple[str, Settings]]:
+    """Every section that names a class, at any depth, with its path."""
+    if isinstance(section, (list, tuple)):
+        for inner in section:
+            yield from _used(inner, path)
+    if not isinstance(section, Mapping):
+        return
+    for key, inner in section.items():
+        # The text encoder that is set is used only by the parts that refer to it; each of them holds a copy.
+        if path or key != "text_encoder":
+            yield from _used(inner, f"{path}.{key}" if path else str(key))
+    if section.get("_target_") is not None:
+        yield path, section
 
 
 MODEL_RULES = (
@@ -141,5 +159,5 @@ MODEL_RULES = (
     quantized_needs_package,
     gguf_needs_package,
     system_prompt_is_read,
-    logger_needs_package,
+    packages_are_there,
 )

@@ -2,6 +2,5 @@
 
 from mllmrec.endpoint.answers import NO_ANSWER, Answer, Chat
 from mllmrec.endpoint.budget import Budget, Tally
-from mllmrec.endpoint.client import Endpoint
 
-__all__ = ["NO_ANSWER", "Answer", "Budget", "Chat", "Endpoint", "Tally"]
+__all__ = ["NO_ANSWER", "Answer", "Budget", "Chat", "Tally"]

@@ -41,6 +41,7 @@ class ValueSearch(Inference):
     collect these with the same tree search.
     """
 
+    needs_package = ("sklearn", "'mllmrec[text]'")
     needs_lists = True
 
     def __init__(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
-from mllmrec.endpoint import Budget, Chat, Endpoint
+from mllmrec.endpoint import Budget, Chat
+from mllmrec.endpoint.client import Endpoint
 from mllmrec.endpoint.settings import AnswerSettings, ConnectionSettings, SpendingLimits
 from mllmrec.flat import flat_settings
 from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
@@ -14,12 +15,14 @@ from mllmrec.reasoners.base import Estimate, Reasoner, Request, Written
 class OpenAIReasoner(Reasoner):
     """Sends each request's system and user message, and its images if ``sees_images`` is True.
 
-    The other parameters are those of `mllmrec.endpoint.Endpoint`, with limits on what is spent. A problem that begins
+    The other parameters are those of `mllmrec.endpoint.client.Endpoint`, with limits on what is spent. A problem that begins
     with `mllmrec.endpoint.NO_ANSWER` is temporary: the same request may succeed later.
 
     Raises:
         UserError: a parameter makes no sense.
     """
+
+    needs_package = ("openai", "'mllmrec[endpoint]'")
 
     @flat_settings
     def __init__(

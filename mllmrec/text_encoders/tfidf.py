@@ -21,6 +21,8 @@ class Tfidf(TextEncoder):
         UserError: the size is not above 0.
     """
 
+    needs_package = ("sklearn", "'mllmrec[text]'")
+
     def __init__(self, size: int = 256) -> None:
         if size < 1:
             raise UserError(f"text_encoder.size={size} must be above 0")

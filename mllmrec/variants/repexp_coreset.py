@@ -36,6 +36,8 @@ class RepExpCoreset(Sampled):
     (``vectors=states``). ``vectors=items`` takes the texts of the items that it names, as the reward of this system here does.
     """
 
+    needs_package = ("sklearn", "'mllmrec[text]'")
+
     def __init__(
         self,
         n: int,

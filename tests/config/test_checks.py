@@ -247,6 +247,15 @@ def test_weights_of_gguf_files_are_not_packed_again(monkeypatch) -> None:
     assert faults_of(*asked) == ["backbone.gguf_file=a.gguf needs: pip install 'mllmrec[gguf]'"]
 
 
+def test_parts_that_are_used_say_which_packages_they_need(monkeypatch) -> None:
+    absent = ("sklearn", "openai")
+    monkeypatch.setattr("mllmrec.config.model_rules.find_spec", lambda name: None if name in absent else name)
+    check_config(composed())  # text_encoder=tfidf is set, and read by no part
+    needed = "; ".join(faults_of("cot_policy=refined", "refine=openai", "refine.model=m", "reward=semantic"))
+    assert "refine (OpenAIReasoner) needs openai: pip install 'mllmrec[endpoint]'" in needed
+    assert "reward.encoder (Tfidf) needs sklearn: pip install 'mllmrec[text]'" in needed
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

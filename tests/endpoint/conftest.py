@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mllmrec.endpoint import Chat, Endpoint
+from mllmrec.endpoint import Chat
+from mllmrec.endpoint.client import Endpoint
 
 KEY = "sk-test-0123456789abcdef"
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from mllmrec.endpoint import Answer, Chat, Endpoint
+from mllmrec.endpoint import Answer, Chat
+from mllmrec.endpoint.client import Endpoint
 from mllmrec.errors import UserError
 
 

@@ -5,7 +5,8 @@ import traceback
 
 import pytest
 
-from mllmrec.endpoint import Chat, Endpoint
+from mllmrec.endpoint import Chat
+from mllmrec.endpoint.client import Endpoint
 from mllmrec.errors import UserError
 
 
