@@ -35,10 +35,12 @@ class LoadedRun:
     Args:
         path: the run's folder.
         record: the run as reports read it.
+        trust: packages outside of mllmrec, and servers, that the run's settings may name.
     """
 
     path: Path
     record: Run
+    trust: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"LoadedRun({str(self.path)!r}, stages={self.stages})"
@@ -105,7 +107,7 @@ class LoadedRun:
         """
         from mllmrec.jobs.recommendation import Recommender
 
-        return Recommender.load(self.path, stage)
+        return Recommender.load(self.path, stage, self.trust)
 
     def export(
         self,
@@ -132,7 +134,7 @@ class LoadedRun:
         """
         from mllmrec.exporting.folder import Form, export_run
 
-        return export_run(str(self.path), out, stage, Form(merge, dtype, check), overwrite)
+        return export_run(str(self.path), out, stage, Form(merge, dtype, check), overwrite, self.trust)
 
     def _stage(self, stage: str | None) -> str:
         from mllmrec.errors import choices
@@ -142,17 +144,22 @@ class LoadedRun:
         return stage or self.stages[-1]
 
 
-def load_run(folder: str | Path) -> LoadedRun:
+def load_run(folder: str | Path, *, trust: str | Sequence[str] = ()) -> LoadedRun:
     """The results of ``mllmrec.train`` or ``mllmrec.evaluate`` in a folder (its hydra.run.dir).
+
+    Args:
+        folder: the run's folder. Reading results runs nothing that it names; `LoadedRun.recommender` builds its classes.
+        trust: your own packages, and servers, that the run's settings may name.
 
     Raises:
         UserError: there is no such run, or its files are damaged.
     """
+    from mllmrec.config.trust import trusted
     from mllmrec.reporting.runs import read_run
     from mllmrec.run.folder import RunFolder
 
     path = RunFolder.of_finished_run(folder).path
-    return LoadedRun(path, read_run(path))
+    return LoadedRun(path, read_run(path), trusted(trust))
 
 
 def train(
@@ -174,11 +181,12 @@ def train(
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict, read_write
+    from omegaconf import OmegaConf, open_dict, read_write
 
     from mllmrec.config import CONFIG_DIR, check_config
     from mllmrec.config.checks import plain_faults
     from mllmrec.config.compose import compose_checked, sweeps
+    from mllmrec.config.trust import named_in
     from mllmrec.config.typed import quoted
     from mllmrec.jobs.main import run
     from mllmrec.testing.trials import trial_faults
@@ -206,10 +214,11 @@ def train(
         HydraConfig.instance().set_config(cfg)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
+        typed = named_in(OmegaConf.to_container(cfg, resolve=True))
         run(cfg)
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
-    return load_run(place)
+    return load_run(place, trust=typed)
 
 
 def report(

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 def build_cot(cfg: DictConfig) -> None:
     """Make the missing captions and reasoning, or say what they would cost."""
+    from functools import partial
     from pathlib import Path
 
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
+    from mllmrec.config.trust import named_in
     from mllmrec.cot.built import Built
     from mllmrec.cot.confident import Confident
     from mllmrec.cot.funnel import funnel_rows
@@ -34,7 +37,8 @@ def build_cot(cfg: DictConfig) -> None:
 
     console = make_console()
     slow = slow_captioners(cfg) if cfg.dry_run else {}
-    prepared = prepare(without_captioning(cfg, slow), open_judge=open_judge)
+    judge = partial(open_judge, trust=named_in(OmegaConf.to_container(cfg, resolve=True)))
+    prepared = prepare(without_captioning(cfg, slow), open_judge=judge)
     if not isinstance(prepared.cot, Built):
         raise UserError("cot_policy: build_cot makes pseudo, refined, confident or leaky; choose one of them")
     # The samples that training would consider first.

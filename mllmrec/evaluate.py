@@ -22,6 +22,7 @@ def evaluate(cfg: DictConfig) -> float:
 
     from mllmrec.cache import atomic_path, fingerprint
     from mllmrec.config import check_config
+    from mllmrec.config.trust import trusted
     from mllmrec.errors import UserError
     from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
     from mllmrec.inference.base import described, inference_of
@@ -55,10 +56,11 @@ def evaluate(cfg: DictConfig) -> float:
                 assert isinstance(merged, DictConfig)
                 return merged
 
-            settings = asked(settings_of_run(cfg.run))
+            trust = trusted(cfg.trust)
+            settings = asked(settings_of_run(cfg.run, trust))
             OmegaConf.update(settings, "trainer.accelerator", "auto", force_add=True)
             check_config(settings)  # before the model and the data are loaded
-            run = open_run(cfg.run, cfg.stage)
+            run = open_run(cfg.run, cfg.stage, trust=trust)
             judged = (settings.eval, settings.candidates.weighting, settings.protocol_seed, run.prepared)
             protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder)
             trained = read_settings(RunFolder(cfg.run).resolved_config_path)

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 def export(cfg: DictConfig) -> None:
     """Write the folder, send it if asked to, and print where it is."""
+    from mllmrec.config.trust import trusted
     from mllmrec.exporting.folder import Form, export_run, push, refuse_push
     from mllmrec.screen.console import make_console, relative
 
-    form = Form(cfg.merge, cfg.dtype, cfg.check)
+    form, trust = Form(cfg.merge, cfg.dtype, cfg.check), trusted(cfg.trust)
     if cfg.push is not None:
-        refuse_push(cfg.push, cfg.run, form)
-    done = export_run(cfg.run, cfg.out, cfg.stage, form, cfg.overwrite)
+        refuse_push(cfg.push, cfg.run, form, trust)
+    done = export_run(cfg.run, cfg.out, cfg.stage, form, cfg.overwrite, trust)
     console = make_console()
     console.print(
         f"the policy after {done.stage}: {relative(done.path)}", highlight=False, markup=False, soft_wrap=True

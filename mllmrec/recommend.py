@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 def recommend(cfg: DictConfig) -> None:
     """Print the list."""
+    from mllmrec.config.trust import trusted
     from mllmrec.jobs.recommendation import Recommender, history_of
     from mllmrec.screen.console import make_console, rows_table
 
-    recommender = Recommender.load(cfg.run, cfg.stage)
+    recommender = Recommender.load(cfg.run, cfg.stage, trusted(cfg.trust))
     run = recommender.run
     history, _, who = history_of(run.prepared, cfg.user, cfg.history)
     asked = {"candidates": cfg.candidates, "k": None, "shortlist": cfg.shortlist}

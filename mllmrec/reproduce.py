@@ -19,6 +19,7 @@ def reproduce(cfg: DictConfig) -> None:
     """Run again, compare and print; leaves with status 1 if anything differs."""
     from pathlib import Path
 
+    from mllmrec.config.trust import trusted
     from mllmrec.errors import UserError
     from mllmrec.jobs.compared_runs import compared_runs
     from mllmrec.jobs.reproduction import finished_run, refuse_other_settings, run_again, typed_for
@@ -32,8 +33,9 @@ def reproduce(cfg: DictConfig) -> None:
         raise UserError(
             f"threads={cfg.threads}: must be a whole number from 1, or null for as many as the run had"
         )
-    typed = typed_for(run, cfg.more)
-    refuse_other_settings(run, typed)
+    trust = trusted(cfg.trust)
+    typed = typed_for(run, cfg.more, trust)
+    refuse_other_settings(run, typed, trust)
     before = read_environment(run.environment_path)
     if cfg.rerun:
         if (out / "finished.json").is_file():

@@ -19,6 +19,7 @@ def serve(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from mllmrec.config import check_config
+    from mllmrec.config.trust import trusted
     from mllmrec.errors import UserError
     from mllmrec.jobs.finished_run import settings_of_run
 
@@ -31,7 +32,7 @@ def serve(cfg: DictConfig) -> None:
         raise UserError(
             f"{error.name} is not installed, which the service needs: pip install 'mllmrec[serve]'"
         ) from error
-    settings_of_run(cfg.run)
+    settings_of_run(cfg.run, trusted(cfg.trust))
     server.warn_if_open(cfg.host, server.read_token())
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from urllib.parse import urlsplit
 
+from mllmrec.config.servers import on_this_machine
 from mllmrec.errors import UserError
 
 _NO_KEY = "no-key-needed"  # the openai library requires some key
@@ -38,7 +38,7 @@ def read_key(base_url: str, api_key_env: str) -> str:
         UserError: there is no key, or it cannot be sent.
     """
     key = os.environ.get(api_key_env, "").strip()
-    if not key and _on_this_machine(urlsplit(base_url).hostname or ""):
+    if not key and on_this_machine(urlsplit(base_url).hostname or ""):
         return _NO_KEY
     if not key:
         raise UserError(
@@ -51,10 +51,3 @@ def read_key(base_url: str, api_key_env: str) -> str:
             f"{api_key_env} holds blanks, line breaks or other characters that no key has: set it again"
         )
     return key
-
-
-def _on_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -61,7 +61,12 @@ class Exported:
 
 
 def export_run(
-    run: str, out: str | Path, stage: str | None = None, form: Form = Form(), overwrite: bool = False
+    run: str,
+    out: str | Path,
+    stage: str | None = None,
+    form: Form = Form(),
+    overwrite: bool = False,
+    trust: Sequence[str] = (),
 ) -> Exported:
     """Write the policy of a finished run into a folder of its own, which appears whole or not at all.
 
@@ -71,6 +76,7 @@ def export_run(
         stage: the phase; None: the last.
         form: how.
         overwrite: whether an earlier export in ``out`` is replaced.
+        trust: packages and servers that the run's settings may name.
 
     Raises:
         UserError: the run has no language model, or one that plain transformers cannot load; ``out`` is taken; the form does
@@ -80,9 +86,9 @@ def export_run(
     _refuse_taken(target, overwrite)
     if form.dtype is not None and form.dtype not in DTYPES:
         raise UserError(f"dtype={form.dtype}: must be {choices(DTYPES)}, or null for the run's own")
-    cfg = settings_of_run(run)
+    cfg = settings_of_run(run, trust)
     refuse_foreign(run, cfg, form)
-    opened = open_policy(run, stage)
+    opened = open_policy(run, stage, trust=trust)
     if not form.merge and not opened.policy.phases:
         raise UserError(
             f"merge=false: {run} changed no weights up to {opened.stage}, so there is no adapter: set merge=true"
@@ -265,7 +271,7 @@ def push(path: Path, name: str, private: bool) -> str:
     return str(address)
 
 
-def refuse_push(name: str, run: str, form: Form) -> None:
+def refuse_push(name: str, run: str, form: Form, trust: Sequence[str] = ()) -> None:
     """Refuse what could not be of use on the Hub, before anything is loaded.
 
     Raises:
@@ -280,7 +286,7 @@ def refuse_push(name: str, run: str, form: Form) -> None:
         raise UserError(
             f"push={name} is no name of a repository ({error}): give one such as me/my-model"
         ) from error
-    base = base_name(settings_of_run(run).backbone)
+    base = base_name(settings_of_run(run, trust).backbone)
     if not form.merge and base is not None and is_local(base):
         raise UserError(
             "push with merge=false: the base model is a folder of this machine, which nobody else has: set merge=true"

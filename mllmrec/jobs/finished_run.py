@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from mllmrec.baselines.base import Recommender
 from mllmrec.baselines.ranking import RecommenderRanker
 from mllmrec.config import check_config
 from mllmrec.config.phases import phases_of
+from mllmrec.config.trust import refuse_strangers, trusted
 from mllmrec.engine.base import Engine
 from mllmrec.errors import ConfigError, UserError, choices
 from mllmrec.evaluation.calibration import calibrated, calibration
@@ -212,20 +214,23 @@ class FinishedBaseline:
         return [Scored(row) for row in rows]
 
 
-def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRun | FinishedBaseline:
+def open_run(
+    path: str, stage: str | None, training: bool = False, trust: Sequence[str] = ()
+) -> FinishedRun | FinishedBaseline:
     """Open a run after ``stage``; None means its last one. It logs a warning if the run did not finish.
 
     Args:
         path: the run's folder.
         stage: a phase that the run trained.
         training: whether its training samples should carry reasoning; missing reasoning is written anew.
+        trust: see `settings_of_run`.
 
     Raises:
-        UserError: the run or phase does not exist, or nothing was trained.
+        UserError: the run or phase does not exist, nothing was trained, or the settings name what nobody trusts.
     """
-    folder, cfg = RunFolder.of_finished_run(path), settings_of_run(path)
+    folder, cfg = RunFolder.of_finished_run(path), settings_of_run(path, trust)
     try:
-        return _opened(path, folder, cfg, stage, training)
+        return _opened(folder, cfg, stage, training, trust)
     except (OmegaConfBaseException, InstantiationException) as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
@@ -236,8 +241,9 @@ def open_run(path: str, stage: str | None, training: bool = False) -> FinishedRu
 
 
 def _opened(
-    path: str, folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool
+    folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool, trust: Sequence[str]
 ) -> FinishedRun | FinishedBaseline:
+    path, judge = folder.path, partial(open_judge, trust=trust)
     trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
     state = unfinished(folder)
     why = "" if state is None else f" ({state})"
@@ -256,12 +262,12 @@ def _opened(
         )
     if cfg.method.recommender is not None:
         recommender: Recommender = instantiate(cfg.method.recommender)
-        prepared = prepare(cfg, training, open_judge)
+        prepared = prepare(cfg, training, judge)
         recommender.load(folder.model_path, len(prepared.items))
         return FinishedBaseline(cfg, stage, prepared, recommender)
     so_far = trained[: trained.index(stage) + 1]
     policy = load_policy(cfg, folder, so_far)
-    prepared = prepare(cfg, training, open_judge)
+    prepared = prepare(cfg, training, judge)
     prepared.builder.experience = learnt_experience(cfg, folder, so_far)
     policy.asks = prepared.builder.asks_for_reasoning
     policy.meet_items(prepared.items)
@@ -271,14 +277,16 @@ def _opened(
     return FinishedRun(cfg, stage, prepared, policy, answers, engine)
 
 
-def settings_of_run(path: str) -> DictConfig:
+def settings_of_run(path: str, trust: Sequence[str] = ()) -> DictConfig:
     """The settings of a run, checked like those of a command line, since the folder may come from someone else.
 
     Args:
         path: the run's folder.
+        trust: packages outside of mllmrec whose classes the settings may name, and servers that they may ask; those in the
+            environment variable MLLMREC_TRUST come in addition.
 
     Raises:
-        UserError: there is no such run, the settings cannot be read, or this version refuses them.
+        UserError: there is no such run, the settings cannot be read, name what nobody trusts, or this version refuses them.
     """
     folder = RunFolder.of_finished_run(path)
     file = folder.resolved_config_path
@@ -287,6 +295,7 @@ def settings_of_run(path: str) -> DictConfig:
     cfg = read_settings(file)
     if not isinstance(cfg, DictConfig) or "method" not in cfg:
         raise UserError(f"{file} does not hold the settings of a run: put a copy in its place, or run again")
+    refuse_strangers(OmegaConf.to_container(cfg), file, trusted(trust))
     try:
         # The run may come from another machine.
         check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]
@@ -295,13 +304,15 @@ def settings_of_run(path: str) -> DictConfig:
     return cfg
 
 
-def open_policy(path: str, stage: str | None, training: bool = False) -> FinishedRun:
+def open_policy(
+    path: str, stage: str | None, training: bool = False, trust: Sequence[str] = ()
+) -> FinishedRun:
     """Open a run of a language model, as `open_run` does.
 
     Raises:
         UserError: as in `open_run`, or the run is of a classical recommender.
     """
-    run = open_run(path, stage, training)
+    run = open_run(path, stage, training, trust)
     if isinstance(run, FinishedBaseline):
         raise UserError(
             f"{path} is a run of method={run.cfg.method.name}: name one that trained a language model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
 
 
-def open_judge(path: str) -> Judge:
+def open_judge(path: str, trust: Sequence[str] = ()) -> Judge:
     """The last policy of the run in the folder ``path``, with the run's data for its own users and for all users.
+
+    Args:
+        path: the run's folder.
+        trust: packages and servers that its settings may name.
 
     Raises:
         UserError: as in `mllmrec.jobs.finished_run.open_policy`.
@@ -22,12 +27,12 @@ def open_judge(path: str) -> Judge:
     from mllmrec.evaluation.ranking import candidate_scores
     from mllmrec.jobs.finished_run import open_policy
 
-    run = open_policy(path, None)
+    run = open_policy(path, None, trust=trust)
     everyone = run.prepared
     if run.cfg.dataset.max_users is not None:
         settings = run.cfg.copy()
         settings.dataset.max_users = None
-        everyone = prepare(settings, training=False, open_judge=open_judge)
+        everyone = prepare(settings, training=False, open_judge=partial(open_judge, trust=trust))
 
     def scores(examples: Sequence[Example]) -> np.ndarray:
         return candidate_scores(run.policy, run.answers, examples, constrained=True, engine=run.engine)

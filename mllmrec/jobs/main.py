@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import fingerprint
+from mllmrec.config.trust import named_in
 from mllmrec.config.typed import typed
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protocol
@@ -75,7 +77,9 @@ def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     folder = job.folder
     console = make_console()
     classical = cfg.method.recommender is not None
-    prepared = prepare(cfg, not classical, open_judge)  # a classical recommender reads no prompt
+    # Whoever typed the settings trusts what they name.
+    judge = partial(open_judge, trust=named_in(OmegaConf.to_container(cfg, resolve=True)))
+    prepared = prepare(cfg, not classical, judge)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder, resumable=True)
     new = NewRun(cfg, prepared, protocols, held_out_protocol(cfg, prepared), job, loggers)

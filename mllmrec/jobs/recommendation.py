@@ -41,17 +41,18 @@ class Recommender:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: str | Path, stage: str | None = None) -> Recommender:
+    def load(cls, folder: str | Path, stage: str | None = None, trust: Sequence[str] = ()) -> Recommender:
         """Open a run.
 
         Args:
             folder: the run's folder.
             stage: a trained phase; None: the last.
+            trust: packages and servers that the run's settings may name.
 
         Raises:
-            UserError: there is no such run or phase, or nothing was trained.
+            UserError: there is no such run or phase, nothing was trained, or the settings name what nobody trusts.
         """
-        return cls(open_run(str(folder), stage))
+        return cls(open_run(str(folder), stage, trust=trust))
 
     @property
     def shortlist(self) -> int:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
 from mllmrec.config.places import SEARCH_PATH
+from mllmrec.config.trust import VARIABLE, refuse_strangers
 from mllmrec.config.typed import quoted
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.jobs.compared_runs import leaves
@@ -97,15 +99,16 @@ def finished_run(path: str, role: str) -> RunFolder:
     return folder
 
 
-def typed_for(folder: RunFolder, more: Sequence[str]) -> Typed:
+def typed_for(folder: RunFolder, more: Sequence[str], trust: Sequence[str] = ()) -> Typed:
     """What to type for the same results, from the files that Hydra's settings were kept in.
 
     Args:
         folder: a finished run.
         more: overrides that come after the run's own.
+        trust: as `mllmrec.config.trust.trusted` returned it.
 
     Raises:
-        UserError: the run kept no overrides, or a file cannot be read.
+        UserError: the run kept no overrides, a file cannot be read, or what was typed reaches beyond the job's settings.
     """
     path = folder.hydra_path / "overrides.yaml"
     if not path.is_file():
@@ -113,32 +116,69 @@ def typed_for(folder: RunFolder, more: Sequence[str]) -> Typed:
     stored: Any = OmegaConf.to_container(read_settings(path))
     dropped = {name for name in OF_THE_JOB if name != _KEPT}
     own = [str(text) for text in stored or [] if _root(str(text)) not in dropped]
+    for text in own:
+        if text.startswith("-") or _root(text) == "hydra":
+            raise UserError(
+                f"{path}: {text} is no setting of a job: remove the line, or put a copy of the file in its place"
+            )
     described_path = folder.hydra_path / "hydra.yaml"
     described = read_settings(described_path) if described_path.is_file() else OmegaConf.create()
     flags = {}
     if (name := OmegaConf.select(described, "hydra.job.config_name")) not in (None, "train"):
-        flags["--config-name"] = str(name)
+        flags["--config-name"] = _file_name(str(name), described_path)
     for source in OmegaConf.select(described, "hydra.runtime.config_sources") or []:
         if source.provider == "command-line":
             flags["--config-dir"] = str(source.path)
     of_hydra = OmegaConf.select(described, "hydra.overrides.hydra") or []
     search = [text for text in of_hydra if text.startswith(f"{SEARCH_PATH}=")]
+    _refuse_places(described_path, flags.get("--config-dir"), search, trust)
     return Typed([*own, *more, *_OF_ITS_OWN], flags, search)
 
 
-def refuse_other_settings(folder: RunFolder, typed: Typed) -> None:
+def _file_name(name: str, file: Path) -> str:
+    if re.fullmatch(r"\w[\w.-]*", name) is None:
+        raise UserError(
+            f"{file}: hydra.job.config_name={name}: no name of a file: put a copy of the file in its place"
+        )
+    return name
+
+
+def _refuse_places(file: Path, folder: str | None, search: Sequence[str], trust: Sequence[str]) -> None:
+    """Refuse configuration files from places that nobody trusts: they may come with the run, and can do anything.
+
+    Raises:
+        UserError: a folder or package is not trusted.
+    """
+    parser = OverridesParser.create()
+    listed = [place for text in search for place in parser.parse_override(text).value()]  # type: ignore[union-attr]
+    for place in [*([folder] if folder else []), *map(str, listed)]:
+        scheme, _, name = place.rpartition("://")
+        if scheme == "pkg":
+            known, asked = re.split("[./]", name)[0] in trust, re.split("[./]", name)[0]
+        else:
+            here = Path(name).resolve()
+            known, asked = any(here.is_relative_to(Path(one).resolve()) for one in trust), name
+        if not known:
+            raise UserError(
+                f"{file}: the run took configuration files from {place}, and those can run anything: if you know them, add "
+                f"trust=[{asked}], or export {VARIABLE}={asked}"
+            )
+
+
+def refuse_other_settings(folder: RunFolder, typed: Typed, trust: Sequence[str] = ()) -> None:
     """Compare the settings of a run with those that its overrides give in this version.
 
     Settings that change no results do not count (`run.settings.OF_THE_JOB`).
 
     Raises:
-        UserError: some differ; it names them.
+        UserError: some differ, and it names them; or they name code or servers that nobody trusts.
         ConfigError: this version refuses some of the overrides.
     """
     stored: Any = OmegaConf.to_container(read_settings(folder.resolved_config_path))
     if not isinstance(stored, dict):
         raise UserError(f"{folder.resolved_config_path} does not hold the settings of a run")
     composed = typed.composed({name: stored[name] for name in OF_THE_JOB if name in stored})
+    refuse_strangers(composed, folder.hydra_path / "overrides.yaml", trust)
     before, now = (
         dict(leaves({name: value for name, value in settings.items() if name not in OF_THE_JOB}))
         for settings in (stored, composed)

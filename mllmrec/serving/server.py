@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import signal
@@ -18,6 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from mllmrec.config.servers import on_this_machine
+from mllmrec.config.trust import trusted
 from mllmrec.errors import UserError
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.serving.app import make_app
@@ -47,11 +48,7 @@ def read_token() -> str | None:
 
 def warn_if_open(host: str, token: str | None) -> None:
     """Warn if other machines may ask without a token."""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local and token is None:
+    if not on_this_machine(host) and token is None:
         log.warning(
             "host=%s without a token: whoever reaches this port can ask; export %s to ask for a token",
             host,
@@ -93,7 +90,7 @@ def build_app(settings: Mapping[str, Any], threads: int | None = None) -> FastAP
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    run = open_run(settings["run"], settings["stage"])
+    run = open_run(settings["run"], settings["stage"], trust=trusted(settings["trust"]))
     return make_app(
         run,
         Limits(**settings["limits"]),

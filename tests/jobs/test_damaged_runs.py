@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from mllmrec import load_run
 from mllmrec.errors import UserError
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.reporting.experiment import Question, build_experiments
@@ -52,9 +57,46 @@ def test_settings_that_name_python_objects_or_commands_run_nothing(copied, tmp_p
         "  _target_: mllmrec.engine.shared_prefix.SharedPrefix",
         f"  _target_: os.mkdir\n  path: {owned}",
     )
-    with pytest.raises(UserError, match=r"engine\._target_=os\.mkdir: this belongs to Python itself"):
+    with pytest.raises(
+        UserError, match=r"resolved\.yaml: engine\._target_=os\.mkdir: .* name code outside of mllmrec"
+    ):
         open_run(str(copied), None)
     assert not owned.exists()
+
+
+def test_a_pickle_inside_of_a_part_is_not_opened(copied, tmp_path) -> None:
+    class Making:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    (tmp_path / "harmless.csv").write_bytes(pickle.dumps(Making()))
+    settings = OmegaConf.load(copied / ".hydra" / "resolved.yaml")
+    lora = {"_target_": "pandas.read_pickle", "filepath_or_buffer": str(tmp_path / "harmless.csv")}
+    settings.backbone = {"_target_": "mllmrec.models.backbones.Pretrained", "path": "x", "lora": lora}
+    OmegaConf.save(settings, copied / ".hydra" / "resolved.yaml")
+    with pytest.raises(
+        UserError, match=r"backbone\.lora\._target_=pandas\.read_pickle: .*add trust=\[pandas\]"
+    ):
+        open_run(str(copied), None)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_parts_of_ones_own_are_opened_once_they_are_trusted(
+    copied, tmp_path, import_from, monkeypatch
+) -> None:
+    import_from(tmp_path)
+    (tmp_path / "ourlab.py").write_text(
+        "from mllmrec.engine.shared_prefix import SharedPrefix\nclass Ours(SharedPrefix):\n    pass\n"
+    )
+    edit(copied / ".hydra" / "resolved.yaml", "mllmrec.engine.shared_prefix.SharedPrefix", "ourlab.Ours")
+    with pytest.raises(
+        UserError, match=r"engine\._target_=ourlab\.Ours: .*trust=\[ourlab\].*MLLMREC_TRUST=ourlab"
+    ):
+        load_run(copied).recommender()
+    assert "ourlab" not in sys.modules
+    assert type(load_run(copied, trust="ourlab").recommender().run.engine).__name__ == "Ours"
+    monkeypatch.setenv("MLLMREC_TRUST", "otherlab, ourlab")
+    assert type(open_run(str(copied), None).engine).__name__ == "Ours"
 
 
 def test_settings_that_lack_a_section(copied) -> None:

@@ -133,3 +133,28 @@ def test_wrong_use_is_refused_before_anything_runs(light, command, tmp_path, arg
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert told in done.stderr
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "told"),
+    [
+        # Hydra would build this one before any setting is checked.
+        ("overrides", "", "- +hydra.callbacks.own._target_=ourlab.Own\n", "+hydra.callbacks.own._target_=ourlab.Own is no"),
+        ("overrides", "", "- --config-dir=elsewhere\n", "--config-dir=elsewhere is no setting of a job"),
+        ("overrides", "", "- +method.recommender.more={_target_:ourlab.Own}\n", "add trust=[ourlab]"),
+        ("hydra", "provider: main", "provider: command-line", "add trust=[/"),
+        ("hydra", "config_name: train", "config_name: ../elsewhere", "hydra.job.config_name=../elsewhere: no name"),
+        ("hydra", "    hydra: []\n", "    hydra:\n    - hydra.searchpath=[pkg://ourlab.conf]\n", "add trust=[ourlab]"),
+    ],
+)  # fmt: skip
+def test_what_a_stranger_typed_runs_nothing(light, command, tmp_path, file, before, after, told) -> None:
+    path = light(tmp_path / "run") / ".hydra" / f"{file}.yaml"
+    written = path.read_text(encoding="utf-8")
+    assert before in written
+    path.write_text(written.replace(before, after, 1) if before else written + after, encoding="utf-8")
+    (tmp_path / "ourlab.py").write_text("from pathlib import Path\nPath('owned').touch()\n")
+    done = command("reproduce", "run=run", "out=again", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert told in done.stderr
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "owned").exists()
