@@ -74,7 +74,8 @@ class LoadedRun:
         """One row for each test user: ``user_id, target_id, rank, num_candidates, ranking``.
 
         ``rank`` counts from 1 and is nan where the target was not ranked; ``ranking`` lists item ids, best first. If answers
-        were generated, ``text`` has them.
+        were generated, ``text`` has them; if the policy wrote reasoning or a profile first, ``text`` has that. ``scores`` has
+        a number for each item of ``ranking``, a language model's log-probability, where the way to rank gives some.
 
         Args:
             stage: an evaluated phase; None: the last.
@@ -94,6 +95,8 @@ class LoadedRun:
         }
         if records.texts is not None:
             columns["text"] = list(records.texts)
+        if records.scores is not None:
+            columns["scores"] = list(records.scores)
         return pd.DataFrame(columns)
 
     def recommender(self, stage: str | None = None) -> Recommender:

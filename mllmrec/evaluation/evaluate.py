@@ -102,4 +102,7 @@ def _records(
         if any(result.text is not None for result in ranked)
         else None,
         slices=slices,
+        scores=None
+        if any(result.scores is None for result in ranked)
+        else [result.scores[result.order[:keep_top]] for result in ranked if result.scores is not None],
     )

@@ -37,6 +37,9 @@ class RankedExample:
     text: str | None = None
     generated_tokens: int = 0
     first_listed: int = 0  # the first column of the list that holds the best candidate
+    scores: np.ndarray | None = (
+        None  # (C,) of the columns, greater is better; None if the order comes from none
+    )
 
     def rank_of(self, column: int) -> float:
         """The 1-based rank of a candidate; nan if it was not ranked."""
@@ -130,7 +133,7 @@ def ranked_by_score(
     """
     # One by one: padding to longer lists in the batch would change the permutation that breaks a user's ties.
     return [
-        RankedExample(order_by_score(row[None], [example.user_id], seed)[0])
+        RankedExample(order_by_score(row[None], [example.user_id], seed)[0], scores=row)
         for row, example in zip(scores, examples, strict=True)
     ]
 

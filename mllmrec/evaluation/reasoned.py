@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from mllmrec.engine.base import Engine
-from mllmrec.evaluation.ranking import ScoringRanker, scores_behind
+from mllmrec.evaluation.ranking import RankedExample, ScoringRanker, ranked_by_score, scores_behind
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
@@ -63,6 +63,14 @@ class AfterReasoning(ScoringRanker):
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each example (C,) logarithms of mean probabilities, float64."""
         return self.explained(examples)[0]
+
+    def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
+        """Rank one batch; the text of each result is what stands before its answers."""
+        scores, said = self.explained(examples)
+        return [
+            replace(ranked, text="\n\n".join(pieces))
+            for ranked, pieces in zip(ranked_by_score(scores, examples, self.seed), said, strict=True)
+        ]
 
     def explained(self, examples: Sequence[Example]) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
         """The scores, and for each example the k texts that stand before its answers, without tags."""

@@ -27,8 +27,10 @@ SCHEMA = pa.schema(
         ("num_candidates", pa.int64()),
         ("text", pa.string()),
         ("slices", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
     ]
 )
+_LATER = ("slices", "scores")  # columns that files of earlier versions lack
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class StageRecords:
     ranks: np.ndarray  # (U,) float, 1-based; nan when the target was not ranked
     rankings: Sequence[Sequence[str]]  # U lists of item ids, best first
     num_candidates: np.ndarray  # (U,) int
-    texts: Sequence[str | None] | None = None  # U generated answers, when answers are generated
+    # U generated answers, or what was written before the answer; None if nothing was.
+    texts: Sequence[str | None] | None = None
     slices: Sequence[Sequence[str]] | None = (
         None  # names of each user's slices (`evaluation.slices`), when known
     )
+    # U rows, one number for each item of the user's ranking, greater is better; None if the way to rank has none.
+    scores: Sequence[Sequence[float] | np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -85,6 +90,12 @@ class StageWriter:
                 [None] * num_users if records.slices is None else [list(names) for names in records.slices],
                 pa.list_(pa.string()),
             ),
+            pa.array(
+                [None] * num_users
+                if records.scores is None
+                else [np.asarray(own[: self.keep_top], dtype=np.float32) for own in records.scores],
+                pa.list_(pa.float32()),
+            ),
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
 
@@ -101,7 +112,7 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
             for table in _row_groups(path, None):
                 others = table.filter(pc.not_equal(table["stage"], stage))
                 if others.num_rows:
-                    writer.write_table(others)
+                    writer.write_table(_with_all_columns(others))
         yield StageWriter(writer, stage, keep_top)
 
 
@@ -130,9 +141,9 @@ def read_stage(path: Path, stage: str) -> StageRecords:
         raise UserError(f"{path} is missing: name the folder of a run that evaluated at least one phase")
     with refusing_damage(path):
         table = pq.read_table(path, filters=[("stage", "=", stage)])
-        # Files of earlier versions have no slices.
+        # Of other columns pyarrow says which is missing, and the file counts as damaged.
         table = table.select(
-            [name for name in SCHEMA.names if name != "slices" or name in table.column_names]
+            [name for name in SCHEMA.names if name not in _LATER or name in table.column_names]
         )
     if table.num_rows == 0:
         raise UserError(f"{path} has no phase {stage!r}; it has {choices(stages_in(path)) or 'none'}")
@@ -145,14 +156,23 @@ def read_stage(path: Path, stage: str) -> StageRecords:
         rankings=table["ranking"].to_pylist(),
         num_candidates=table["num_candidates"].to_numpy(),
         texts=None if table["text"].null_count == table.num_rows else table["text"].to_pylist(),
-        slices=_slices(table),
+        slices=_lists(table, "slices"),
+        scores=_lists(table, "scores"),
     )
 
 
-def _slices(table: pa.Table) -> list[list[str]] | None:
-    if "slices" not in table.column_names or table["slices"].null_count == table.num_rows:
+def _lists(table: pa.Table, name: str) -> list[list] | None:
+    if name not in table.column_names or table[name].null_count == table.num_rows:
         return None
-    return table["slices"].to_pylist()
+    return table[name].to_pylist()
+
+
+def _with_all_columns(table: pa.Table) -> pa.Table:
+    """The rows of an earlier version's file, with its missing columns empty."""
+    for name in _LATER:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table
 
 
 def joined_ranks(a: StageRecords, b: StageRecords) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,17 @@ def test_a_score_is_the_logarithm_of_the_mean_probability(tiny, make_ranker, bat
     assert np.exp(scores[0]).sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_ranking_keeps_what_stands_before_its_answers(make_ranker, batch):
+    ranker = make_ranker(samples=2)
+    with torch.no_grad():
+        ranked = ranker.rank(batch)
+        scores, said = ranker.explained(batch)
+    assert [result.text for result in ranked] == ["\n\n".join(pieces) for pieces in said]
+    for result, row in zip(ranked, scores, strict=True):
+        assert result.scores == pytest.approx(row, abs=1e-6)
+        assert row[result.order].tolist() == sorted(row.tolist(), reverse=True)
+
+
 def swapped(ranker, users):
     """Whose reasoning stands before the answers of a batch; the reasoning of example i of user u is [u, i]."""
     said = [[user, place, piece] for place, user in enumerate(users) for piece in range(ranker.samples)]

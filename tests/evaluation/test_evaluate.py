@@ -71,6 +71,15 @@ def test_records_belong_to_their_users(tiny, make_examples, tmp_path):
         if rank <= 2:
             assert ranking[int(rank) - 1] == target
     assert records.texts is None
+    ranker = Likelihood(tiny.policy, tiny.answers, ENGINE, 0, constrained=False)
+    for user, ranking, scores in zip(records.user_ids, records.rankings, records.scores, strict=True):
+        example = examples[int(user[1:])]
+        ids = [str(item) for item in example.candidates]
+        with ranker.ready():
+            (expected,) = ranker.scores([example])
+        best = [float(expected[ids.index(item)]) for item in ranking]
+        np.testing.assert_allclose(scores, best, atol=1e-4)
+        assert scores[0] >= scores[1]
 
 
 def test_records_carry_the_slices_in_the_order_of_the_batches(tiny, make_examples, tmp_path):

@@ -48,6 +48,7 @@ def test_columns_are_the_contracts_and_an_unranked_target_is_null(tmp_path):
             "num_candidates": 10,
             "text": None,
             "slices": None,
+            "scores": None,
         }
         for user, rank in (("u1", 2), ("u2", None))
     ]
@@ -77,14 +78,26 @@ def test_users_carry_the_names_of_their_slices(tmp_path):
     assert read_stage(path, "sft").slices == [["cold", "short"], []]
 
 
-def test_files_of_earlier_versions_have_no_slices(tmp_path):
+def test_scores_are_cut_as_the_rankings_are(tmp_path):
+    path = tmp_path / "per_user.parquet"
+    with write_stage(path, "sft", keep_top=2) as writer:
+        writer.append(replace(records(), scores=[np.array([-0.5, -1.0, -2.0]), [3.0, 2.0, 1.0]]))
+    assert read_stage(path, "sft").scores == [[-0.5, -1.0], [3.0, 2.0]]
+
+
+def test_files_of_earlier_versions_have_neither_slices_nor_scores_and_take_another_stage(tmp_path):
     path = tmp_path / "per_user.parquet"
     with write_stage(path, "sft") as writer:
         writer.append(records())
-    pq.write_table(pq.read_table(path).drop_columns("slices"), path)
+    pq.write_table(pq.read_table(path).drop_columns(["slices", "scores"]), path)
     back = read_stage(path, "sft")
     assert back.slices is None
+    assert back.scores is None
     assert back.user_ids.tolist() == ["u1", "u2"]
+    with write_stage(path, "grpo") as writer:
+        writer.append(replace(records(), scores=[[2.0, 1.0, 0.0]] * 2))
+    assert read_stage(path, "sft").scores is None
+    assert read_stage(path, "grpo").scores == [[2.0, 1.0, 0.0]] * 2
 
 
 def test_a_failed_stage_leaves_the_file_as_it_was(tmp_path):
