@@ -4,7 +4,7 @@ A class of the user's own says the same things in the same way, and obeys the sa
 
 - a rollout: ``constrained`` (only the candidates' answers are possible), ``every_answer``, ``off_policy``, ``gives_order``,
   ``inserts`` (somebody else wrote learnt tokens), ``parts`` (of the rewards, which it fills in), ``reasons``, ``describes``
-  (it answers in a second prompt), ``lists``;
+  (it answers in a second prompt), ``lists``, ``by_server`` (a server may draw its tokens);
 - a reward: ``parts``, ``needs_title``, ``needs_ids``, ``pays_places``;
 - a shaper: ``parts``, ``needs_parts``, ``needs_order``, ``shapes_length`` (it pays for the length of answers);
 - an advantage: ``varies``, ``needs_places``, ``needs_parts``, ``makes_up`` (it is larger where few groups differ);

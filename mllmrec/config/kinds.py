@@ -25,6 +25,7 @@ PARTS = (
     "reference",
     "teacher",
     "sampler",
+    "generator",
     "experience",
 )
 _ROLLOUTS = ("reward", "shapers", "rollout")

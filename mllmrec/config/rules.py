@@ -11,6 +11,7 @@ from typing import Any
 
 from mllmrec.config.capabilities import capability
 from mllmrec.config.data_rules import DATA_RULES
+from mllmrec.config.generator_rules import GENERATOR_RULES
 from mllmrec.config.inference_rules import INFERENCE_RULES
 from mllmrec.config.kinds import KINDS
 from mllmrec.config.label_rules import LABEL_RULES
@@ -185,6 +186,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     *REASONING_RULES,
     *LABEL_RULES,
     *INFERENCE_RULES,
+    *GENERATOR_RULES,
 )
 
 

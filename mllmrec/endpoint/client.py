@@ -106,7 +106,7 @@ class Endpoint:
                 shown = f" ({words.replace(key, connection.api_key_env)[:300]})" if words else ""
                 log.warning("%s: %s%s", connection.base_url, problem, shown)
 
-        client = self._client(key)
+        client = client_of(connection, key)
         tries = Tries(connection.attempts, connection.backoff_seconds, stop, self.budget.overdrawn, warn)
         pool = ThreadPoolExecutor(connection.concurrency, thread_name_prefix="endpoint")
         pending: dict[Future[Answer], Key] = {}
@@ -159,20 +159,6 @@ class Endpoint:
             )
         if failure is not None:
             raise failure
-
-    def _client(self, key: str) -> openai.OpenAI:
-        # These libraries log a line per request.
-        for library in ("httpx", "httpx2"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-        silent = self.connection.timeout_seconds
-        return openai.OpenAI(
-            api_key=key,
-            base_url=self.connection.base_url,
-            max_retries=0,
-            # If a server sent an answer twice, the second copy would be read as the answer to the next request.
-            default_headers={"Connection": "close"},
-            timeout=openai.Timeout(silent, connect=min(CONNECT_SECONDS, silent)),
-        )
 
     def _answer(self, client: openai.OpenAI, tries: Tries, chat: Chat, most: Usage) -> Answer:
         answer = Answer(problem=UNREADABLE_IMAGE)
@@ -239,6 +225,22 @@ class Endpoint:
             f"{server} does not accept the key in {key} ({refused}): set that variable to a key that may use "
             f"{self.model} and start again to go on from here"
         )
+
+
+def client_of(connection: ConnectionSettings, key: str) -> openai.OpenAI:
+    """A client that tries nothing again by itself."""
+    # These libraries log a line per request.
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    silent = connection.timeout_seconds
+    return openai.OpenAI(
+        api_key=key,
+        base_url=connection.base_url,
+        max_retries=0,
+        # If a server sent an answer twice, the second copy would be read as the answer to the next request.
+        default_headers={"Connection": "close"},
+        timeout=openai.Timeout(silent, connect=min(CONNECT_SECONDS, silent)),
+    )
 
 
 def _plain(settings: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -71,20 +71,12 @@ class Tries:
                 raise _Stopped
             return send()
 
-        retrying = Retrying(
-            retry=retry_if_exception(lambda error: _may_pass(error) and not self.spent()),
-            wait=self._wait,
-            stop=stop_after_attempt(self.attempts) | stop_when_event_set(self.stop),
-            sleep=sleep_using_event(self.stop),
-            before_sleep=self._tell,
-            reraise=True,
-        )
         try:
-            return retrying(send_unless_stopped)
+            return self.retrying(lambda error: may_pass(error) and not self.spent())(send_unless_stopped)
         except _Stopped:
             return Answer(problem=f"{NO_ANSWER} (stopped)")
         except (openai.OpenAIError, MalformedAnswer) as error:
-            problem, words = _kind(error)
+            problem, words = kind_of(error)
             status = getattr(error, "status_code", 0)
             if status in (401, 402, 403) or _quota_spent(error):
                 # Raised outside this block, so that no traceback shows the server's words: they may repeat the key.
@@ -92,9 +84,20 @@ class Tries:
             else:
                 self.warn(problem, words)
                 # A 404 is about the address or the model, not about this request.
-                lost = _may_pass(error) or status == 404
+                lost = may_pass(error) or status == 404
                 return Answer(problem=f"{NO_ANSWER} ({problem})" if lost else problem)
         raise refused
+
+    def retrying(self, again: Callable[[BaseException], bool]) -> Retrying:
+        """Calls a function, and again after errors that may pass; the last error is raised."""
+        return Retrying(
+            retry=retry_if_exception(again),
+            wait=self._wait,
+            stop=stop_after_attempt(self.attempts) | stop_when_event_set(self.stop),
+            sleep=sleep_using_event(self.stop),
+            before_sleep=self._tell,
+            reraise=True,
+        )
 
     def _wait(self, state: RetryCallState) -> float:
         jitter = wait_random(0, self.backoff_seconds)(state)
@@ -103,7 +106,7 @@ class Tries:
         return jitter + (grown if asked is None else asked)
 
     def _tell(self, state: RetryCallState) -> None:
-        problem, words = _kind(state.outcome.exception() if state.outcome else None)
+        problem, words = kind_of(state.outcome.exception() if state.outcome else None)
         self.warn(problem, words)
         log.debug("%s: try %d follows in %.1f s", problem, state.attempt_number + 1, state.upcoming_sleep)
 
@@ -115,7 +118,8 @@ def maybe_billed(error: Exception) -> bool:
     return isinstance(error, openai.APIResponseValidationError | MalformedAnswer)
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed if it is sent again."""
     if isinstance(error, openai.APIStatusError):
         passing = error.status_code in (408, 409, 429) or error.status_code >= 500
         return passing and not _quota_spent(error)
@@ -136,7 +140,7 @@ def _retry_after(error: BaseException | None) -> float | None:
         return None
 
 
-def _kind(error: BaseException | None) -> tuple[str, str]:
+def kind_of(error: BaseException | None) -> tuple[str, str]:
     """A failure as a few words of our own that can be counted, and in the server's words."""
     if isinstance(error, openai.APIStatusError):
         body = error.body if isinstance(error.body, dict) else {}

@@ -74,6 +74,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     )
     check_prompts(run, phases, policy, answers)
     check_rewards(run, phases)
+    check_servers(cfg, phases, policy)
     run.begin()
     write_prompts(folder.prompts_path, policy.render, prompt_sets(run, phases), cfg.seed)
     if reads_vectors:
@@ -216,6 +217,23 @@ def check_rewards(run: NewRun, phases: Sequence[Phase]) -> None:
     for phase in phases:
         if "reward" in phase.kind.parts:
             instantiate(phase.config(run.cfg).reward).meet_items(items)
+
+
+def check_servers(cfg: DictConfig, phases: Sequence[Phase], policy: Policy) -> None:
+    """Refuse a run whose rollouts are to be drawn by a server that cannot.
+
+    Raises:
+        UserError: in one sentence, why not.
+    """
+    for phase in phases:
+        seen = phase.config(cfg)
+        if "generator" in phase.kind.parts and seen.get("generator") is not None:
+            from mllmrec.step.server_check import check_server  # needs an optional package
+
+            rollout = innermost(seen.rollout)
+            check_server(
+                instantiate(seen.generator), policy, rollout["temperature"], rollout.get("top_p", 1.0)
+            )
 
 
 def prompt_sets(run: NewRun, phases: Sequence[Phase]) -> list[PromptSet]:

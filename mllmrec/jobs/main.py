@@ -27,7 +27,7 @@ from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.run.loggers import Labels, RunLoggers
 from mllmrec.run.one_process import warn_of_copies
 from mllmrec.run.rollouts import read_rollouts
-from mllmrec.run.settings import OF_THE_JOB
+from mllmrec.run.settings import of_results
 from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.console import make_console, print_closing, relative, rows_table
@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> float:
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    computed = {name: value for name, value in plain.items() if name not in OF_THE_JOB}
+    computed = of_results(plain)
     config = fingerprint(computed)
     # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from hydra.utils import instantiate
@@ -142,6 +143,12 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
         refill = Refill(sampler, lambda count: [forms[code] for code in plan.more(count)])
     collector = _collector(inputs, [advantage, loss, *regularizers], refill)
     _begin(inputs, collector)
+    generator = None if cfg.get("generator") is None else instantiate(cfg.generator)
+    if generator is not None:
+        from mllmrec.step.served import Served  # needs an optional package
+
+        folder = job.folder.served_path / inputs.phase.name
+        collector.speaker.served = Served(generator, job.policy, folder, settings.iterations)
     step = PolicyGradient(
         collector,
         advantage,
@@ -155,12 +162,19 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
             log_kl=settings.get("log_kl", False),
             entropy_share=settings.get("entropy_share", 1.0),
             off_policy_limit=settings.get("off_policy_limit"),
+            truncate_at=None if generator is None else generator.agreement.truncate_at,
         ),
         regularizers,
     )
     kept = kept_steps(len(plan), cfg.heldout.every)
     begun = inputs.checkpoints.latest()
-    with RolloutWriter(job.folder.rollouts_path, 0 if begun is None else begun.step) as writer:
+    with ExitStack() as ends:
+        writer = ends.enter_context(
+            RolloutWriter(job.folder.rollouts_path, 0 if begun is None else begun.step)
+        )
+        served = step.speaker.served
+        if served is not None:
+            ends.enter_context(served)
 
         def keep(batch: RolloutBatch) -> None:
             inputs.remember(batch)
@@ -170,7 +184,16 @@ def fit_grpo(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMeasure | No
                 writer.append(whole_groups(batch, settings.rollouts_shown))
 
         most = settings.get("max_generated_tokens")
-        module = Grpo(step, _optimizer(settings), len(plan), keep, plan.sampler, most)
+        ahead = served is not None and served.runs_ahead
+        module = Grpo(
+            step,
+            _optimizer(settings),
+            len(plan),
+            keep,
+            plan.sampler,
+            most,
+            (lambda step: [forms[code] for code in plan.ahead(step)]) if ahead else None,
+        )
         module.written.append(writer)
         selection = fit(module, forms, plan, inputs, loggers, measure)
     return Trained(selection, module.generated_tokens)

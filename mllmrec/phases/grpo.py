@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +118,7 @@ class Grpo(RolloutPhase):
         on_rollouts: Callable[[RolloutBatch], None] | None = None,
         sampler: Part | None = None,
         most_tokens: int | None = None,
+        upcoming: Callable[[int], Sequence[Example]] | None = None,
     ) -> None:
         """Take the step.
 
@@ -128,10 +129,12 @@ class Grpo(RolloutPhase):
             on_rollouts: called with every step's rollouts.
             sampler: chose the prompts, and may have numbers to log.
             most_tokens: the phase ends after the step in which so many have been generated; None for no limit.
+            upcoming: the examples of a step, none after the last one, for a server that draws the next step's completions
+                during the updates; None: it does not.
         """
         super().__init__(step.collector, optimizer, steps * step.settings.iterations)
         self.step, self.on_rollouts, self.sampler, self.most_tokens = step, on_rollouts, sampler, most_tokens
-        self.tokens = step.tokens
+        self.tokens, self.upcoming = step.tokens, upcoming
 
     @property
     def learners(self) -> list[Part]:
@@ -139,12 +142,21 @@ class Grpo(RolloutPhase):
         own = [] if self.sampler is None else [self.sampler]
         return [*own, self.step.advantage, self.step.loss, *self.step.regularizers]
 
+    def take_up(self, progress: Mapping[str, Any]) -> None:
+        """See `PhaseModule`."""
+        super().take_up(progress)
+        if self.step.speaker.served is not None:
+            self.step.speaker.served.updates = progress["updates"][0]
+
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One step from B examples."""
         with self.drawing(batch_idx):
             rollouts = self.step.collect(batch, batch_idx)
         if self.on_rollouts is not None:
             self.on_rollouts(rollouts)
+        others = [] if self.upcoming is None else self.upcoming(batch_idx + 1)
+        if others:
+            self.step.ask_ahead(others, batch_idx + 1)
         numbers = self.rollout_metrics(rollouts)
         with self.learning_from(rollouts):
             for update in self.step.updates(rollouts, self.update):

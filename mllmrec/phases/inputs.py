@@ -127,6 +127,12 @@ class Plan:
     def __iter__(self) -> Iterator[list[int]]:
         return (self[step] for step in range(len(self)))
 
+    def ahead(self, step: int) -> list[int]:
+        """Codes of a later step's entries, of a sampler that ``plans_ahead``; none after the last step."""
+        if step >= len(self):
+            return []
+        return self.mixture.form(self.entries[self.sampler.plan(step)], step, len(self)).tolist()
+
     def more(self, count: int) -> list[int]:
         """Codes of at most ``count`` other entries for the last step, if its sampler is `Dynamic`."""
         assert isinstance(self.sampler, Dynamic)

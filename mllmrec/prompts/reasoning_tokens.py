@@ -55,6 +55,15 @@ class ReasoningTokens:
             found[row] = THINK_CLOSE in text
         return found
 
+    def until_closed(self, drawn: Sequence[int], end: int) -> tuple[list[int], bool]:
+        """What stands before the end token or up to a closing tag, whichever comes first, and whether it is the tag."""
+        for place, token in enumerate(drawn):
+            if token == end:
+                return list(drawn[:place]), False
+            if token in self.closers and self.closed([drawn[: place + 1]])[0]:
+                return list(drawn[: place + 1]), True
+        return list(drawn), False
+
     def thoughts(self, said: Sequence[int]) -> int:
         """How many tokens stand before the closing tag, which the last token of ``said`` completes."""
         first = max(len(said) - _TAIL, 0)

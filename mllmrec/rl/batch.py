@@ -5,6 +5,7 @@ Letters: N examples, P prompts, R completions (rows), T completion tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -89,6 +90,8 @@ class RolloutBatch:
     old: Tensor | None = (
         None  # (R, T) log-probabilities under whoever drew the row; None: the policy as it is now
     )
+    # (R, T) log-probabilities under the server that drew the row; NaN: the policy drew the token; None: it drew all
+    behaviour: Tensor | None = None
     reference: Tensor | None = None  # (R, T) log-probabilities under the reference
     teacher: Tensor | None = None  # (R, T) log-probabilities under a teacher
     rewards: Tensor | None = None  # (R,)
@@ -166,6 +169,7 @@ class RolloutBatch:
             order=of(self.order),
             foreign=of(self.foreign),
             old=of(self.old),
+            behaviour=of(self.behaviour),
             reference=of(self.reference),
             teacher=of(self.teacher),
             rewards=of(self.rewards),
@@ -241,6 +245,7 @@ def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         order=values("order"),
         foreign=_joined_foreign(batches, width),
         old=tokens("old"),
+        behaviour=_joined_behaviour(batches, width),
         reference=tokens("reference"),
         teacher=tokens("teacher"),
         rewards=values("rewards"),
@@ -288,6 +293,19 @@ def _joined_foreign(batches: Sequence[RolloutBatch], width: int) -> Tensor | Non
         return None
     parts = [torch.zeros_like(one.learnt) if one.foreign is None else one.foreign for one in batches]
     return torch.cat([_widened(part, width, False) for part in parts])
+
+
+def _joined_behaviour(batches: Sequence[RolloutBatch], width: int) -> Tensor | None:
+    """Rows without one were drawn by the policy."""
+    if all(batch.behaviour is None for batch in batches):
+        return None
+    parts = [
+        torch.full(one.learnt.shape, math.nan, device=one.learnt.device)
+        if one.behaviour is None
+        else one.behaviour
+        for one in batches
+    ]
+    return torch.cat([_widened(part, width, math.nan) for part in parts])
 
 
 def _joined_choices(batches: Sequence[RolloutBatch], width: int) -> ChoiceSets | None:

@@ -17,6 +17,7 @@ from mllmrec.prompts.examples import Example
 from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import Part
+from mllmrec.rollout.written import Wanted, Written
 
 Judge = Callable[[RolloutBatch], RolloutBatch]  # fills in rewards and their parts
 
@@ -132,6 +133,7 @@ class Spelling:
     answers: Sequence[Sequence[Sequence[int]]] = ()
     reasoning: ReasoningTokens | None = None  # None if the rollout does not reason
     leads: Sequence[Sequence[int]] = ()  # what stands in front of each place of a ranked list
+    written: Written | None = None  # what a server has drawn, if the rollout is ``by_server``
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Completions:
     weights: Tensor | None = None  # (R,) probability of each row, if rows are all answers and not draws
     scores: TokenScores | None = None  # (R, T) if already known; with a graph if gradients were on
     segments: Tensor | None = None  # (R, T) as in `RolloutBatch`, if the draw knows them
+    behaviour: Tensor | None = None  # (R, T) as in `RolloutBatch`, if a server drew tokens
     order: Tensor | None = None  # (R,) as in `RolloutBatch`, if the rollout ``gives_order``
     generated: int | None = (
         None  # tokens written one after another; None: those of all rows, or none if rows have weights
@@ -195,6 +198,7 @@ class PlainRollout(Rollout):
     describes: bool = False  # whether it writes profiles, which are shown in second prompts
     every_answer: bool = False  # whether every candidate's answer is a row, weighted by its probability
     gives_order: bool = False  # whether a group's rows are stops on one way
+    by_server: bool = False  # whether a server may draw the tokens that come one after another
     temperature: float  # 0: each token is the most likely one
     max_new_tokens: int | None  # the longest completion; None: as long as the longest answer
 
@@ -208,6 +212,10 @@ class PlainRollout(Rollout):
         other = copy.copy(self)
         other.temperature = 0.0
         return other
+
+    def wanted(self, spelling: Spelling) -> Wanted:
+        """What a server has to write; `draw` finds it in ``spelling.written``. Only a rollout ``by_server`` has this."""
+        raise NotImplementedError(f"{type(self).__name__} needs the policy's own probabilities")
 
     def rows(self, group_size: int, candidates: int) -> int:
         """How many completions a prompt with C candidates gets for a ``group_size``."""

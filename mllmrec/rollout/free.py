@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from mllmrec.engine.base import Engine
-from mllmrec.engine.batches import TokenBatch
+from mllmrec.engine.batches import TokenBatch, pad
 from mllmrec.rollout.base import Completions, PlainRollout, Spelling
 from mllmrec.rollout.draw import TRIES, draw, uniforms
+from mllmrec.rollout.written import Wanted, Written, behaviour_of
 
 
 class Free(PlainRollout):
@@ -21,10 +22,15 @@ class Free(PlainRollout):
     """
 
     constrained = False
+    by_server = True
     max_new_tokens: int
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, max_new_tokens: int = 128) -> None:
         self.temperature, self.top_p, self.max_new_tokens = temperature, top_p, max_new_tokens
+
+    def wanted(self, spelling: Spelling) -> Wanted:
+        """See `PlainRollout`."""
+        return Wanted([], self.max_new_tokens, spelling.end, self.temperature, self.top_p)
 
     @torch.no_grad()
     def draw(
@@ -37,6 +43,8 @@ class Free(PlainRollout):
         spelling: Spelling,
     ) -> Completions:
         """Draw ``group_size`` completions for each prompt; see `PlainRollout`."""
+        if spelling.written is not None:
+            return _as_written(spelling.written, group_size, spelling.end, next(model.parameters()).device)
         decoder = engine.decoder(model, encoded, group_size)
         device = decoder.logits.device
         rows = len(generators) * group_size
@@ -68,3 +76,16 @@ class Free(PlainRollout):
             choices=None,
             finished=finished,
         )
+
+
+def _as_written(written: Written, group_size: int, end: int, device: torch.device) -> Completions:
+    """What a server drew, as completions."""
+    tokens = pad(written.rows, end, side="right").to(device)
+    return Completions(
+        tokens=tokens,
+        prompt_of=torch.arange(len(tokens.ids), device=device) // group_size,
+        decisions=tokens.mask,
+        choices=None,
+        finished=torch.tensor([row[-1] == end for row in written.rows], device=device),
+        behaviour=behaviour_of(written.logprobs, 0, tokens.ids),
+    )

@@ -23,6 +23,7 @@ from mllmrec.rl.groups import Groups
 from mllmrec.rollout.base import Completions, Judge, Speaker, Spelling, Turn
 from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.reasoned import Reasoned
+from mllmrec.rollout.written import behaviour_of
 
 ANSWERS = "answers"  # the source of the rows that answer a second prompt
 
@@ -125,6 +126,9 @@ class Profiled(Reasoned):
         finished = torch.tensor(closed)
         if not self.learn_cut_off:
             learnt &= finished[:, None]
+        behaviour = None
+        if spelling.written is not None:
+            behaviour = behaviour_of(self.known(spelling.written, said), first, written.ids).to(device)
         return Completions(
             tokens=written.to(device),
             prompt_of=torch.arange(len(rows), device=device) // group_size,
@@ -133,6 +137,7 @@ class Profiled(Reasoned):
             finished=finished.to(device),
             generated=sum(map(len, said)),
             segments=torch.full_like(written.ids, -1).to(device),
+            behaviour=behaviour,
         )
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from mllmrec.engine.base import ChoiceSets, Engine, TokenScores
 from mllmrec.engine.batches import TokenBatch, pad
+from mllmrec.prompts.markup import THINK_CLOSE
 from mllmrec.prompts.trie import AnswerTrie, choice_sets
 from mllmrec.rollout.answer_scores import score_rows
 from mllmrec.rollout.base import Completions, PlainRollout, Spelling
 from mllmrec.rollout.draw import TRIES, draw, inverse_cdf, uniforms
+from mllmrec.rollout.written import Wanted, Written, behaviour_of
 
 
 class Reasoned(PlainRollout):
@@ -29,6 +31,7 @@ class Reasoned(PlainRollout):
 
     constrained = True
     reasons = True
+    by_server = True
     max_new_tokens = None
 
     def __init__(
@@ -57,6 +60,14 @@ class Reasoned(PlainRollout):
     def longest(self, answer: int, around: int) -> int:
         """The budget, the tags and an answer."""
         return around + self.max_reasoning_tokens + answer
+
+    def wanted(self, spelling: Spelling) -> Wanted:
+        """The reasoning. Answers stay with the policy, which has the probabilities of all candidates."""
+        words = spelling.reasoning
+        assert words is not None
+        return Wanted(
+            words.opening, self.max_reasoning_tokens, spelling.end, self.temperature, stop=THINK_CLOSE
+        )
 
     def draw(
         self,
@@ -93,6 +104,9 @@ class Reasoned(PlainRollout):
         """
         words = spelling.reasoning
         assert words is not None
+        if spelling.written is not None:
+            rows_and_ends = [words.until_closed(row, spelling.end) for row in spelling.written.rows]
+            return [row for row, _ in rows_and_ends], [ends for _, ends in rows_and_ends]
         numbers = uniforms(generators, group_size, self.max_reasoning_tokens, TRIES).flatten(0, 1)
         decoder = engine.decoder(model, encoded, group_size)
         rows = len(numbers)
@@ -206,6 +220,10 @@ class Reasoned(PlainRollout):
         first, drawn = len(words.opening), torch.tensor([len(tokens) for tokens in said])[reasoning_of]
         in_reasoning = (place_of >= first) & (place_of < first + drawn[:, None])
         finished = torch.tensor(closed)[reasoning_of]
+        behaviour = None
+        if spelling.written is not None:
+            known = self.known(spelling.written, said)
+            behaviour = behaviour_of([known[place] for place in reasoning_of], first, written.ids)
         return Completions(
             tokens=written.to(device),
             prompt_of=(torch.tensor(reasoning_of) // group_size).to(device),
@@ -213,7 +231,12 @@ class Reasoned(PlainRollout):
             choices=ChoiceSets(among, sets.tokens).to(device),
             finished=finished.to(device),
             segments=torch.where(in_answer, 0, -1).to(device),
+            behaviour=None if behaviour is None else behaviour.to(device),
         )
+
+    def known(self, written: Written, said: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The server's log-probabilities of what is kept of its rows."""
+        return [list(own[: len(kept)]) for own, kept in zip(written.logprobs, said, strict=True)]
 
     def _pick(
         self,
@@ -249,5 +272,6 @@ def _taken(rows: Completions, picked: Tensor) -> Completions:
         scores=TokenScores(rows.scores.logprobs[picked, :width], rows.scores.entropy[picked, :width]),
         segments=rows.segments[picked, :width],
         order=None if rows.order is None else rows.order[picked],
+        behaviour=None if rows.behaviour is None else rows.behaviour[picked, :width],
         generated=rows.generated,
     )

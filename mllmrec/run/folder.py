@@ -80,6 +80,9 @@ class RunFolder:
         self.checkpoints_path = self.path / "checkpoints"
         self.skipped_path = self.path / "skipped"  # batches of updates that were not finite
         self.experience_path = self.path / "experience"  # a file for each phase that learnt some
+        self.served_path = (
+            self.path / "served_adapters"
+        )  # what an inference server draws with while a phase trains
         self.resume_path = self.path / "resume"  # what another attempt at an unfinished job goes on from
         # Rankings of the same users among other negatives, as a folder of the same form.
         self.beside_path = self.path / "other_negatives"
@@ -132,6 +135,7 @@ class RunFolder:
             self.skipped_path,
             self.experience_path,
             self.beside_path,
+            self.served_path,
             self.resume_path,
         ):
             shutil.rmtree(trained, ignore_errors=True)
@@ -140,10 +144,12 @@ class RunFolder:
         """Prepare for another attempt at the job that an earlier attempt left unfinished."""
         remove_abandoned(self.path)
         self.failed_path.unlink(missing_ok=True)
+        shutil.rmtree(self.served_path, ignore_errors=True)
 
     def forget_attempts(self) -> None:
         """Remove what only another attempt would need, once the job has finished."""
-        shutil.rmtree(self.resume_path, ignore_errors=True)
+        for path in (self.resume_path, self.served_path):
+            shutil.rmtree(path, ignore_errors=True)
 
     def finish(self, config: str, objective: float, files: Record | None = None) -> None:
         """Record that the job finished.

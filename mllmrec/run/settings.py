@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,25 @@ OF_THE_JOB = (
     *("resume", "checkpoint"),
 )
 
+# Settings of a section that say where something is computed, and not what.
+OF_THE_PLACE = {
+    "generator": (
+        *("base_url", "api_key_env", "concurrency", "timeout_seconds", "attempts", "backoff_seconds"),
+        *("adapter_folder", "seen_as"),
+    )
+}
+
 # Modules of classes that settings name: where they were in earlier versions, and where they are.
 MOVED = {"mllmrec.loggers": "mllmrec.run.loggers"}
+
+
+def of_results(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a job, resolved, that its results depend on."""
+    found = {name: value for name, value in settings.items() if name not in OF_THE_JOB}
+    for section, names in OF_THE_PLACE.items():
+        if isinstance(found.get(section), Mapping):
+            found[section] = {name: value for name, value in found[section].items() if name not in names}
+    return found
 
 
 def read_settings(path: Path) -> Any:

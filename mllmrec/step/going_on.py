@@ -107,6 +107,7 @@ def grown_rows(batch: RolloutBatch, tails: Sequence[Tail], drawn: Completions) -
         texts=[""] * len(tails),
         weights=None,
         old=None,
+        behaviour=None,
         reference=None,
         teacher=None,
         rewards=None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from mllmrec.prompts.examples import Example
 from mllmrec.rl.advantages import Advantage
 from mllmrec.rl.batch import KnownScores, RolloutBatch
+from mllmrec.rl.behaviour import MEAN_DIFFERENCE, sampling_metrics, truncated_ratio
 from mllmrec.rl.left_out import most_uncertain, near_enough
 from mllmrec.rl.losses import OF_THE_STEP, LossInputs, PolicyLoss, aggregate
 from mllmrec.rl.parts import REFERENCE, Part
@@ -51,6 +53,8 @@ class StepSettings:
     # became less likely by more than so many nats a token.
     entropy_share: float = 1.0
     off_policy_limit: float | None = None
+    # The most that the ratio of the policy to the server that drew a token counts (`mllmrec.rl.behaviour`); None: no ratio.
+    truncate_at: float | None = None
 
 
 class PolicyGradient:
@@ -120,18 +124,46 @@ class PolicyGradient:
         batch = self.collector.fill(batch, needs, rows=rows)
         # Tokens without an advantage are not learnt, whether or not the pass leaves them out.
         self.tokens.add(int(batch.learnt[self._differs(batch)].sum()))
+        sampling: dict[str, float] = {}
         for iteration in range(self.settings.iterations):
             sums: dict[str, float] = {}
             seen = torch.zeros(batch.learnt.shape, device=self.speaker.device)
             # The rollout's own pass is valid only until the first update.
             known = batch.known if iteration == 0 else None
-            numbers = update(self.loss_shares(batch, sums, known=known, seen=seen))
+            shares = self.loss_shares(batch, sums, known=known, seen=seen)
+            if iteration == 0 and batch.behaviour is not None:
+                # Before the weights change, and after the last share has scored its rows.
+                compare = partial(self._compare, batch, seen, rows, sampling)
+                shares = _then(shares, compare)
+            numbers = update(shares)
+            if self.speaker.served is not None:
+                self.speaker.served.updated()
             batch = batch if batch.old is not None else replace(batch, old=seen)
             tokens = sums.pop("tokens") or 1.0
             means = {name: total / tokens for name, total in sums.items()}
-            yield {**numbers, **means, **effective_share(batch, seen, rows), **self.tokens.metrics()}
+            shared = effective_share(batch, seen, rows)
+            yield {**numbers, **means, **shared, **self.tokens.metrics(), **sampling}
         if self.collector.reference is not None:
             self.collector.reference.follow(self.speaker.policy, batch.step)
+
+    def ask_ahead(self, examples: Sequence[Example], step: int) -> None:
+        """Let the server draw the completions of a later step while this step's updates are made."""
+        self.speaker.ask_ahead(examples, Turn(step, self.settings.group_size))
+
+    def _compare(self, batch: RolloutBatch, seen: Tensor, rows: Tensor, found: dict[str, float]) -> None:
+        """Fill in how far the server's probabilities are from the policy's.
+
+        Raises:
+            UserError: they are another model's.
+        """
+        assert batch.behaviour is not None
+        old = seen if batch.old is None else batch.old
+        found |= sampling_metrics(
+            old[rows], batch.behaviour[rows], batch.learnt[rows], self.settings.truncate_at
+        )
+        if self.speaker.served is not None and found:
+            self.speaker.served.check_difference(found[MEAN_DIFFERENCE])
+            found |= self.speaker.served.metrics()
 
     def loss_shares(
         self,
@@ -168,6 +200,8 @@ class PolicyGradient:
             if kept is not None:
                 terms = torch.where(kept, terms, 0.0)
                 metrics["left_out_mean"] = ~kept
+            if batch.behaviour is not None and self.settings.truncate_at is not None:
+                terms = terms * truncated_ratio(inputs.old, batch.behaviour[part], self.settings.truncate_at)
             for regularizer in self.regularizers:
                 term = regularizer(inputs)
                 terms = terms + regularizer.weight(batch.step) * term
@@ -246,6 +280,11 @@ class PolicyGradient:
         assert batch.advantages is not None
         counts = (batch.advantages != 0).view(len(batch), -1).any(1)
         return batch.groups.rows(batch.groups.any(counts.cpu())).to(self.speaker.device)
+
+
+def _then(shares: Iterable[Tensor], after: Callable[[], None]) -> Iterator[Tensor]:
+    yield from shares
+    after()
 
 
 def _add(sums: dict[str, float], name: str, value: Tensor) -> None:

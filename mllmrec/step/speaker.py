@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
 from mllmrec.step.going_on import Tail, grown_rows, left_to_say, prompts_with
+
+if TYPE_CHECKING:
+    from mllmrec.step.served import Served  # needs an optional package
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Speaker:
         self.plain, self.names, self.seed = draw, names, seed
         self.purpose, self.micro_batch_size = purpose, micro_batch_size
         self.generated_tokens = 0
+        self.served: Served | None = None  # a server that draws in the policy's place
         self._reasoning = policy.reasoning_tokens() if draw.reasons else None
 
     @property
@@ -132,17 +136,13 @@ class Speaker:
 
         Raises:
             NoProbabilities: the policy's probabilities are not numbers.
+            UserError: a server's completions cannot be used.
         """
         places = list(range(len(examples))) if which is None else list(which)
         asked = [examples[place] for place in places]
         own = [example.prompt for example in asked]
         tokens = self.policy.prompt_batch(own) if prompts is None else self._prompts(prompts)
-        purpose = (self.purpose, turn.step) if round_ == 0 else (self.purpose, turn.step, "round", round_)
-        copies = _copies(examples)
-        generators = [
-            torch_generator(self.seed, *purpose, examples[place].sample_id, *copies[place])
-            for place in places
-        ]
+        generators = self._generators(examples, places, turn, round_)
         drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked), draw)
         known = KnownScores(encoded, drawn.scores) if turn.gradients else None
         batch = self._batch(examples, turn, places, tokens, drawn, source, known)
@@ -151,6 +151,20 @@ class Speaker:
         if self.plain.constrained:
             return batch
         return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
+
+    def ask_ahead(self, examples: Sequence[Example], turn: Turn) -> None:
+        """Let the server begin with the completions of a later step; `complete` takes them, and counts the prompts."""
+        assert self.served is not None
+        prompts = self.policy.encode_rendered([self.policy.render(one.prompt) for one in examples])
+        draws = self._generators(examples, range(len(examples)), turn, 0)
+        self.served.ask_ahead(self.plain, prompts, turn.group_size, draws, self.spelling(examples))
+
+    def _generators(
+        self, examples: Sequence[Example], places: Sequence[int], turn: Turn, round_: str | int
+    ) -> list[torch.Generator]:
+        purpose = (self.purpose, turn.step, *(() if round_ == 0 else ("round", round_)))
+        named = [(one.sample_id, *copy) for one, copy in zip(examples, _copies(examples), strict=True)]
+        return [torch_generator(self.seed, *purpose, *named[place]) for place in places]
 
     def _drawn(
         self,
@@ -163,6 +177,8 @@ class Speaker:
         """The completions of some prompts, and the prompts as the engine encoded them."""
         draw = draw or self.plain
         draw = draw.greedy() if turn.greedy else draw
+        if self.served is not None and not turn.greedy:
+            spelling = self.served.with_written(draw, tokens, turn.group_size, generators, spelling)
         model = self.policy.model
         training = model.training
         model.train(training and turn.gradients)
@@ -250,6 +266,7 @@ class Speaker:
             sources=() if source == POLICY else (source,) * len(example_of),
             weights=drawn.weights,
             order=None if drawn.order is None else drawn.order.cpu(),
+            behaviour=drawn.behaviour,
             known=known,
         )
 

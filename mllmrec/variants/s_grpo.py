@@ -29,6 +29,7 @@ class SerialExit(Reasoned):
     """
 
     gives_order = True
+    by_server = False  # a piece of reasoning is drawn once for all exits
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ MANDATORY = {
     ("rollout", "lists"): ["task=ranked_list"],
     ("rollout", "prefix_states"): ["task=ranked_list"],
     ("inference", "value_search"): ["task=ranked_list"],
+    ("generator", "vllm"): ["backbone=qwen3_0.6b", "rollout=free"],
     ("advantage", "rank_grpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "gigpo"): ["task=ranked_list", "reward=rank_list"],
     ("advantage", "step_grpo"): ["task=ranked_list", "reward=rank_list"],
