@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -118,6 +119,7 @@ def run_language_model(run: NewRun) -> Evaluation:
         key = PhaseKey(cfg, prepared, policy, answers, held_out)
         store = PhaseStore(Path(cfg.cache_dir) / "stages", key)
     result = protocols.record("zero_shot", ranker)
+    drawn = monotonic()
     for count, phase in enumerate(phases, 1):
         so_far = phases[:count]
         inputs = PhaseInputs(phase, job, phase.config(cfg), remembers=phase.name in learnt_later)
@@ -154,7 +156,10 @@ def run_language_model(run: NewRun) -> Evaluation:
         if selection is not None:
             with policy.with_weights(selection.other):
                 protocols.record_selection(name, selection, ranker if selection.other else None)
-        draw_curves(folder.log_path, folder.curves_path)
+        # The whole job's curves are drawn at its end; a picture takes half a second, so not after phases of seconds.
+        if phase is not phases[-1] and monotonic() - drawn > 20:
+            draw_curves(folder.log_path, folder.curves_path)
+            drawn = monotonic()
     return result
 
 
