@@ -27,7 +27,7 @@ extensions = [
 exclude_patterns = ["_ext", "_static"]
 default_role = "py:obj"  # a name in single backticks is a link where the name has an entry
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # links such as data.md#captions-of-the-images
 myst_url_schemes = {"http": None, "https": None, "mailto": None, "source": None}
 nb_execution_mode = "off"  # tests run the notebooks

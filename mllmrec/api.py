@@ -47,7 +47,7 @@ class LoadedRun:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json: ``protocol``, ``stages``, ``intervals``, ``baselines`` and more."""
+        """What metrics.json holds, such as ``protocol``, ``stages``, ``intervals`` and ``baselines``."""
         return self.record.metrics
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,29 @@ def test_commands_are_found_and_expanded() -> None:
         ["seed=1", "eval.ks=[1,3]"],
     ]
     assert len(CASES) >= 10
+
+
+def test_the_reward_of_ones_own_is_that_of_the_page_of_parts(
+    tmp_path: Path, import_from: Callable[[Path], None]
+) -> None:
+    """The listings, which tests of extending.md run, and commands that compose with them."""
+    page = TEXTS["own_reward.md"]
+    for listing in (*blocks(page, "python"), *blocks(page, "yaml")):
+        assert listing in TEXTS["extending.md"]
+    (tmp_path / "ourlab" / "conf" / "reward").mkdir(parents=True)
+    for name in ("ourlab/__init__.py", "ourlab/conf/__init__.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "ourlab" / "rewards.py").write_text(blocks(page, "python")[0], encoding="utf-8")
+    (tmp_path / "ourlab" / "conf" / "reward" / "near.yaml").write_text(
+        blocks(page, "yaml")[0], encoding="utf-8"
+    )
+    import_from(tmp_path)
+    conf = str(tmp_path / "ourlab" / "conf")
+    own = [overrides for _, overrides in typed(page) if "--config-dir" in overrides]
+    assert len(own) == 2
+    for overrides in own:
+        words = [word for word in overrides if not word.startswith("--") and word != "ourlab/conf"]
+        for one in single_runs(words):
+            result = compose_checked("train", one, CONFIG_DIR, conf)
+            assert result.faults == [], one
+            check_config(result.config)
