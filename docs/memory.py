@@ -105,15 +105,15 @@ def need(shape: Shape, checkpointing: bool) -> Need:
 def smallest(total: float) -> str:
     """The smallest common GPU with room for so many bytes."""
     fitting = [size for size in SIZES if total <= ROOM * size * GB]
-    return f"{fitting[0]} GB" if fitting else "none of these"
+    return str(fitting[0]) if fitting else "more"
 
 
 def rows() -> list[str]:
     """The table in Markdown."""
     lines = [
-        "| model | weights, GB | adapters | cache of a rollout | logits | activations, whole | sum | GPU "
-        "| activations, checkpointed | sum | GPU |",
-        "|---|--:|--:|--:|--:|--:|--:|---|--:|--:|---|",
+        "| model | weights, GB | adapters | cache of a rollout | logits | activations, whole | sum | GPU, GB "
+        "| activations, checkpointed | sum | GPU, GB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for shape in SHAPES:
         whole, less = need(shape, False), need(shape, True)
