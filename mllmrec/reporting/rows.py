@@ -82,7 +82,9 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     differing = [
         key
         for key in dict.fromkeys(key for settings in values for key in settings)
-        if not _immaterial(key) and len({_shown(settings.get(key)) for settings in values}) > 1
+        if not _immaterial(key)
+        and not _is_the_seed(key, values)
+        and len({_shown(settings.get(key)) for settings in values}) > 1
     ]
     all_groups = {group for run in runs for group in _groups(run)}
     groups = [key for key in differing if key in all_groups]
@@ -155,6 +157,13 @@ def _follows(key: str, shown: Sequence[str], values: Sequence[dict[str, Any]]) -
 
 def _immaterial(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
+
+
+def _is_the_seed(key: str, values: Sequence[dict[str, Any]]) -> bool:
+    """Whether ``key`` is the seed of a part, which every run takes from its own seed."""
+    return key.endswith(".seed") and all(
+        settings.get(key, settings["seed"]) == settings["seed"] for settings in values
+    )
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

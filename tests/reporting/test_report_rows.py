@@ -21,6 +21,16 @@ def test_runs_that_differ_in_their_seed_share_a_row_named_by_what_was_typed(tmp_
     assert labels(tmp_path) == [("sft", [0, 1]), ("grpo_only", [0, 1])]
 
 
+def test_a_part_that_takes_the_runs_seed_parts_no_seeds(tmp_path, write_run):
+    for number, (seed, other) in enumerate([(0, 0), (1, 1)]):
+        settings = {"experience.seed": seed, "rollout.seed": other}
+        write_run(tmp_path / "same" / str(number), [1, 2], seed=seed, settings=settings)
+        settings = {"experience.seed": seed, "rollout.seed": 1 - other}
+        write_run(tmp_path / "own" / str(number), [1, 2], seed=seed, settings=settings)
+    assert labels(tmp_path / "same") == [("method=sft", [0, 1])]
+    assert labels(tmp_path / "own") == [("rollout.seed=0", [1]), ("rollout.seed=1", [0])]
+
+
 def test_everything_typed_that_differs_is_named_though_one_key_would_do(tmp_path, write_run):
     for number, (method, ratio) in enumerate([("sft", 0.1), ("mllmrec_r1", 0.3)]):
         typed = [f"method={method}", f"mix_ratio={ratio}"]
