@@ -33,6 +33,7 @@ from mllmrec.errors import ConfigError, UserError
 from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.encodable import write_what_can_be_encoded
 from mllmrec.stopping import HINT, RESUMABLE, check_stopped, end_at_once, stoppable, stopped_by, watching
+from mllmrec.sweeping.requeue import requeue_signals, requeued_when_asked
 
 WRONG_USE = 2
 Task = Callable[[DictConfig], "float | None"]
@@ -61,7 +62,7 @@ def _run(task: Task, config_name: str) -> None:
         # Again, for the processes of a multirun's pool.
         write_what_can_be_encoded()
         of_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        with watching():
+        with requeued_when_asked(), watching(requeue_signals()):
             try:
                 check_stopped()
                 if of_multirun:
@@ -72,7 +73,8 @@ def _run(task: Task, config_name: str) -> None:
                 return task(cfg)
             except BaseException as error:
                 stopped = stopped_by()
-                if stopped is not None and os.getpid() != launcher:
+                again = stopped is not None and stopped.number in requeue_signals()
+                if stopped is not None and os.getpid() != launcher and not again:
                     # The pool would give this process the next job.
                     end_at_once(stopped.status)
                 if stopped is not None or not isinstance(error, Exception):
@@ -142,10 +144,12 @@ def _check_command_line(config_name: str) -> None:
     composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
     # Here, because the help of a command needs no checks.
     from mllmrec.config.checks import check_config, plain_faults
+    from mllmrec.config.launcher_rules import launcher_faults
 
-    if composed.faults:
+    faults = composed.faults + (launcher_faults(composed.config) if args.multirun and not args.cfg else [])
+    if faults:
         # Report at once: a check of the components takes seconds of imports.
-        raise ConfigError(composed.faults + plain_faults(composed.config))
+        raise ConfigError(faults + plain_faults(composed.config))
     if not args.cfg:
         check_config(composed.config, _trials)
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
@@ -76,14 +76,18 @@ def check_stopped() -> None:
 
 
 @contextmanager
-def watching() -> Iterator[None]:
+def watching(also: Sequence[int] = ()) -> Iterator[None]:
     """Let signals raise `Stopped` in the block. An ignored signal (nohup) stays ignored; outside the main thread nothing
-    changes."""
+    changes.
+
+    Args:
+        also: numbers of further signals.
+    """
     global _watching
     before: dict[int, Any] = {}
     hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in (*SIGNALS, *also):
             if signal.getsignal(number) not in (signal.SIG_IGN, _on_signal):
                 before[number] = signal.signal(number, _on_signal)
     outside, _watching = _watching, _watching or bool(before)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from mllmrec.errors.disk import user_error_behind
-from mllmrec.stopping import CHILDREN_SECONDS
+from mllmrec.sweeping.local import claim_device, end_with_parent
 from mllmrec.sweeping.names import register_job_name
 
 # Every process that runs jobs imports this module before any job asks for its folder.
 register_job_name()
 
 ENDED = "ended.jsonl"  # one line for each job that finished or failed, in the sweep's folder
-_CLAIMED: list[BaseFileLock] = []  # this process's device, held until it ends
-_watched = threading.Event()
 
 
 class SweepCallback(Callback):
@@ -49,7 +43,7 @@ class SweepCallback(Callback):
         """Before a job, in its process."""
         end_with_parent()
         (Path(config.hydra.sweep.dir) / ENDED).touch()
-        if self.devices and not _CLAIMED:
+        if self.devices:
             claim_device(Path(config.hydra.sweep.dir), self.devices, self.slots)
         self._started = time.monotonic()
 
@@ -74,37 +68,3 @@ class SweepCallback(Callback):
         }
         with (Path(config.hydra.sweep.dir) / ENDED).open("ab", buffering=0) as stream:
             stream.write((json.dumps(ended) + "\n").encode())
-
-
-def claim_device(folder: Path, devices: Sequence[str], slots: int) -> None:
-    """Give this process one device for the rest of its life: the first that no other process of the sweep has."""
-    while not _CLAIMED:
-        for slot in range(slots):
-            lock = FileLock(folder / f".slot-{slot}")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            _CLAIMED.append(lock)
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-            return
-        # A process of a killed sweep may still be running.
-        time.sleep(0.5)
-
-
-def end_with_parent() -> None:
-    """End this process when its parent process has ended for any reason."""
-    if _watched.is_set():
-        return
-    _watched.set()
-    parent = os.getppid()
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        # A signal lets the job record that it was stopped.
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(CHILDREN_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True, name="end_with_parent").start()

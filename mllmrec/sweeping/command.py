@@ -15,7 +15,7 @@ from mllmrec.errors import UserError, choices
 from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.console import make_console, relative
 from mllmrec.screen.encodable import write_what_can_be_encoded
-from mllmrec.sweeping.jobs import experiments, plan
+from mllmrec.sweeping.jobs import Sweep, experiments, plan
 from mllmrec.sweeping.run import OUTPUT, Machine, run_sweep
 
 USAGE = """\
@@ -37,6 +37,8 @@ SETTINGS
   scale=amazon_beauty   the same on Amazon Beauty; with dataset.root=DIR
   jobs=K            jobs at a time (or the environment variable JOBS); by default
                     one per GPU; without a GPU one per core, at most eight
+  hydra/launcher=slurm  the jobs as one array of a Slurm cluster; =ray as tasks of Ray
+                    (docs/sweeps.md)
   report=false      no report at the end
   key=1,2,3         a new axis, or new values for an axis: seed=0,1
   key=value         a setting for all jobs; it becomes part of their folders' names
@@ -66,7 +68,7 @@ def run_command(arguments: Sequence[str]) -> int:
     write_what_can_be_encoded()
     try:
         if {"-h", "--help"} & set(given):
-            known = experiments(given, _flag(given, "--config-dir"))
+            known = experiments(given, flag(given, "--config-dir"))
             print(USAGE.format(experiments="\n  ".join(known)), flush=True)
             return 0
         return _sweep(given)
@@ -89,7 +91,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _sweep(given: list[str]) -> int:
-    config_dir = _flag(given, "--config-dir")
+    config_dir = flag(given, "--config-dir")
     asked = _own(given, "jobs") or os.environ.get("JOBS")
     with_report = _own(given, "report") or "true"
     if not given or "=" in given[0] or given[0].startswith("-"):
@@ -102,18 +104,12 @@ def _sweep(given: list[str]) -> int:
         raise UserError(f"report={with_report}: must be true or false")
     name, overrides = given[0], given[1:]
     sweep = plan(name, overrides, config_dir)
-    accelerators = {job.config.trainer.accelerator for job in sweep.jobs.values()}
-    machine = Machine.of_this_one(len(sweep.jobs), int(asked) if asked else None, accelerators)
-
     console = make_console()
-    threads = os.environ.get("OMP_NUM_THREADS", machine.threads)
-    where = f"on GPU {', '.join(machine.devices)}" if machine.devices else f"OMP_NUM_THREADS={threads} each"
-    console.print(
-        f"{name}: {len(sweep.jobs)} jobs in {relative(sweep.folder)}, {machine.at_once} at a time, {where}; "
-        f"what they print: {relative(sweep.folder / OUTPUT)}",
-        highlight=False,
-        markup=False,
-    )
+    machine = _machine(sweep, int(asked) if asked else None)
+    console.print(f"{name}: {_intent(sweep, machine)}", highlight=False, markup=False)
+    told = machine.crowded()
+    if told:
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     count = 0
 
     def tell(job: str, entry: dict[str, Any]) -> None:
@@ -139,8 +135,29 @@ def _sweep(given: list[str]) -> int:
     return status
 
 
-def _flag(given: list[str], name: str) -> str | None:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments."""
+def _machine(sweep: Sweep, asked: int | None) -> Machine:
+    if not sweep.here:
+        return Machine(asked, [], None)
+    accelerators = {job.config.trainer.accelerator for job in sweep.jobs.values()}
+    return Machine.of_this_one(len(sweep.jobs), asked, accelerators)
+
+
+def _intent(sweep: Sweep, machine: Machine) -> str:
+    """What will run where, in words."""
+    jobs = f"{len(sweep.jobs)} jobs in {relative(sweep.folder)}"
+    at_once = "" if machine.at_once is None else f", {machine.at_once} at a time"
+    output = relative(sweep.folder / OUTPUT)
+    if not sweep.here:
+        # Slurm and submitit write a file of output for each job.
+        files = output if sweep.launcher == "ray" else relative(sweep.folder / ".submitit")
+        return f"{jobs}{at_once}, by hydra/launcher={sweep.launcher}; what they print: {files}"
+    threads = os.environ.get("OMP_NUM_THREADS", machine.threads)
+    where = f"on GPU {', '.join(machine.devices)}" if machine.devices else f"OMP_NUM_THREADS={threads} each"
+    return f"{jobs}{at_once}, {where}; what they print: {output}"
+
+
+def flag(given: list[str], name: str) -> str | None:
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None if it is not there."""
     for index, text in enumerate(given):
         if text == name and index + 1 < len(given):
             del given[index]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
+from mllmrec.config.launcher_rules import launcher_faults
 from mllmrec.config.messages import nearest, readable
 from mllmrec.config.places import further_places, group_choices
 from mllmrec.config.typed import quoted
@@ -24,6 +25,19 @@ from mllmrec.sweeping.callback import SweepCallback
 from mllmrec.sweeping.names import PRESETS, job_name
 
 ROOT = "train"
+ELSEWHERE = (
+    "slurm",
+    "submitit_slurm",
+    "submitit_local",
+    "ray",
+)  # launchers that find room for the jobs themselves
+# The settings of launchers for jobs at a time.
+_AT_ONCE = {
+    "joblib": "n_jobs",
+    "slurm": "array_parallelism",
+    "submitit_slurm": "array_parallelism",
+    "ray": "n_jobs",
+}
 
 
 @dataclass(frozen=True)
@@ -47,11 +61,18 @@ class Sweep:
         folder: the sweep's folder.
         jobs: jobs by the names of their folders in it, in starting order.
         overrides: the overrides that make all jobs, including the axes.
+        launcher: Hydra's launcher, which runs the jobs.
     """
 
     folder: Path
     jobs: dict[str, Job]
     overrides: list[str]
+    launcher: str = "joblib"
+
+    @property
+    def here(self) -> bool:
+        """Whether the jobs run on this machine, in processes of this command."""
+        return self.launcher not in ELSEWHERE
 
 
 def experiments(overrides: Sequence[str] = (), config_dir: str | None = None) -> list[str]:
@@ -88,8 +109,9 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     ]
     # Check overrides as typed first, which gives the best message about a value that replaces the experiment's.
     composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
-    if composed.faults:
-        raise ConfigError(composed.faults)
+    faults_of_all = composed.faults + launcher_faults(composed.config)
+    if faults_of_all:
+        raise ConfigError(faults_of_all)
     axes = [f"{key}={values}" for key, values in (composed.config.hydra.sweeper.params or {}).items()]
     with initialize_config_dir(str(CONFIG_DIR), job_name=ROOT, version_base=VERSION_BASE):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -107,7 +129,10 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
             faults.update({f"job {where}: {fault}": None for fault in plain_faults(jobs[where].config)})
     if faults:
         raise ConfigError(list(faults))
-    return Sweep(_folder(name, given, composed.config), jobs, given)
+    launcher = composed.config.hydra.runtime.choices["hydra/launcher"]
+    if launcher == "basic" and not any(text.startswith("hydra/launcher=") for text in given):
+        launcher = "joblib"
+    return Sweep(_folder(name, given, composed.config), jobs, given, launcher)
 
 
 def _folder(name: str, given: Sequence[str], config: DictConfig) -> Path:
@@ -120,14 +145,17 @@ def _folder(name: str, given: Sequence[str], config: DictConfig) -> Path:
     return Path("sweeps", "-".join([name, *presets]))
 
 
-def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) -> list[str]:
+def launching(sweep: Sweep, at_once: int | None, slots: int, devices: Sequence[str]) -> list[str]:
     """The overrides with which Hydra runs jobs of a sweep, each in its own folder.
 
     Args:
         sweep: the sweep that the jobs belong to.
-        at_once: jobs of this multirun at a time.
+        at_once: jobs of this multirun at a time; None for what the launcher's own settings say.
         slots: jobs of the sweep at a time.
         devices: devices to distribute to the jobs.
+
+    Raises:
+        UserError: the launcher has no setting for jobs at a time.
     """
     callback = "+hydra.callbacks.sweep"
     added = [
@@ -137,7 +165,13 @@ def launching(sweep: Sweep, at_once: int, slots: int, devices: Sequence[str]) ->
         f"{callback}.devices=[{','.join(map(quoted, devices))}]",
         f"{callback}.slots={slots}",
     ]
-    if not any(text.startswith("hydra/launcher=") for text in sweep.overrides):
+    if sweep.launcher == "joblib":
         # One by one: after short jobs at the start, such as finished ones, joblib would bundle the long jobs that follow.
-        added += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}", "hydra.launcher.batch_size=1"]
+        added += ["hydra/launcher=joblib", "hydra.launcher.batch_size=1"]
+    if at_once is not None and sweep.launcher != "basic":
+        if sweep.launcher not in _AT_ONCE:
+            raise UserError(
+                f"jobs={at_once}: hydra/launcher={sweep.launcher} has no setting for jobs at a time"
+            )
+        added.append(f"hydra.launcher.{_AT_ONCE[sweep.launcher]}={at_once}")
     return added

@@ -19,6 +19,7 @@ from mllmrec.errors import UserError
 from mllmrec.stopping import CHILDREN_SECONDS
 from mllmrec.sweeping.callback import ENDED
 from mllmrec.sweeping.jobs import ROOT, Sweep, launching
+from mllmrec.sweeping.local import crowded, gpus
 
 MULTIRUN = [sys.executable, "-m", f"mllmrec.{ROOT}", "--multirun"]
 OUTPUT = "output.log"  # the jobs' output, in the sweep's folder
@@ -32,14 +33,14 @@ class Machine:
     """How many jobs run at once, and on which devices.
 
     Attributes:
-        at_once: number of jobs at once.
-        devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; empty for the CPU.
-        threads: threads of each job's arithmetic on the CPU.
+        at_once: number of jobs at once; None if another engine finds room for them.
+        devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; empty for the CPU, and if another engine gives them.
+        threads: threads of each job's arithmetic on the CPU; None if another engine decides.
     """
 
-    at_once: int
+    at_once: int | None
     devices: list[str]
-    threads: int
+    threads: int | None
 
     @classmethod
     def of_this_one(cls, jobs: int, at_once: int | None, accelerators: set[str]) -> Machine:
@@ -50,18 +51,16 @@ class Machine:
             at_once: the requested number of jobs at once, or None.
             accelerators: ``trainer.accelerator`` of the jobs.
         """
-        devices = [] if accelerators <= {"cpu"} else _gpus()
+        devices = [] if accelerators <= {"cpu"} else gpus()
         cores = cpu_count()
         k = min(jobs, at_once or len(devices) or min(cores, MOST_ON_CPU))
         return cls(k, devices, max(1, cores // k))
 
-
-def _gpus() -> list[str]:
-    import torch
-
-    count = torch.cuda.device_count()
-    visible = [device.strip() for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    return visible[:count] if visible != [""] else [str(index) for index in range(count)]
+    def crowded(self) -> str | None:
+        """What is wrong with so many jobs at once; None if nothing is."""
+        if self.at_once is None:
+            return None
+        return crowded("jobs", self.at_once, len(self.devices), cpu_count())
 
 
 def run_sweep(
@@ -103,14 +102,15 @@ def run_sweep(
                     tell(name, entry)
 
         flags = ["--config-dir", str(Path(config_dir).resolve())] if config_dir else []
-        together = [*sweep.overrides, *launching(sweep, machine.at_once, machine.at_once, machine.devices)]
+        slots = machine.at_once or 1
+        together = [*sweep.overrides, *launching(sweep, machine.at_once, slots, machine.devices)]
         _run([[*together, *flags]], 1, machine, sweep, follow)
         left = [name for name in sweep.jobs if name not in ended]
         if left and (sweep.folder / ENDED).exists():
-            alone = [text for text in sweep.overrides if text.startswith(("hydra.", "hydra/"))]
-            alone += launching(sweep, 1, machine.at_once, machine.devices)
+            alone = [text for text in sweep.overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
+            alone += launching(sweep, None if machine.at_once is None else 1, slots, machine.devices)
             commands = [[*sweep.jobs[name].overrides, *alone, *flags] for name in left]
-            _run(commands, machine.at_once, machine, sweep, follow)
+            _run(commands, machine.at_once or MOST_ON_CPU, machine, sweep, follow)
     if not (sweep.folder / ENDED).exists():
         said = (sweep.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
         raise UserError("no job could start:\n" + "\n".join(said[-5:]))
@@ -127,8 +127,10 @@ def _run(
 ) -> None:
     """Run multiruns, ``at_once`` at a time, and wait until they end."""
     # If the two numbers differ, torch takes the larger one, and threads then spin while they wait for each other.
-    threads = os.environ.get("OMP_NUM_THREADS", str(machine.threads))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    environment = dict(os.environ)
+    if machine.threads is not None:
+        threads = os.environ.get("OMP_NUM_THREADS", str(machine.threads))
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     waiting = list(commands)
     running: list[subprocess.Popen[bytes]] = []
     with (sweep.folder / OUTPUT).open("ab") as output:

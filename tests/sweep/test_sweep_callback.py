@@ -18,14 +18,14 @@ from mllmrec.sweeping.callback import SweepCallback
 CLAIM = """
 import os, sys
 from pathlib import Path
-from mllmrec.sweeping.callback import claim_device
+from mllmrec.sweeping.local import claim_device
 claim_device(Path(sys.argv[1]), ["3", "5"], int(sys.argv[2]))
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
 FAMILY = """
 import subprocess, sys, time
-child = "from mllmrec.sweeping.callback import end_with_parent; end_with_parent(); print('ready', flush=True); import time; time.sleep(60)"
+child = "from mllmrec.sweeping.local import end_with_parent; end_with_parent(); print('ready', flush=True); import time; time.sleep(60)"
 started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
 started.stdout.readline()
 print(started.pid, flush=True)
