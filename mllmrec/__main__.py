@@ -18,6 +18,7 @@ COMMANDS = {
     "reproduce": "run a finished run again and compare the results",
     "report": "tables, tests and pictures over many runs",
     "sweep": "a named experiment as a resumable multirun",
+    "tune": "a search for hyper-parameters on validation users",
 }
 USAGE = """\
 NAME

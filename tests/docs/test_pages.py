@@ -16,7 +16,7 @@ from mllmrec.config.compose import compose_checked
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
-NOT_HYDRA = {"sweep"}
+NOT_HYDRA = {"sweep", "tune"}
 PLACEHOLDER = re.compile(r"\b(DIR|FOLDER)\b")  # files that the check would look for
 
 
