@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, Qwen3VLConfig
+from transformers import AutoConfig, AutoImageProcessor, Qwen2VLImageProcessorPil, Qwen3VLConfig
 
 from mllmrec.errors import UserError
 from mllmrec.flat import flat_settings
@@ -16,11 +16,6 @@ from mllmrec.models.tokenizer import train_tokenizer
 from mllmrec.models.visual import Pictures, SeeingQwen3VL, VisualPolicy
 from mllmrec.prompts.markup import ITEM_MARK
 from mllmrec.randomness import seeded_globals
-
-try:
-    from transformers import Qwen2VLImageProcessorPil
-except ImportError:  # its name before transformers 5.4, where there was no other
-    from transformers import Qwen2VLImageProcessor as Qwen2VLImageProcessorPil  # type: ignore[assignment]
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _PATCH, _MERGE = 16, 2
