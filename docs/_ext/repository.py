@@ -30,6 +30,7 @@ PLACES = {
 }
 LISTED = "\n\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
 OTHERS = "(other pages)"  # stands in a list of index.md for the pages that none of its lists names
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml"}
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
 
@@ -127,7 +128,7 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             if new.startswith("source:"):
                 linked.add(new.removeprefix("source:"))
     for name in sorted(linked):
-        language = "python" if name.endswith(".py") else "text"
+        language = LANGUAGES.get(Path(name).suffix, "text")
         text = (ROOT / name).read_text(encoding="utf-8")
         body = f"<h1>{escape(name)}</h1>" + app.builder.highlighter.highlight_block(
             text, language, linenos=False

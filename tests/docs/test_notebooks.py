@@ -20,11 +20,17 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
     return module.run(path, folder)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For both: the second need not draw and caption the images again."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs(path: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("MLLMREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLLMREC_CACHE", str(cache))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
     shown = [cell for cell in run(path, tmp_path).cells if cell.cell_type == "code" and cell.outputs]
     assert len(shown) >= 5
