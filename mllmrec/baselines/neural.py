@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -142,7 +143,7 @@ class NeuralRecommender(Recommender):
                 callbacks.append(KeepBest(self.network, inputs.measure, training.every, training.patience))
             trainer = inputs.make_trainer(max_epochs=training.max_epochs, callbacks=callbacks)
             batches = LengthBatches(lengths, training.batch_size, inputs.seed)
-            loader: DataLoader = DataLoader(
+            loader: DataLoader[Any] = DataLoader(
                 sequences,  # type: ignore[arg-type]
                 batch_sampler=Epochs(batches, inputs.progress),
                 collate_fn=lambda batch: padded(batch, longest),

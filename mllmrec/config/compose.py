@@ -198,7 +198,7 @@ def _fault(text: str, error: Exception, config: DictConfig, groups: Groups) -> s
 def _paths(config: DictConfig, of_hydra: bool) -> Iterator[str]:
     """The path of every key: Hydra's keys if ``of_hydra``, else ours."""
 
-    def walk(values: dict, prefix: str) -> Iterator[str]:
+    def walk(values: dict[str, Any], prefix: str) -> Iterator[str]:
         for key, value in values.items():
             path = f"{prefix}{key}"
             yield path

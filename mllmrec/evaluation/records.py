@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,7 +162,7 @@ def read_stage(path: Path, stage: str) -> StageRecords:
     )
 
 
-def _lists(table: pa.Table, name: str) -> list[list] | None:
+def _lists(table: pa.Table, name: str) -> list[list[Any]] | None:
     if name not in table.column_names or table[name].null_count == table.num_rows:
         return None
     return table[name].to_pylist()

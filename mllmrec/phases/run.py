@@ -96,6 +96,6 @@ def fit(
         use_distributed_sampler=False,
     )
     # Each batch is planned when its step begins, so that a curriculum has seen all steps before it.
-    loader: DataLoader = DataLoader(dataset, batch_sampler=Steps(batches, progress), collate_fn=list)
+    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=Steps(batches, progress), collate_fn=list)
     progress.fit(trainer, module, loader)
     return None if ranking is None else ranking.selection

@@ -8,15 +8,16 @@ to tell items apart.
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase as LETTERS
 
 from mllmrec.prompts.markup import item_label, label_item
 
 LABELS = ("id", "letter", "number", "none")
 ANSWER_FORMATS = ("id", "id_title")
+LETTERS = string.ascii_uppercase
 
 _BY_ID = re.compile(r"^\[ITEM_([^\[\]\s]+)\](?:[ \t]+(\S.*?))?\s*$")
 _BY_PLACE = {

@@ -51,6 +51,8 @@ class ReasoningTokens:
         """Whether each row's last token completes a closing tag."""
         asked = [row for row, tokens in enumerate(said) if tokens and tokens[-1] in self.closers]
         found = [False] * len(said)
+        if not asked:  # some versions of transformers decode no row to one empty text
+            return found
         for row, text in zip(asked, self.decode([said[row][-_TAIL:] for row in asked]), strict=True):
             found[row] = THINK_CLOSE in text
         return found

@@ -92,6 +92,7 @@ def first_value(override: Override) -> str | None:
     sweep: Any = override.value()
     if type(sweep) is not IntervalSweep:
         return None
+    assert sweep.start is not None
     return f"{override.get_key_element()}={_whole(sweep.start)}"
 
 
