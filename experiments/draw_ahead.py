@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
         sys.path.insert(0, str(PROJECT / "tests"))
         from loopback_vllm import LoopbackVllm
 
-        url = LoopbackVllm(settings.model, delay=settings.delay).url
+        url = LoopbackVllm(settings.model, delay=settings.delay, max_model_len=4096).url
     with tempfile.TemporaryDirectory() as place:
         waits, ahead = (seconds_per_step(settings, url, lag, Path(place) / f"lag{lag}") for lag in (0, 1))
     print(f"max_lag=0 {waits:.2f} s a step, max_lag=1 {ahead:.2f} s: {waits / ahead:.2f} times as fast")

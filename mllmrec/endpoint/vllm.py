@@ -140,7 +140,7 @@ class VllmServer:
             if "already been loaded" in words:
                 return  # by a try whose answer was lost
             raise UserError(
-                f"{self.url} did not load the adapter in {path} (HTTP {error.status_code}: {words[:300]}): it must see that folder "
+                f"{self.url} did not load the adapter in {path} (HTTP {error.status_code}: {self._told(words)}): it must see that folder "
                 "(generator.adapter_folder, generator.seen_as), have the base model of backbone.path, and take the ranks of all "
                 "phases together (--max-lora-rank)"
             ) from error
@@ -176,7 +176,10 @@ class VllmServer:
             except openai.NotFoundError as error:
                 raise NoSuchModel(f"{self.url} has no {model}") from error
             except openai.APIStatusError as error:
-                raise self._failure(f"completions by {model}", error) from error
+                raise UserError(
+                    f"{self.url} refuses a prompt of {len(prompt)} tokens and {wanted.limit} behind it (HTTP {error.status_code}: "
+                    f"{self._told(kind_of(error)[1])}); if that is too long, start it with a greater --max-model-len"
+                ) from error
             rows += found.rows
             logprobs += found.logprobs
             names.add(found.model)
@@ -276,13 +279,17 @@ class VllmServer:
     def _failure(self, what: str, error: BaseException) -> UserError:
         problem, words = kind_of(error)
         connection = self.connection
-        told = f" ({words.replace(self._key, connection.api_key_env)[:300]})" if words else ""
+        told = f" ({self._told(words)})" if words else ""
         if isinstance(error, openai.APITimeoutError):
             problem = f"silence for generator.timeout_seconds={connection.timeout_seconds:g}"
         return UserError(
             f"{self.url}: {what} came to nothing in {connection.attempts} tries, the last with {problem}{told}: check that the "
             "server is up and answers in time, then start again; with resume=auto the run goes on from its last checkpoint"
         )
+
+    def _told(self, words: str) -> str:
+        """The server's words without the key."""
+        return words.replace(self._key, self.connection.api_key_env)[:300]
 
     def _refused(self, status: int) -> UserError:
         return UserError(
@@ -293,5 +300,5 @@ class VllmServer:
     def _warn(self, problem: str, words: str) -> None:
         if problem not in self._warned:  # once per kind of failure
             self._warned.add(problem)
-            told = f" ({words.replace(self._key, self.connection.api_key_env)[:300]})" if words else ""
+            told = f" ({self._told(words)})" if words else ""
             log.warning("%s: %s%s; it is asked again", self.url, problem, told)

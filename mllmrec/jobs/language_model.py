@@ -75,7 +75,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     )
     check_prompts(run, phases, policy, answers)
     check_rewards(run, phases)
-    check_servers(cfg, phases, policy)
+    check_servers(run, phases, policy)
     run.begin()
     write_prompts(folder.prompts_path, policy.render, prompt_sets(run, phases), cfg.seed)
     if reads_vectors:
@@ -224,20 +224,29 @@ def check_rewards(run: NewRun, phases: Sequence[Phase]) -> None:
             instantiate(phase.config(run.cfg).reward).meet_items(items)
 
 
-def check_servers(cfg: DictConfig, phases: Sequence[Phase], policy: Policy) -> None:
+def check_servers(run: NewRun, phases: Sequence[Phase], policy: Policy) -> None:
     """Refuse a run whose rollouts are to be drawn by a server that cannot.
 
     Raises:
         UserError: in one sentence, why not.
     """
+    rank = 0  # of all adapters so far
     for phase in phases:
-        seen = phase.config(cfg)
+        seen = phase.config(run.cfg)
+        if phase.kind.trains and phase.kind.data != "sequences":
+            changed = seen[phase.kind.name].get("lora") or {}
+            rank += changed.get("rank") or (seen.backbone.get("lora") or {}).get("rank") or 0
         if "generator" in phase.kind.parts and seen.get("generator") is not None:
             from mllmrec.step.server_check import check_server  # needs an optional package
 
             rollout = innermost(seen.rollout)
             check_server(
-                instantiate(seen.generator), policy, rollout["temperature"], rollout.get("top_p", 1.0)
+                instantiate(seen.generator),
+                policy,
+                run.folder.served_path,
+                rank=rank,
+                temperature=rollout["temperature"],
+                top_p=rollout.get("top_p", 1.0),
             )
 
 

@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from mllmrec.errors import UserError
+from mllmrec.models.adapters import adapter_config
 from mllmrec.models.policy import Policy
+
+Matrices = dict[str, tuple[torch.Tensor, torch.Tensor]]  # module → sA and B
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
@@ -25,9 +28,35 @@ def write_joint_adapter(policy: Policy, folder: Path) -> None:
     Raises:
         UserError: an adapter is more than a product of two matrices beside a linear layer.
     """
+    _write([_matrices(policy.model, name) for name in policy.phases], folder)
+
+
+def write_first_adapter(policy: Policy, rank: int, folder: Path) -> None:
+    """Write an adapter that changes nothing, with the modules of the policy's first adapter.
+
+    Args:
+        policy: a policy that will have LoRA adapters and has none yet.
+        rank: of the adapter.
+        folder: an existing folder.
+
+    Raises:
+        UserError: as in `write_joint_adapter`.
+    """
+    from peft import get_peft_model
+
+    assert policy.lora is not None
+    config = adapter_config({**policy.lora, "rank": rank, "alpha": rank, "dropout": 0.0})
+    with torch.random.fork_rng(devices=[]):
+        model: Any = get_peft_model(policy.model, config, adapter_name="backbone")
+    try:
+        _write([_matrices(model, "backbone")], folder)
+    finally:
+        policy.model = model.unload()
+
+
+def _write(parts: list[Matrices], folder: Path) -> None:
     from peft import LoraConfig
 
-    parts = [_matrices(policy.model, name) for name in policy.phases]
     rank = sum(max(one.shape[0] for one, _ in part.values()) for part in parts)
     modules = list(dict.fromkeys(module for part in parts for module in part))
     weights: dict[str, torch.Tensor] = {}
@@ -46,7 +75,7 @@ def write_joint_adapter(policy: Policy, folder: Path) -> None:
     ).save_pretrained(str(folder))
 
 
-def _matrices(model: Any, name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _matrices(model: Any, name: str) -> Matrices:
     """Of each module with an adapter: sA and B, on the CPU."""
     from peft import get_peft_model_state_dict
 

@@ -96,6 +96,18 @@ class Vllm:
         self.connection, self.agreement = connection, agreement
         self.adapter_folder, self.seen_as = adapter_folder, seen_as
 
+    def folder(self, own: Path) -> Path:
+        """Where adapters are written.
+
+        Args:
+            own: the place in the run folder.
+        """
+        return Path(self.adapter_folder or own).absolute()
+
+    def as_seen(self, path: Path) -> str:
+        """The path of an adapter as the server sees it."""
+        return str(path) if self.seen_as is None else f"{self.seen_as}/{path.name}"
+
 
 @dataclass(frozen=True)
 class _Version:
@@ -129,7 +141,7 @@ class Served:
             iterations: updates in a step.
         """
         self.settings, self.policy = settings, policy
-        self.folder = Path(settings.adapter_folder or folder).absolute()
+        self.folder = settings.folder(folder)
         self.allowed = settings.agreement.max_lag * iterations  # updates
         self.updates = 0  # so far in this phase
         self.lag = 0  # of the last completions, in updates
@@ -255,8 +267,7 @@ class Served:
         return version
 
     def _load(self, version: _Version) -> None:
-        seen = self.settings.seen_as
-        self._server.load(version.name, str(version.path) if seen is None else f"{seen}/{version.name}")
+        self._server.load(version.name, self.settings.as_seen(version.path))
 
     def _draw(self, asked: _Asked, version: _Version) -> list[Drawn]:
         """Completions of each prompt, in order; many requests are under way at once."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mllmrec.endpoint.vllm import VllmServer
 from mllmrec.errors import UserError
+from mllmrec.models.joint_adapter import write_first_adapter
 from mllmrec.models.policy import Policy
 from mllmrec.rollout.written import Wanted
 from mllmrec.step.served import Vllm
@@ -17,20 +22,23 @@ _TEXT = "Which item comes next?"
 _TOKENS = 8  # drawn and compared
 
 
-def check_server(settings: Vllm, policy: Policy, temperature: float, top_p: float = 1.0) -> None:
-    """Let the server's base model draw a few tokens, and compare their probabilities with the policy's.
+def check_server(
+    settings: Vllm, policy: Policy, folder: Path, *, rank: int, temperature: float, top_p: float = 1.0
+) -> None:
+    """Let the server draw a few tokens with an adapter that changes nothing, and compare their probabilities with the policy's.
 
     Args:
         settings: those of the generator.
         policy: before its first phase.
+        folder: for the adapter, unless the settings name another; nothing stays there.
+        rank: of all adapters together.
         temperature: of the rollout.
         top_p: likewise.
 
     Raises:
-        UserError: the server cannot be reached or takes no adapters, or it has another tokenizer, another model, or
-            log-probabilities from before temperature and nucleus.
+        UserError: the server cannot be reached, takes no such adapters or does not see their folder, or it has another
+            tokenizer, another model, or log-probabilities from before temperature and nucleus.
     """
-    _check_adapters(policy)
     server = VllmServer(settings.connection)
     try:
         base = server.base()
@@ -39,7 +47,9 @@ def check_server(settings: Vllm, policy: Policy, temperature: float, top_p: floa
         prompt = policy.encode_rendered([text])[0]
         _check_tokenizer(server, base.name, text, policy)
         wanted = Wanted([], _TOKENS, policy.end_token, temperature, top_p)
-        (row,), (theirs,), _ = _drawn(server, base.name, prompt, wanted)
+        with _first_adapter(server, settings, policy, folder, rank) as name:
+            drawn = server.draw(name, prompt, 1, wanted, 0)
+        (row,), (theirs,) = drawn.rows, drawn.logprobs
     finally:
         server.close()
     own, raw = _logprobs(policy, prompt, row, temperature, top_p)
@@ -58,22 +68,24 @@ def check_server(settings: Vllm, policy: Policy, temperature: float, top_p: floa
         )
 
 
-def _drawn(server: VllmServer, model: str, prompt: list[int], wanted: Wanted) -> Any:
-    found = server.draw(model, prompt, 1, wanted, 0)
-    return found.rows, found.logprobs, found.model
-
-
-def _check_adapters(policy: Policy) -> None:
-    """Refuse adapters that a server cannot add to its own weights, as far as settings say so."""
-    targets = (policy.lora or {}).get("target_modules")
-    if targets is None or isinstance(targets, str):
-        return
-    for name, module in policy.model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in targets:
-            raise UserError(
-                f"backbone.lora.target_modules has {name.rpartition('.')[2]}, an embedding: with generator=vllm adapters belong "
-                "to linear layers alone"
-            )
+@contextmanager
+def _first_adapter(
+    server: VllmServer, settings: Vllm, policy: Policy, folder: Path, rank: int
+) -> Iterator[str]:
+    """The name of an adapter on the server, as large as those that will go there, which changes nothing."""
+    name = f"policy-{uuid4().hex[:8]}-check"
+    place = settings.folder(folder)
+    there, path = place.exists(), place / name
+    path.mkdir(parents=True)
+    try:
+        write_first_adapter(policy, rank, path)
+        server.load(name, settings.as_seen(path))
+        yield name
+        server.unload(name)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if not there:
+            place.rmdir()
 
 
 def _check_tokenizer(server: VllmServer, model: str, text: str, policy: Policy) -> None:

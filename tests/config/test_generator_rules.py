@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mllmrec.config import CONFIG_DIR, check_config
+from mllmrec.config import CONFIG_DIR
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import compose_checked
 
@@ -67,15 +66,6 @@ def test_what_cannot_work_is_refused(more: tuple[str, ...], words: str) -> None:
     faults = faults_of(more)
     assert any(words in fault for fault in faults), faults
     assert all("generator" in fault for fault in faults if words in fault)
-
-
-def test_the_commands_of_the_page_pass_the_checks() -> None:
-    commands = re.findall(r"^python -m mllmrec.train (.+)$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 1
-    overrides = [text.replace("trainer=gpu", "trainer=auto") for text in shlex.split(commands[0])]
-    composed = compose_checked("train", overrides, CONFIG_DIR)
-    assert composed.faults == []
-    check_config(composed.config)
 
 
 def test_the_page_names_settings_that_there_are() -> None:

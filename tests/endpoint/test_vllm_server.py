@@ -117,6 +117,14 @@ def test_an_answer_that_the_context_cuts_off_is_no_short_answer(loopback, connec
         connect().draw(loopback.name, long, 8, Wanted([], 6, 10_000, 1.0), seed=0)
 
 
+def test_a_prompt_that_is_too_long_is_refused_in_the_servers_words(loopback, connect):
+    with pytest.raises(
+        UserError, match=r"refuses a prompt of 516 tokens and 6 behind it \(HTTP 400.*too many"
+    ):
+        connect().draw(loopback.name, PROMPT * 129, 1, WANTED, seed=0)
+    assert len(completions(loopback)) == 1
+
+
 def test_a_model_that_is_not_there(loopback, connect):
     with pytest.raises(NoSuchModel, match="policy-1"):
         connect().draw("policy-1", PROMPT, 1, WANTED, seed=0)

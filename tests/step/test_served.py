@@ -273,31 +273,46 @@ def test_settings_that_make_no_sense():
         Vllm(seen_as="/mnt/adapters")
 
 
-def test_the_check_before_training(loopback, settings, make_pretrained, monkeypatch):
-    policy = make_pretrained()
-    check_server(settings(), policy, 1.0)
-    check_server(settings(), policy, 0.5, 0.9)
+def test_the_check_before_training(loopback, settings, make_pretrained, monkeypatch, tmp_path):
+    policy, folder = make_pretrained(), tmp_path / "served"
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+
+    def check(policy=policy, temperature=1.0, top_p=1.0, rank=8, **others):
+        check_server(settings(**others), policy, folder, rank=rank, temperature=temperature, top_p=top_p)
+
+    check()
+    check(temperature=0.5, top_p=0.9)
+    assert loopback.adapters == {}
+    assert not folder.exists()
+    after = dict(policy.model.named_parameters())
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+    with pytest.raises(UserError, match="rank 65 is greater than max_lora_rank 64"):
+        check(rank=65)
+    with pytest.raises(UserError, match="No adapter found for /elsewhere"):
+        check(adapter_folder=str(folder), seen_as="/elsewhere")
+    assert not folder.exists()
 
     monkeypatch.setattr(loopback, "processed", False)
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
-        check_server(settings(), policy, 0.5)
-    check_server(settings(), policy, 1.0)  # where it makes no difference
+        check(temperature=0.5)
+    check()  # where it makes no difference
     monkeypatch.setattr(loopback, "processed", True)
 
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(0.5)
     with pytest.raises(UserError, match=r"has another model.*nats per token"):
-        check_server(settings(), policy, 1.0)
+        check()
 
-    other = make_pretrained("llama")
     monkeypatch.setattr(
         loopback, "tokenizer", type("T", (), {"__call__": lambda self, *_, **__: {"input_ids": [1, 2]}})()
     )
     with pytest.raises(UserError, match="another tokenizer: it makes 2 tokens"):
-        check_server(settings(), other, 1.0)
+        check(make_pretrained("llama"))
 
-    embedding = make_pretrained(
-        lora={"rank": 2, "alpha": 2, "dropout": 0.0, "target_modules": ["embed_tokens"]}
-    )
-    with pytest.raises(UserError, match="target_modules has embed_tokens, an embedding"):
-        check_server(settings(), embedding, 1.0)
+
+def test_an_adapter_of_an_embedding_is_refused_before_training(loopback, settings, make_pretrained, tmp_path):
+    lora = {"rank": 2, "alpha": 2, "dropout": 0.0, "target_modules": ["embed_tokens"]}
+    with pytest.raises(UserError, match="lora_embedding_A, which a server cannot add"):
+        check_server(settings(), make_pretrained(lora=lora), tmp_path / "served", rank=2, temperature=1.0)
