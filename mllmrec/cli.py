@@ -144,9 +144,11 @@ def _check_command_line(config_name: str) -> None:
     composed = compose_checked(args.config_name or config_name, args.overrides, config_dir, args.config_dir)
     # Here, because the help of a command needs no checks.
     from mllmrec.config.checks import check_config, plain_faults
-    from mllmrec.config.launcher_rules import launcher_faults
+    from mllmrec.config.launcher_rules import interval_faults, launcher_faults
 
-    faults = composed.faults + (launcher_faults(composed.config) if args.multirun and not args.cfg else [])
+    faults = composed.faults
+    if args.multirun and not args.cfg:
+        faults += launcher_faults(composed.config) + interval_faults(args.overrides, composed.config)
     if faults:
         # Report at once: a check of the components takes seconds of imports.
         raise ConfigError(faults + plain_faults(composed.config))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 # Class of a launcher -> the package that it needs, and the extra of this package that brings it.
@@ -41,3 +45,22 @@ def launcher_faults(config: DictConfig) -> list[str]:
             "add resume=auto skip_finished=true"
         )
     return faults
+
+
+def interval_faults(overrides: Sequence[str], config: DictConfig) -> list[str]:
+    """The axes of a multirun that have no list of values.
+
+    Args:
+        overrides: as typed.
+        config: the composed configuration with its ``hydra`` section, which may hold further axes.
+    """
+    axes = [f"{key}={values}" for key, values in (config.hydra.sweeper.params or {}).items()]
+    parser, found = OverridesParser.create(), []
+    for text in [*axes, *overrides]:
+        with suppress(HydraException):
+            override = parser.parse_override(text)
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                found.append(
+                    f"{text}: an interval has no list of values to run one by one; search it with python -m mllmrec.tune"
+                )
+    return found

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import VERSION_BASE, compose_checked
-from mllmrec.config.launcher_rules import launcher_faults
+from mllmrec.config.launcher_rules import interval_faults, launcher_faults
 from mllmrec.config.messages import nearest, readable
 from mllmrec.config.places import further_places, group_choices
 from mllmrec.config.typed import quoted
@@ -109,7 +109,11 @@ def plan(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     ]
     # Check overrides as typed first, which gives the best message about a value that replaces the experiment's.
     composed = compose_checked(ROOT, given, CONFIG_DIR, config_dir)
-    faults_of_all = composed.faults + launcher_faults(composed.config)
+    faults_of_all = [
+        *composed.faults,
+        *launcher_faults(composed.config),
+        *interval_faults(given, composed.config),
+    ]
     if faults_of_all:
         raise ConfigError(faults_of_all)
     axes = [f"{key}={values}" for key, values in (composed.config.hydra.sweeper.params or {}).items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -86,6 +85,8 @@ def _search(given: list[str]) -> int:
     unknown = [text for text in given if text.startswith("-") or ("=" not in text and text[0] != "~")]
     if unknown:
         raise UserError(f"{unknown[0]}: settings are given as key=value")
+    from joblib import cpu_count
+
     from mllmrec.tuning.plan import plan
     from mllmrec.tuning.results import best_command, rows, write_trials
     from mllmrec.tuning.study import Study
@@ -93,8 +94,7 @@ def _search(given: list[str]) -> int:
     search = plan(given, config_dir)
     console = make_console()
     jobs = search.settings.jobs
-    here = search.launcher == "basic"
-    devices = gpus() if here and search.accelerator != "cpu" else []
+    devices = gpus() if search.here and search.accelerator != "cpu" else []
     console.print(
         f"{len(search.axes)} axes, {search.settings.trials} trials in {relative(search.folder)}, {jobs} at a time; "
         f"maximises {search.metric} of validation users",
@@ -102,7 +102,7 @@ def _search(given: list[str]) -> int:
         markup=False,
         soft_wrap=True,
     )
-    warning = crowded("jobs", jobs, len(devices), os.cpu_count() or 1) if here else None
+    warning = crowded("jobs", jobs, len(devices), cpu_count()) if search.here else None
     if warning:
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
 

@@ -21,7 +21,7 @@ from mllmrec.config.messages import readable
 from mllmrec.config.places import further_places
 from mllmrec.errors import ConfigError
 from mllmrec.evaluation.metrics import objective_name
-from mllmrec.sweeping.jobs import ROOT
+from mllmrec.sweeping.jobs import ELSEWHERE, ROOT
 from mllmrec.tuning.space import Axis, axes, faults, first_value
 
 OWN = ("trials", "jobs", "study")  # settings in conf/tune.yaml
@@ -53,6 +53,11 @@ class Search:
     config_dir: str | None = None
     accelerator: str = "cpu"
     launcher: str = "basic"
+
+    @property
+    def here(self) -> bool:
+        """Whether trials run on this machine, in processes of the search."""
+        return self.launcher not in ELSEWHERE
 
 
 def plan(overrides: Sequence[str], config_dir: str | None = None) -> Search:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from mllmrec.cache import atomic_path
 from mllmrec.config.typed import quoted
 from mllmrec.sweeping.callback import ENDED
@@ -39,6 +41,11 @@ class TrialProcess:
         self.given_up = False
         self._ended_path = search.folder / ENDED
         self._command = [*COMMAND, *_overrides(search, name, overrides, devices)]
+        self._environment = dict(os.environ)
+        if search.here and search.settings.jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+            # More threads than cores slow each other down several times over.
+            threads = str(max(1, cpu_count() // search.settings.jobs))
+            self._environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         # From an earlier call that gave the trial up and could not record it.
@@ -50,7 +57,9 @@ class TrialProcess:
         self.starts += 1
         self._before = self._ended_path.stat().st_size if self._ended_path.exists() else 0
         with (self.folder / OUTPUT).open("ab") as output:
-            self._process = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT
+            )
 
     @property
     def seconds(self) -> float:

@@ -96,7 +96,7 @@ def first_value(override: Override) -> str | None:
     return f"{override.get_key_element()}={_whole(sweep.start)}"
 
 
-def _whole(number: float) -> int | float:
+def _whole(number: Any) -> int | float:
     """Hydra reads the ends of every interval as floats; a whole one may belong to a setting of whole numbers."""
     return int(number) if float(number).is_integer() else number
 

@@ -65,6 +65,21 @@ def test_jobs_at_a_time_is_refused_where_nothing_reads_it() -> None:
         launching(Sweep(Path("sweep"), {}, [], "submitit_local"), 2, 2, [])
 
 
+@pytest.mark.parametrize(
+    ("typed", "axis"),
+    [("search=grpo", "grpo.beta=interval(0.0,0.1)"), ("grpo.beta=interval(0,1)", "grpo.beta=interval(0,1)")],
+)
+def test_an_interval_is_searched_and_not_swept(tmp_path, command, capsys, typed, axis) -> None:
+    told = (
+        f"{axis}: an interval has no list of values to run one by one; search it with python -m mllmrec.tune"
+    )
+    done = command("train", "--multirun", typed, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert main(["free_release", typed]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_launcher_that_does_not_exist_is_named(capsys) -> None:
     assert main(["seeds", "hydra/launcher=slrum"]) == 2
     assert "did you mean slurm" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from mllmrec.cli import run_app
 
 def work(cfg):
     folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "threads").write_text(os.environ.get("OMP_NUM_THREADS", "all"))
     with (folder / "starts").open("a") as stream:
         stream.write("x")
     (folder / "log.csv").write_text(f"stage,step,val/NDCG@3\\nsft,2,{cfg.x}\\ngrpo,4,{cfg.x}\\n")
@@ -159,11 +160,16 @@ def test_the_same_values_are_not_run_twice_and_what_is_drawn_follows_from_the_se
     assert again._ask().params["x"] == first
 
 
-def test_a_sampler_that_has_tried_everything_ends_the_search(search) -> None:
+def test_a_sampler_that_has_tried_everything_ends_the_search(search, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(process, "cpu_count", lambda: 6)
+    search.settings.jobs = 2
     search.settings.study.sampler = {"_target_": "optuna.samplers.BruteForceSampler"}
     values = optuna.distributions.CategoricalDistribution(["0.2", "0.3"])
     search.axes[:] = [Axis("x", "0.2,0.3", values)]
     assert sorted(trial.value for trial in run(search)) == [0.2, 0.3]
+    # Two trials at a time share six cores.
+    assert (search.folder / "trial-000" / "threads").read_text() == "3"
 
 
 def test_a_search_of_trials_that_only_fail_ends(search) -> None:
