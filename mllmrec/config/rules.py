@@ -168,6 +168,46 @@ def accelerator_exists(cfg: Settings) -> str | None:
     return f"trainer.accelerator={wanted}: PyTorch finds no such device here; set trainer=cpu or trainer=auto"
 
 
+def several_devices_train_together(cfg: Settings) -> str | None:
+    """Several devices should train what only one can."""
+    devices = cfg["trainer"].get("devices", 1)
+    if devices == 1:
+        return None
+    asked = f"trainer.devices={devices}"
+    if cfg["method"]["recommender"] is not None:
+        return f"{asked} with method={cfg['method']['name']}: recommenders train on one device; set trainer.devices=1"
+    for phase in phases_of(cfg):
+        if not phase.kind.trains:
+            return (
+                f"{asked} with phase {phase.name}, which trains no weights and asks writers that answer each process "
+                "differently; set trainer.devices=1"
+            )
+    if cfg.get("generator") is not None:
+        return f"{asked} with a generator: a server takes the weights of one process; set trainer.devices=1 or generator=null"
+    if cfg["prompt"]["item_tokens"] == "vector":
+        return (
+            f"{asked} with prompt.item_tokens=vector: the recommender behind the vectors trains on one device; set "
+            "trainer.devices=1 or prompt.item_tokens=none"
+        )
+    if cfg["trainer"]["accelerator"] == "mps":
+        return f"{asked} with trainer.accelerator=mps: there is one such device; set trainer.devices=1"
+    return None
+
+
+def divided_weights_run_whole(cfg: Settings) -> str | None:
+    """Weights should be divided among devices, but a part reaches into the model, or exchanges its weights."""
+    if cfg["trainer"].get("devices", 1) == 1 or cfg["trainer"].get("strategy") != "fsdp2":
+        return None
+    if not str(cfg["engine"]["_target_"]).endswith(".plain.Plain"):
+        return "trainer.strategy=fsdp2 with an engine that runs parts of the model: set engine=plain, or trainer=ddp"
+    if cfg["backbone"].get("quantization"):
+        return "trainer.strategy=fsdp2 with backbone.quantization: quantised weights cannot be divided; use trainer=ddp"
+    references = [phase.settings(cfg).get("reference") for phase in phases_of(cfg) if phase.kind.rolls_out]
+    if any(one and str(one["_target_"]).endswith(".Ema") for one in references):
+        return "trainer.strategy=fsdp2 with reference=ema, which exchanges weights: set reference=frozen, or trainer=ddp"
+    return None
+
+
 CONTRADICTIONS: tuple[Rule, ...] = (
     cot_needs_policy,
     evaluated_cot_needs_policy,
@@ -178,6 +218,8 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     renormalised_scores_are_of_one_list,
     corrected_scores_exist,
     baselines_have_names_of_their_own,
+    several_devices_train_together,
+    divided_weights_run_whole,
     *PHASE_RULES,
     *PART_RULES,
     *SHAPER_RULES,

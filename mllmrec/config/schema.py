@@ -138,6 +138,8 @@ class Trainer(Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["32-true", "bf16-mixed", "bf16-true"]
     log_every_n_steps: Count
+    devices: Count = 1
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     detect_anomaly: bool = False
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from mllmrec.evaluation.metrics import mean_metrics, per_user_metrics
 from mllmrec.evaluation.ranking import RankedExample, Ranker
 from mllmrec.evaluation.records import StageRecords, StageWriter, validity_rates
 from mllmrec.prompts.examples import Example, Examples
+from mllmrec.ranks import apart, the_ranks
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def evaluate(
 ) -> Evaluation:
     """Rank the examples of ``batches`` (lists of positions) and collect the rank of each target.
 
+    Of several processes each ranks its own batches, and all of them get all results.
+
     Args:
         examples: the examples.
         ranker: ranks their candidates.
@@ -54,9 +58,10 @@ def evaluate(
     top: list[int] = []
     tokens = -ranker.generated_tokens
     with ranker.ready():
-        for batch in batches:
+        tokens += ranker.generated_tokens  # what it wrote to get ready
+        for batch, ranked, written in _ranked(examples, ranker, batches):
+            tokens += written
             chosen = [examples[index] for index in batch]
-            ranked = ranker.rank(chosen)
             batch_ranks = [
                 result.rank_of(example.target_column) for example, result in zip(chosen, ranked, strict=True)
             ]
@@ -73,11 +78,35 @@ def evaluate(
                 writer.append(
                     _records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top, names)
                 )
-    tokens += ranker.generated_tokens
     validity = validity_rates(
         np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
     )
     return Evaluation(np.array(ranks, dtype=np.float64), validity, tokens)
+
+
+def _ranked(
+    examples: Examples, ranker: Ranker, batches: Iterable[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], list[RankedExample], int]]:
+    """Every batch in order, its results, and the tokens that the ranker wrote and the results do not count.
+
+    Processes rank whole batches, so that each result is that of one process to the last bit.
+    """
+    ranks, batches = the_ranks(), iter(batches)
+
+    def rank(batch: Sequence[int]) -> tuple[list[RankedExample], int]:
+        before = ranker.generated_tokens
+        with apart():
+            return ranker.rank([examples[index] for index in batch]), ranker.generated_tokens - before
+
+    if not ranks.several or ranker.in_order:
+        for batch in batches:
+            yield batch, *rank(batch)
+        return
+    while together := list(islice(batches, ranks.size)):
+        own = together[ranks.rank : ranks.rank + 1]
+        found = ranks.each(lambda own=own: [rank(batch) for batch in own])  # type: ignore[misc]
+        for batch, [result] in zip(together, found[: len(together)], strict=True):
+            yield batch, *result
 
 
 def _records(

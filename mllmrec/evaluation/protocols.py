@@ -18,6 +18,7 @@ from mllmrec.evaluation.ranked_before import RankedBefore
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.evaluation.reasoned import CHANGES, Shown
 from mllmrec.models.selection import Selection
+from mllmrec.ranks import the_ranks
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
 
@@ -42,13 +43,14 @@ class Place:
 
     def rank(self, name: str, ranker_of: Callable[[], Ranker]) -> Evaluation:
         """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done."""
-        known = None if self.before is None else self.before.read(name)
+        before = self.before
+        known = None if before is None else the_ranks().of_leader(lambda: before.read(name))
         if known is not None:
             log.info("evaluate %s, %s: an earlier attempt did", name, self.protocol.settings.weighting)
             return known
         result = self.protocol.rank(name, ranker_of(), self.folder)
-        if self.before is not None:
-            self.before.keep(name, result)
+        if before is not None and the_ranks().leads:
+            before.keep(name, result)
         return result
 
     def record(self, stage: str, ranker_of: Callable[[], Ranker]) -> Evaluation:

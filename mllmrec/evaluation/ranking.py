@@ -56,6 +56,7 @@ class Ranker(ABC):
     """Orders the candidates of examples."""
 
     generated_tokens: int = 0  # written so far, besides those that results count themselves
+    in_order: bool = False  # whether the ranking of a batch depends on the batches before it
 
     @abstractmethod
     def rank(self, examples: Sequence[Example]) -> list[RankedExample]:
@@ -229,6 +230,11 @@ class InLists(Ranker):
     def generated_tokens(self) -> int:  # type: ignore[override]
         """Those of the ranker that scores each list."""
         return self.ranker.generated_tokens
+
+    @property
+    def in_order(self) -> bool:  # type: ignore[override]
+        """As the ranker that scores each list."""
+        return self.ranker.in_order
 
     @contextmanager
     def ready(self) -> Iterator[None]:

@@ -58,6 +58,7 @@ class AfterReasoning(ScoringRanker):
         temperature = 0.0 if samples == 1 else 1.0
         self.rollout = Reasoned("enumerated", temperature, max_tokens)
         self.words = policy.reasoning_tokens()
+        self.in_order = shown == "swapped"
         self._before: _Pieces | None = None  # the last user of earlier batches, whose reasoning is lent
 
     def scores(self, examples: Sequence[Example]) -> list[np.ndarray]:

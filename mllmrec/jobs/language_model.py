@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -38,12 +39,14 @@ from mllmrec.phases.store import OneJob, PhaseStore
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Examples
 from mllmrec.prompts.page import PromptSet, write_prompts
+from mllmrec.ranks import the_ranks
 from mllmrec.run.checkpoints import Schedule
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.curves import draw_curves
 from mllmrec.samples.item_texts import described_items
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.transformers_output import warn_through_our_log
+from mllmrec.step.together import read_together
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +92,14 @@ def run_language_model(run: NewRun) -> Evaluation:
 
     measure, held_out = None, run.held_out
     if held_out is not None:
-        measure = HeldOutMeasure(
-            lambda: held_out.measure(held_out.ranker(policy, answers, engine)), held_out.objective
-        )
+
+        def measured() -> dict[str, float]:
+            with read_together(policy):
+                return held_out.measure(held_out.ranker(policy, answers, engine))
+
+        measure = HeldOutMeasure(measured, held_out.objective)
     job = JobInputs(cfg, prepared, policy, answers, engine, folder, Schedule(**cfg.checkpoint))
-    inference = inference_of(cfg)
+    inference, ranks = inference_of(cfg), the_ranks()
     learnt_later = {phase.own(ANSWERS) for phase in phases}
 
     def train(inputs: PhaseInputs) -> Selection | None:
@@ -123,26 +129,30 @@ def run_language_model(run: NewRun) -> Evaluation:
     for count, phase in enumerate(phases, 1):
         so_far = phases[:count]
         inputs = PhaseInputs(phase, job, phase.config(cfg), remembers=phase.name in learnt_later)
-        selection, restored = (
-            done.restore(so_far, cfg, policy, folder) if done.keeps(so_far) else (None, False)
-        )
+        selection, restored = None, False
+        if done.keeps(so_far):
+            with ranks.leader_first():
+                selection, restored = done.restore(so_far, cfg, policy, folder)
         if restored:
             recall(inputs)
         elif store is not None and store.keeps(so_far):
-            with store.alone(so_far):
-                selection, restored = store.restore(so_far, cfg, policy, folder)
+            with store.alone(so_far) if ranks.leads else nullcontext():
+                with ranks.leader_first():
+                    selection, restored = store.restore(so_far, cfg, policy, folder)
                 if not restored:
                     selection = train(inputs)
-                    store.keep(so_far, policy, folder, selection)
+                    if ranks.leads:
+                        store.keep(so_far, policy, folder, selection)
         else:
             selection = train(inputs)
-            if done.keeps(so_far):
+            if done.keeps(so_far) and ranks.leads:
                 note(inputs)
                 done.keep(so_far, policy, folder, selection)
-        inputs.checkpoints.clear()
+        if ranks.leads:
+            inputs.checkpoints.clear()
         name = phase.name
         # Whole weights are saved again, so that the run's last folder is complete; an adapter there would not be.
-        if phase.kind.data != "sequences" and (phase.kind.trains or policy.lora is None):
+        if ranks.leads and phase.kind.data != "sequences" and (phase.kind.trains or policy.lora is None):
             weights = folder.model_path if phase is phases[-1] else folder.checkpoints_path / name
             with about(policy.folder_of(name, folder.adapters_path, weights)):
                 policy.save_phase(name, folder.adapters_path, weights)
@@ -157,7 +167,7 @@ def run_language_model(run: NewRun) -> Evaluation:
             with policy.with_weights(selection.other):
                 protocols.record_selection(name, selection, ranker if selection.other else None)
         # The whole job's curves are drawn at its end; a picture takes half a second, so not after phases of seconds.
-        if phase is not phases[-1] and monotonic() - drawn > 20:
+        if ranks.leads and phase is not phases[-1] and monotonic() - drawn > 20:
             draw_curves(folder.log_path, folder.curves_path)
             drawn = monotonic()
     return result

@@ -20,12 +20,14 @@ from mllmrec.evaluation.protocols import Protocols, beside_protocol, main_protoc
 from mllmrec.jobs.judge import open_judge
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.jobs.results_tables import print_results, print_rollouts
+from mllmrec.ranks import the_ranks
 from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.input_files import InputFiles
 from mllmrec.run.job_folder import JobFolder, alone_in, refuse_finished
 from mllmrec.run.loggers import Labels, RunLoggers
 from mllmrec.run.one_process import warn_of_copies
+from mllmrec.run.processes import FollowersFolder, NoLoggers, dismiss, following, follows, together
 from mllmrec.run.rollouts import read_rollouts
 from mllmrec.run.settings import of_results
 from mllmrec.samples.prepare import prepare
@@ -42,6 +44,8 @@ def run(cfg: DictConfig) -> float:
         UserError: the folder holds a finished run that must not be replaced, another job works in it, or the data has
             faults.
     """
+    if follows(cfg.trainer):
+        return _follow(cfg)
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     computed = of_results(plain)
@@ -51,14 +55,18 @@ def run(cfg: DictConfig) -> float:
         inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
         if cfg.skip_finished and (objective := folder.finished(config, inputs)) is not None:
             make_console().print(f"finished before: {relative(folder.path)}", highlight=False)
+            dismiss(cfg.trainer)
             return objective
         refuse_finished(folder, cfg.overwrite)
         # Before the job reads any of them, so that an edit during the job counts as an edit.
         attempt = Attempt(folder, computed, inputs, inputs.record())
         goes_on = cfg.resume == "auto" and attempt.goes_on(overwrite=cfg.overwrite)
         job = JobFolder(folder, cfg, attempt, goes_on)
-        with job.working():
-            warn_of_copies()
+        with job.working(), together(cfg.trainer):
+            if not the_ranks().several:
+                warn_of_copies()
+            told = (folder.path, goes_on)
+            the_ranks().of_leader(lambda: told)
             loggers: RunLoggers = instantiate(cfg.logger)
             try:
                 loggers.start(folder, labels(folder, attempt.earlier_name() if goes_on else None), plain)
@@ -73,13 +81,28 @@ def run(cfg: DictConfig) -> float:
     return objective
 
 
+def _follow(cfg: DictConfig) -> float:
+    """What a process beside the first does: the same job, whose files nobody reads."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    computed = of_results(plain)
+    with following() as scratch, together(cfg.trainer):
+        told: tuple[Path, bool] | None = the_ranks().of_leader(lambda: None)
+        if told is None:
+            return 0.0  # the first process has nothing to do
+        path, goes_on = told
+        folder = FollowersFolder(scratch, RunFolder(path).resume_path)
+        attempt = Attempt(folder, computed, InputFiles(plain, written=[path, Path(cfg.cache_dir)]), {})
+        return _run(cfg, JobFolder(folder, cfg, attempt, goes_on), NoLoggers())
+
+
 def _run(cfg: DictConfig, job: JobFolder, loggers: RunLoggers) -> float:
     folder = job.folder
     console = make_console()
     classical = cfg.method.recommender is not None
     # Whoever typed the settings trusts what they name.
     judge = partial(open_judge, trust=named_in(OmegaConf.to_container(cfg, resolve=True)))
-    prepared = prepare(cfg, not classical, judge)  # a classical recommender reads no prompt
+    with the_ranks().leader_first():  # the others find what it has downloaded and written
+        prepared = prepare(cfg, not classical, judge)  # a classical recommender reads no prompt
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
     protocols = Protocols(main_protocol(*judged), beside_protocol(*judged), folder, resumable=True)
     new = NewRun(cfg, prepared, protocols, held_out_protocol(cfg, prepared), job, loggers)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from mllmrec.cache import atomic_path, write_json
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import Protocols
+from mllmrec.ranks import the_ranks
 from mllmrec.run.environment import environment
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.job_folder import JobFolder
@@ -42,6 +43,7 @@ class NewRun:
             OmegaConf.save(self.cfg, temporary, resolve=True)
         write_json(self.folder.environment_path, environment())
         write_json(self.folder.data_path, {**self.prepared.summary, "candidates": self._candidates()})
+        the_ranks().wait()  # for the first process, which has now removed what nobody should go on from
 
     def _candidates(self) -> dict[str, object]:
         """The candidates of every protocol, for data.json."""

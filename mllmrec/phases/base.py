@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import lightning
 import torch
@@ -47,11 +47,24 @@ class WrittenFile(Protocol):
         """Bring it up to date."""
 
 
+class Divided(Protocol):
+    """A model whose weights are divided among processes; `mllmrec.phases.sharded.Division` is one."""
+
+    def divide(self, mesh: Any) -> None:
+        """Divide the weights."""
+
+    def updates(self, updates: Updates) -> Updates:
+        """The same updates, of divided weights."""
+        ...
+
+
 class PhaseModule(lightning.LightningModule):
     """A training phase. Optimisation is manual, since a step may hold rollouts, several updates and micro-batches."""
 
     name: str  # of the phase
     section: str  # of the settings that it has
+    # Whether a step's shares of the loss are those of this process alone, and add up over all processes.
+    divides_steps: ClassVar[bool] = False
 
     def __init__(self, model: Any, optimizer: OptimizerSettings, updates: int) -> None:
         """Hold the model.
@@ -73,6 +86,7 @@ class PhaseModule(lightning.LightningModule):
         self._made = (0, False)  # updates of an earlier attempt, and whether they moved a weight
         self.written: list[WrittenFile] = []  # files that grow with the steps
         self.strict_loading = False  # checkpoints hold only weights that train
+        self.division: Divided | None = None  # where the model's weights are divided among processes
 
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable weights."""
@@ -98,6 +112,11 @@ class PhaseModule(lightning.LightningModule):
         """Leave batches alone: they hold texts, and the phases move their own tensors."""
         return batch
 
+    def configure_model(self) -> None:
+        """Divide the model, if it is to be divided."""
+        if self.division is not None:
+            self.division.divide(self.device_mesh["data_parallel"])  # type: ignore[index]
+
     @property
     def update(self) -> Updates:
         """Makes one optimiser step from the micro-batches' shares of the loss; see `Updates`."""
@@ -109,9 +128,14 @@ class PhaseModule(lightning.LightningModule):
                 section=getattr(self, "section", self.name),
                 max_grad_norm=self.settings.max_grad_norm,
                 backward=self.manual_backward,
-                weights=[(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
+                # Gradients of a divided model are not at its weights.
+                weights=[]
+                if self.division is not None
+                else [(name, weight) for name, weight in self.named_parameters() if weight.requires_grad],
                 not_finite=self.not_finite,
             )
+            if self.division is not None:
+                self._updates = self.division.updates(self._updates)
             self._updates.count, self._updates.moved = self._made
         return self._updates
 

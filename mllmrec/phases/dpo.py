@@ -13,14 +13,16 @@ from mllmrec.phases.base import Learner, OptimizerSettings, PhaseModule
 from mllmrec.phases.negatives import target_and_negatives
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example
+from mllmrec.ranks import the_ranks
 from mllmrec.rl.preferences import softmax_dpo
+from mllmrec.step.together import dealt, micro_batches
 
 
 class Preferences(NamedTuple):
     """Micro-batches of a step, of similar lengths."""
 
-    prompts: list[list[list[int]]]  # per micro-batch and prompt, token ids
-    answers: list[list[list[list[int]]]]  # per micro-batch and prompt, 1 + N answers, the true one first
+    prompts: Sequence[list[list[int]]]  # per micro-batch and prompt, token ids
+    answers: Sequence[list[list[list[int]]]]  # per micro-batch and prompt, 1 + N answers, the true one first
 
 
 class Dpo(PhaseModule):
@@ -31,6 +33,7 @@ class Dpo(PhaseModule):
     """
 
     name = section = "dpo"
+    divides_steps = True
 
     def __init__(
         self,
@@ -60,10 +63,12 @@ class Dpo(PhaseModule):
 
     def training_step(self, batch: list[Example], batch_idx: int) -> None:
         """One update."""
-        preferences = self.preferences(batch, batch_idx)
+        whole = self.preferences(batch, batch_idx)
+        preferences = Preferences(dealt(whole.prompts), dealt(whole.answers))
         reference = self.reference_logprobs(preferences)
         sums: dict[str, float] = {}
-        update = self.update(self.loss_shares(preferences, reference, sums))
+        update = self.update(self.loss_shares(preferences, reference, sums, len(batch)))
+        sums = the_ranks().total(sums)
         self.log_step({**update, **{f"rewards/{name}": total / len(batch) for name, total in sums.items()}})
 
     def in_tokens(self, batch: Sequence[Any], step: int) -> dict[str, Any]:
@@ -100,8 +105,7 @@ class Dpo(PhaseModule):
             answers: of the 1 + N answers of each, the preferred one first.
         """
         order = _by_length([len(prompt) for prompt in prompts])
-        size = self.learner.micro_batch_size
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        parts = [order[part] for part in micro_batches(len(order), self.learner.micro_batch_size)]
         return Preferences(
             [[prompts[row] for row in part] for part in parts],
             [[answers[row] for row in part] for part in parts],
@@ -111,17 +115,22 @@ class Dpo(PhaseModule):
         return target_and_negatives(example, self.negatives, seed=self.seed, stage=self.name, step=step)
 
     def loss_shares(
-        self, preferences: Preferences, reference: Sequence[Tensor], sums: dict[str, float]
+        self,
+        preferences: Preferences,
+        reference: Sequence[Tensor],
+        sums: dict[str, float],
+        size: int | None = None,
     ) -> Iterator[Tensor]:
         """The mean loss over prompts in micro-batches; their sum does not depend on their size.
 
         Args:
-            preferences: the step's preferences.
+            preferences: the step's preferences, or this process's micro-batches of them.
             reference: per micro-batch (b, 1 + N), from `reference_logprobs`.
             sums: receives sums over prompts for the log: ``accuracies`` counts prompts in which the true answer has the
                 highest reward; ``rejected`` and ``margins`` use a prompt's mean over its negatives.
+            size: prompts of the step; None: these are all.
         """
-        size = sum(map(len, preferences.prompts))
+        size = size or sum(map(len, preferences.prompts))
         for prompts, answers, known in zip(*preferences, reference, strict=True):
             preference = softmax_dpo(self._logprobs(self.model, prompts, answers), known, self.beta)
             for name, values in (

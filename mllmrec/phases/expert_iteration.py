@@ -54,6 +54,7 @@ class ExpertIteration(RolloutPhase):
     """One round: the current policy answers the round's prompts, then updates learn the answers that are kept."""
 
     name = section = "expert_iteration"
+    divides_steps = True
 
     def __init__(
         self,

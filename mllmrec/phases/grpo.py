@@ -109,6 +109,7 @@ class Grpo(RolloutPhase):
     """One step: G rollouts for each of B prompts, their rewards, and ``iterations`` updates from them."""
 
     name = section = "grpo"
+    divides_steps = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class Pointwise(PhaseModule):
     """Minimises the mean negative log-probability of the answers' tokens, end token included."""
 
     name = section = "pointwise"
+    divides_steps = True
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from mllmrec.prompts.examples import Example
 from mllmrec.prompts.markup import without_item_marks
 from mllmrec.prompts.trie import AnswerTrie, choice_sets_behind
 from mllmrec.randomness import numpy_generator
+from mllmrec.ranks import the_ranks
+from mllmrec.step.together import dealt, micro_batches
 
 
 class Sft(PhaseModule):
@@ -35,6 +37,7 @@ class Sft(PhaseModule):
     """
 
     name = section = "sft"
+    divides_steps = True
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ def supervised_shares(
 ) -> Iterator[Tensor]:
     """The mean negative log-probability of the answers' tokens, in micro-batches; their sum does not depend on their size.
 
+    Of several processes each has its own micro-batches, and the sum is over all of them.
+
     Args:
         learner: the policy that learns; its micro-batch size counts rows.
         prompts: token ids of each row's prompt.
@@ -133,7 +138,7 @@ def supervised_shares(
         reasoning_weight: how often a token of the reasoning counts beside one of the answer.
         sums: receives ``entropy``, the sum over counted tokens in nats, and ``tokens``, their count.
     """
-    policy, size = learner.policy, learner.micro_batch_size
+    policy = learner.policy
     # Micro-batches of similar lengths need less padding; the sum over them does not depend on the order.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
     prompts, answers = [prompts[row] for row in order], [answers[row] for row in order]
@@ -155,8 +160,8 @@ def supervised_shares(
     if weights is not None:
         counted = counted * torch.tensor([weights[row] for row in order], device=policy.device)[:, None]
     tokens = float(counted.sum())
-    for start in range(0, len(prompts), size):
-        part = slice(start, start + size)
+    own: dict[str, float] = {}
+    for part in dealt(micro_batches(len(prompts), learner.micro_batch_size)):
         if not scored[part].any():
             continue
         encoded = learner.engine.encode(
@@ -172,6 +177,9 @@ def supervised_shares(
             entropy=sums is not None,
         )
         if sums is not None:
-            sums["entropy"] = sums.get("entropy", 0.0) + float((scores.entropy * counted[part]).sum())
-            sums["tokens"] = sums.get("tokens", 0.0) + float(counted[part].sum())
+            own["entropy"] = own.get("entropy", 0.0) + float((scores.entropy * counted[part]).sum())
+            own["tokens"] = own.get("tokens", 0.0) + float(counted[part].sum())
         yield -(scores.logprobs * counted[part]).sum() / tokens
+    if sums is not None:
+        for name, value in the_ranks().total(own).items():
+            sums[name] = sums.get(name, 0.0) + value

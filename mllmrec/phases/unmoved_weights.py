@@ -114,5 +114,6 @@ def _weights(module: PhaseModule) -> list[Tensor]:
 
 
 def _sample(values: Tensor) -> Tensor:
-    """At most about `SAMPLED` values, spread evenly."""
+    """At most about `SAMPLED` values, spread evenly; of divided weights, those of this process."""
+    values = values.to_local() if hasattr(values, "to_local") else values
     return values.flatten()[:: max(1, values.numel() // SAMPLED)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mllmrec.data.splits import Samples
 from mllmrec.phases.base import OptimizerSettings, PhaseModule
+from mllmrec.ranks import the_ranks
 
 
 def training_sequences(train: Samples, length: int) -> list[np.ndarray]:
@@ -29,6 +30,7 @@ class Warmup(PhaseModule):
     """Predicts every next item among all I, by a softmax over the label tokens' output weights."""
 
     name = section = "warmup"
+    divides_steps = True
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Warmup(PhaseModule):
         return {"sequences": [labels[torch.from_numpy(items.astype(np.int64))] for items in batch]}
 
     def loss(self, batch: list[np.ndarray]) -> Tensor:
-        """Mean cross-entropy of every next item, in nats."""
+        """Mean cross-entropy of every next item, in nats; of several processes each returns its sequences' share of it."""
         width = max(map(len, batch))
         items = torch.full((len(batch), width), -1, dtype=torch.long)
         for row, sequence in enumerate(batch):
@@ -72,11 +74,27 @@ class Warmup(PhaseModule):
         mask = items >= 0
         label_tokens: Any = self.label_tokens
         tokens = label_tokens[items.clamp_min(0)]
-        hidden = self.model.model(
-            input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False
-        ).last_hidden_state
         targets = items[:, 1:]
         wanted = targets >= 0
         weights = self.model.get_output_embeddings().weight[label_tokens]
-        logits = self.dropout(hidden[wanted]) @ weights.T
-        return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])
+        if not the_ranks().several:
+            logits = self.dropout(self._hidden(tokens, mask)[wanted]) @ weights.T
+            return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])
+        own = the_ranks().share(len(batch))
+        count, before = int(wanted.sum()), int(wanted[: own.start].sum())
+        # Drawn for all sequences, so that it is the same for any number of processes.
+        kept = self.dropout(torch.ones(count, weights.shape[1], dtype=weights.dtype, device=weights.device))
+        if own.stop == own.start:
+            return weights.sum() * 0.0
+        hidden = self._hidden(tokens[own], mask[own])[wanted[own]]
+        logits = (hidden * kept[before : before + len(hidden)]) @ weights.T
+        return (
+            torch.nn.functional.cross_entropy(logits.float(), targets[own][wanted[own]], reduction="sum")
+            / count
+        )
+
+    def _hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) item tokens → (B, L - 1, h) last hidden states, from which the next items are predicted."""
+        return self.model.model(
+            input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False
+        ).last_hidden_state

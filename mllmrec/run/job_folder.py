@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.cache import atomic_path
 from mllmrec.errors import UserError
+from mllmrec.ranks import the_ranks
 from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.log import GOES_ON, RunLog
@@ -64,7 +65,7 @@ class JobFolder:
         else:
             self.folder.start_afresh()
         self._describe()
-        if self.attempt is not None:
+        if self.attempt is not None and the_ranks().leads:
             self.attempt.begin()
 
     def _describe(self) -> None:

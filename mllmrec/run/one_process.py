@@ -1,4 +1,4 @@
-"""Keeps training in one process on one device, on whatever cluster the process was started."""
+"""Trainers, which keep to one process on one device unless told otherwise, on whatever cluster the process was started."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ log = logging.getLogger(__name__)
 _STARTERS = {"SLURM_STEP_NUM_TASKS": "srun", "WORLD_SIZE": "torchrun"}
 
 
-def make_trainer(settings: Mapping[str, Any], folder: RunFolder, **more: Any) -> lightning.Trainer:
-    """A Trainer for this process only.
+# Settings of the job that Lightning is not given as they are.
+_OF_THE_JOB = ("devices", "strategy")
+
+
+def make_trainer(
+    settings: Mapping[str, Any], folder: RunFolder, *, among: Any = None, **more: Any
+) -> lightning.Trainer:
+    """A Trainer for this process, which works alone unless it is said to be among others.
 
     In an allocation of several SLURM tasks, or under torchrun, Lightning assumes several processes that train one model. It
     then refuses a single device and drops the logs of all processes but the first.
@@ -27,18 +33,21 @@ def make_trainer(settings: Mapping[str, Any], folder: RunFolder, **more: Any) ->
     Args:
         settings: the configuration's ``trainer``.
         folder: the run's folder.
+        among: Lightning's view of the processes that train one model, of which this is one; None: this one only.
         more: arguments of Lightning's Trainer.
     """
     import lightning
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
-    alone = LightningEnvironment()
-    alone.set_global_rank(0)
+    alone = among is None
+    if alone:
+        among = LightningEnvironment()
+        among.set_global_rank(0)
     return lightning.Trainer(
-        **settings,
+        **{name: value for name, value in settings.items() if name not in _OF_THE_JOB},
         **more,
-        devices=1,
-        plugins=[alone],
+        devices=1 if alone else settings["devices"],
+        plugins=[among],
         enable_checkpointing=False,
         enable_model_summary=False,
         default_root_dir=str(folder.path),

@@ -8,6 +8,8 @@ sample, so it needs no state.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 import lightning
 import torch
 
+from mllmrec.ranks import the_ranks
 from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.csv_log import CsvLog
 from mllmrec.run.log import GOES_ON_AT
@@ -50,7 +53,7 @@ class SavedProgress(lightning.Callback):
         self._trainer: Any = None
         self._module: Any = None
         self._generators: dict[str, Any] | None = None  # of the checkpoint
-        self._possible = True
+        self.saves = True  # whether checkpoints can be written
         self._started = self._saved_at = time.monotonic()
         self._saved_step = self.begin
 
@@ -94,18 +97,28 @@ class SavedProgress(lightning.Callback):
                 _set_generators(self._generators)
                 self._generators = None
             return
-        stopped = arrived()
-        if whole and self._possible and (stopped is not None or self._due(step)):
+        stopped, ranks = arrived() is not None, the_ranks()
+        # Of several processes all save, and all end if a signal came to any of them.
+        others_stop = ranks.any(stopped)
+        due = ranks.of_leader(lambda: self._due(step)) if ranks.several else self._due(step)
+        if whole and self.saves and (others_stop or due):
             self._save(step)
+        if others_stop and not stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+            arrived()
         check_stopped()
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning does not know."""
-        return {"generators": _generators(), "seconds": self.earlier + time.monotonic() - self._started}
+        # Dropout differs between processes.
+        generators = the_ranks().each(_generators)
+        return {"generators": generators, "seconds": self.earlier + time.monotonic() - self._started}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state_dict`; the generators follow right before the first step."""
-        self._generators, self.earlier = state["generators"], state["seconds"]
+        generators, self.earlier = state["generators"], state["seconds"]
+        # An earlier version kept those of one process alone.
+        self._generators = generators[the_ranks().rank] if isinstance(generators, list) else generators
 
     def save_files(self) -> None:
         """Bring files that grow with the steps up to date."""
@@ -120,9 +133,13 @@ class SavedProgress(lightning.Callback):
     def _save(self, step: int) -> None:
         self.save_files()
         try:
-            self.checkpoints.save(step, self._write)
+            # Lightning writes in the first process alone, but all have to call it.
+            if the_ranks().leads:
+                self.checkpoints.save(step, self._write)
+            else:
+                self._write(self.checkpoints.folder)
         except TypeError as error:
-            self._possible = False
+            self.saves = False
             log.warning("%s: no checkpoints, so it starts again if the job is killed: %s", self.name, error)
         self._saved_at, self._saved_step = time.monotonic(), step
 
@@ -149,7 +166,10 @@ class Steps:
     def __iter__(self) -> Iterator[Any]:
         for step in range(self.progress.begin, len(self.batches)):
             self.progress.between(step)
-            yield self.batches[step]
+            batch = self.batches[step]
+            if the_ranks().several:
+                the_ranks().check_same(f"batches for step {step}", [int(place) for place in batch])
+            yield batch
 
 
 class Epochs:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mllmrec.prompts.examples import Example
-from mllmrec.rewards.base import Reward, Shaper, TextReward, with_rewards
+from mllmrec.ranks import the_ranks
+from mllmrec.rewards.base import Reward, Rewards, Shaper, TextReward, with_rewards
 from mllmrec.rl.batch import RolloutBatch
 from mllmrec.rl.parts import GREEDY, OLD, REFERENCE, TEACHER, Part
 from mllmrec.rollout.base import Rollout, Turn
@@ -93,7 +94,7 @@ class Collector:
         if self.rollout.off_policy and batch.old is None:
             raise ValueError(f"{type(self.rollout).__name__} is off-policy and left `old` empty")
         # A rollout that judges as it goes may have changed groups since; a reward may look at the whole group.
-        by_text = type(self.reward).__call__ is TextReward.__call__
+        by_text = judges_texts(self.reward)
         if batch.rewards is None or not (self.rollout.judges or by_text):
             batch = self.judge(batch)
         for shaper in self.shapers:
@@ -106,7 +107,7 @@ class Collector:
     def judge(self, batch: RolloutBatch) -> RolloutBatch:
         """The batch with its rewards, before shaping."""
         batch = self.fill(batch, self.reward.needs)
-        return with_rewards(batch, self.reward(batch))
+        return with_rewards(batch, rewarded(self.reward, batch))
 
     def fill(self, batch: RolloutBatch, needs: frozenset[str], rows: Tensor | None = None) -> RolloutBatch:
         """The batch with the log-probabilities and greedy rewards that a part needs.
@@ -143,3 +144,24 @@ class Collector:
             for place in range(len(batch.examples))
         ]
         return drawn.judged()[rows]
+
+
+def judges_texts(reward: Reward) -> bool:
+    """Whether a row's reward depends on its text alone."""
+    return type(reward).__call__ is TextReward.__call__
+
+
+def rewarded(reward: Reward, batch: RolloutBatch) -> Rewards:
+    """The rewards of all rows.
+
+    Of several processes each judges its share if rows are judged one by one. All other rewards compare rows, and so every
+    process judges the whole batch.
+    """
+    ranks = the_ranks()
+    if not ranks.several or not judges_texts(reward):
+        return reward(batch)
+    part = ranks.share(len(batch))
+    rows = torch.arange(len(batch))[part]
+    found = [one for one in ranks.each(lambda: reward(batch.take(rows)) if len(rows) else None) if one]
+    parts = {name: torch.cat([one.parts[name] for one in found]) for name in found[0].parts}
+    return Rewards(torch.cat([one.total for one in found]), parts)

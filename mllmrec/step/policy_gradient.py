@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mllmrec.prompts.examples import Example
+from mllmrec.ranks import the_ranks
 from mllmrec.rl.advantages import Advantage
 from mllmrec.rl.batch import KnownScores, RolloutBatch
 from mllmrec.rl.behaviour import MEAN_DIFFERENCE, sampling_metrics, truncated_ratio
@@ -30,6 +31,7 @@ from mllmrec.rl.regularizers import Regularizer
 from mllmrec.rollout.base import Turn
 from mllmrec.step.collector import Collector
 from mllmrec.step.diagnostics import LearntTokens, effective_share, token_diagnostics
+from mllmrec.step.together import whole_groups
 
 Update = Callable[
     [Iterable[Tensor]], dict[str, float]
@@ -108,13 +110,17 @@ class PolicyGradient:
         """The judged rollouts of N examples, with their advantages."""
         plain = self.collector.rollout.plain
         rows = sum(plain.rows(self.settings.group_size, len(one.candidates)) for one in examples)
-        # The update uses the rollout's pass too, unless dropout changes the function or the whole step is larger than
-        # one micro-batch and might not fit in memory.
+        # The update uses the rollout's pass too, unless dropout changes the function, the whole step is larger than one
+        # micro-batch and might not fit in memory, or other processes draw a part.
         reuses = torch.is_grad_enabled() and self.speaker.engine.reusable and not self.draws_anew
+        reuses = reuses and not the_ranks().several
         turn = Turn(step, self.settings.group_size, reuses and rows <= self.settings.micro_batch_size)
         batch = self.collector.collect(examples, turn)
         batch = self.collector.fill(batch, self.advantage.needs)
-        return replace(batch, advantages=self.advantage(batch).to(self.speaker.device))
+        advantages = self.advantage(batch)
+        if the_ranks().several:
+            the_ranks().check_same(f"advantages in step {step}", advantages.flatten().tolist())
+        return replace(batch, advantages=advantages.to(self.speaker.device))
 
     def updates(self, batch: RolloutBatch, update: Update) -> Iterator[dict[str, float]]:
         """Make the step's updates; yields the numbers to log of each."""
@@ -136,6 +142,7 @@ class PolicyGradient:
                 compare = partial(self._compare, batch, seen, rows, sampling)
                 shares = _then(shares, compare)
             numbers = update(shares)
+            seen, sums = the_ranks().sum(seen), the_ranks().total(sums)
             if self.speaker.served is not None:
                 self.speaker.served.updated()
             batch = batch if batch.old is not None else replace(batch, old=seen)
@@ -175,6 +182,8 @@ class PolicyGradient:
     ) -> Iterator[Tensor]:
         """The loss in micro-batches; their sum does not depend on their size, except with ``micro_batch_mean``.
 
+        Of several processes each has its own micro-batches of the same loss, and the sum is over all of them.
+
         Args:
             batch: the step's rollouts. Without ``old`` this pass's own log-probabilities are the old ones.
             sums: receives sums over tokens for the log.
@@ -187,7 +196,7 @@ class PolicyGradient:
         tokens = float((batch.learnt * rows[:, None]).sum())
         sequences = float(rows.sum())
         sums["tokens"] = 0.0
-        cuts = self._micro_batches(batch)
+        cuts, parts = self._own_micro_batches(batch)
         for part in cuts:
             scores = self.speaker.scores(self.speaker.policy.model, batch, part, known=known)
             if seen is not None:
@@ -218,7 +227,7 @@ class PolicyGradient:
                 sequences=sequences,
                 max_length=self.speaker.longest,
                 weights=inputs.weights,
-                parts=len(cuts),
+                parts=parts,
             )
 
     def _kept(self, inputs: LossInputs) -> Tensor | None:
@@ -256,9 +265,21 @@ class PolicyGradient:
             foreign=of(batch.foreign),
         )
 
-    def _micro_batches(self, batch: RolloutBatch) -> list[Tensor]:
-        """The rows of each micro-batch: those with something to learn, group by group."""
-        rows, size = self._learning(batch).nonzero()[:, 0], self.settings.micro_batch_size
+    def _own_micro_batches(self, batch: RolloutBatch) -> tuple[list[Tensor], int]:
+        """The rows of each micro-batch of this process, and the number of micro-batches of all processes.
+
+        A process learns whole groups. Only a loss that depends on the micro-batches takes those of one process.
+        """
+        rows, ranks = self._learning(batch).nonzero()[:, 0], the_ranks()
+        if self.settings.aggregation in OF_THE_STEP:
+            cuts = self._micro_batches(batch, whole_groups(rows, batch.group_of))
+            return cuts, len(cuts)
+        cuts = self._micro_batches(batch, rows)
+        return cuts[ranks.rank :: ranks.size], len(cuts)
+
+    def _micro_batches(self, batch: RolloutBatch, rows: Tensor) -> list[Tensor]:
+        """The rows of each micro-batch, group by group."""
+        size = self.settings.micro_batch_size
         if not self.whole_groups:
             return [part for part in rows.split(size) if len(part)]
         parts: list[list[int]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
 from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
 from mllmrec.step.going_on import Tail, grown_rows, left_to_say, prompts_with
+from mllmrec.step.together import copies_of, drawn_together, scored_together
 
 if TYPE_CHECKING:
     from mllmrec.step.served import Served  # needs an optional package
@@ -139,18 +139,21 @@ class Speaker:
             UserError: a server's completions cannot be used.
         """
         places = list(range(len(examples))) if which is None else list(which)
-        asked = [examples[place] for place in places]
-        own = [example.prompt for example in asked]
-        tokens = self.policy.prompt_batch(own) if prompts is None else self._prompts(prompts)
-        generators = self._generators(examples, places, turn, round_)
-        drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked), draw)
-        known = KnownScores(encoded, drawn.scores) if turn.gradients else None
-        batch = self._batch(examples, turn, places, tokens, drawn, source, known)
-        if drawn.segments is not None:
-            return replace(batch, segments=drawn.segments)
-        if self.plain.constrained:
-            return batch
-        return replace(batch, segments=answer_segments(self.policy, batch.completions, batch.texts))
+
+        def complete(part: slice) -> RolloutBatch:
+            asked = [examples[place] for place in places[part]]
+            texts = [one.prompt for one in asked] if prompts is None else prompts[part]
+            tokens = self.policy.prompt_batch(texts) if prompts is None else self._prompts(texts)
+            generators = self._generators(examples, places[part], turn, round_)
+            drawn, encoded = self._drawn(tokens, turn, generators, self.spelling(asked), draw)
+            known = KnownScores(encoded, drawn.scores) if turn.gradients else None
+            batch = self._batch(examples, turn, places[part], tokens, drawn, source, known)
+            segments = drawn.segments
+            if segments is None and not self.plain.constrained:
+                segments = answer_segments(self.policy, batch.completions, batch.texts)
+            return replace(batch, segments=segments)
+
+        return drawn_together(self, len(places), complete, examples)
 
     def ask_ahead(self, examples: Sequence[Example], turn: Turn) -> None:
         """Let the server begin with the completions of a later step; `complete` takes them, and counts the prompts."""
@@ -163,7 +166,7 @@ class Speaker:
         self, examples: Sequence[Example], places: Sequence[int], turn: Turn, round_: str | int
     ) -> list[torch.Generator]:
         purpose = (self.purpose, turn.step, *(() if round_ == 0 else ("round", round_)))
-        named = [(one.sample_id, *copy) for one, copy in zip(examples, _copies(examples), strict=True)]
+        named = [(one.sample_id, *copy) for one, copy in zip(examples, copies_of(examples), strict=True)]
         return [torch_generator(self.seed, *purpose, *named[place]) for place in places]
 
     def _drawn(
@@ -212,32 +215,43 @@ class Speaker:
             UserError: a row becomes too long for the policy.
         """
         told = self.policy.encode_answers(inserted)
-        tails = [Tail(row, count, own) for row, count, own in zip(rows, kept, told, strict=True)]
-        tokens = prompts_with(batch, tails)
-        # A list is as long as before, wherever it goes on.
-        if not self.plain.lists or any(told):
-            tokens = self._fitting(tokens)
-        places = batch.example_of[list(rows)].tolist()
-        copies = _copies(batch.examples)
-        generators = [
-            torch_generator(
-                *(self.seed, self.purpose, turn.step, "round", round_),
-                *(batch.examples[place].sample_id, *copies[place], "row", places[:number].count(place)),
+        all_tails = [Tail(row, count, own) for row, count, own in zip(rows, kept, told, strict=True)]
+        all_places = batch.example_of[list(rows)].tolist()
+        copies, purpose = copies_of(batch.examples), (self.purpose, turn.step, "round", round_)
+        draws = [
+            (
+                *purpose,
+                batch.examples[place].sample_id,
+                *copies[place],
+                "row",
+                all_places[:number].count(place),
             )
-            for number, place in enumerate(places)
+            for number, place in enumerate(all_places)
         ]
-        spelling = self.spelling([batch.examples[place] for place in places])
-        if spelling.reasoning is not None:
-            # What is kept has opened the reasoning already.
-            spelling = replace(spelling, reasoning=replace(spelling.reasoning, opening=[]))
-        if self.plain.lists:
-            spelling = left_to_say(spelling, batch, tails)
-        drawn, _ = self._drawn(tokens, replace(turn, group_size=1, gradients=False), generators, spelling)
-        grown = grown_rows(batch, tails, drawn)
-        grown = replace(grown, texts=self.policy.decode(grown.completions), sources=(source,) * len(tails))
-        if drawn.segments is not None or self.plain.constrained:
+
+        def go_on(part: slice) -> RolloutBatch:
+            tails, places = all_tails[part], all_places[part]
+            tokens = prompts_with(batch, tails)
+            # A list is as long as before, wherever it goes on.
+            if not self.plain.lists or any(told):
+                tokens = self._fitting(tokens)
+            generators = [torch_generator(self.seed, *draw) for draw in draws[part]]
+            spelling = self.spelling([batch.examples[place] for place in places])
+            if spelling.reasoning is not None:
+                # What is kept has opened the reasoning already.
+                spelling = replace(spelling, reasoning=replace(spelling.reasoning, opening=[]))
+            if self.plain.lists:
+                spelling = left_to_say(spelling, batch, tails)
+            drawn, _ = self._drawn(tokens, replace(turn, group_size=1, gradients=False), generators, spelling)
+            grown = grown_rows(batch, tails, drawn)
+            texts = self.policy.decode(grown.completions)
+            grown = replace(grown, texts=texts, sources=(source,) * len(tails))
+            if drawn.segments is None and not self.plain.constrained:
+                grown = replace(grown, segments=answer_segments(self.policy, grown.completions, texts))
             return grown
-        return replace(grown, segments=answer_segments(self.policy, grown.completions, grown.texts))
+
+        grown = drawn_together(self, len(all_tails), go_on, batch.examples)
+        return replace(grown, prompts=batch.prompts, prompt_of=batch.prompt_of[list(rows)])
 
     def _batch(
         self,
@@ -329,21 +343,23 @@ class Speaker:
         shown = batch.prompts if prompts is None else self._prompts(prompts)
         if rows is None:
             rows = batch.learnt.any(1).nonzero()[:, 0]
-        found = torch.zeros(batch.learnt.shape, device=self.device)
         own = model is None
         model = self.policy.model if own else model
-        training = model.training
-        if own:
-            model.eval()
-        try:
+
+        def score(rows: Tensor, found: Tensor) -> None:
             for part in rows.split(self.micro_batch_size):
                 if len(part):
                     scores = self.scores(model, batch, part, prompts=shown, entropy=False)
                     found[part] = scores.logprobs.to(found.dtype)
+
+        training = model.training
+        if own:
+            model.eval()
+        try:
+            return scored_together(rows, torch.zeros(batch.learnt.shape, device=self.device), score)
         finally:
             if own:
                 model.train(training)
-        return found
 
     def scores(
         self,
@@ -387,14 +403,3 @@ class Speaker:
             entropy=entropy,
             **({"certainty": True} if certainty else {}),  # engines of one's own may have none
         )
-
-
-def _copies(examples: Sequence[Example]) -> list[tuple[str | int, ...]]:
-    """What names the draws of each example beside its id: nothing, or how often the same prompt stood before it."""
-    seen: Counter[tuple[str, str]] = Counter()
-    names: list[tuple[str | int, ...]] = []
-    for example in examples:
-        before = seen[example.sample_id, example.prompt]
-        names.append(("copy", before) if before else ())
-        seen[example.sample_id, example.prompt] += 1
-    return names

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mllmrec.errors import UserError
+from mllmrec.ranks import the_ranks
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Updates:
     def __call__(self, shares: Iterable[Tensor]) -> dict[str, float]:
         """Make one step from the sum of the micro-batches' shares of the loss; returns the numbers to log.
 
+        Of several processes each brings its own shares. All make the same step, from the sum over all of them.
+
         Raises:
             UserError: the loss or the gradient is not finite (the weights stay as they were) and nobody skips such updates,
                 or the first update with a gradient and a learning rate changes no weight.
@@ -65,11 +68,14 @@ class Updates:
             self.backward(share)
             loss += float(share.detach())
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        ranks = the_ranks()
+        loss = ranks.total({"loss": loss})["loss"]
+        ranks.sum_gradients(weights)
         if all(weight.grad is None for weight in weights):
             # If there was nothing to learn, the gradient is zero; momentum and decay still act as in any other update.
             for weight in weights:
                 weight.grad = torch.zeros_like(weight)
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
+        norm = float(_whole(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)))
         rate = self.schedule.get_last_lr()[0]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skip(loss, norm)
@@ -121,4 +127,9 @@ class Updates:
 
 def _sums(weights: Iterable[Tensor]) -> Tensor:
     """(W,) float64 sum of each weight: it shows any update without keeping copies of the weights."""
-    return torch.stack([weight.detach().sum(dtype=torch.float64) for weight in weights])
+    return torch.stack([_whole(weight.detach().sum(dtype=torch.float64)) for weight in weights])
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A number of weights that are divided among processes, as all of them see it; any other tensor as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
