@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "evaluate a finished run under another protocol",
     "recommend": "a ranked list for one user",
     "export": "a run's model as a folder for transformers and peft",
+    "datasets": "a run's candidate sets and reasoning, for others to compare on",
     "serve": "rankings of a finished run over HTTP",
     "reproduce": "run a finished run again and compare the results",
     "report": "tables, tests and pictures over many runs",

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 def export(cfg: DictConfig) -> None:
     """Write the folder, send it if asked to, and print where it is."""
     from mllmrec.config.trust import trusted
-    from mllmrec.exporting.folder import Form, export_run, push, refuse_push
+    from mllmrec.exporting.folder import Form, export_run, refuse_local_base
+    from mllmrec.exporting.hub import push, refuse_name
     from mllmrec.screen.console import make_console, relative
 
     form, trust = Form(cfg.merge, cfg.dtype, cfg.check), trusted(cfg.trust)
     if cfg.push is not None:
-        refuse_push(cfg.push, cfg.run, form, trust)
+        refuse_name(cfg.push)
+        refuse_local_base(cfg.run, form, trust)
     done = export_run(cfg.run, cfg.out, cfg.stage, form, cfg.overwrite, trust)
     console = make_console()
     console.print(

@@ -157,6 +157,7 @@ def test_the_main_job_and_what_follows_it(tmp_path: Path) -> None:
     )
     run(command_with("mllmrec.export"), tmp_path)
     assert len(run(command_with("rank.py"), tmp_path).splitlines()) == 3
+    assert "candidates/test-uniform.parquet" in run(command_with("mllmrec.datasets export"), tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (tmp_path / "notebook.py").write_text(block)
     assert len(run("python notebook.py", tmp_path).splitlines()) > 3

@@ -83,7 +83,7 @@ def model_card(run: FinishedRun, folder: RunFolder, about: Mapping[str, Any], us
         "## Results",
         f"{protocol_line(protocol)}.\n\n{_results(metrics, run.stage)}",
         "## Data",
-        _data(folder),
+        data_counts(folder),
         "## Training",
         _training(run, folder),
         "## Limits",
@@ -176,7 +176,8 @@ def _cell(value: float | None, interval: Any) -> str:
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _data(folder: RunFolder) -> str:
+def data_counts(folder: RunFolder) -> str:
+    """The counts of the run's data, as a list."""
     if not folder.data_path.is_file():
         return "The run has no counts."
     summary = json.loads(folder.data_path.read_text(encoding="utf-8"))

@@ -6,8 +6,6 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +81,7 @@ def export_run(
             not fit the run.
     """
     target = Path(out).absolute()
-    _refuse_taken(target, overwrite)
+    refuse_taken(target, description.NAME, overwrite)
     if form.dtype is not None and form.dtype not in DTYPES:
         raise UserError(f"dtype={form.dtype}: must be {choices(DTYPES)}, or null for the run's own")
     cfg = settings_of_run(run, trust)
@@ -108,10 +106,20 @@ def export_run(
     return Exported(target, opened.stage, difference)
 
 
-def _refuse_taken(target: Path, overwrite: bool) -> None:
+def refuse_taken(target: Path, mark: str, overwrite: bool) -> None:
+    """Refuse a folder that holds something else, or an earlier export that is to stay.
+
+    Args:
+        target: the folder.
+        mark: the file by which an export is known.
+        overwrite: whether an earlier one may be replaced.
+
+    Raises:
+        UserError: it is taken.
+    """
     if not target.exists():
         return
-    if not (target / description.NAME).is_file():
+    if not (target / mark).is_file():
         raise UserError(f"out={target} exists and is no earlier export: choose another folder")
     if not overwrite:
         raise UserError(
@@ -240,52 +248,12 @@ def _compared(folder: Path, about: dict[str, Any]) -> float:
     return difference
 
 
-def push(path: Path, name: str, private: bool) -> str:
-    """Upload an export to the Hugging Face Hub with the user's token; return the repository's address.
-
-    Args:
-        path: the folder.
-        name: the repository, such as ``me/model``; made if it does not exist.
-        private: whether a new repository is private.
+def refuse_local_base(run: str, form: Form, trust: Sequence[str] = ()) -> None:
+    """Refuse to send an adapter whose base nobody else has, before anything is loaded.
 
     Raises:
-        UserError: the Hub refused it or could not be reached; the folder stays.
+        UserError: the base is a folder of this machine.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    # Versions of huggingface_hub below 1 use requests, whose errors are OSErrors.
-    unreachable = import_module("httpx").HTTPError if find_spec("httpx") else OSError
-    api = HfApi()
-    try:
-        address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=address.repo_id, folder_path=path, commit_message="Export of a run of mllmrec"
-        )
-    except (HfHubHTTPError, unreachable, LocalTokenNotFoundError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"push={name} failed ({first}), and the folder {path} is whole: sign in with hf auth login if you did not, then send it "
-            f"with hf upload {name} {path}"
-        ) from error
-    return str(address)
-
-
-def refuse_push(name: str, run: str, form: Form, trust: Sequence[str] = ()) -> None:
-    """Refuse what could not be of use on the Hub, before anything is loaded.
-
-    Raises:
-        UserError: the name is none of a repository, or the adapter's base is a folder of this machine.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(
-            f"push={name} is no name of a repository ({error}): give one such as me/my-model"
-        ) from error
     base = base_name(settings_of_run(run, trust).backbone)
     if not form.merge and base is not None and is_local(base):
         raise UserError(

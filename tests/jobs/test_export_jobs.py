@@ -4,10 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -231,62 +228,6 @@ def test_what_plain_libraries_could_not_load_is_refused(settings, merge, why):
     cfg = OmegaConf.create({"method": {"recommender": None}, "prompt": {}, "backbone": {}, **settings})
     with pytest.raises(UserError, match=why):
         refuse_foreign("DIR", cfg, Form(merge=merge))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A loopback server that speaks what an upload needs of the Hub's protocol, and what it was sent."""
-    sent = {"paths": [], "files": {}}
-
-    class Hub(BaseHTTPRequestHandler):
-        def log_message(self, *given):
-            pass
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            sent["paths"].append(self.path)
-            if self.path == "/api/repos/create":
-                sent["created"] = json.loads(body)
-                answer = {"url": f"http://127.0.0.1:{self.server.server_port}/me/model", "id": "1"}
-            elif "/preupload/" in self.path:
-                names = [file["path"] for file in json.loads(body)["files"]]
-                answer = {
-                    "files": [
-                        {"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names
-                    ]
-                }
-            elif "/commit/" in self.path:
-                lines = [json.loads(line) for line in body.splitlines()]
-                sent["files"] = {
-                    line["value"]["path"]: line["value"] for line in lines if line["key"] == "file"
-                }
-                answer = {"commitUrl": "http://127.0.0.1/me/model/commit/1", "commitOid": "1"}
-            else:
-                answer = {"warnings": [], "errors": []}
-            text = json.dumps(answer).encode()
-            self.send_response(200 if sent.get("status", 200) == 200 else sent["status"])
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def do_GET(self):
-            sent["paths"].append(self.path)
-            text = b'{"id": "me/model", "siblings": []}'
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-    yield sent
-    server.shutdown()
-    server.server_close()
 
 
 def test_only_push_sends_the_folder(scratch, command, tmp_path, hub):
