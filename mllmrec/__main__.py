@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "a run's model as a folder for transformers and peft",
     "datasets": "a run's candidate sets and reasoning, for others to compare on",
     "serve": "rankings of a finished run over HTTP",
+    "explore": "finished runs on a page, user by user",
     "reproduce": "run a finished run again and compare the results",
     "report": "tables, tests and pictures over many runs",
     "sweep": "a named experiment as a resumable multirun",

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mllmrec import api
+from mllmrec.config.listed import listed
 from mllmrec.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -74,24 +75,9 @@ def report(cfg: DictConfig) -> None:
     console.print(f"the page: {relative(made.page)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def listed(arguments: Sequence[str]) -> list[str]:
-    """Turn ``runs=A,B`` into a list; Hydra itself would read it as a sweep over A and B.
-
-    A path that exists as typed is one folder even if it has commas, since multirun names folders after overrides.
-    """
-    result = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "runs" and value and value[0] not in "['\"":
-            folders = [value] if Path(value).exists() else [part for part in value.split(",") if part]
-            argument = "runs=[" + ",".join("'" + part.replace("'", "\\'") + "'" for part in folders) + "]"
-        result.append(argument)
-    return result
-
-
 def main() -> None:
     """Entry point."""
-    sys.argv[1:] = listed(sys.argv[1:])
+    sys.argv[1:] = listed(sys.argv[1:], "runs")
     with stoppable("mllmrec.report"):
         from mllmrec.cli import run_app
 

@@ -205,7 +205,18 @@ def test_the_configuration_can_be_shown_before_it_is_complete(folder: Path) -> N
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "build_cot", "evaluate", "recommend", "export", "datasets", "serve", "reproduce", "report"],
+    [
+        "train",
+        "build_cot",
+        "evaluate",
+        "recommend",
+        "explore",
+        "export",
+        "datasets",
+        "serve",
+        "reproduce",
+        "report",
+    ],
 )
 def test_help_is_a_manual_page_and_imports_nothing_heavy(folder: Path, command: str) -> None:
     done = run(folder, f"hydra/help={command}", "--help")

@@ -225,7 +225,8 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path, small: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "build_cot", "evaluate", "recommend", "serve", "reproduce", "report", "sweep"]
+    "command",
+    ["train", "build_cot", "evaluate", "recommend", "serve", "explore", "reproduce", "report", "sweep"],
 )
 def test_ctrl_c_during_the_first_import_of_a_command(tmp_path: Path, signalled: Run, command: str) -> None:
     # The first library with a slow import.

@@ -169,6 +169,7 @@ class Root(Section):
     private: bool = True
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     workers: Count = 1
+    open: bool = True
 
 
 class Checkpoint(Section):

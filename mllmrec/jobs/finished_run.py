@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -215,7 +215,11 @@ class FinishedBaseline:
 
 
 def open_run(
-    path: str, stage: str | None, training: bool = False, trust: Sequence[str] = ()
+    path: str,
+    stage: str | None,
+    training: bool = False,
+    trust: Sequence[str] = (),
+    prepared: Prepared | None = None,
 ) -> FinishedRun | FinishedBaseline:
     """Open a run after ``stage``; None means its last one. It logs a warning if the run did not finish.
 
@@ -224,13 +228,15 @@ def open_run(
         stage: a phase that the run trained.
         training: whether its training samples should carry reasoning; missing reasoning is written anew.
         trust: see `settings_of_run`.
+        prepared: the run's data, if another phase of it is open; None: it is read.
 
     Raises:
         UserError: the run or phase does not exist, nothing was trained, or the settings name what nobody trusts.
     """
     folder, cfg = RunFolder.of_finished_run(path), settings_of_run(path, trust)
     try:
-        return _opened(folder, cfg, stage, training, trust)
+        judge = partial(open_judge, trust=trust)
+        return _opened(folder, cfg, stage, lambda: prepared or prepare(cfg, training, judge))
     except (OmegaConfBaseException, InstantiationException) as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
@@ -241,9 +247,9 @@ def open_run(
 
 
 def _opened(
-    folder: RunFolder, cfg: DictConfig, stage: str | None, training: bool, trust: Sequence[str]
+    folder: RunFolder, cfg: DictConfig, stage: str | None, data: Callable[[], Prepared]
 ) -> FinishedRun | FinishedBaseline:
-    path, judge = folder.path, partial(open_judge, trust=trust)
+    path = folder.path
     trained = [name for name in folder.metrics()["stages"] if name not in NOT_SAVED]
     state = unfinished(folder)
     why = "" if state is None else f" ({state})"
@@ -262,12 +268,12 @@ def _opened(
         )
     if cfg.method.recommender is not None:
         recommender: Recommender = instantiate(cfg.method.recommender)
-        prepared = prepare(cfg, training, judge)
+        prepared = data()
         recommender.load(folder.model_path, len(prepared.items))
         return FinishedBaseline(cfg, stage, prepared, recommender)
     so_far = trained[: trained.index(stage) + 1]
     policy = load_policy(cfg, folder, so_far)
-    prepared = prepare(cfg, training, judge)
+    prepared = data()
     prepared.builder.experience = learnt_experience(cfg, folder, so_far)
     policy.asks = prepared.builder.asks_for_reasoning
     policy.meet_items(prepared.items)

@@ -111,7 +111,7 @@ def uvicorn_config(app: Any, **others: Any) -> uvicorn.Config:
 def serve_alone(app: FastAPI, bound: socket.socket) -> None:
     """Serve in this process until a signal comes and everything accepted was answered."""
     server = uvicorn.Server(uvicorn_config(app))
-    with _ended_by_signals(server):
+    with ended_by_signals(server):
         server.run(sockets=[bound])
 
 
@@ -129,7 +129,7 @@ def serve_in_workers(settings: Mapping[str, Any], bound: socket.socket, workers:
 
 
 @contextmanager
-def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+def ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
     """Let signals end the server and nothing more: uvicorn raises them again after the end, which would look like a failure."""
 
     def end(number: int, frame: Any) -> None:

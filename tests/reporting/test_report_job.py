@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mllmrec.config.listed import listed
 from mllmrec.errors import UserError
-from mllmrec.report import listed
 from mllmrec.run.folder import RunFolder
 
 SMALL = [
@@ -114,9 +114,9 @@ def test_runs_with_other_candidates_are_refused_with_status_2(run, study):
 
 def test_a_comma_list_of_folders_is_one_value_for_hydra(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert listed(["runs=a,b/c", "seed=1,2"]) == ["runs=['a','b/c']", "seed=1,2"]
-    assert listed(["runs=[a,b]", "runs='x,y'"]) == ["runs=[a,b]", "runs='x,y'"]
-    assert listed(["runs="]) == ["runs="]
+    assert listed(["runs=a,b/c", "seed=1,2"], "runs") == ["runs=['a','b/c']", "seed=1,2"]
+    assert listed(["runs=[a,b]", "runs='x,y'"], "runs") == ["runs=[a,b]", "runs='x,y'"]
+    assert listed(["runs="], "runs") == ["runs="]
     # Multirun names folders after overrides in this way.
     (tmp_path / "method=sft,seed=0").mkdir()
-    assert listed(["runs=method=sft,seed=0"]) == ["runs=['method=sft,seed=0']"]
+    assert listed(["runs=method=sft,seed=0"], "runs") == ["runs=['method=sft,seed=0']"]

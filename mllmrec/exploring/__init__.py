@@ -1,0 +1,1 @@
+"""``python -m mllmrec.explore``: runs on a page, user by user."""
