@@ -143,6 +143,15 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits, as publishers of files give it."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def files_fingerprint(files: Mapping[str, Path]) -> str:
     """A short hash of the names and contents of files (16 hexadecimal digits); their order does not count."""
     names = sorted(files)

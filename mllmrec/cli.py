@@ -29,6 +29,7 @@ from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import VERSION_BASE, compose_checked
 from mllmrec.config.help import register_help
 from mllmrec.config.messages import readable
+from mllmrec.config.secret_values import redacted
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.encodable import write_what_can_be_encoded
@@ -183,7 +184,7 @@ def _report(error: BaseException, config_name: str) -> int:
     message = str(known) if known is not None else _hydra_message(error)
     if known is None or isinstance(known, ConfigError):
         message += f"\nSee {command} --help for the settings, and {command} --cfg job for their values."
-    print(f"mllmrec.{config_name}: error: {message}", file=sys.stderr)
+    print(redacted(f"mllmrec.{config_name}: error: {message}"), file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:

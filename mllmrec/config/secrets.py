@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mllmrec.config.secret_values import is_called_secret, secret_values
+from mllmrec.config.secret_values import is_called_secret, looks_secret, secret_values
 
 _WHAT_TO_DO = (
     "it would be saved in the run folder; put it in an environment variable, and give only the name of the variable, "
@@ -37,6 +37,8 @@ def without_secrets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             faults.append(f"{found} sounds like a secret: {_WHAT_TO_DO}")
         elif held is not None:
             faults.append(f"{name} holds the value of the environment variable {held}: {_WHAT_TO_DO}")
+        elif looks_secret(text):
+            faults.append(f"{name} holds what looks like a key, or an address with a password: {_WHAT_TO_DO}")
         else:
             kept.append(text)
     return kept, faults
@@ -68,6 +70,8 @@ def _secrets(path: str, value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _secrets(path, inner)
+    elif isinstance(value, str) and looks_secret(value):
+        yield path
     elif value is not None and not isinstance(value, bool) and is_called_secret(path.rpartition(".")[2]):
         words = str(value)
         if words not in ("", "???") and not words.startswith("${"):

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn, track
 from urllib3.util import Retry
 
-from mllmrec.cache import atomic_path, to_disk
-from mllmrec.data.images import broken_images, image_files
+from mllmrec.cache import atomic_path, sha256, to_disk
+from mllmrec.data.images import MOST_PIXELS, broken_images, image_files
 from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,24 +31,40 @@ UNREACHABLE_LIMIT = 50
 LARGEST_IMAGE = 100 * 2**20  # bytes
 
 
+class _Session(requests.Session):
+    """A session that is not led from an encrypted connection to a plain one."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where a response leads; None if it is an answer."""
+        target = super().get_redirect_target(resp)
+        if target and (resp.url or "").startswith("https:") and target.lower().startswith("http:"):
+            raise requests.exceptions.InvalidSchema(f"{resp.url} leads to {target}, which is not encrypted")
+        return target
+
+
 def http_session(connections: int = 1) -> requests.Session:
     """A session that repeats a request after a lost connection or a busy server, with growing pauses."""
     retry = Retry(
         total=3, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
     )
     adapter = HTTPAdapter(max_retries=retry, pool_maxsize=connections)
-    session = requests.Session()
+    session = _Session()
     session.headers["User-Agent"] = "mllmrec"
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
 
 
-def download(url: str, target: Path) -> Path:
+def download(url: str, target: Path, digest: str | None = None) -> Path:
     """Fetch ``url`` into ``target`` unless it is there. A broken transfer left in ``.part`` is continued.
 
+    Args:
+        url: the file's address.
+        target: where it is put.
+        digest: SHA-256 of the file in hexadecimal digits, if it is known. A file that is there already is not compared.
+
     Raises:
-        UserError: the server cannot be reached or does not send the whole file. The message says what to do by hand.
+        UserError: the server cannot be reached, does not send the whole file, or sends another file. The message says what to do by hand.
     """
     if target.is_file():
         return target
@@ -65,6 +81,13 @@ def download(url: str, target: Path) -> Path:
                 f"cannot download {url} ({type(error).__name__}: {str(error)[:200]}): run again to continue, "
                 f"or fetch the file by hand and put it at {target}"
             ) from error
+        found = sha256(part) if digest is not None else None
+        if found != digest:
+            part.unlink()
+            raise UserError(
+                f"{url} sent another file than was published (SHA-256 {found}, not {digest}): run again, or if you trust this "
+                f"one, fetch it by hand and put it at {target}"
+            )
         to_disk(part)
         os.replace(part, target)
     return target
@@ -204,6 +227,8 @@ def _fetch_image(session: requests.Session, url: str, folder: Path, item: str) -
     try:
         with Image.open(io.BytesIO(content)) as image:
             suffix = FORMATS.get(image.format or "")
+            if image.width * image.height > MOST_PIXELS:
+                return f"more than {MOST_PIXELS} pixels"
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         return f"no whole image ({type(error).__name__})"

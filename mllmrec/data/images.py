@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 UNREADABLE_IMAGE = "unreadable image"  # why nothing was written about an item or a request
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MOST_PIXELS = (
+    100_000_000  # of an image; packed into a few kilobytes, more would fill the memory of several threads
+)
 FEW_FILES, FEW_ITEMS = 20, 100  # fewer matches than one in so many files or items look like a mistake
 
 
@@ -47,7 +50,7 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def is_whole_image(path: Path) -> bool:
-    """Whether every pixel of the file decodes. JPEGs are decoded at an eighth of their size, which is cheaper."""
+    """Whether every pixel of the file decodes, and there are at most `MOST_PIXELS`. JPEGs are decoded at an eighth of their size, which is cheaper."""
     try:
         status = path.stat()
     except OSError:
@@ -60,6 +63,8 @@ def _decodes(path: Path, size: int, changed: int) -> bool:
     """Whether the file decodes; remembered as long as its size and time of change stay the same."""
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return False
             image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):

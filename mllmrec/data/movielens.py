@@ -23,6 +23,11 @@ from mllmrec.data.text import read_lines
 from mllmrec.errors import UserError, choices
 
 VARIANTS = {"ml-latest-small": ("ratings.csv", "movies.csv"), "ml-1m": ("ratings.dat", "movies.dat")}
+# As TensorFlow Datasets publishes them.
+SHA256 = {
+    "ml-latest-small": "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+    "ml-1m": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+}
 ARCHIVES = "https://files.grouplens.org/datasets/movielens"
 MOST_UNPACKED = 2**30  # bytes of a file in an archive; ml-1m's largest has 25 million
 POSTER_FOLDERS = ("posters", "images")
@@ -124,7 +129,7 @@ class MovieLens(Dataset):
         archive = (self.root or self.cache_dir / "movielens") / f"{self.variant}.zip"
         url = f"{ARCHIVES}/{self.variant}.zip"
         if self.root is None and self.download:
-            download(url, archive)
+            download(url, archive, SHA256[self.variant])
         if not archive.is_file():
             raise UserError(
                 f"no {' and '.join(names)} in {choices([str(folder) for folder in folders])}, and no {archive}: "

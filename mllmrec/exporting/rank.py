@@ -31,12 +31,12 @@ def load(folder: Path, about: dict[str, Any]) -> tuple[Any, Any]:
     if base is not None:
         source = base["path"]
         settings = {"dtype": getattr(torch, base["dtype"]), "revision": base["revision"] or "main"}
-    model: Any = AutoModelForCausalLM.from_pretrained(source, **settings)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **settings)
     if base is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(folder))
-    return model.eval(), AutoTokenizer.from_pretrained(str(folder))
+    return model.eval(), AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def prompt_of(about: dict[str, Any], history: list[str], candidates: list[str]) -> str:

@@ -217,7 +217,8 @@ def pretrained(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra: dict[str, Any] = {}
-    source: dict[str, Any] = {"revision": revision or "main"}
+    # With None transformers would ask at the terminal whether to run the checkpoint's code.
+    source: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     if gguf_file is not None:
         if find_spec("gguf") is None:
             raise UserError(f"backbone.gguf_file={gguf_file} needs: pip install 'mllmrec[gguf]'")

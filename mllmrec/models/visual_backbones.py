@@ -141,11 +141,12 @@ def _image_processor(path: str, revision: str | None, pixels: Mapping[str, int |
         UserError: it cannot be loaded, or the checkpoint belongs to another model.
     """
     given = {name: value for name, value in pixels.items() if value is not None}
+    source: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
-        kind = AutoConfig.from_pretrained(path, revision=revision or "main").model_type
+        kind = AutoConfig.from_pretrained(path, **source).model_type
         if kind != Qwen3VLConfig.model_type:
             raise UserError(f"backbone.path={path} is a model of type {kind}: give a Qwen3-VL")
-        return AutoImageProcessor.from_pretrained(path, revision=revision or "main", backend="pil", **given)
+        return AutoImageProcessor.from_pretrained(path, backend="pil", **source, **given)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

@@ -280,11 +280,12 @@ def _load(settings: HfSettings) -> tuple[Any, Any]:
     processors = AutoProcessor if settings.sees_images else AutoTokenizer
     models = AutoModelForImageTextToText if settings.sees_images else AutoModelForCausalLM
     try:
-        processor = processors.from_pretrained(path, revision=revision)
+        processor = processors.from_pretrained(path, revision=revision, trust_remote_code=False)
         with without_bars(path):
             model = models.from_pretrained(
                 path,
                 revision=revision,
+                trust_remote_code=False,
                 dtype=getattr(torch, settings.loading.dtype),
                 attn_implementation=settings.loading.attn_implementation,
                 device_map=device,

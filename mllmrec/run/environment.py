@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from mllmrec.cache import library_version
-from mllmrec.config.secret_values import is_called_secret, secret_values
+from mllmrec.config.secret_values import is_called_secret, redacted
 from mllmrec.config.secrets import without_secrets
 
 REDACTED = "<redacted>"
@@ -83,9 +83,7 @@ def command_line(arguments: Sequence[str]) -> list[str]:
             text = f"{name}={REDACTED}"
         elif text.startswith("-"):
             hide_next = secret
-        for variable, value in secret_values():
-            text = text.replace(value, f"<{variable}>")
-        shown.append(text)
+        shown.append(redacted(text))
     return shown
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mllmrec.cache import remove_abandoned, write_json
+from mllmrec.config.secret_values import redacted
 from mllmrec.errors import UserError
 from mllmrec.run.input_files import InputFiles, Record
 
@@ -167,7 +168,7 @@ class RunFolder:
         if self.is_finished:
             return
         with suppress(OSError):  # of a full disk; the error itself reports it
-            write_json(self.failed_path, {"error": f"{type(error).__name__}: {error}"})
+            write_json(self.failed_path, {"error": redacted(f"{type(error).__name__}: {error}")})
 
     def failure(self) -> str | None:
         """The first line of the reason why the job did not finish; None if it left none, as when it was killed."""

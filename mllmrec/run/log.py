@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from mllmrec.config.secret_values import secret_values
+from mllmrec.config.secret_values import redacted
 
 # What attempts after the first one log, and `resumptions` finds again.
 GOES_ON = "goes on from an earlier attempt in this folder"
@@ -136,7 +136,4 @@ def _for_the_user(record: logging.LogRecord) -> bool:
 
 class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for name, value in secret_values():
-            text = text.replace(value, f"<{name}>")
-        return text
+        return redacted(super().format(record))

@@ -53,11 +53,26 @@ def read_settings(path: Path) -> Any:
         UserError: the file cannot be read.
     """
     try:
+        _refuse_repeats(path)
         loaded = OmegaConf.load(path)
         return OmegaConf.create(_of_today(OmegaConf.to_container(loaded)))
     except _NOT_SETTINGS as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} cannot be read ({first}): put a copy in its place, or run again") from error
+
+
+def _refuse_repeats(path: Path) -> None:
+    """Refuse YAML that repeats parts of itself by reference: a short file can stand for more than memory holds.
+
+    Raises:
+        ValueError: it does; settings that a run wrote never do.
+    """
+    with path.open("rb") as stream:
+        for event in yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(
+                    f"line {event.start_mark.line + 1} refers to another part of the file by *{event.anchor}"
+                )
 
 
 def _of_today(settings: Any) -> Any:

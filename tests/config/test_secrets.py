@@ -6,6 +6,8 @@ import pytest
 
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.compose import compose_checked
+from mllmrec.config.secret_values import redacted
+from mllmrec.run.folder import RunFolder
 
 SECRET = "sk-0123456789"
 
@@ -23,6 +25,8 @@ SECRET = "sk-0123456789"
         ("+draft.token=123456789", "draft.token"),
         (f"prompt.name={SECRET}", "prompt.name holds the value of the environment variable SERVER_TOKEN"),
         (f"api_key=[{SECRET}", "api_key"),  # does not parse
+        (f"+draft.extra_body.auth={SECRET}-abcdefghijkl", "draft.extra_body.auth"),  # by its form
+        (f"dataset.source=https://me:{SECRET}@files.example/x", "dataset.source"),
     ],
 )
 def test_a_secret_is_refused_without_being_shown(monkeypatch, override: str, named: str) -> None:
@@ -54,3 +58,19 @@ def test_a_secret_in_a_file_of_one_s_own_is_refused(tmp_path) -> None:
     (fault,) = compose_checked("train", ["reward=mine"], CONFIG_DIR, str(tmp_path)).faults
     assert fault.startswith("reward.service.api_key sounds like a secret")
     assert SECRET not in fault
+
+
+def test_no_written_text_holds_keys(monkeypatch) -> None:
+    monkeypatch.setenv("MY_KEY", "a-key-of-my-own")
+    text = f"asked https://me:pass@host/v1 with a-key-of-my-own and {SECRET}-abcdefghijkl, hf_{'a' * 34} at 12:30@home"
+    assert (
+        redacted(text)
+        == "asked https://<redacted>@host/v1 with <MY_KEY> and <redacted>, <redacted> at 12:30@home"
+    )
+
+
+def test_a_run_that_failed_keeps_no_key(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SERVER_TOKEN", SECRET)
+    folder = RunFolder(tmp_path)
+    folder.fail(RuntimeError(f"refused {SECRET}"))
+    assert folder.failure() == "RuntimeError: refused <SERVER_TOKEN>"

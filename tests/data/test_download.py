@@ -4,9 +4,10 @@ import signal
 import time
 
 import pytest
+import requests
 
 import mllmrec.data.download
-from mllmrec.data.download import download, download_images
+from mllmrec.data.download import download, download_images, http_session
 from mllmrec.errors import UserError
 from mllmrec.stopping import Stopped
 
@@ -134,3 +135,25 @@ def test_a_stop_does_not_wait_for_the_rest_of_the_images(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         download_images({str(item): "http://127.0.0.1:9/x" for item in range(400)}, tmp_path, workers=2)
     assert len(asked) < 200
+
+
+def test_a_file_that_was_exchanged_is_not_taken(site, tmp_path):
+    site.files["/a"] = b"hello"
+    published = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of hello
+    assert download(site.address + "/a", tmp_path / "a", published).read_bytes() == b"hello"
+    site.files["/a"] = b"hullo"
+    with pytest.raises(
+        UserError, match=rf"sent another file than was published .*{published}.*put it at .*b"
+    ):
+        download(site.address + "/a", tmp_path / "b", published)
+    assert {path.name for path in tmp_path.iterdir()} <= {"a", "a.lock", "b.lock"}
+
+
+def test_an_encrypted_address_does_not_lead_to_a_plain_one():
+    answer = requests.Response()
+    answer.status_code, answer.headers["Location"] = 302, "http://elsewhere.example/a"
+    answer.url = "https://files.example/a"
+    with pytest.raises(requests.RequestException, match=r"files\.example/a leads to http://.*not encrypted"):
+        http_session().get_redirect_target(answer)
+    answer.url = "http://files.example/a"
+    assert http_session().get_redirect_target(answer) == "http://elsewhere.example/a"

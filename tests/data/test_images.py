@@ -91,3 +91,10 @@ def test_what_is_called_like_an_image_and_is_no_file(tmp_path, picture):
     (tmp_path / "2.png").mkdir()
     os.mkfifo(tmp_path / "3.png")
     assert list(usable_images(tmp_path, ["1", "2", "3"])[0]) == ["1"]
+
+
+def test_a_few_kilobytes_that_unpack_to_gigabytes_are_no_image(tmp_path):
+    # 11,000 x 11,000 black pixels: 20 kB on disk, 363 MB as colours, and one thread for each core reads such a file.
+    Image.new("1", (11_000, 11_000)).save(tmp_path / "1.png")
+    assert (tmp_path / "1.png").stat().st_size < 100_000
+    assert usable_images(tmp_path, ["1"]) == ({}, {"unreadable images": 1})

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -90,3 +94,18 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_pretrained, shake)
     assert found[0]
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_code_beside_a_checkpoint_is_never_offered(checkpoints, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(checkpoints("qwen3"), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "theirs",
+        "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda question: "y")  # whoever is asked says yes
+    with pytest.raises(UserError, match=r"cannot be loaded: .*contains custom code"):
+        Pretrained(path=str(folder)).build((), (), 0)
+    assert not (tmp_path / "owned").exists()

@@ -6,6 +6,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from mllmrec.errors import UserError
 from mllmrec.run.settings import MOVED, read_settings
 
 
@@ -53,3 +54,11 @@ def test_a_recommender_that_encoded_texts_itself_has_an_encoder_today(tmp_path, 
 def test_moved_modules_are_there(before, now):
     assert find_spec(now) is not None
     assert find_spec(before) is None
+
+
+def test_settings_that_stand_for_more_than_memory_holds_are_refused(tmp_path):
+    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 3)]
+    (tmp_path / "resolved.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"resolved\.yaml cannot be read \(line 2 refers to .* by \*a0\)"):
+        read_settings(tmp_path / "resolved.yaml")
