@@ -27,7 +27,7 @@ def write_report(folder: Path, title: str, made: str, sections: Sequence[Section
         folder / "report.json",
         {"title": title, "experiments": [section.experiment.as_json() for section in sections]},
     )
-    _write(folder / "report.html", page(title, made, sections))
+    _write(folder / "report.html", page(title, made, sections, folder))
     return folder / "report.html"
 
 
@@ -71,4 +71,6 @@ def slug(name: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )  # names of folders may be no text

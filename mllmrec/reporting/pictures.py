@@ -1,10 +1,11 @@
-"""The pictures of a report: learning, sensitivity, reward inflation, and cost against quality."""
+"""The pictures of a report: learning, sensitivity, parts of the users, reward inflation, and cost against quality."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,17 @@ from matplotlib.figure import Figure
 
 from mllmrec.cache import atomic_path
 from mllmrec.config.kinds import stage_title
+from mllmrec.reporting import charts
+from mllmrec.reporting.charts import Chart
 from mllmrec.reporting.comparison import Scores
 from mllmrec.reporting.experiment import Experiment
+from mllmrec.reporting.row_styles import COLOURS, marker, style
 from mllmrec.reporting.rows import numeric_key
-from mllmrec.reporting.series import Logs, Series
+from mllmrec.reporting.series import SMOOTHED_POINTS, Logs, Series
+from mllmrec.reporting.slice_figure import WIDTH, families, slice_figure
 from mllmrec.reporting.tables import label_of
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is too faint for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-DASHES = ("-", "--", ":")
-WIDTH = 9.0
-SMOOTHED_POINTS = 20
+_LABEL = 38  # characters in a line above a narrow panel
 _TICKS = 8  # up to so many values of a setting all get a label
 _CLOSEST = 0.05  # share of the axis; labels of closer values overlap
 _RC: Any = {
@@ -33,6 +33,7 @@ _RC: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
+    "text.parse_math": False,  # labels may hold any text
 }
 
 
@@ -44,6 +45,10 @@ class Picture:
     title: str
     caption: str
     path: Path
+    chart: Chart | None = None  # its points, for the page
+
+
+_Painter = Callable[[Experiment, Logs], tuple[Figure, str, str] | None]
 
 
 def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
@@ -57,14 +62,18 @@ def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
 
     logs = Logs(experiment.rows)
     drawn = []
-    painters: dict[str, Callable[[Experiment, Logs], tuple[Figure, str, str] | None]] = {
-        "learning": learning_curves,
-        "sensitivity": sensitivity,
-        "inflation": inflation,
-        "cost": cost_against_quality,
+    painters: dict[str, tuple[_Painter, Callable[[], Chart | None]]] = {
+        "learning": (learning_curves, lambda: charts.learning(experiment, logs)),
+        "sensitivity": (sensitivity, lambda: charts.sensitivity(experiment, *sensitivity_lines(experiment))),
+        "slices": (
+            lambda experiment, _: slice_figure(experiment),
+            lambda: charts.parts(experiment, families(experiment)),
+        ),
+        "inflation": (inflation, lambda: charts.inflation(experiment, logs)),
+        "cost": (cost_against_quality, lambda: charts.cost(experiment)),
     }
     with matplotlib.rc_context(_RC):
-        for name, paint in painters.items():
+        for name, (paint, chart) in painters.items():
             painted = paint(experiment, logs)
             if painted is None:
                 continue
@@ -72,7 +81,7 @@ def draw_pictures(experiment: Experiment, folder: Path) -> list[Picture]:
             path = folder / f"{name}.png"
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, dpi=150, format="png")
-            drawn.append(Picture(name, title, caption, path))
+            drawn.append(Picture(name, title, caption, path, chart()))
     return drawn
 
 
@@ -90,7 +99,7 @@ def learning_curves(experiment: Experiment, logs: Logs) -> tuple[Figure, str, st
             series = logs.series(entry.row, stage, column)
             if series is None:
                 continue
-            colour, dash = _style(place)
+            colour, dash = style(place)
             axis.plot(series.steps, series.mean, color=colour, linestyle=dash, marker="o", markersize=3)
             if len(entry.row.runs) > 1:
                 axis.fill_between(
@@ -111,15 +120,8 @@ def learning_curves(experiment: Experiment, logs: Logs) -> tuple[Figure, str, st
 
 def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
     """The main metric against the one numeric setting that varies, one line for each choice of the others."""
-    key = numeric_key(experiment.rows)
-    if key is None:
-        return None
-    lines: dict[str, list[tuple[float, Scores]]] = {}
-    for entry in experiment.scores:
-        others = " ".join(f"{name}={value}" for name, value in entry.row.settings.items() if name != key)
-        lines.setdefault(others, []).append((float(entry.row.settings[key]), entry))
-    lines = {others: sorted(points, key=lambda point: point[0]) for others, points in lines.items()}
-    if max(len(points) for points in lines.values()) < 2:
+    lines, key = sensitivity_lines(experiment)
+    if max((len(points) for points in lines.values()), default=0) < 2:
         return None
     known = sorted({value for points in lines.values() for value, _ in points})
     logarithmic = known[0] > 0 and known[-1] / known[0] > 50
@@ -129,13 +131,14 @@ def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] |
     axis = figure.subplots()
     for place, points in enumerate(lines.values()):
         values = np.array([known.index(value) if evenly else value for value, _ in points])
-        intervals = np.array([entry.intervals[experiment.metric] for _, entry in points])
-        colour, dash = _style(place)
-        means = [entry.mean(experiment.metric) for _, entry in points]
+        rows = [experiment.scores[row] for _, row in points]
+        intervals = np.array([entry.intervals[experiment.metric] for entry in rows])
+        colour, dash = style(place)
+        means = [entry.mean(experiment.metric) for entry in rows]
         axis.plot(values, means, color=colour, linestyle=dash, marker="o", markersize=4)
         axis.fill_between(values, intervals[:, 0], intervals[:, 1], color=colour, alpha=0.15, linewidth=0)
     if logarithmic:
-        axis.set_xscale("log")
+        _logarithmic(axis)
     if len(known) <= _TICKS:
         axis.set_xticks(range(len(known)) if evenly else known, [f"{value:g}" for value in known])
         axis.minorticks_off()
@@ -149,6 +152,21 @@ def sensitivity(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] |
         "bands are 95 % bootstrap intervals over users."
     )
     return figure, f"Sensitivity to {key}", caption
+
+
+def sensitivity_lines(experiment: Experiment) -> tuple[dict[str, list[tuple[float, int]]], str]:
+    """The rows along the one numeric setting that varies.
+
+    Returns:
+        The choices of the other settings -> (value, place of the row), ascending; empty if no such setting, or several, vary.
+        And the setting's key.
+    """
+    key = numeric_key(experiment.rows)
+    lines: dict[str, list[tuple[float, int]]] = {}
+    for place, row in enumerate(experiment.rows if key is not None else ()):
+        others = " ".join(f"{name}={value}" for name, value in row.settings.items() if name != key)
+        lines.setdefault(others, []).append((float(row.settings[key or ""]), place))
+    return {others: sorted(points) for others, points in lines.items()}, key or ""
 
 
 def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | None:
@@ -185,7 +203,7 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
                 series.steps, (series.mean - low) / span, color=COLOURS[0], linestyle=dash, linewidth=1.4
             )[0]
         axis.set_ylim(-0.05, 1.05)
-        axis.set_title(label_of(entry), fontsize=9, wrap=True)
+        axis.set_title(fill(label_of(entry), _LABEL), fontsize=9)
         if place >= len(panels) - columns:
             axis.set_xlabel("GRPO step")
         axis.tick_params(axis="y", labelcolor=COLOURS[0])
@@ -227,14 +245,14 @@ def cost_against_quality(experiment: Experiment, logs: Logs) -> tuple[Figure, st
             [float(entry.seconds or 0.0)],
             [mean],
             yerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]],
-            color=_style(place)[0],
-            marker=MARKERS[(place + place // len(MARKERS)) % len(MARKERS)],
+            color=style(place)[0],
+            marker=marker(place),
             markersize=6,
             capsize=3,
             linewidth=1.2,
         )
     if seconds.min() > 0 and seconds.max() / seconds.min() > 20:
-        axis.set_xscale("log")
+        _logarithmic(axis)
     axis.margins(x=0.12, y=0.12)
     axis.set_xlabel("seconds of all phases, mean over seeds")
     axis.set_ylabel(experiment.metric)
@@ -258,7 +276,7 @@ def _label_on_the_right(axis: Axes, points: Sequence[tuple[int, Scores]], metric
     for index in range(len(heights) - 2, -1, -1):
         heights[index] = min(heights[index], heights[index + 1] - gap)
     for height, (place, entry) in zip(heights, ordered, strict=True):
-        colour = _style(place)[0]
+        colour = style(place)[0]
         axis.annotate(
             label_of(entry),
             xy=(float(entry.seconds or 0.0), entry.mean(metric)),
@@ -279,13 +297,15 @@ def _label_on_the_right(axis: Axes, points: Sequence[tuple[int, Scores]], metric
         )
 
 
-def _style(place: int) -> tuple[str, str]:
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+def _logarithmic(axis: Axes) -> None:
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")  # the usual one writes formulas
+    axis.xaxis.set_minor_formatter("")
 
 
 def _legend_below(figure: Figure, axis: Axes, labelled: Sequence[tuple[int, str]]) -> None:
     handles = [
-        axis.plot([], [], color=_style(place)[0], linestyle=_style(place)[1], marker="o", markersize=3)[0]
+        axis.plot([], [], color=style(place)[0], linestyle=style(place)[1], marker="o", markersize=3)[0]
         for place, _ in labelled
     ]
     longest = max(len(label) for _, label in labelled)

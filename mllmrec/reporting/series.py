@@ -11,6 +11,8 @@ import pandas as pd
 from mllmrec.reporting.rows import Row
 from mllmrec.reporting.runs import Run
 
+SMOOTHED_POINTS = 20  # noisy values are drawn as running means over 1/20 of a phase
+
 
 @dataclass(frozen=True)
 class Series:
@@ -56,18 +58,36 @@ class Logs:
             smoothed_points: replace each seed's values by a running mean over 1 / ``smoothed_points`` of them;
                 0 leaves them as they are.
         """
-        columns = []
-        for log in self._logs[row.label]:
-            if column not in log:
-                return None
-            logged = log.loc[(log["stage"] == stage) & log[column].notna()].set_index("step")[column]
-            if smoothed_points:
-                window = max(1, len(logged) // smoothed_points)
-                logged = logged.rolling(window, min_periods=1, center=True).mean()
-            columns.append(logged)
+        columns = [column for _, column in self._columns(row, stage, column, smoothed_points)]
+        if len(columns) < len(row.runs):
+            return None
         joined = pd.concat(columns, axis=1, join="inner").sort_index()
         if joined.empty:
             return None
         values = joined.to_numpy(dtype=float)
         steps = joined.index.to_numpy(dtype=float)
         return Series(steps, values.mean(axis=1), values.min(axis=1), values.max(axis=1))
+
+    def runs(self, row: Row, stage: str, column: str, smoothed_points: int = 0) -> list[tuple[Run, Series]]:
+        """``column`` of each run of a row that logged it in a phase; the arguments are those of `series`."""
+        found = []
+        for run, logged in self._columns(row, stage, column, smoothed_points):
+            if len(logged):
+                values = logged.sort_index()
+                mean = values.to_numpy(dtype=float)
+                found.append((run, Series(values.index.to_numpy(dtype=float), mean, mean, mean)))
+        return found
+
+    def _columns(
+        self, row: Row, stage: str, column: str, smoothed_points: int
+    ) -> list[tuple[Run, pd.Series]]:
+        columns = []
+        for run, log in zip(row.runs, self._logs[row.label], strict=True):
+            if column not in log:
+                continue
+            logged = log.loc[(log["stage"] == stage) & log[column].notna()].set_index("step")[column]
+            if smoothed_points:
+                window = max(1, len(logged) // smoothed_points)
+                logged = logged.rolling(window, min_periods=1, center=True).mean()
+            columns.append((run, logged))
+        return columns

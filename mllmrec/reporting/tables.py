@@ -33,6 +33,15 @@ class Cell:
     spread: str = ""  # over seeds
     mark: str = ""  # best or second
 
+    @property
+    def sorted_by(self) -> str:
+        """What a reader sorts by: the number without its sign for thousands; empty if there is none, so that it comes last."""
+        number = self.text.replace(",", "").replace("−", "-")
+        try:
+            return str(float(number))
+        except ValueError:
+            return "" if self.text == "–" else self.text
+
 
 @dataclass(frozen=True)
 class Table:

@@ -88,7 +88,9 @@ def test_the_report_of_real_runs(run, study):
     ):
         assert words in screen
     drawn = {path.relative_to(study / "out").as_posix() for path in (study / "out").rglob("*.png")}
+    sections = ["1-runs", "2-runs-popularity-negatives", "3-1", "4-1-popularity-negatives"]
     expected = ["1-runs/learning", "1-runs/inflation", "1-runs/cost", "3-1/learning", "3-1/inflation"]
+    expected += [f"{section}/slices" for section in sections]
     assert drawn == {f"{name}.png" for name in expected}
     assert "(3-1/inflation.png)" in (study / "out" / "report.md").read_text(encoding="utf-8")
     page = (study / "out" / "report.html").read_text(encoding="utf-8")

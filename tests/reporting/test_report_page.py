@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import pytest
 
 from mllmrec.reporting.experiment import names_of
 from mllmrec.reporting.files import slug, write_report
+from mllmrec.reporting.job_links import _address
 from mllmrec.reporting.page import make_section
 from mllmrec.reporting.pictures import draw_pictures
 
@@ -39,18 +41,40 @@ class Attributes(HTMLParser):
         self.seen += [(tag, name, value or "") for name, value in attrs] or [(tag, "", "")]
 
 
-def test_the_page_needs_no_network_and_no_script(written):
+def test_the_page_loads_nothing_and_runs_its_own_scripts_alone(written):
     text = (written / "report.html").read_text(encoding="utf-8")
     parser = Attributes()
     parser.feed(text)
-    links = [value for _, name, value in parser.seen if name in ("src", "href", "srcset", "data", "action")]
-    assert links
-    assert all(value.startswith(("data:image/png;base64,", "#")) for value in links)
-    assert "http://" not in text
-    assert "https://" not in text
-    assert not {"script", "link", "iframe"} & {tag for tag, _, _ in parser.seen}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _, _ in parser.seen}
+    loaded = [value for _, name, value in parser.seen if name in ("src", "srcset", "data", "action")]
+    assert loaded
+    assert all(value.startswith("data:image/png;base64,") for value in loaded)
+    assert not [name for _, name, _ in parser.seen if name.startswith("on") or name == "style"]
     assert "@import" not in text
     assert "url(" not in text
+    (policy,) = (value for _, name, value in parser.seen if name == "content" and "default-src" in value)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    scripts = re.findall("<script>(.*?)</script>", text, re.S)
+    assert len(scripts) == 3
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+
+
+def test_links_lead_to_the_runs_and_to_their_files(written):
+    parser = Attributes()
+    parser.feed((written / "report.html").read_text(encoding="utf-8"))
+    links = [value for _, name, value in parser.seen if name == "href"]
+    inside = {value for value in links if value.startswith("#")}
+    assert inside == {f"#{value}" for _, name, value in parser.seen if name == "id"}
+    outside = [value for value in links if not value.startswith("#")]
+    assert outside[:2] == ["../runs/a/", "../runs/a/.hydra/resolved.yaml"]
+    assert all((written / value).exists() for value in outside)
+    assert "../runs/c/failed.json" in outside
+
+
+def test_names_of_folders_cannot_become_schemes(tmp_path):
+    assert _address(tmp_path / "javascript:alert(1)?#", tmp_path) == "javascript%3Aalert%281%29%3F%23"
 
 
 def test_the_pictures_in_the_page_are_the_files_beside_it(written):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from mllmrec.reporting.charts import learning as learning_chart
+from mllmrec.reporting.charts import parts as parts_chart
 from mllmrec.reporting.pictures import (
     cost_against_quality,
     draw_pictures,
@@ -12,6 +14,7 @@ from mllmrec.reporting.pictures import (
     sensitivity,
 )
 from mllmrec.reporting.series import Logs
+from mllmrec.reporting.slice_figure import families, slice_figure
 
 LOG = """stage,step,reward,val/NDCG@3,reward_with_cot
 sft,0,,0.10,
@@ -157,3 +160,48 @@ def test_runs_that_logged_nothing_have_no_curves(tmp_path, write_run, experiment
     write_run(tmp_path / "a", [1, 2])
     study = experiment(tmp_path)
     assert draw_pictures(study, tmp_path / "out") == []
+
+
+def test_labels_with_signs_of_formulas_are_drawn_as_they_are(tmp_path, write_run, experiment):
+    for number, name in enumerate(["$\\frac$", "100$ & $x_1$"]):
+        write_run(
+            tmp_path / str(number),
+            {"grpo": [1, 2, 9]},
+            method=name,
+            typed=["method"],
+            log=LOG.format(last=0.5),
+            seconds=10.0 * 30**number,
+        )
+    drawn = draw_pictures(experiment(tmp_path), tmp_path / "out")
+    assert [picture.name for picture in drawn] == ["learning", "inflation", "cost"]
+    figure, _, _ = cost_against_quality(experiment(tmp_path), Logs([]))
+    assert figure.axes[0].get_xscale() == "log"
+    assert figure.axes[0].xaxis.get_major_formatter()(100.0) == "100"
+
+
+def test_slices_have_a_panel_a_division_and_a_point_a_row(tmp_path, write_run, experiment):
+    parts = [["cold", "short"], ["head", "long"], ["head", "short"]]
+    write_run(tmp_path / "a", [1, 2, 9], slices=parts)
+    study = experiment(tmp_path)
+    figure, _, caption = slice_figure(study)
+    assert [axis.get_title() for axis in figure.axes] == [
+        "by the target's count in training",
+        "by the history shown",
+    ]
+    assert "Too few users to say much: cold, head, short, long." in caption
+    first, second = parts_chart(study, families(study)).views[0].panels
+    # NDCG@3 of ranks 1, 2 and 9.
+    assert [line.y for line in first.lines] == [pytest.approx([1.0, (1 / np.log2(3)) / 2])]
+    assert [line.y for line in second.lines] == [pytest.approx([0.5, 1 / np.log2(3)])]
+    assert first.x_names == ["cold (n = 1)", "head (n = 2)"]
+
+
+def test_a_chart_has_a_line_a_seed_and_one_of_their_mean(study):
+    chart = learning_chart(study, Logs(study.rows))
+    assert [view.y_label for view in chart.views] == ["held-out NDCG@3", "reward (running mean)"]
+    _, grpo = chart.views[0].panels
+    assert [(line.name, line.x, line.y, line.faint) for line in grpo.lines] == [
+        ("r1, seed 0, run a0", [0, 20], [0.2, 0.3], True),
+        ("r1, seed 1, run a1", [0, 20, 30], [0.2, 0.5, 0.9], True),
+        ("r1, mean of 2 seeds", [0, 20], pytest.approx([0.2, 0.4]), False),
+    ]
