@@ -149,6 +149,7 @@ class WandbLoggers(RunLoggers):
         name: the run's name; None for the run folder's.
         tags: labels, beside the choices of the main groups.
         offline: None for offline unless the environment has WANDB_API_KEY (or sets WANDB_MODE).
+        artifacts: whether to upload candidate sets, rankings and weights too.
     """
 
     needs_package = ("wandb", "wandb")
@@ -161,12 +162,13 @@ class WandbLoggers(RunLoggers):
         name: str | None = None,
         tags: Sequence[str] = (),
         offline: bool | None = None,
+        artifacts: bool = False,
     ) -> None:
         self.project, self.entity, self.group, self.name = project, entity, group, name
         self.tags = list(tags)
-        self.offline = offline
+        self.offline, self.artifacts = offline, artifacts
         self._run: Any = None
-        self._stages: Any = None  # the run's `mllmrec.run.wandb_log.WandbStages`
+        self._stages: Any = None  # `mllmrec.run.service_log.ServiceStages`
 
     def _mode(self) -> Any:
         if self.offline is not None:
@@ -177,9 +179,10 @@ class WandbLoggers(RunLoggers):
         """Begin the job's run."""
         import wandb
 
-        from mllmrec.run.wandb_log import WandbStages
+        from mllmrec.run.service_log import ServiceStages
+        from mllmrec.run.wandb_log import WandbLog
 
-        self._run = wandb.init(
+        run = self._run = wandb.init(
             project=self.project,
             entity=self.entity,
             group=self.group or labels.group,
@@ -194,7 +197,9 @@ class WandbLoggers(RunLoggers):
         )
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self._stages = WandbStages(self._run, folder.log_path, goes_on=labels.known is not None)
+        self._stages = ServiceStages(
+            lambda stages, stage: WandbLog(stages, stage, run), folder.log_path, labels.known is not None
+        )
 
     @property
     def known(self) -> str | None:
@@ -225,6 +230,19 @@ class WandbLoggers(RunLoggers):
             shown["rollouts"] = wandb.Table(columns=columns, data=rows)
         if shown:
             self._run.log(shown)
+        if self.artifacts:
+            from mllmrec.run.artifacts import artifacts_of
+
+            with artifacts_of(folder) as found:
+                for artifact in found:
+                    # Candidates are named by their content and shared; the others are the run's own.
+                    own = artifact.kind != "candidates"
+                    kept = wandb.Artifact(
+                        f"{artifact.name}-{self._run.id}" if own else artifact.name, artifact.kind
+                    )
+                    for name, path in artifact.files.items():
+                        kept.add_file(str(path), name=name)
+                    self._run.log_artifact(kept)
 
     def close(self, failed: bool = False) -> None:
         """Finish the run; wandb then shows it as failed or finished. The next job of a multirun starts its own run."""

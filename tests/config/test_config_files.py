@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,9 @@ ASKS_FOR_A_GPU = {
     *(("experiment", f"paper_{name}") for name in ("microlens", "movielens", "netflix")),
 }
 
+# Choices whose packages are extras that tests do without.
+OPTIONAL = {("logger", "mlflow"): "mlflow", ("logger", "trackio"): "trackio"}
+
 
 def composed(*overrides: str) -> DictConfig:
     result = compose_checked("train", overrides, CONFIG_DIR)
@@ -77,6 +81,11 @@ def test_every_file_composes_and_passes_the_checks(group: str, name: str, tmp_pa
             check_config(cfg)
         assert len(raised.value.faults) == 1
         assert "trainer.accelerator=gpu" in raised.value.faults[0]
+    elif (group, name) in OPTIONAL and find_spec(OPTIONAL[group, name]) is None:
+        with pytest.raises(ConfigError) as raised:
+            check_config(cfg)
+        (fault,) = raised.value.faults
+        assert f"needs {name}: pip install 'mllmrec[{name}]'" in fault
     else:
         check_config(cfg)
 
