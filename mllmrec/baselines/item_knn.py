@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,12 @@ from scipy import sparse
 
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.weights_file import read_weights, write_weights
+from mllmrec.data.parts import Parts, ranges
 from mllmrec.errors import UserError
 
 KIND = "item_knn"
-_BLOCK_ITEMS = 1024  # rows of the similarity matrix computed at once; bounds memory
+_BLOCK_ITEMS = 1024  # most rows of the similarity matrix that are computed at once
+_BLOCK_PAIRS = 1 << 22  # most pairs of items of one user that are counted at once; these two bound memory
 
 
 class ItemKnn(Recommender):
@@ -44,11 +46,13 @@ class ItemKnn(Recommender):
         bought = _incidence(inputs.sequences, inputs.num_items)
         norms = np.sqrt(np.asarray(bought.sum(axis=0), dtype=np.float64).ravel())
         by_item = bought.T.tocsr()
-        blocks = [
-            self._nearest(by_item[start : start + _BLOCK_ITEMS] @ bought, start, norms)
-            for start in range(0, inputs.num_items, _BLOCK_ITEMS)
-        ]
-        self._similar = sparse.vstack(blocks, format="csr")
+        pairs = by_item @ np.diff(bought.indptr).astype(
+            np.int64
+        )  # of each item, with itself and with repetitions
+        nearest = _Nearest(int(np.minimum(pairs, self.neighbours).sum()), inputs.num_items)
+        for start, end in _blocks(pairs):
+            nearest.add(self._nearest(by_item[start:end] @ bought, start, norms))
+        self._similar = nearest.table()
 
     def _nearest(self, together: sparse.csr_array, start: int, norms: np.ndarray) -> sparse.csr_array:
         """Each item's largest similarities, for a block of items; `together` counts common users. Ties: item code."""
@@ -65,7 +69,32 @@ class ItemKnn(Recommender):
 
     def scores(self, histories: Sequence[np.ndarray], candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Sums of similarities."""
-        return [self._sums(history)[wanted] for history, wanted in zip(histories, candidates, strict=True)]
+        count = self._similar.shape[0]
+        if sum(map(len, candidates)) >= count:  # so many that sums for all items cost no more
+            return [
+                self._sums(history)[wanted] for history, wanted in zip(histories, candidates, strict=True)
+            ]
+        if not any(map(len, candidates)):
+            return [np.empty(0) for _ in candidates]
+        asked = np.concatenate([np.asarray(wanted, dtype=np.int64) for wanted in candidates])
+        sizes = [len(wanted) for wanted in candidates]
+        keys, place = np.unique(np.repeat(np.arange(len(sizes)), sizes) * count + asked, return_inverse=True)
+        sums = self._sums_of(keys, histories)[place]
+        return np.split(sums, np.cumsum(sizes)[:-1])
+
+    def _sums_of(self, keys: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """(K,) sums for sorted keys, each a history's number times I plus an item; the terms are added as in `_sums`."""
+        similar, known = self._similar, Parts.of(histories)
+        starts = similar.indptr[known.joined()].astype(np.int64)
+        lengths = similar.indptr[known.joined() + 1] - starts
+        entries = ranges(starts, lengths)
+        age = np.repeat(known.lengths, known.lengths) - 1 - _places(known.lengths)
+        weights = np.repeat(self.decay**age, lengths)
+        found = np.repeat(known.owners(), lengths) * similar.shape[0] + similar.indices[entries]
+        places = np.minimum(np.searchsorted(keys, found), len(keys) - 1)
+        hit = keys[places] == found
+        terms = similar.data[entries[hit]] * weights[hit]
+        return np.bincount(places[hit], weights=terms, minlength=len(keys))
 
     def _sums(self, history: np.ndarray) -> np.ndarray:
         weights = self.decay ** np.arange(len(history))[::-1]
@@ -85,10 +114,54 @@ class ItemKnn(Recommender):
         )
 
 
-def _incidence(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_array:
-    """(U, I) int64 of 0 and 1: which user has which item."""
-    distinct = [np.unique(sequence) for sequence in sequences]
-    users = np.repeat(np.arange(len(distinct)), [len(items) for items in distinct])
-    items = np.concatenate([*distinct, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    shape = (len(distinct), num_items)
-    return sparse.csr_array((np.ones(len(items), dtype=np.int64), (users, items)), shape=shape)
+class _Nearest:
+    """The rows of the similarity matrix, kept as they are computed."""
+
+    def __init__(self, most: int, num_items: int) -> None:
+        # Of the room for all that there may be, only what is written to takes memory.
+        self._cosines, self._items = np.empty(most), np.empty(most, dtype=np.int32)
+        self._counts = [np.zeros(1, dtype=np.int64)]
+        self._num_items, self._filled = num_items, 0
+
+    def add(self, block: sparse.csr_array) -> None:
+        """Add the next rows."""
+        end = self._filled + block.nnz
+        self._cosines[self._filled : end], self._items[self._filled : end] = block.data, block.indices
+        self._counts.append(np.diff(block.indptr))
+        self._filled = end
+
+    def table(self) -> sparse.csr_array:
+        """All rows."""
+        kept = slice(0, self._filled)
+        starts = np.cumsum(np.concatenate(self._counts))
+        return sparse.csr_array(
+            (self._cosines[kept], self._items[kept], starts), shape=(self._num_items, self._num_items)
+        )
+
+
+def _blocks(pairs: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of items within both bounds; an item of more pairs is alone."""
+    before = np.concatenate([[0], np.cumsum(pairs)])
+    start = 0
+    while start < len(pairs):
+        fitting = int(np.searchsorted(before, before[start] + _BLOCK_PAIRS, side="right")) - 1
+        end = min(max(fitting, start + 1), start + _BLOCK_ITEMS, len(pairs))
+        yield start, end
+        start = end
+
+
+def _incidence(sequences: Iterable[np.ndarray], num_items: int) -> sparse.csr_array:
+    """(U, I) int32 of 0 and 1: which user has which item."""
+    parts = Parts.of(sequences)
+    pairs = parts.owners() * num_items + parts.joined()
+    pairs.sort()
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+    users, items = np.divmod(pairs, num_items)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(parts)))])
+    shape = (len(parts), num_items)
+    return sparse.csr_array((np.ones(len(items), dtype=np.int32), items, starts), shape=shape)
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """The place of each item of sequences of these lengths, from 0, concatenated."""
+    return ranges(np.zeros_like(lengths), lengths)

@@ -24,6 +24,7 @@ from mllmrec.baselines.keep_best import KeepBest
 from mllmrec.baselines.next_item_loss import NextItemLoss
 from mllmrec.baselines.settings import TrainingSettings
 from mllmrec.baselines.weights_file import read_weights, write_weights
+from mllmrec.data.parts import Parts
 from mllmrec.errors import UserError
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.progress import Epochs
@@ -128,13 +129,14 @@ class NeuralRecommender(Recommender):
         Raises:
             UserError: no sequence has two items, or the training diverged.
         """
-        sequences = [sequence for sequence in inputs.sequences if len(sequence) > 1]
-        if not sequences:
+        every = Parts.of(inputs.sequences)
+        sequences = every[np.flatnonzero(every.lengths > 1)]
+        if not len(sequences):
             raise UserError(
                 f"{self.kind}: no training sequence has two items; filter less or split otherwise"
             )
         training, longest = self.training, self.history_length + 1
-        lengths = np.array([min(len(sequence), longest) for sequence in sequences])
+        lengths = np.minimum(sequences.lengths, longest)
         features = self.features(inputs)
         with seeded_globals(inputs.seed, "recommender", self.kind):
             self.network = self.build(inputs.num_items, features)

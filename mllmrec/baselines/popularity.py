@@ -9,15 +9,14 @@ import numpy as np
 
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.weights_file import read_weights, write_weights
+from mllmrec.data.parts import Parts
 
 KIND = "popularity"
 
 
 def item_counts(sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
     """(I,) int64: how often each item occurs."""
-    if not sequences:
-        return np.zeros(num_items, dtype=np.int64)
-    return np.bincount(np.concatenate(sequences), minlength=num_items).astype(np.int64)
+    return np.bincount(Parts.of(sequences).joined(), minlength=num_items).astype(np.int64)
 
 
 class Popularity(Recommender):

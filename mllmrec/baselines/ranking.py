@@ -12,6 +12,7 @@ from mllmrec.prompts.examples import Example
 class RecommenderRanker(Ranker):
     """Ranks by score, computed from the whole history."""
 
+    reads_prompts = False
     name = "score"  # the name in protocols, whatever their settings say
 
     def __init__(self, recommender: Recommender, seed: int) -> None:

@@ -11,6 +11,7 @@ from scipy import sparse
 from mllmrec.baselines.base import FitInputs, Recommender
 from mllmrec.baselines.popularity import item_counts
 from mllmrec.baselines.weights_file import read_weights, write_weights
+from mllmrec.data.parts import Parts
 
 KIND = "recent"
 
@@ -25,10 +26,8 @@ class Recent(Recommender):
         """Count items and pairs of neighbours."""
         size = inputs.num_items
         self._counts = item_counts(inputs.sequences, size)
-        befores = [sequence[:-1] for sequence in inputs.sequences]
-        afters = [sequence[1:] for sequence in inputs.sequences]
-        rows = np.concatenate([*befores, np.empty(0, dtype=np.int64)])
-        columns = np.concatenate([*afters, np.empty(0, dtype=np.int64)])
+        parts = Parts.of(inputs.sequences)
+        rows, columns = parts.without_last().joined(), parts.without_first().joined()
         # Building CSR from pairs sums pairs that occur more than once.
         self._followed = sparse.csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(size, size))
 

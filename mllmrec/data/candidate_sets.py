@@ -21,6 +21,16 @@ from mllmrec.data.splits import Samples
 
 log = logging.getLogger(__name__)
 
+_TOGETHER = 1 << 16  # samples written and read at once; bounds memory
+_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("user_id", pa.string()),
+        ("target_id", pa.string()),
+        ("candidates", pa.list_(pa.string())),
+    ]
+)
+
 
 class UnusableSetError(Exception):
     """Why a stored candidate set cannot be used; the message names the file or the sample."""
@@ -72,8 +82,11 @@ class CandidateSet:
         Raises:
             UnusableSetError: a sample is not in this set, or has another user or another target here.
         """
-        row_of = {name: row for row, name in enumerate(self.sample_ids.tolist())}
-        rows = np.array([row_of.get(name, -1) for name in samples.sample_ids], dtype=np.int64)
+        if self.sample_ids.tolist() == samples.sample_ids:
+            rows = np.arange(len(self))
+        else:
+            row_of = {name: row for row, name in enumerate(self.sample_ids.tolist())}
+            rows = np.array([row_of.get(name, -1) for name in samples.sample_ids], dtype=np.int64)
         same = rows >= 0
         same[same] = (self.user_ids[rows[same]] == samples.interactions.user_ids[samples.users[same]]) & (
             self.targets[rows[same]] == samples.targets[same]
@@ -86,17 +99,23 @@ class CandidateSet:
     def save(self, path: Path, catalogue: Items, key: Any = None) -> None:
         """Write Parquet (sample_id, user_id, target_id, candidates) atomically, with hash and `key` (JSON) inside."""
         ids = pa.array(catalogue.ids.tolist(), pa.string())
-        offsets = pa.array(np.arange(len(self) + 1, dtype=np.int32) * self.items.shape[1])
-        table = pa.table(
+        described = {"hash": self.hash, "key": json.dumps(key, sort_keys=True, default=str)}
+        schema = _SCHEMA.with_metadata(described)
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, len(self), _TOGETHER):
+                writer.write_table(self._rows(slice(start, start + _TOGETHER), ids).cast(schema))
+
+    def _rows(self, block: slice, ids: pa.Array) -> pa.Table:
+        items = self.items[block]
+        offsets = pa.array(np.arange(len(items) + 1, dtype=np.int32) * items.shape[1])
+        return pa.table(
             {
-                "sample_id": pa.array(self.sample_ids.tolist(), pa.string()),
-                "user_id": pa.array(self.user_ids.tolist(), pa.string()),
-                "target_id": ids.take(pa.array(self.targets)),
-                "candidates": pa.ListArray.from_arrays(offsets, ids.take(pa.array(self.items.ravel()))),
+                "sample_id": pa.array(self.sample_ids[block].tolist(), pa.string()),
+                "user_id": pa.array(self.user_ids[block].tolist(), pa.string()),
+                "target_id": ids.take(pa.array(self.targets[block])),
+                "candidates": pa.ListArray.from_arrays(offsets, ids.take(pa.array(items.ravel()))),
             }
-        ).replace_schema_metadata({"hash": self.hash, "key": json.dumps(key, sort_keys=True, default=str)})
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+        )
 
     @classmethod
     def load(cls, path: Path, catalogue: Items) -> CandidateSet:
@@ -106,31 +125,58 @@ class CandidateSet:
             UnusableSetError: the file is missing or unreadable, its content does not match its hash, or it names
                 items that the catalogue lacks.
         """
+        ids = pa.array(catalogue.ids.tolist(), pa.string())
         try:
-            table = pq.read_table(path, columns=["sample_id", "user_id", "target_id", "candidates"])
+            with pq.ParquetFile(path) as file:
+                stored = (file.schema_arrow.metadata or {}).get(b"hash", b"").decode()
+                columns = _SCHEMA.names
+                groups = range(file.num_row_groups)
+                parts = [_Group.of(file.read_row_group(group, columns), ids, path) for group in groups]
         except (OSError, pa.ArrowInvalid) as fault:
             raise UnusableSetError(
                 f"cannot read candidates from {path}: {str(fault).splitlines()[0]}"
             ) from fault
-        stored = (table.schema.metadata or {}).get(b"hash", b"").decode()
-        ids = pa.array(catalogue.ids.tolist(), pa.string())
-        listed = table.column("candidates").combine_chunks().flatten()
-        targets = pc.index_in(table.column("target_id").combine_chunks(), value_set=ids)
-        codes = pc.index_in(listed, value_set=ids)
-        if codes.null_count or targets.null_count:
-            unknown = listed.filter(codes.is_null())[0] if codes.null_count else "a target"
-            raise UnusableSetError(f"{path}: item {unknown} is not in the catalogue")
         wrong = f"{path}: the candidates do not match their hash {stored or '(none)'}"
-        widths = pc.unique(pc.list_value_length(table.column("candidates"))).to_pylist()
-        if len(widths) != 1:
+        if len({part.items.shape[1] for part in parts}) != 1:
             raise UnusableSetError(wrong)
-        items = codes.to_numpy(zero_copy_only=False).astype(np.int32).reshape(-1, widths[0])
-        is_target = items == targets.to_numpy(zero_copy_only=False)[:, None]
-        sample_ids, user_ids = (np.array(table.column(name).to_pylist()) for name in ("sample_id", "user_id"))
+        items = np.concatenate([part.items for part in parts])
+        is_target = items == np.concatenate([part.targets for part in parts])[:, None]
+        sample_ids, user_ids = (
+            np.array([name for part in parts for name in getattr(part, column)], dtype=object)
+            for column in ("sample_ids", "user_ids")
+        )
         read = cls.build(sample_ids, user_ids, items, is_target.argmax(axis=1), catalogue)
         if read.hash != stored or not (is_target.sum(axis=1) == 1).all():
             raise UnusableSetError(wrong)
         return read
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Some of the rows of a stored set, with codes for the items."""
+
+    sample_ids: list[str]
+    user_ids: list[str]
+    items: np.ndarray  # (S', C) int32
+    targets: np.ndarray  # (S',) int32
+
+    @classmethod
+    def of(cls, table: pa.Table, ids: pa.Array, path: Path) -> _Group:
+        lists = table.column("candidates").combine_chunks()
+        codes = pc.index_in(lists.flatten(), value_set=ids)
+        targets = pc.index_in(table.column("target_id").combine_chunks(), value_set=ids)
+        if codes.null_count or targets.null_count:
+            unknown = lists.flatten().filter(codes.is_null())[0] if codes.null_count else "a target"
+            raise UnusableSetError(f"{path}: item {unknown} is not in the catalogue")
+        widths = pc.unique(pc.list_value_length(lists)).to_pylist()
+        if len(widths) != 1:
+            raise UnusableSetError(f"{path}: the candidates of some samples are missing")
+        return cls(
+            table.column("sample_id").to_pylist(),
+            table.column("user_id").to_pylist(),
+            codes.to_numpy(zero_copy_only=False).astype(np.int32).reshape(-1, widths[0]),
+            targets.to_numpy(zero_copy_only=False).astype(np.int32),
+        )
 
 
 def frozen(

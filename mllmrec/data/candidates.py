@@ -214,7 +214,7 @@ class CandidateSource:
             candidates[block], columns[block] = self._draw(part, split)
         user_ids = samples.interactions.user_ids[samples.users]
         return CandidateSet.build(
-            np.array(samples.sample_ids), user_ids, candidates, columns, self.catalogue.items
+            np.array(samples.sample_ids, dtype=object), user_ids, candidates, columns, self.catalogue.items
         )
 
     def key(self, samples: Samples, split: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from mllmrec.data.printed_lists import printed_list
 from mllmrec.data.text import as_text, collapse_spaces
-from mllmrec.data.times import EXACT, NUMBER, NoTime, all_rounded, exact_times
+from mllmrec.data.times import EXACT, NUMBER, NoTime, all_rounded, exact_times, whole_times
 from mllmrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
 LIST, OBJECT, TRUTH, ROUNDED = "a list", "an object", "true or false", "a rounded number"
+_NO_TIMES = (LIST, OBJECT, TRUTH)
 LONGEST_ID = 500  # characters; the id of every item becomes a token
 UNPRINTABLE = (
     r"[\p{Cc}\p{Zl}\p{Zp}\x{202A}-\x{202E}\x{2066}-\x{2069}]"  # controls, line ends, marks of text direction
@@ -150,7 +151,7 @@ class TableFile:
         Raises:
             UserError: a value is missing, is not a time, or does not fit 64 bits.
         """
-        self._refuse_strays(name, (LIST, OBJECT, TRUTH), "give a time")
+        self._refuse_strays(name, _NO_TIMES, "give a time")
         column = self.columns[name]
         try:
             times = exact_times(column)
@@ -165,6 +166,15 @@ class TableFile:
                 column[0].as_py(),
             )
         return times
+
+    def held_times(self, name: str) -> pa.ChunkedArray:
+        """A column of times in a form that takes little memory, for `times` of a whole file that is read in parts.
+
+        Raises:
+            UserError: a value is not a time by its kind.
+        """
+        self._refuse_strays(name, _NO_TIMES, "give a time")
+        return whole_times(self.columns[name])
 
     def _decoded(self, name: str) -> pa.ChunkedArray:
         """The column, with bytes decoded to text."""
@@ -240,10 +250,20 @@ def first_seen_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.int32), np.array(values.to_pylist(), dtype=object)
 
 
-def codes_among(column: pa.ChunkedArray, known: np.ndarray) -> np.ndarray:
+def joined_codes(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray, np.ndarray]:
+    """What `first_seen_codes` gives for all columns in their order, each encoded by ``dictionary_encode``."""
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    if not chunks:
+        return np.empty(0, np.int32), np.empty(0, dtype=object)
+    chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
+    return codes.astype(np.int32), np.array(chunks[0].dictionary.to_pylist(), dtype=object)
+
+
+def codes_among(column: pa.ChunkedArray, known: np.ndarray | pa.Array) -> np.ndarray:
     """(R,) int32 position of each value in ``known``; -1 if it is not there."""
-    found = pc.fill_null(pc.index_in(column, value_set=pa.array(known.tolist(), pa.string())), -1)
-    return found.to_numpy().astype(np.int32)
+    values = known if isinstance(known, pa.Array) else pa.array(known.tolist(), pa.string())
+    return pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int32)
 
 
 def refuse_duplicate_ids(table: TableFile, ids: pa.ChunkedArray) -> None:

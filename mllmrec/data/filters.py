@@ -25,6 +25,7 @@ names are filtered like other rows; a warning counts the lost targets of validat
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -252,8 +253,7 @@ def build_interactions(
 
 def count_repeated_titles(items: Items) -> int:
     """Number of items that share their title with another item."""
-    counts = np.unique(items.titles, return_counts=True)[1]
-    return int(counts[counts > 1].sum())
+    return sum(count for count in Counter(items.titles.tolist()).values() if count > 1)
 
 
 def _record(funnel: Funnel, rows: _Rows, step: str, reason: str) -> None:

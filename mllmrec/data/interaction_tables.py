@@ -1,47 +1,70 @@
-"""Tables of interactions and the files of a published split, read against an item table."""
+"""Tables of interactions and the files of a published split, read against an item table.
+
+A file is read in parts, and only codes are kept of them: a row takes a few numbers, however long its ids are.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mllmrec.data.base import SPLITS, RawInteractions
-from mllmrec.data.columns import codes_among, first_seen_codes
+from mllmrec.data.columns import TableFile, codes_among, joined_codes
 from mllmrec.data.published import PublishedSamples, join_interactions, stitch_samples
-from mllmrec.data.tables import read_table
+from mllmrec.data.tables import read_parts
 from mllmrec.errors import UserError
 
+ENCODED = pa.dictionary(pa.int32(), pa.string())
+SHOWN = 3  # unknown items in a message
 
-@dataclass
+
 class KnownItems:
-    """The ids of an item file, and what happens to interactions with other items."""
+    """The ids of an item file, and what happens to interactions with other items.
 
-    path: Path
-    ids: np.ndarray  # (I,) str
-    drop: bool  # True: count and leave out interactions with unknown items; False: refuse them
-    dropped: int = 0
+    Args:
+        path: the item file.
+        ids: (I,) str.
+        drop: whether interactions with unknown items are counted and left out; if not, they are refused.
+    """
 
-    def codes(self, column: pa.ChunkedArray, where: Callable[[int], str]) -> np.ndarray:
-        """(R,) int32 positions among the ids; -1 for rows to drop.
+    def __init__(self, path: Path, ids: np.ndarray, drop: bool) -> None:
+        self.path, self.ids, self.drop = path, ids, drop
+        self.dropped = 0
+        self._values = pa.array(ids.tolist(), pa.string())
+
+    def codes(
+        self, column: pa.ChunkedArray, where: Callable[[int], str], unknown: UnknownItems
+    ) -> np.ndarray:
+        """(R,) int32 positions among the ids; -1 for unknown ones, which ``unknown`` counts."""
+        codes = codes_among(column, self._values)
+        rows = np.flatnonzero(codes < 0)
+        if self.drop:
+            self.dropped += len(rows)
+            return codes
+        for row in rows[: SHOWN - len(unknown.shown)].tolist():
+            unknown.shown.append(f"{column[row]} ({where(row)})")
+        if len(rows) and not unknown.hint:
+            unknown.hint = self._nearly(column, rows)
+        unknown.count += len(rows)
+        return codes
+
+    def refuse(self, unknown: UnknownItems) -> None:
+        """Refuse items that are unknown and not to be dropped.
 
         Raises:
-            UserError: items are unknown and not to be dropped. The message shows the first few and their lines.
+            UserError: there are some. The message shows the first few and their lines.
         """
-        codes = codes_among(column, self.ids)
-        unknown = np.flatnonzero(codes < 0)
-        if len(unknown) and not self.drop:
-            shown = ", ".join(f"{column[row]} ({where(row)})" for row in unknown[:3].tolist())
+        if unknown.count:
             raise UserError(
-                f"{len(unknown)} interactions with items that {self.path} lacks: {shown}: "
-                f"add the items, or set dataset.unknown_items=drop{self._nearly(column, unknown)}"
+                f"{unknown.count} interactions with items that {self.path} lacks: {', '.join(unknown.shown)}: "
+                f"add the items, or set dataset.unknown_items=drop{unknown.hint}"
             )
-        self.dropped += len(unknown)
-        return codes
 
     def _nearly(self, column: pa.ChunkedArray, unknown: np.ndarray) -> str:
         """A hint for the message, if an unknown id differs from a known one only in how it is written."""
@@ -51,6 +74,15 @@ class KnownItems:
             if item is not None:
                 return f"; {column[row].as_py()!a} may mean {item!a} of the item file: write both alike"
         return ""
+
+
+@dataclass
+class UnknownItems:
+    """Items of a column that the item file lacks."""
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)  # the first few, with their lines
+    hint: str = ""  # what may be meant
 
 
 def _alike(item: str) -> str:
@@ -97,18 +129,30 @@ class InteractionTables:
 
     def _rows(self, path: Path, known: KnownItems) -> _Rows:
         optional = [name for name in (self.time, self.rating) if name is not None]
-        table = read_table(path, [self.user, self.item, *optional], self.encoding, header=self.header)
-        items = known.codes(table.ids(self.item), table.where)
-        kept = items >= 0
+        unknown, where = UnknownItems(), None
+        users, items, kept, times, ratings = [], [], [], [], []
+        for part in read_parts(path, [self.user, self.item, *optional], self.encoding, header=self.header):
+            where = where or part.where
+            codes = known.codes(part.ids(self.item), part.where, unknown)
+            there = codes >= 0
+            kept.append(there)
+            items.append(codes[there])
+            users.append(part.ids(self.user).filter(pa.array(there)).dictionary_encode())
+            if self.time is not None:
+                times.append(part.held_times(self.time))
+            if self.rating is not None:
+                ratings.append(part.floats(self.rating)[there].astype(np.float32))
+        known.refuse(unknown)
+        assert where is not None
         return _Rows(
-            table.ids(self.user).filter(pa.array(kept)),
-            items[kept],
-            None if self.time is None else table.times(self.time)[kept],
-            None if self.rating is None else table.floats(self.rating)[kept].astype(np.float32),
+            pa.chunked_array([chunk for column in users for chunk in column.chunks], ENCODED),
+            np.concatenate(items),
+            None if self.time is None else _times(path, self.time, times, where)[np.concatenate(kept)],
+            np.concatenate(ratings) if ratings else None,
         )
 
     def _coded(self, parts: Sequence[_Rows]) -> RawInteractions:
-        codes, user_ids = _people([part.users for part in parts])
+        codes, user_ids = joined_codes([part.users for part in parts])
 
         def column(name: str) -> np.ndarray | None:
             values = [getattr(part, name) for part in parts]
@@ -125,8 +169,8 @@ class InteractionTables:
     def _read_samples(
         self, files: Sequence[tuple[int, Path]], known: KnownItems, history: str
     ) -> RawInteractions:
-        parts = [self._samples(label, path, known, history) for label, path in files]
-        codes, user_ids = _people([part.users for part in parts])
+        parts = [part for label, path in files for part in self._samples(label, path, known, history)]
+        codes, user_ids = joined_codes([part.users for part in parts])
         lengths = np.concatenate([part.lengths for part in parts])
         return stitch_samples(
             PublishedSamples(
@@ -139,30 +183,37 @@ class InteractionTables:
             )
         )
 
-    def _samples(self, label: int, path: Path, known: KnownItems, history: str) -> _SampleRows:
-        table = read_table(
-            path, [self.user, self.item, history], self.encoding, header=self.header, lists=[history]
-        )
-        offsets, elements = table.id_lists(history)
-        row_of = np.repeat(np.arange(len(table)), np.diff(offsets))
-        items = known.codes(elements, lambda element: table.where(int(row_of[element])))
-        targets = known.codes(table.ids(self.item), table.where)
-        kept = targets >= 0
-        kept_items = (items >= 0) & kept[row_of]
-        return _SampleRows(
-            users=table.ids(self.user).filter(pa.array(kept)),
-            history=items[kept_items],
-            lengths=np.bincount(row_of[kept_items], minlength=len(table))[kept],
-            targets=targets[kept],
-            labels=np.full(int(kept.sum()), label, dtype=np.int8),
-        )
+    def _samples(self, label: int, path: Path, known: KnownItems, history: str) -> Iterator[_SampleRows]:
+        listed, aimed_at = UnknownItems(), UnknownItems()
+        columns = [self.user, self.item, history]
+        for table in read_parts(path, columns, self.encoding, header=self.header, lists=[history]):
+            offsets, elements = table.id_lists(history)
+            row_of = np.repeat(np.arange(len(table)), np.diff(offsets))
+            items = known.codes(elements, _row_of(table, row_of), listed)
+            targets = known.codes(table.ids(self.item), table.where, aimed_at)
+            kept = targets >= 0
+            kept_items = (items >= 0) & kept[row_of]
+            yield _SampleRows(
+                users=table.ids(self.user).filter(pa.array(kept)).dictionary_encode(),
+                history=items[kept_items],
+                lengths=np.bincount(row_of[kept_items], minlength=len(table))[kept],
+                targets=targets[kept],
+                labels=np.full(int(kept.sum()), label, dtype=np.int8),
+            )
+        known.refuse(listed)
+        known.refuse(aimed_at)
+
+
+def _row_of(table: TableFile, rows: np.ndarray) -> Callable[[int], str]:
+    """Where elements of lists are, by the row of each."""
+    return lambda element: table.where(int(rows[element]))
 
 
 @dataclass(frozen=True)
 class _Rows:
     """N interactions of one file."""
 
-    users: pa.ChunkedArray
+    users: pa.ChunkedArray  # with dictionaries
     items: np.ndarray
     times: np.ndarray | None
     ratings: np.ndarray | None
@@ -172,14 +223,18 @@ class _Rows:
 class _SampleRows:
     """R samples of one file; their histories hold M items in all."""
 
-    users: pa.ChunkedArray  # R
+    users: pa.ChunkedArray  # R, with dictionaries
     history: np.ndarray  # (M,)
     lengths: np.ndarray  # (R,)
     targets: np.ndarray  # (R,)
     labels: np.ndarray  # (R,)
 
 
-def _people(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray, np.ndarray]:
-    return first_seen_codes(
-        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-    )
+def _times(
+    path: Path, name: str, parts: Sequence[pa.ChunkedArray], where: Callable[[int], str]
+) -> np.ndarray:
+    """(R,) int64: the column that was read in parts, whose times must share a unit."""
+    if len({part.type for part in parts}) > 1:  # some parts hold whole numbers alone
+        parts = [pc.cast(part, pa.string()) for part in parts]
+    column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+    return TableFile(path, {name: column}, where).times(name)

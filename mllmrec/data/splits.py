@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mllmrec.data.base import TEST, TRAIN, VALIDATION, Interactions
+from mllmrec.data.parts import Parts, ranges
 from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
 
@@ -64,13 +65,12 @@ class Samples:
         start = int(self.interactions.offsets[self.users[index]])
         return self.interactions.items[start if length is None else max(start, end - length) : end]
 
-    def parts(self) -> list[np.ndarray]:
+    def parts(self) -> Parts:
         """The items of each user up to the latest of these targets, oldest first: all that training may see."""
-        last: dict[int, int] = {}
-        for user, position in zip(self.users.tolist(), self.positions.tolist(), strict=True):
-            last[user] = max(last.get(user, -1), position)
-        offsets, items = self.interactions.offsets, self.interactions.items
-        return [items[offsets[user] : end + 1] for user, end in last.items()]
+        users, first = np.unique(self.users, return_index=True)
+        users = users[np.argsort(first, kind="stable")]  # in the order of the samples
+        offsets = self.interactions.offsets
+        return Parts(self.interactions.items, offsets[users], latest_targets(self)[users] + 1)
 
     def sample_id(self, index: int) -> str:
         """``<user id>:<place of the target in the user's sequence>``: unique within a split.
@@ -299,7 +299,7 @@ def training_counts(train: Samples, num_items: int) -> np.ndarray:
     interactions = train.interactions
     last = latest_targets(train)
     lengths = np.where(last < 0, 0, last + 1 - interactions.offsets[:-1])
-    return np.bincount(interactions.items[_ranges(interactions.offsets[:-1], lengths)], minlength=num_items)
+    return np.bincount(interactions.items[ranges(interactions.offsets[:-1], lengths)], minlength=num_items)
 
 
 def checked(windows: Windows, min_history: int) -> tuple[Windows, int]:
@@ -336,12 +336,6 @@ def last_of_each(mask: np.ndarray, sequences: np.ndarray, count: int) -> np.ndar
     return kept
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``[start, start + length)`` of every pair, concatenated, int64."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
-
-
 def training_samples(
     interactions: Interactions, users: np.ndarray, stops: np.ndarray, windows: Windows, min_history: int
 ) -> Samples:
@@ -351,7 +345,7 @@ def training_samples(
     left_out = int((counts == 0).sum())
     if windows == "last":
         first, counts = stops - 1, np.minimum(counts, 1)
-    return Samples(interactions, np.repeat(users, counts).astype(np.int32), _ranges(first, counts), left_out)
+    return Samples(interactions, np.repeat(users, counts).astype(np.int32), ranges(first, counts), left_out)
 
 
 def _held_out(

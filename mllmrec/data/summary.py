@@ -39,7 +39,7 @@ def summarise(
         "dataset": raw.name,
         "whole": funnel.whole,
         "used": {
-            "users": len(np.unique(interactions.user_ids)),
+            "users": len(set(interactions.user_ids.tolist())),
             "items": int(np.count_nonzero(np.bincount(interactions.items))),
             "interactions": len(interactions.items),
         },

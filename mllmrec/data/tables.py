@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +28,11 @@ from mllmrec.data.text import (
 )
 from mllmrec.errors import UserError, choices
 
-JSON_CHUNK = 100_000
+ROWS = 1 << 18  # of a Parquet file that are read at once
+JSON_ROWS = 20_000  # of a JSON Lines file
+_Part = tuple[
+    Mapping[str, pa.ChunkedArray], Mapping[str, Mapping[str, int]]
+]  # columns, and the strays in them
 SHOWN = 20  # column names shown in a message
 LONGEST_ROW = 1 << 24  # bytes
 SUFFIXES = {
@@ -104,20 +109,65 @@ def read_table(
         UserError: the file is missing, empty, malformed (the message names the line) or lacks a column (the message
             names the columns it has).
     """
+    parts = list(read_parts(path, columns, encoding, header=header, lists=lists))
+    strays: dict[str, dict[str, int]] = {}
+    before = 0
+    for part in parts:
+        for name, kinds in part.strays.items():
+            for kind, row in kinds.items():
+                strays.setdefault(name, {}).setdefault(kind, before + row)
+        before += len(part)
+    joined = {
+        name: pa.chunked_array([chunk for part in parts for chunk in part.columns[name].chunks])
+        for name in parts[0].columns
+    }
+    return TableFile(path, joined, parts[0].where, strays)
+
+
+def read_parts(
+    path: Path,
+    columns: Sequence[str],
+    encoding: str = "utf-8",
+    *,
+    header: bool = True,
+    lists: Collection[str] = (),
+) -> Iterator[TableFile]:
+    """What `read_table` reads, some of the rows at a time, so that a large file needs little memory.
+
+    The first part's ``where`` finds any row of the file.
+
+    Raises:
+        UserError: as in `read_table`, once the part is reached that shows the fault.
+    """
     require_files([path], "correct the path")
     kind = table_kind(path)
     wanted = list(dict.fromkeys(columns))
     if not header and kind not in ("csv", "tsv"):
         raise UserError(f"{path}: its columns have names of their own: set dataset.header=both and name them")
     if kind == "parquet":
-        table = _read_parquet(path, wanted)
+        where, parts = _parquet_row(path), _parquet_parts(path, wanted)
     elif kind == "json":
-        table = _read_json(path, wanted, encoding, lists)
+        where = _line_of(path, lambda: (number for number, _ in read_json_lines(path, encoding)))
+        parts = _json_parts(path, wanted, encoding, lists)
     else:
-        table = _read_text(path, wanted, encoding, kind, header)
-    if not len(table):
+        skipped = int(header)
+        where = _line_of(
+            path, lambda: (number for number, _ in islice(read_rows(path, encoding), skipped, None))
+        )
+        parts = _text_parts(path, wanted, encoding, kind, header)
+    before = 0
+    for found, strays in parts:
+        part = TableFile(path, found, partial(_later_row, where, before), strays)
+        if len(part):
+            yield part
+        before += len(part)
+    if not before:
         raise UserError(f"{path} has no rows: give a file with at least one")
-    return table
+
+
+def _later_row(where: Callable[[int], str], before: int, row: int) -> str:
+    """Where a row of a part is that has so many rows before it."""
+    return where(before + int(row))
 
 
 def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
@@ -155,18 +205,21 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> TableFile:
+def _parquet_row(path: Path) -> Callable[[int], str]:
+    return lambda row: f"{path} row {row + 1}"
+
+
+def _parquet_parts(path: Path, wanted: Sequence[str]) -> Iterator[_Part]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _require_columns(path, wanted, file.schema_arrow.names)
             _refuse_repeated(str(path), wanted, file.schema_arrow.names)
-            table = file.read(columns=list(wanted))
+            for batch in file.iter_batches(ROWS, columns=list(wanted)):
+                yield {name: _plain(pa.chunked_array([batch.column(name)])) for name in wanted}, {}
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{path}: not a readable Parquet file ({collapse_spaces(str(error))}): write it again"
         ) from error
-    columns = {name: _plain(table.column(name)) for name in wanted}
-    return TableFile(path, columns, lambda row: f"{path} row {row + 1}")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -179,41 +232,32 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _read_json(path: Path, wanted: Sequence[str], encoding: str, lists: Collection[str]) -> TableFile:
-    chunks: dict[str, list[pa.Array]] = {name: [] for name in wanted}
-    cells: dict[str, list[str | None]] = {name: [] for name in wanted}
-    strays: dict[str, dict[str, int]] = {name: {} for name in wanted}
+def _json_parts(path: Path, wanted: Sequence[str], encoding: str, lists: Collection[str]) -> Iterator[_Part]:
     present: dict[str, None] = {}
-    count = 0
-
-    def flush() -> None:
-        for name, values in cells.items():
-            chunks[name].append(pa.array(values, pa.string()))
-            values.clear()
-
-    for row, (_, record) in enumerate(read_json_lines(path, encoding)):
-        present.update(dict.fromkeys(record))
+    records = (record for _, record in read_json_lines(path, encoding))
+    while some := list(islice(records, JSON_ROWS)):
+        for record in some:
+            present.update(dict.fromkeys(record))
+        # A list may be missing from as many rows as it likes.
+        _require_columns(path, [name for name in wanted if name not in lists], list(present))
+        columns: dict[str, pa.ChunkedArray] = {}
+        strays: dict[str, dict[str, int]] = {}
         for name in wanted:
-            value = record.get(name)
-            if name in lists and isinstance(value, list):
-                value = json.dumps(value, ensure_ascii=False)
-            cells[name].append(None if value is None else as_text(value))
-            kind = _stray(value)
-            if kind is not None:
-                strays[name].setdefault(kind, row)
-        count = row + 1
-        if count % JSON_CHUNK == 0:
-            flush()
-    flush()
-    if count:
+            values = [_printed(record.get(name), name in lists) for record in some]
+            kinds = strays.setdefault(name, {})
+            for row, value in enumerate(values):
+                kind = _stray(value)
+                if kind is not None:
+                    kinds.setdefault(kind, row)
+            cells = [None if value is None else as_text(value) for value in values]
+            columns[name] = pa.chunked_array([pa.array(cells, pa.string())])
+        yield columns, strays
+    if present:
         _require_columns(path, wanted, list(present))
-    columns = {name: pa.chunked_array(parts, pa.string()) for name, parts in chunks.items()}
-    return TableFile(
-        path,
-        columns,
-        _line_of(path, lambda: (number for number, _ in read_json_lines(path, encoding))),
-        strays,
-    )
+
+
+def _printed(value: object, is_list: bool) -> object:
+    return json.dumps(value, ensure_ascii=False) if is_list and isinstance(value, list) else value
 
 
 def _stray(value: object) -> str | None:
@@ -232,15 +276,21 @@ def _line_of(path: Path, numbers: Callable[[], Iterable[int]]) -> Callable[[int]
     return lambda row: f"{path}:{next(islice(numbers(), int(row), None))}"
 
 
-def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_header: bool) -> TableFile:
+def _text_parts(
+    path: Path, wanted: Sequence[str], encoding: str, kind: str, has_header: bool
+) -> Iterator[_Part]:
     header = column_names(path, encoding)
     if not has_header:
         header = [str(number) for number in range(1, len(header) + 1)]
     _require_columns(path, wanted, header)
     _refuse_repeated(f"{path}:1", wanted, header)
+    if kind == "csv" and _odd_quotes(path):
+        _find_fault(path, encoding, len(header))
+    skipped = int(has_header)
     try:
-        with open_bytes(path) if path.suffix == ".gz" else nullcontext(path) as source:
-            table = pyarrow.csv.read_csv(
+        with ExitStack() as opened:
+            source = opened.enter_context(open_bytes(path)) if path.suffix == ".gz" else path
+            reader = pyarrow.csv.open_csv(
                 source,
                 read_options=pyarrow.csv.ReadOptions(
                     encoding=encoding, column_names=header, block_size=LONGEST_ROW
@@ -256,18 +306,12 @@ def _read_text(path: Path, wanted: Sequence[str], encoding: str, kind: str, has_
                     strings_can_be_null=False,
                 ),
             )
+            for batch in opened.enter_context(reader):
+                yield {name: pa.chunked_array([batch.column(name)]).slice(skipped) for name in wanted}, {}
+                skipped = max(0, skipped - len(batch))
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         _find_fault(path, encoding, len(header))
         raise UserError(f"{path}: not readable as {kind} ({collapse_spaces(str(error))})") from error
-    if kind == "csv" and _odd_quotes(path):
-        _find_fault(path, encoding, len(header))
-    skipped = int(has_header)
-    columns = {name: table.column(name).slice(skipped) for name in wanted}
-    return TableFile(
-        path,
-        columns,
-        _line_of(path, lambda: (number for number, _ in islice(read_rows(path, encoding), skipped, None))),
-    )
 
 
 def _odd_quotes(path: Path) -> bool:

@@ -60,6 +60,19 @@ def exact_times(column: pa.ChunkedArray) -> np.ndarray:
     raise NoTime(None, f"holds {kind}: give numbers, dates or timestamps")
 
 
+def whole_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as 64-bit integers if every value is such a number, which takes less memory; any other column as it is."""
+    if not pa.types.is_string(column.type):
+        return column
+    text = pc.utf8_ltrim(pc.utf8_trim_whitespace(column), characters="+")
+    if not pc.all(pc.fill_null(pc.match_substring_regex(text, WHOLE), False)).as_py():
+        return column
+    try:
+        return pc.cast(text, pa.int64())
+    except pa.ArrowInvalid:
+        return column
+
+
 def all_rounded(column: pa.ChunkedArray) -> bool:
     """Whether all values (two or more) are text such as ``1.70E+12``, as spreadsheets show long numbers."""
     if len(column) < 2 or not pa.types.is_string(column.type):

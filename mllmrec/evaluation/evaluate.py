@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -35,7 +36,7 @@ class Evaluation:
 def evaluate(
     examples: Examples,
     ranker: Ranker,
-    batches: Iterable[Sequence[int]],
+    batches: Iterable[Sequence[int] | np.ndarray],
     writer: StageWriter | None = None,
     slices: Sequence[Sequence[str]] | None = None,
 ) -> Evaluation:
@@ -50,53 +51,67 @@ def evaluate(
         writer: also takes each user's ranking; None: nothing is written.
         slices: for the writer, the names of each user's slices, in the order of the batches.
     """
-    ranks: list[float] = []
-    listed: list[int] = []
-    wanted: list[int] = []
-    duplicates: list[int] = []
-    off_candidate: list[int] = []
-    top: list[int] = []
+    columns = _Columns(["ranks", "listed", "wanted", "duplicates", "off_candidate", "top"])
     tokens = -ranker.generated_tokens
+    done = 0
     with ranker.ready():
         tokens += ranker.generated_tokens  # what it wrote to get ready
         for batch, ranked, written in _ranked(examples, ranker, batches):
-            tokens += written
-            chosen = [examples[index] for index in batch]
-            batch_ranks = [
+            tokens += written + sum(result.generated_tokens for result in ranked)
+            chosen = [examples.without_prompt(int(index)) for index in batch]
+            ranks = [
                 result.rank_of(example.target_column) for example, result in zip(chosen, ranked, strict=True)
             ]
-            ranks += batch_ranks
-            for example, result in zip(chosen, ranked, strict=True):
-                listed.append(len(result.order))
-                wanted.append(len(example.candidates))
-                duplicates.append(result.duplicates)
-                off_candidate.append(result.off_candidate)
-                top.append(result.place_of_first)
-                tokens += result.generated_tokens
+            columns.add(
+                ranks=ranks,
+                listed=[len(result.order) for result in ranked],
+                wanted=[len(example.candidates) for example in chosen],
+                duplicates=[result.duplicates for result in ranked],
+                off_candidate=[result.off_candidate for result in ranked],
+                top=[result.place_of_first for result in ranked],
+            )
             if writer is not None:
-                names = None if slices is None else slices[len(ranks) - len(chosen) : len(ranks)]
-                writer.append(
-                    _records(examples, chosen, ranked, np.array(batch_ranks), writer.keep_top, names)
-                )
+                names = None if slices is None else slices[done : done + len(chosen)]
+                writer.append(_records(examples, chosen, ranked, np.array(ranks), writer.keep_top, names))
+            done += len(chosen)
+    found = columns.whole()
+    ranks_of_all = found.pop("ranks")
     validity = validity_rates(
-        np.array(listed), np.array(wanted), np.array(duplicates), np.array(off_candidate), np.array(top)
+        *(found[name] for name in ("listed", "wanted", "duplicates", "off_candidate", "top"))
     )
-    return Evaluation(np.array(ranks, dtype=np.float64), validity, tokens)
+    return Evaluation(ranks_of_all, validity, tokens)
+
+
+class _Columns:
+    """One number of each user under several names, without an object for each, while users are ranked batch by batch."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._columns = {name: array("d") for name in names}
+
+    def add(self, **values: Sequence[float]) -> None:
+        """The numbers of a batch."""
+        for name, numbers in values.items():
+            self._columns[name].extend(numbers)
+
+    def whole(self) -> dict[str, np.ndarray]:
+        """(U,) float64 each."""
+        return {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
 
 
 def _ranked(
-    examples: Examples, ranker: Ranker, batches: Iterable[Sequence[int]]
-) -> Iterator[tuple[Sequence[int], list[RankedExample], int]]:
+    examples: Examples, ranker: Ranker, batches: Iterable[Sequence[int] | np.ndarray]
+) -> Iterator[tuple[Sequence[int] | np.ndarray, list[RankedExample], int]]:
     """Every batch in order, its results, and the tokens that the ranker wrote and the results do not count.
 
     Processes rank whole batches, so that each result is that of one process to the last bit.
     """
     ranks, batches = the_ranks(), iter(batches)
+    example_of = examples.__getitem__ if ranker.reads_prompts else examples.without_prompt
 
-    def rank(batch: Sequence[int]) -> tuple[list[RankedExample], int]:
+    def rank(batch: Sequence[int] | np.ndarray) -> tuple[list[RankedExample], int]:
         before = ranker.generated_tokens
         with apart():
-            return ranker.rank([examples[index] for index in batch]), ranker.generated_tokens - before
+            return ranker.rank([example_of(int(index)) for index in batch]), ranker.generated_tokens - before
 
     if not ranks.several or ranker.in_order:
         for batch in batches:

@@ -10,6 +10,7 @@ from scipy import stats
 from mllmrec.errors import UserError
 from mllmrec.randomness import numpy_generator
 
+MANY = 200_000  # users
 _BLOCK_ELEMENTS = 1 << 22  # values drawn at once: bounds memory, not the result's quality
 
 
@@ -20,6 +21,9 @@ def bootstrap_intervals(
 
     All metrics use the same resamples, so the intervals of one phase are consistent: the interval of HR@3 never
     lies above the interval of HR@5. Two phases evaluated on the same users use the same resamples too.
+
+    Of more than `MANY` users, a resample is drawn as how often it has each combination of values, not user by user. Its
+    distribution is the same, and a thousand resamples of a million users take no minutes.
 
     Args:
         per_user: metric name -> (U,).
@@ -39,6 +43,11 @@ def bootstrap_intervals(
         raise UserError(
             f"an interval needs at least 2 users, but there are {num_users}: loosen the dataset's filters"
         )
+    if num_users > MANY:
+        means = _resampled_means(values, numpy_generator(seed, "bootstrap"), resamples)
+        edges = (0.5 - confidence / 2, 0.5 + confidence / 2)
+        low, high = np.quantile(means, edges, axis=0)
+        return {name: [float(low[row]), float(high[row])] for row, name in enumerate(per_user)}
     interval = stats.bootstrap(
         (values,),
         np.mean,
@@ -50,6 +59,17 @@ def bootstrap_intervals(
         rng=numpy_generator(seed, "bootstrap"),
     ).confidence_interval
     return {name: [float(interval.low[row]), float(interval.high[row])] for row, name in enumerate(per_user)}
+
+
+def _resampled_means(values: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """(R, K) means of R resamples of the users in (K, U)."""
+    codes = np.zeros(values.shape[1], dtype=np.int64)
+    for row in values:
+        levels, code = np.unique(row, return_inverse=True)
+        codes = np.unique(codes * len(levels) + code, return_inverse=True)[1]
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    drawn = generator.multinomial(len(codes), counts / len(codes), size=resamples)
+    return drawn @ values[:, first].T / len(codes)
 
 
 def sign_flip_p_values(differences: np.ndarray, seed: int, flips: int = 4999) -> np.ndarray:

@@ -59,9 +59,9 @@ class Protocol:
         self.ks = list(settings.ks)
         # Batches of similar lengths need less padding; results are joined by user, so any order will do.
         lengths = self.examples.samples.history_lengths
-        self.ordered = sorted(
-            self.positions, key=lambda position: min(lengths[position], prepared.history_length)
-        )
+        positions = np.array(self.positions, dtype=np.int64)
+        shown = np.minimum(lengths[positions], prepared.history_length)
+        self.ordered = positions[np.argsort(shown, kind="stable")]
         size = settings.batch_size
         self.batches = [self.ordered[start : start + size] for start in range(0, len(self.ordered), size)]
         self.num_candidates = len(self.examples.candidates_of(self.positions[0])[0])

@@ -55,6 +55,7 @@ class RankedExample:
 class Ranker(ABC):
     """Orders the candidates of examples."""
 
+    reads_prompts: bool = True  # whether it looks at the prompts of examples; if not, none is written
     generated_tokens: int = 0  # written so far, besides those that results count themselves
     in_order: bool = False  # whether the ranking of a batch depends on the batches before it
 

@@ -33,6 +33,9 @@ SCHEMA = pa.schema(
 )
 _LATER = ("slices", "scores")  # columns that files of earlier versions lack
 
+# Users of a row group. Each has a description in the file, so a million of them would be read for minutes.
+_TOGETHER = 4096
+
 
 @dataclass(frozen=True)
 class StageRecords:
@@ -56,10 +59,11 @@ class StageRecords:
 
 
 class StageWriter:
-    """Appends one phase's records, one row group per batch; `write_stage` makes it."""
+    """Appends one phase's records, `_TOGETHER` users or more to a row group; `write_stage` makes it."""
 
     def __init__(self, writer: pq.ParquetWriter, stage: str, keep_top: int) -> None:
         self._writer = writer
+        self._waiting: list[pa.Table] = []
         self.stage = stage
         self.keep_top = keep_top
 
@@ -98,7 +102,16 @@ class StageWriter:
                 pa.list_(pa.float32()),
             ),
         ]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        self._waiting.append(pa.Table.from_arrays(columns, schema=SCHEMA))
+        if sum(table.num_rows for table in self._waiting) >= _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the users that wait for others."""
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self._writer.write_table(table, row_group_size=table.num_rows)
+            self._waiting = []
 
 
 @contextmanager
@@ -114,7 +127,9 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
                 others = table.filter(pc.not_equal(table["stage"], stage))
                 if others.num_rows:
                     writer.write_table(_with_all_columns(others))
-        yield StageWriter(writer, stage, keep_top)
+        stage_writer = StageWriter(writer, stage, keep_top)
+        yield stage_writer
+        stage_writer.flush()
 
 
 def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:

@@ -107,8 +107,13 @@ def image_slices(pictured: np.ndarray) -> list[Slice]:
 
 
 def names_by_user(slices: Sequence[Slice], count: int) -> list[list[str]]:
-    """The names of each of ``count`` users' slices."""
-    return [[one.name for one in slices if one.members[user]] for user in range(count)]
+    """The names of each of ``count`` users' slices. Users in the same slices share a list."""
+    masks = np.zeros(count, dtype=np.int64)
+    for place, one in enumerate(slices):
+        masks |= one.members.astype(np.int64) << place
+    kinds, kind_of = np.unique(masks, return_inverse=True)
+    names = [[one.name for place, one in enumerate(slices) if mask >> place & 1] for mask in kinds.tolist()]
+    return [names[kind] for kind in kind_of.tolist()]
 
 
 def sliced(

@@ -124,7 +124,8 @@ class PromptBuilder:
             for item_id, text in items.captions.items()
             if text
         }
-        self.marked = [item_id for item_id in self.ids if item_id in items.marked]
+        marked = set(items.marked)
+        self.marked = [item_id for item_id in self.ids if item_id in marked]
         self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
         self.experience: Sequence[str] = ()  # short texts that every prompt shows; a phase may learn them
 

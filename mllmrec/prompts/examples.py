@@ -142,6 +142,22 @@ class Examples:
     def __getitem__(self, index: int) -> Example:
         return self.with_reasoning(index, self.reasoning(index))
 
+    def without_prompt(self, index: int) -> Example:
+        """The example for those who read no prompt: its text is empty, and it carries no reasoning."""
+        samples = self.samples
+        candidates, column = self.candidates_of(index)
+        return Example(
+            sample_id=samples.sample_id(index),
+            user_id=samples.user_id(index),
+            prompt="",
+            target=samples.target(index),
+            candidates=candidates,
+            target_column=column,
+            has_reasoning=False,
+            places=self.builder.places,
+            history=samples.history(index),
+        )
+
     def with_reasoning(self, index: int, reasoning: str | None) -> Example:
         """The example with this reasoning (None: without reasoning), whatever was chosen for the sample."""
         samples = self.samples

@@ -223,7 +223,10 @@ def cot_policy(
     }
     plain = {key: value for key, value in settings.items() if key != "mix_ratio"}
     policy_class: type[CotPolicy] = get_class(settings._target_)
-    return instantiate(plain, **{name: available[name]() for name in policy_class.wants}, _convert_="all")
+    # Hydra would copy what it passes on, text by text.
+    make = instantiate(plain, _partial_=True, _convert_="all")
+    policy: CotPolicy = make(**{name: available[name]() for name in policy_class.wants})
+    return policy
 
 
 def cot_pipeline(

@@ -25,7 +25,7 @@ def traits_of(pool: Pool) -> Traits:
         return Traits(nothing, nothing, nothing.astype(bool))
     samples, own = pool.samples, pool.sample_of(np.arange(pool.size))
     items, offsets = samples.interactions.items.astype(np.int64), samples.interactions.offsets
-    counts = np.bincount(np.concatenate(samples.parts()), minlength=int(items.max()) + 1)
+    counts = np.bincount(samples.parts().joined(), minlength=int(items.max()) + 1)
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     first = np.unique(users * len(counts) + items, return_index=True)[1]
     repeated = np.ones(len(items), dtype=bool)

@@ -75,6 +75,41 @@ def test_item_knn_blocks_change_nothing(make_inputs, items, monkeypatch):
         assert a.tolist() == b.tolist()
 
 
+@pytest.mark.parametrize("pairs", [1, 20, 10**6])
+def test_item_knn_is_what_plain_python_counts(make_inputs, monkeypatch, pairs):
+    monkeypatch.setattr("mllmrec.baselines.item_knn._BLOCK_PAIRS", pairs)
+    draw = np.random.default_rng(0)
+    sequences = [draw.integers(12, size=draw.integers(1, 9)).tolist() for _ in range(30)]
+    knn = ItemKnn(neighbours=4, decay=0.7)
+    knn.fit(make_inputs(sequences, 12))
+    owners = [{user for user, own in enumerate(sequences) if item in own} for item in range(12)]
+    near = []
+    for item, own in enumerate(owners):
+        cosines = {
+            other: len(own & its) / (np.sqrt(float(len(own))) * np.sqrt(float(len(its))))
+            for other, its in enumerate(owners)
+            if other != item and own & its
+        }
+        near.append(dict(sorted(cosines.items(), key=lambda pair: (-pair[1], pair[0]))[:4]))
+    histories = [np.array(own, dtype=np.int32) for own in sequences if len(own) > 1]
+    several = knn.scores(histories[:2], [np.array([3, 0, 7]), np.array([11, 2, 3])])
+    for (history, wanted), scores in zip(
+        zip(histories[:2], ([3, 0, 7], [11, 2, 3]), strict=True), several, strict=True
+    ):
+        terms = [
+            [near[item].get(asked, 0) * 0.7**age for age, item in enumerate(history[::-1])]
+            for asked in wanted
+        ]
+        assert scores == pytest.approx([sum(row) for row in terms])
+    assert knn.scores([], []) == []
+    assert [row.tolist() for row in knn.scores(histories[:2], [np.array([], int)] * 2)] == [[], []]
+    # Few candidates are summed pair by pair, many in one table; both add in the same order.
+    for history in histories:
+        (every,) = knn.scores([history], [np.arange(12)])
+        (some,) = knn.scores([history], [np.array([3, 0, 7])])
+        assert some.tolist() == every[[3, 0, 7]].tolist()
+
+
 def test_item_knn_weighs_by_age_and_shrinks(make_inputs, items):
     knn = fitted(ItemKnn(decay=0.5), make_inputs)
     (scores,) = knn.scores(items([0, 1]), items([2]))

@@ -357,7 +357,9 @@ def test_full_candidates_are_all_unwatched_items_and_the_target():
     assert other.catalogue.full_hash(other_samples) != full_hash
 
 
-def test_a_stored_set_comes_back_and_joins_by_sample_id(tmp_path):
+@pytest.mark.parametrize("together", [7, 1 << 16])  # the 30 samples in five row groups, or in one
+def test_a_stored_set_comes_back_and_joins_by_sample_id(tmp_path, monkeypatch, together):
+    monkeypatch.setattr("mllmrec.data.candidate_sets._TOGETHER", together)
     items = catalogue(60)
     _, samples, candidates = freeze(random_sequences(30, 60, 6), items, 9)
     path = tmp_path / "candidates.parquet"
@@ -375,6 +377,7 @@ def test_a_stored_set_comes_back_and_joins_by_sample_id(tmp_path):
     assert table.column_names == ["sample_id", "user_id", "target_id", "candidates"]
     assert table.column("candidates").type == pa.list_(pa.string())
     assert table.schema.metadata[b"hash"].decode() == candidates.hash
+    assert pq.ParquetFile(path).num_row_groups == -(-30 // together)
 
 
 def test_changed_and_foreign_and_broken_files_are_refused(tmp_path):

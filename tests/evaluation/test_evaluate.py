@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 
 from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.evaluation.evaluate import evaluate
-from mllmrec.evaluation.ranking import Likelihood
+from mllmrec.evaluation.ranking import Likelihood, RankedExample, Ranker
 from mllmrec.evaluation.records import read_stage, write_stage
 
 ENGINE = SharedPrefix()
@@ -110,3 +110,33 @@ def test_mode_is_restored_after_a_failure(tiny, make_examples):
     with pytest.raises(IndexError):
         ranks_by_user(tiny, make_examples(tiny.builder), [[99]])
     assert tiny.policy.model.training
+
+
+def test_no_prompt_is_written_for_a_ranker_that_reads_none(
+    make_builder, make_examples, tmp_path, monkeypatch
+):
+    class Longest(Ranker):
+        """Ranks by item code, whatever the history, if the history is the right one."""
+
+        def rank(self, examples):
+            for example in examples:
+                user = int(example.user_id[1:])
+                assert example.history.tolist() == [(user + place) % 12 for place in range(5)]
+                prompts.append(example.prompt)
+            return [RankedExample(np.argsort(-example.candidates)) for example in examples]
+
+    prompts: list[str] = []
+    examples = make_examples(make_builder(answer="id"), split="test")
+    read = evaluate(examples, Longest(), CUTS["uneven"])
+    assert all(prompts)
+    monkeypatch.setattr(Longest, "reads_prompts", False)
+    monkeypatch.setattr(type(examples.builder), "prompt", None)  # calling it fails
+    prompts.clear()
+    with write_stage(tmp_path / "per_user.parquet", "longest") as writer:
+        unread = evaluate(examples, Longest(), CUTS["uneven"], writer)
+    assert prompts == [""] * 6
+    assert_array_equal(unread.ranks, read.ranks)
+    assert unread.validity == read.validity
+    assert sorted(read_stage(tmp_path / "per_user.parquet", "longest").user_ids) == [
+        f"u{u}" for u in range(6)
+    ]

@@ -32,6 +32,17 @@ def test_same_seed_same_interval_and_metrics_share_their_resamples():
     assert both["HR@3"][1] <= both["HR@5"][1]
 
 
+def test_intervals_of_very_many_users_agree_with_those_drawn_user_by_user(monkeypatch):
+    ranks = np.random.default_rng(0).integers(1, 11, 2000).astype(float)
+    one_by_one = bootstrap_intervals(per_user_metrics(ranks, [3, 5]), seed=0, resamples=4000)
+    monkeypatch.setattr("mllmrec.evaluation.intervals.MANY", 1999)
+    counted = bootstrap_intervals(per_user_metrics(ranks, [3, 5]), seed=0, resamples=4000)
+    assert counted != one_by_one
+    for name, edges in one_by_one.items():  # half the width is 0.02, and shares move in steps of 0.0005
+        assert counted[name] == pytest.approx(edges, abs=0.0025)
+    assert counted["HR@3"][0] <= counted["HR@5"][0]
+
+
 def test_one_user_has_no_interval():
     with pytest.raises(UserError, match="at least 2 users, but there are 1"):
         bootstrap_intervals({"MRR": np.array([1.0])}, seed=0)

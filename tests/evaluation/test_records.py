@@ -211,3 +211,19 @@ def test_a_short_list_is_a_miss_at_every_cutoff_and_nothing_is_appended():
         "NDCG@10": 0,
         "MRR": 0,
     }
+
+
+def test_users_of_many_batches_share_a_row_group(tmp_path, monkeypatch):
+    monkeypatch.setattr("mllmrec.evaluation.records._TOGETHER", 5)
+    path = tmp_path / "per_user.parquet"
+    users = [f"u{user}" for user in range(14)]
+    for stage in ("zero_shot", "sft"):
+        with write_stage(path, stage) as writer:
+            for user in users[::2]:
+                writer.append(records((user, user + "b")))
+    with pq.ParquetFile(path) as file:  # batches of 2 fill groups of 6 and leave 2
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert sizes == [6, 6, 2, 6, 6, 2]
+    assert read_stage(path, "sft").user_ids.tolist() == [
+        name for user in users[::2] for name in (user, user + "b")
+    ]

@@ -75,6 +75,13 @@ def test_each_slice_has_the_metrics_of_its_users():
         Slice("head", "targets with a training count of 8", np.array([False, True, False, False])),
     ]
     assert names_by_user(slices, 4) == [["cold"], ["head"], ["cold"], []]
+    everyone = Slice("short", "histories that show 2 items", np.ones(4, dtype=bool))
+    assert names_by_user([*slices, everyone], 4) == [
+        ["cold", "short"],
+        ["head", "short"],
+        ["cold", "short"],
+        ["short"],
+    ]
     per_user = per_user_metrics(np.array([1, 2, 3, 1]), [1, 3])
     found = sliced(per_user, slices, seed=0, resamples=50)
     assert list(found) == ["cold", "head"]
