@@ -96,6 +96,10 @@ class Dataset(ABC):
     name: str
     domain: str = "item"  # the noun in the prompts: "movie", "beauty product", "micro-video"
 
+    def files_read(self) -> dict[str, Path] | None:
+        """All files that decide what `load` returns, by a name of each; None, as here: nobody vouches for a list."""
+        return None
+
     @abstractmethod
     def load(self) -> RawData:
         """Read everything.

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from mllmrec.data.base import Interactions, Items, RawData
+from mllmrec.data.base import Interactions, Items
 from mllmrec.data.filters import count_repeated_titles
 from mllmrec.data.funnel import Funnel
 from mllmrec.data.splits import Samples, training_counts
 
 
+class Loaded(Protocol):
+    """What a loader found, by name: `RawData`, or what is known of it later."""
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Reason -> rows, files or images left out at reading."""
+
+
 def summarise(
-    raw: RawData,
+    raw: Loaded,
     items: Items,
     interactions: Interactions,
     funnel: Funnel,

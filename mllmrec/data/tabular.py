@@ -163,6 +163,15 @@ class Tabular(Dataset):
         self.domain, self.name = domain, name
         self._check_column_numbers()
 
+    def files_read(self) -> dict[str, Path] | None:
+        """The tables; None if there are images, which may change one by one, or if a subclass may read more.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        alone = type(self) is Tabular and self.files.images is None
+        return self.files.tables() if alone else None
+
     def load(self) -> RawData:
         """Read the tables and the images.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ from mllmrec.cot.wording import load_cot_wording
 from mllmrec.data.base import Dataset, Items
 from mllmrec.data.candidates import CandidateSampler, CandidateSource, Catalogue
 from mllmrec.data.cold_items import ColdItemInteractions
-from mllmrec.data.filters import Filters, build_interactions
-from mllmrec.data.loaded import load_checked
-from mllmrec.data.long_texts import bounded
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
@@ -32,6 +28,7 @@ from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
 from mllmrec.prompts.examples import CotUse, Examples
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.reasoners.base import HistoryItem
+from mllmrec.samples.filtered import filtered
 from mllmrec.samples.prepared import Prepared, counted
 from mllmrec.screen.progress import StageProgress
 
@@ -56,11 +53,8 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     remove_abandoned(cache)
     source_settings = {key: value for key, value in cfg.dataset.items() if key not in _FILTER_KEYS}
     source: Dataset = instantiate(source_settings)
-    raw = load_checked(source)
-    raw = replace(raw, items=bounded(raw.items))
-    items, interactions, funnel = build_interactions(
-        raw, Filters(**dict(cfg.dataset.filters)), max_users=cfg.dataset.max_users, seed=cfg.protocol_seed
-    )
+    found = filtered(cfg, source)
+    items, interactions = found.items, found.interactions
     split = instantiate(cfg.split)
     given = (interactions, items) if getattr(split, "reads_items", False) else (interactions,)
     samples: dict[str, Samples] = split(*given)
@@ -69,7 +63,7 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
             "no user has enough interactions to train on: loosen dataset.filters or lower split.min_history"
         )
 
-    summary = summarise(raw, items, interactions, funnel, samples, {}, "", "")
+    summary = summarise(found, items, interactions, found.funnel, samples, {}, "", "")
     sequences = samples["train"].interactions  # a split may have made its own
     if isinstance(sequences, ColdItemInteractions):
         summary["cold_items"] = len(sequences.cold)
