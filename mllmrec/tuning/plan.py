@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from mllmrec.config import CONFIG_DIR
@@ -132,6 +133,12 @@ def _own_faults(settings: DictConfig) -> list[str]:
         value = settings.study[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             found.append(f"study.{key}={value}: must be a whole number of at least 0")
+    for key in ("sampler", "pruner"):
+        target = settings.study[key]._target_
+        try:
+            get_class(target)
+        except Exception as error:
+            found.append(f"study.{key}._target_={target}: {readable(error)}")
     return found
 
 

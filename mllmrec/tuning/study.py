@@ -93,7 +93,7 @@ class Study:
             study_name="search",
             direction="maximize",
             load_if_exists=True,
-            pruner=instantiate(self._settings.pruner),
+            pruner=_built(self._settings.pruner),
         )
         now = {"axes": dict(described(self.search.axes)), "fixed": sorted(_of_results(self.search.fixed))}
         before = study.user_attrs.get("search", now)
@@ -158,11 +158,8 @@ class Study:
 
     def _ask(self) -> Any:
         """A trial of Optuna. What the sampler draws follows from the seed and the trial's number, after a restart too."""
-        settings = self._settings.sampler
-        more = {}
-        if "seed" not in settings and "seed" in inspect.signature(get_class(settings._target_)).parameters:
-            more["seed"] = self._settings.seed + len(self.study.trials)
-        self.study.sampler = instantiate(settings, **more)
+        seed = self._settings.seed + len(self.study.trials)
+        self.study.sampler = _built(self._settings.sampler, seed=seed)
         return self.study.ask({axis.key: axis.distribution for axis in self.search.axes})
 
     def _start(self, trial: Any) -> None:
@@ -238,6 +235,14 @@ class Study:
             running.process.terminate()
         for running in self._running:
             running.process.wait(2 * CHILDREN_SECONDS)
+
+
+def _built(settings: DictConfig, **more: Any) -> Any:
+    """A sampler or pruner. Another class than the file's need not know the file's numbers."""
+    known = inspect.signature(get_class(settings._target_)).parameters
+    ours = ("n_startup_trials", "n_warmup_steps", "seed")
+    given = {**more, **settings}
+    return instantiate({key: value for key, value in given.items() if key in known or key not in ours})
 
 
 def _folder(trial: Any) -> str:

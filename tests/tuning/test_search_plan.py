@@ -64,6 +64,10 @@ def test_the_command_line_replaces_an_axis_of_the_file_and_names_the_folder() ->
         (["sft.max_steps=3,4", "study.sede=1"], "study.sede=1: no such setting"),
         (["sft.max_stesp=3,4"], "did you mean sft.max_steps"),
         (["search=gpro"], "did you mean grpo"),
+        (
+            ["sft.max_steps=3,4", "study.pruner._target_=optuna.pruners.Nope"],
+            "study.pruner._target_=optuna.pruners.Nope: ",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(given: list[str], fault: str) -> None:

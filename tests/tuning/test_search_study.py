@@ -117,6 +117,12 @@ def test_what_is_killed_goes_on_what_fails_is_told_and_what_ranks_badly_ends(sea
     assert best_command(done, search).endswith(" x=0.7")
 
 
+@pytest.mark.parametrize("name", ["samplers.RandomSampler", "samplers.TPESampler", "pruners.NopPruner"])
+def test_another_class_of_optuna_is_named_alone(name: str) -> None:
+    settings = OmegaConf.create({"_target_": f"optuna.{name}", "n_startup_trials": 5, "n_warmup_steps": 0})
+    assert type(study._built(settings, seed=3)).__name__ == name.split(".")[1]
+
+
 class Killed(BaseException):
     """The search ends here."""
 
