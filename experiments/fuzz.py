@@ -32,7 +32,7 @@ def counts(output: str) -> list[tuple[str, int, int]]:
     """(property, passed, failed examples) of each property, from what pytest and hypothesis printed."""
     found = []
     for name, told in re.findall(r"^(tests/\S+?::.+?):\n((?:\n|  .*\n)+)", output, flags=re.MULTILINE):
-        numbers = re.findall(r"(\d+) passing examples, (\d+) failing", told)
+        numbers = re.findall(r"(\d+) passing, (\d+) failing", told)
         passed, failed = (
             (sum(map(int, column)) for column in zip(*numbers, strict=True)) if numbers else (0, 0)
         )

@@ -13,11 +13,11 @@ tests/properties/test_any_page.py::test_a_fence[one]:
 
   - during generate phase (0.05 seconds):
     - Typical runtimes: ~ 0-1 ms, of which ~ 0-1 ms in data generation
-    - 48 passing examples, 1 failing examples, 3 invalid examples
+    - 48 passing, 1 failing, and 3 invalid test cases
     - Found 1 distinct error in this phase
 
   - during shrink phase (0.01 seconds):
-    - 2 passing examples, 4 failing examples, 0 invalid examples
+    - 2 passing, 4 failing, and 0 invalid test cases
 
   - Stopped because nothing left to do
 
@@ -25,7 +25,7 @@ tests/properties/test_any_page.py::test_a_fence[one]:
 tests/properties/test_any_file.py::test_a_key:
 
   - during generate phase (0.05 seconds):
-    - 50 passing examples, 0 failing examples, 0 invalid examples
+    - 50 passing, 0 failing, and 0 invalid test cases
 
 """
 
