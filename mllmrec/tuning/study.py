@@ -241,7 +241,7 @@ def _built(settings: DictConfig, **more: Any) -> Any:
     """A sampler or pruner. Another class than the file's need not know the file's numbers."""
     known = inspect.signature(get_class(settings._target_)).parameters
     ours = ("n_startup_trials", "n_warmup_steps", "seed")
-    given = {**more, **settings}
+    given: dict[str, Any] = {**more, **{str(key): value for key, value in settings.items()}}
     return instantiate({key: value for key, value in given.items() if key in known or key not in ours})
 
 
