@@ -82,12 +82,14 @@ def main(arguments: list[str]) -> int:
     command("datasets", "export", run, f"out={out / 'data'}", "overwrite=true")
     table = pq.read_table(out / "evaluated" / "per_user.parquet").to_pylist()
     known = {
-        row["user_id"]: dict(zip(row["ranking"], row["scores"], strict=True)) for row in table if row["scores"]
+        row["user_id"]: dict(zip(row["ranking"], row["scores"], strict=True))
+        for row in table
+        if row["scores"]
     }
     candidates = pq.read_table(out / "data" / "candidates" / "test-uniform.parquet").to_pylist()
     rows = [row for row in candidates if row["user_id"] in known]
     for form, merge in (("merged", "true"), ("adapter", "false")):
-        if merge == "false" and not json.loads((out / "merged" / "mllmrec.json").read_text())["weights"]["phases"]:
+        if merge == "false" and not (Path(given["run"]) / "adapters").is_dir():
             break
         folder = out / form
         command("export", run, f"out={folder}", f"merge={merge}", "overwrite=true")
