@@ -8,7 +8,8 @@ export function rankChart(app, views) {
   const titles = new Map(lines.flat().map((point) => [point.stage.name, point.stage.title]));
   const most = Math.max(...views.map((view) => view.num_candidates ?? 1));
   if (!names.length) return empty("No phase ranked this user.");
-  const [step, top, bottom, left] = [176, 28, 38, 84];
+  // Ranks of every other run stand below their points.
+  const [step, top, bottom, left] = [176, 28, lines.length > 1 ? 56 : 38, 84];
   const height = 92;
   const width = left + step * names.length;
   const x = (name) => left + step * (names.indexOf(name) + 0.35);
@@ -21,7 +22,7 @@ export function rankChart(app, views) {
       s("line", { class: "rule", x1: left - 12, x2: width - 10, y1: y(rank), y2: y(rank) }),
       s("text", { class: "axis end", x: left - 20, y: y(rank) + 4 }, rank === 1 ? "1 (best)" : String(rank)),
     ]),
-    names.map((name) => s("text", { class: "axis middle", x: x(name), y: height + top + 26 }, titles.get(name))),
+    names.map((name) => s("text", { class: "axis middle", x: x(name), y: height + top + bottom - 12 }, titles.get(name))),
     lines.map((points, run) => {
       const placed = points.map(({ stage }) => [x(stage.name), y(stage.rank), stage.rank]);
       return s("g", { class: `line run-${run % 4}` },
