@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.benchmark
+
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bench_batching.py"
 
 

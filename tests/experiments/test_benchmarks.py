@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.benchmark
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CELL = {
     "size": "XS",

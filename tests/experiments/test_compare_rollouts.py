@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.benchmark
+
 SCRIPT = Path(__file__).parents[2] / "experiments" / "compare_rollouts.py"
 SMALL = ["dataset.num_users=60", "dataset.num_items=40", "backbone.hidden_size=32", "backbone.vocabulary=400"]
 

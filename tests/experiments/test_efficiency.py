@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.benchmark
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CELL = {
     "size": "XS",

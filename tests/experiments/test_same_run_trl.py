@@ -14,6 +14,8 @@ from mllmrec.jobs.finished_run import load_policy, open_policy
 from mllmrec.rewards.hit_format import HitFormat
 from mllmrec.run.folder import RunFolder
 
+pytestmark = pytest.mark.benchmark
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SHORT = ["debug=fast", "method=sft", "dataset.num_users=60", "dataset.num_items=40", "baselines={}"]
 SHORT += ["heldout.users=0", "eval.weighting=uniform", "eval.max_users=2", "hydra.run.dir=run"]
