@@ -22,17 +22,11 @@ def explore(cfg: DictConfig) -> None:
 
     from mllmrec.config import check_config
     from mllmrec.config.trust import trusted
-    from mllmrec.errors import UserError
+    from mllmrec.errors.extras import extra
 
     check_config(cfg)
-    try:
+    with extra("explore", "the pages need"):
         from mllmrec.exploring import server
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("mllmrec"):
-            raise
-        raise UserError(
-            f"{error.name} is not installed, which the pages need: pip install 'mllmrec[explore]'"
-        ) from error
     folders = [str(folder) for folder in (cfg.run if isinstance(cfg.run, ListConfig) else [cfg.run])]
     server.serve(folders, cfg.port, cfg.open, trusted(cfg.trust))
 

@@ -20,18 +20,12 @@ def serve(cfg: DictConfig) -> None:
 
     from mllmrec.config import check_config
     from mllmrec.config.trust import trusted
-    from mllmrec.errors import UserError
+    from mllmrec.errors.extras import extra
     from mllmrec.jobs.finished_run import settings_of_run
 
     check_config(cfg)
-    try:
+    with extra("serve", "the service needs"):
         from mllmrec.serving import server
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("mllmrec"):
-            raise
-        raise UserError(
-            f"{error.name} is not installed, which the service needs: pip install 'mllmrec[serve]'"
-        ) from error
     settings_of_run(cfg.run, trusted(cfg.trust))
     server.warn_if_open(cfg.host, server.read_token())
     settings = OmegaConf.to_container(cfg, resolve=True)
