@@ -20,7 +20,7 @@ def export(cfg: DictConfig) -> None:
 
     if cfg.push is not None:
         refuse_name(cfg.push)
-    done = export_data(cfg.run, cfg.out, cfg.overwrite, trusted(cfg.trust))
+    done = export_data(cfg.run, cfg.out, cfg.overwrite, trusted(cfg.trust), cfg.reasoning)
     console = make_console()
     for file, count in done.rows.items():
         console.print(

@@ -65,14 +65,14 @@ def data_card(cfg: DictConfig, folder: RunFolder, about: Mapping[str, Any]) -> D
     parts = [
         f"# {name}: candidates for ranking the next item",
         "Every model that ranks these candidates for these users can be compared with every other. They were drawn once and are "
-        "frozen; the hash tells whether two sets are the same.",
+        "frozen; the hashes tell whether two sets are the same.",
         "## Files",
         "\n".join(f"- `{file}`, {count:,} rows: {_columns(file)}." for file, count in about["rows"].items()),
         "## Use",
         use,
         "## Protocol",
         "\n".join(
-            f"- `{file}`: {protocol_line(protocol)}; hash `{protocol['candidates_hash']}`"
+            f"- `{file}`: {protocol_line(protocol)}; hash of these rows `{protocol['rows_hash']}`, of the whole split `{protocol['candidates_hash']}`"
             for file, protocol in about["sets"].items()
         ),
         "## Data",

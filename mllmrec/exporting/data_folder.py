@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from mllmrec.cache import atomic_folder, library_version, write_json
 from mllmrec.config.trust import trusted
+from mllmrec.data.candidate_sets import combine_digests, row_digest
 from mllmrec.errors import UserError
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.protocols import beside_protocol, main_protocol
@@ -59,7 +60,11 @@ class ExportedData:
 
 
 def export_data(
-    run: str, out: str | Path, overwrite: bool = False, trust: Sequence[str] = ()
+    run: str,
+    out: str | Path,
+    overwrite: bool = False,
+    trust: Sequence[str] = (),
+    reasoning: bool = True,
 ) -> ExportedData:
     """Write items, candidate sets and reasoning into a folder of its own, which appears whole or not at all.
 
@@ -68,10 +73,11 @@ def export_data(
         out: the folder to write.
         overwrite: whether an earlier export in ``out`` is replaced.
         trust: packages and servers that the run's settings may name.
+        reasoning: whether to write the reasoning of training samples too.
 
     Raises:
         UserError: ``out`` is taken; the run ranked the whole catalogue, which needs no candidate sets; or its data have
-            changed since, so that the candidates are not those that it ranked.
+            changed since, so that the candidates are not those that it ranked; or its reasoning is gone from the cache.
     """
     target, folder = Path(out).absolute(), RunFolder.of_finished_run(run)
     refuse_taken(target, NAME, overwrite)
@@ -80,8 +86,16 @@ def export_data(
         raise UserError(
             f"{run} has eval.num_negatives=full: it ranked every item, so there are no candidate sets to share"
         )
-    prepared = prepare(cfg, cfg.method.recommender is None, partial(open_judge, trust=trusted(trust)))
+    prepared = prepare(
+        cfg, reasoning and cfg.method.recommender is None, partial(open_judge, trust=trusted(trust))
+    )
     judged = (cfg.eval, cfg.candidates.weighting, cfg.protocol_seed, prepared)
+    written = sum(stage.get("written", 0) for stage in prepared.summary["cot"]["stages"].values())
+    if written:
+        raise UserError(
+            f"{written:,} texts of the reasoning of {run} are no longer in cache_dir={cfg.cache_dir}, and new ones are not those that "
+            "it learnt from: put its cache back, or leave them out with reasoning=false"
+        )
     protocols = [one for one in (main_protocol(*judged), beside_protocol(*judged)) if one is not None]
     ranked = folder.metrics()["protocol"]
     if ranked["candidates_hash"] != protocols[0].candidates_hash:
@@ -94,7 +108,7 @@ def export_data(
         for protocol in protocols:
             file = f"candidates/{protocol.settings.split}-{protocol.settings.weighting}.parquet"
             rows[file] = _write(inside / file, CANDIDATES, _candidates(protocol))
-            sets[file] = protocol.describe()
+            sets[file] = {**protocol.describe(), "rows_hash": _hash(protocol)}
         written = _write(inside / "reasoning.parquet", REASONING, _reasoning(prepared))
         if written:
             rows["reasoning.parquet"] = written
@@ -133,6 +147,12 @@ def _candidates(protocol: Protocol) -> Iterator[dict[str, Any]]:
             "candidates": [ids[item] for item in candidates.tolist()],
             "target": ids[candidates[column]],
         }
+
+
+def _hash(protocol: Protocol) -> str:
+    """Of the rows of a file: ``candidates_hash`` is of the whole split, of which ``eval.max_users`` ranks a part."""
+    rows = _candidates(protocol)
+    return combine_digests([row_digest(row["user_id"], row["target"], row["candidates"]) for row in rows])
 
 
 def _reasoning(prepared: Prepared) -> Iterator[dict[str, Any]]:

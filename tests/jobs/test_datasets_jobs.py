@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from datasets import load_dataset
@@ -56,6 +57,27 @@ def test_the_sets_are_those_that_the_run_ranked(run, command, tmp_path):
     assert str(tmp_path) not in card.content
     assert str(run.parent) not in card.content
     assert recorded["candidates_hash"] in card.content
+
+
+def test_a_part_of_the_users_has_a_hash_of_its_own(job, tmp_path):
+    part = job(tmp_path / "part", "method=popularity", "eval.max_users=7")
+    shared = export_data(str(part), tmp_path / "shared").path
+    rows = load_dataset(str(shared), "candidates_uniform", split="test", cache_dir=str(tmp_path / "hf"))
+    (recorded,) = json.loads((shared / "protocol.json").read_text())["sets"].values()
+    digests = [row_digest(row["user_id"], row["target"], row["candidates"]) for row in rows]
+    assert len(rows) == 7
+    assert combine_digests(digests) == recorded["rows_hash"] != recorded["candidates_hash"]
+
+
+def test_reasoning_that_is_gone_is_not_written_again_under_its_name(job, tmp_path):
+    own = tmp_path / "cache"
+    run = job(tmp_path / "run", "cot_policy=refined", "mix_ratio=0.5", "method=sft", f"cache_dir={own}")
+    assert "reasoning.parquet" in export_data(str(run), tmp_path / "kept").rows
+    shutil.rmtree(own)
+    with pytest.raises(UserError, match="no longer in cache_dir"):
+        export_data(str(run), tmp_path / "gone")
+    shutil.rmtree(own)  # the refused command has written them
+    assert "reasoning.parquet" not in export_data(str(run), tmp_path / "without", reasoning=False).rows
 
 
 def test_what_is_refused(run, job, command, tmp_path):
