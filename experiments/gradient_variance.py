@@ -29,8 +29,9 @@ from mllmrec.rl.losses import ClippedRatio
 from mllmrec.rollout.reasoned import Reasoned
 from mllmrec.samples.item_texts import described_items
 from mllmrec.step.collector import Collector
+from mllmrec.step.names import Names
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.speaker import Speaker
 
 
 @dataclass

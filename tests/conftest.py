@@ -52,9 +52,10 @@ from mllmrec.rl.losses import ClippedRatio
 from mllmrec.rl.regularizers import KlToReference
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.step.collector import Collector
+from mllmrec.step.names import Names
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.reference import Frozen
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.speaker import Speaker
 
 TITLES = [
     "Red Lamp",

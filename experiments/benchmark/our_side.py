@@ -41,9 +41,10 @@ from mllmrec.rollout.enumerated import Enumerated
 from mllmrec.rollout.free import Free
 from mllmrec.step.collector import Collector
 from mllmrec.step.metrics import rollout_metrics
+from mllmrec.step.names import Names
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.reference import Frozen
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.speaker import Speaker
 from mllmrec.step.updates import Updates
 
 RANK, TEMPERATURE, TOP_P, LEARNING_RATE = 16, 0.9, 0.9, 1e-4

@@ -31,7 +31,7 @@ from mllmrec.randomness import seeded_globals
 from mllmrec.rewards.base import Question, TextReward
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.item_texts import described_items
-from mllmrec.step.speaker import Names
+from mllmrec.step.names import Names
 
 SFT, TRAINED = "sft", "default"  # adapters; TRL knows the trained one by this name
 LOSS_TYPES = {"sequence_mean": "grpo", "token_mean": "dapo", "constant": "dr_grpo"}

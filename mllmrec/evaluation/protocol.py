@@ -34,7 +34,7 @@ from mllmrec.prompts.listing import Listing
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
 from mllmrec.screen.progress import track
-from mllmrec.step.speaker import Names
+from mllmrec.step.names import Names
 
 ASKED = "asked"  # value of a protocol's ``cot`` where prompts ask for reasoning; true: they show some
 

@@ -22,7 +22,7 @@ from mllmrec.rollout.answer_scores import score_answers, score_rows
 from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.free import Free
 from mllmrec.rollout.lists import Listed
-from mllmrec.step.speaker import Names
+from mllmrec.step.names import Names
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
 from mllmrec.rollout.lists import Listed
 from mllmrec.rollout.reasoned import Reasoned
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.names import Names
+from mllmrec.step.speaker import Speaker
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from mllmrec.rollout.lists import Listed
 from mllmrec.samples.item_texts import described_items
 from mllmrec.screen.progress import track
 from mllmrec.step.collector import Collector
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.names import Names
+from mllmrec.step.speaker import Speaker
 
 log = logging.getLogger(__name__)
 

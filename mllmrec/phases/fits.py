@@ -34,10 +34,11 @@ from mllmrec.run.rollouts import RolloutWriter
 from mllmrec.samples.item_texts import described_items
 from mllmrec.step.angles import angles_of
 from mllmrec.step.collector import Collector
+from mllmrec.step.names import Names
 from mllmrec.step.policy_gradient import PolicyGradient, StepSettings
 from mllmrec.step.refill import Dynamic, Refill
 from mllmrec.step.sampler import count_steps, shuffled_batches
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.speaker import Speaker
 
 Loggers = Sequence[Logger]
 

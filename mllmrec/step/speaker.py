@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,42 +14,17 @@ from mllmrec.engine.batches import TokenBatch
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example
-from mllmrec.prompts.naming import Naming
 from mllmrec.randomness import torch_generator
-from mllmrec.rl.batch import POLICY, KnownScores, Question, RolloutBatch
+from mllmrec.rl.batch import POLICY, KnownScores, RolloutBatch
 from mllmrec.rollout.base import Completions, Histories, PlainRollout, Spelling, Turn
 from mllmrec.step.answer_tokens import answer_segments
 from mllmrec.step.going_on import Tail, grown_rows, left_to_say, prompts_with
+from mllmrec.step.names import Names
 from mllmrec.step.together import copies_of, drawn_together, scored_together
 
 if TYPE_CHECKING:
     from mllmrec.step.served import Served  # needs an optional package
-
-
-@dataclass(frozen=True)
-class Names:
-    """How items are called, and who writes prompts about them."""
-
-    ids: Sequence[str]  # (I,)
-    titles: Sequence[str]  # (I,) as the prompts show them
-    naming: Naming = Naming()
-    histories: Histories | None = None  # for parts that show other histories
-
-    @classmethod
-    def of(cls, builder: PromptBuilder, histories: Histories | None = None) -> Names:
-        """As a builder calls the items."""
-        return cls(builder.ids, builder.titles, builder.naming, histories)
-
-    def question(self, example: Example) -> Question:
-        """What a reward needs to know of an example."""
-        return Question(
-            self.ids[example.target],
-            {self.ids[item]: self.titles[item] for item in example.candidates.tolist()},
-            example.places,
-            self.naming,
-        )
 
 
 class Speaker:

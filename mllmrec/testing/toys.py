@@ -21,7 +21,8 @@ from mllmrec.prompts.profiles import SecondPrompt
 from mllmrec.prompts.reasoning_tokens import ReasoningTokens
 from mllmrec.rl.batch import Question, RolloutBatch
 from mllmrec.rollout.base import PlainRollout
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.names import Names
+from mllmrec.step.speaker import Speaker
 from mllmrec.text_encoders.base import TextEncoder
 from mllmrec.text_encoders.described import DescribedItems
 

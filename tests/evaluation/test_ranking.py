@@ -21,7 +21,7 @@ from mllmrec.prompts.naming import LABELS
 from mllmrec.rollout.base import Spelling
 from mllmrec.rollout.constrained import Constrained
 from mllmrec.rollout.free import Free
-from mllmrec.step.speaker import Names
+from mllmrec.step.names import Names
 
 ENGINE = SharedPrefix()
 NAMES = Names([str(item) for item in range(12)], [""] * 12)

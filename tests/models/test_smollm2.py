@@ -15,7 +15,7 @@ from mllmrec.models.backbones import Pretrained
 from mllmrec.phases.base import Learner
 from mllmrec.phases.sft import supervised_shares
 from mllmrec.prompts.answer_tokens import AnswerTokens
-from mllmrec.step.speaker import Names
+from mllmrec.step.names import Names
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from mllmrec.engine.shared_prefix import SharedPrefix
 from mllmrec.rl.losses import LossInputs
 from mllmrec.rollout.base import Turn
 from mllmrec.rollout.constrained import Constrained
-from mllmrec.step.speaker import Names, Speaker
+from mllmrec.step.names import Names
+from mllmrec.step.speaker import Speaker
 from mllmrec.testing import check_regularizer, toy_batch
 from mllmrec.variants.kdrl import Informed, TeacherKl, TeacherKlOfFailingGroups
 
