@@ -17,11 +17,12 @@ from starlette.responses import FileResponse, Response
 
 from mllmrec.errors import UserError
 from mllmrec.exploring import views
-from mllmrec.exploring.guard import Guard
+from mllmrec.exploring.headers import Headed
 from mllmrec.exploring.pictures import thumbnail
 from mllmrec.exploring.stored import Wanted
 from mllmrec.exploring.views import Explored
 from mllmrec.jobs.recommendation import item_codes
+from mllmrec.serving.guard import Local
 from mllmrec.serving.middleware import Bounded
 from mllmrec.serving.problems import HANDLERS, problem
 
@@ -82,7 +83,8 @@ def make_app(explored: Sequence[Explored]) -> FastAPI:
         exception_handlers=HANDLERS,
     )
     app.add_middleware(Bounded, size=_BODY_KB * 1024, seconds=_BODY_SECONDS)
-    app.add_middleware(Guard)
+    app.add_middleware(Local, pages=("/",), advice="open the address that the command printed")
+    app.add_middleware(Headed)
 
     async def worked(what: Callable[[], T]) -> T:
         return await asyncio.wrap_future(worker.submit(what))

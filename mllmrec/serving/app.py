@@ -18,12 +18,13 @@ from mllmrec.errors import UserError
 from mllmrec.jobs.finished_run import FinishedBaseline, FinishedRun
 from mllmrec.jobs.recommendation import Ranked
 from mllmrec.serving.batches import Batches, StoppingError
+from mllmrec.serving.guard import Local
 from mllmrec.serving.metrics import Metrics
 from mllmrec.serving.middleware import NO_ANSWER, Bounded, Counted, Guarded
 from mllmrec.serving.problems import HANDLERS, defect, problem
 from mllmrec.serving.rankings import Question, Rankings
 from mllmrec.serving.schemas import Explanation, Health, Problem, RankedItem, Ranking, RankRequest
-from mllmrec.serving.settings import Batching, Limits
+from mllmrec.serving.settings import TOKEN, Batching, Limits
 from mllmrec.serving.stopping import closed_by_signals
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ ENDPOINTS = ("/rank", "/explain", "/metrics", *OPEN_PATHS)
 _ABOUT = """Rankings of a finished run of mllmrec.
 
 Requests that arrive together are ranked in one batch. A refused request gets one sentence in `detail`."""
+_ADVICE = f"ask at this name or at 127.0.0.1; with a token in {TOKEN} it answers at every name"
 _STATUSES = {
     401: "The token is missing or wrong.",
+    403: "Another site asked, or asked under a name that is not localhost.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "The request is wrong; the sentence names what.",
@@ -54,6 +57,7 @@ def make_app(
     *,
     shortlist: int | None = None,
     token: str | None = None,
+    local: bool = False,
 ) -> FastAPI:
     """The application that ranks with a run; its thread starts and ends with it. ``app.state.batches`` are its batches.
 
@@ -63,6 +67,7 @@ def make_app(
         batching: how requests wait and which are ranked together.
         shortlist: see `Rankings`.
         token: what clients have to send; None: nothing.
+        local: whether no page of another site may ask; see `Local`.
     """
     metrics = Metrics()
     rankings = Rankings(
@@ -98,6 +103,8 @@ def make_app(
     # The last one added is the outermost.
     app.add_middleware(Bounded, size=limits.max_body_kb * 1024, seconds=limits.timeout_seconds)
     app.add_middleware(Guarded, token=token, open_paths=OPEN_PATHS)
+    if local:
+        app.add_middleware(Local, pages=("/docs",), advice=_ADVICE)
     app.add_middleware(Counted, metrics=metrics, endpoints=ENDPOINTS)
     # Guarded checks the token; this tells the OpenAPI page of it.
     secured = [] if token is None else [Depends(HTTPBearer(auto_error=False))]

@@ -23,13 +23,12 @@ from mllmrec.errors import UserError
 from mllmrec.jobs.finished_run import open_run
 from mllmrec.serving.app import make_app
 from mllmrec.serving.metrics import SHARED_FOLDER
-from mllmrec.serving.settings import Batching, Limits
+from mllmrec.serving.settings import TOKEN, Batching, Limits
 from mllmrec.serving.stopping import SIGNALS
 
 log = logging.getLogger(__name__)
 
 _IMPORT_SECONDS = 120  # a worker answers uvicorn's first question once it has imported torch
-TOKEN = "MLLMREC_SERVE_TOKEN"  # the environment variable that holds the token
 
 
 def read_token() -> str | None:
@@ -91,12 +90,14 @@ def build_app(settings: Mapping[str, Any], threads: int | None = None) -> FastAP
     if threads is not None:
         torch.set_num_threads(threads)
     run = open_run(settings["run"], settings["stage"], trust=trusted(settings["trust"]))
+    token = read_token()
     return make_app(
         run,
         Limits(**settings["limits"]),
         Batching(**settings["batching"]),
         shortlist=settings["shortlist"],
-        token=read_token(),
+        token=token,
+        local=on_this_machine(settings["host"]) and token is None,
     )
 
 

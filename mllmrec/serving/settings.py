@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TOKEN = "MLLMREC_SERVE_TOKEN"  # the environment variable that holds the token
+
 
 @dataclass(frozen=True)
 class Limits:

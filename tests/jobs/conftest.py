@@ -99,7 +99,7 @@ def adapters(checkpoints: Callable[[str], Path]) -> tuple[str, ...]:
 
 @pytest.fixture
 def served() -> Iterator[Callable[..., Any]]:
-    """``served(run, token=None, **settings)`` serves a run on a free port: a client, with the application as its ``app``."""
+    """``served(run, token=None, local=False, **settings)`` serves a run on a free port: a client, with the application as its ``app``."""
     import httpx
     import uvicorn
 
@@ -109,9 +109,9 @@ def served() -> Iterator[Callable[..., Any]]:
 
     with ExitStack() as ends:
 
-        def serve(run: Any, token: str | None = None, **settings: Any) -> Any:
+        def serve(run: Any, token: str | None = None, local: bool = False, **settings: Any) -> Any:
             limits = {name: settings.pop(name) for name in fields_of(Limits) & set(settings)}
-            app = make_app(run, Limits(**limits), Batching(**settings), token=token)
+            app = make_app(run, Limits(**limits), Batching(**settings), token=token, local=local)
             bound = ends.enter_context(listening_socket("127.0.0.1", 0))
             server = uvicorn.Server(uvicorn_config(app))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -24,7 +24,8 @@ from mllmrec.jobs.finished_run import open_run
 from mllmrec.jobs.recommendation import item_codes, rank_items
 from mllmrec.serving.app import RankRequest
 from mllmrec.serving.rankings import Rankings
-from mllmrec.serving.server import TOKEN, read_token, warn_if_open
+from mllmrec.serving.server import build_app, read_token, warn_if_open
+from mllmrec.serving.settings import TOKEN
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_body_of_unknown_length_is_bounded_too(run, served):
     client = served(run, max_body_kb=1, timeout_seconds=0.3)
     assert client.post("/rank", content=iter([b" " * 700] * 2)).status_code == 413
     with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
-        slow.sendall(b"POST /rank HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        slow.sendall(b"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
@@ -211,7 +212,7 @@ def test_a_client_that_hangs_up_takes_no_answer_of_others(run, served, gate):
         until(lambda: len(gate.asked) == 1)
         with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
             body = f'{{"history": ["{ids[1]}"]}}'.encode()
-            head = f"POST /rank HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             gone.sendall(head.encode() + body)
             until(lambda: batches.waiting == 1)
         last = pool.submit(client.post, "/rank", json={"history": [ids[2]]})
@@ -293,10 +294,46 @@ def test_the_token_comes_from_the_environment(monkeypatch, caplog):
         assert len(caplog.messages) == warned
 
 
+@pytest.mark.parametrize(
+    ("host", "token", "status"),
+    [("127.0.0.1", "", 403), ("::1", "", 403), ("127.0.0.1", "tok-81", 200), ("0.0.0.0", "", 200)],
+)
+def test_a_service_of_this_machine_without_a_token_answers_at_no_other_name(
+    run, run_folder, monkeypatch, host, token, status
+):
+    monkeypatch.setattr("mllmrec.serving.server.open_run", lambda *_, **__: run)
+    monkeypatch.setenv(TOKEN, token)
+    plain = {"stage": None, "trust": [], "limits": {}, "batching": {}, "shortlist": None}
+    app = build_app({**plain, "run": str(run_folder), "host": host})
+
+    async def asked(name):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            return await client.get("http://a/openapi.json", headers={"Host": name})
+
+    for name in ("localhost:8000", "127.0.0.1:7", "[::1]:8000", "localhost", "127.0.0.5"):
+        assert asyncio.run(asked(name)).status_code == 200
+    foreign = asyncio.run(asked("rebound.example:8000"))
+    assert foreign.status_code == status
+    if status == 403:
+        assert foreign.json()["detail"].startswith("this server answers only at localhost: ")
+
+
+def test_another_site_ranks_nothing_and_may_only_link_to_the_page(run, served):
+    client = served(run, local=True)
+    asked = {"history": run.prepared.builder.ids[:1]}
+    own = str(client.base_url)
+    assert client.post("/rank", json=asked, headers={"Origin": own}).status_code == 200
+    refused = client.post("/rank", json=asked, headers={"Origin": "http://site.example"})
+    assert (refused.status_code, refused.json()["detail"][:12]) == (403, "another site")
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert [client.get(path, headers=link).status_code for path in ("/docs", "/metrics")] == [200, 403]
+    assert 'endpoint="/rank",status="403"} 1.0' in client.get("/metrics").text
+
+
 def test_the_page_shows_every_field_and_its_examples_are_right(run, served):
     page = served(run).get("/openapi.json").json()
     assert set(page["paths"]) == {"/rank", "/explain", "/health", "/metrics"}
-    assert {"200", "401", "408", "413", "422", "429", "503", "504"} == set(
+    assert {"200", "401", "403", "408", "413", "422", "429", "503", "504"} == set(
         page["paths"]["/rank"]["post"]["responses"]
     )
     schemas = page["components"]["schemas"]
