@@ -8,16 +8,22 @@ to the last digit (but for the cost section), and so must weights, rollouts, ran
 
 from __future__ import annotations
 
-import csv
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pyarrow.parquet as pq
+import torch
 from command_line import WrongUse, read_settings
 from safetensors.torch import load_file
 
@@ -25,35 +31,62 @@ from mllmrec.jobs.compared_runs import compared_runs
 from mllmrec.run.folder import RunFolder
 
 SMALL = [
+    *("dataset.num_users=80", "dataset.num_items=50", "eval.max_users=30", "eval.resamples=20"),
+    *("heldout.users=20", "heldout.every=4", "trainer=cpu", "checkpoint.steps=2"),
+    *("warmup.max_steps=8", "sft.max_steps=8", "sft.batch_size=8", "sft_more.max_steps=8"),
+    *("grpo.max_steps=8", "grpo.prompts_per_step=4", "grpo.group_size=4"),
+    *("dpo.max_steps=8", "pointwise.max_steps=8", "expert_iteration.max_steps=4"),
     *(
-        "dataset.num_users=120",
-        "dataset.num_items=60",
-        "eval.max_users=60",
-        "heldout.users=40",
-        "heldout.every=8",
-    ),
-    *("warmup.max_steps=24", "sft.max_steps=24", "grpo.max_steps=16", "trainer=cpu", "checkpoint.steps=3"),
-    *(
-        "dpo.max_steps=16",
-        "sft_more.max_steps=16",
-        "expert_iteration.max_steps=6",
-        "pointwise.max_steps=16",
-        "eval.resamples=20",
+        "expert_iteration.prompts_per_round=16",
+        "training_free.max_steps=8",
+        "training_free.prompts_per_step=8",
     ),
 ]
+REASONED = ["task=reasoned", "rollout.max_reasoning_tokens=12", "eval.max_reasoning_tokens=12"]
+COT = ["dataset.num_users=400", "dataset.num_items=60"]  # for build_cot, which trains nothing
 RUNS: dict[str, list[str]] = {
-    "grpo": [],
+    "build_cot": ["cot_policy=confident", *COT],
+    "build_cot with views": ["cot_policy=views", *COT],
+    "training-free": ["method=training_free"],
     "two updates with refills": ["grpo.iterations=2", "grpo.beta=0.05", "sampler=dynamic"],
-    "sft continued": ["method=sft_more"],
-    "enumerated": ["rollout=enumerate"],
+    "reasoned, enumerated": REASONED,
+    "reasoned, sampled": [*REASONED, "rollout.answer=sampled"],
+    "profiled": ["task=profiled", *REASONED[1:]],
+    "lists": ["task=ranked_list", "reward=rank_list"],
     "free": ["rollout=free", "rollout.max_new_tokens=12"],
-    "reasoned": ["rollout=reasoned", "cot.placement=completion", "mix_ratio=1", "eval.ranking=reasoned"],
-    "profiled": ["task=profiled"],
+    "enumerate": ["rollout=enumerate"],
+    "sasrec_text": ["method=sasrec_text", "method.recommender.max_epochs=6"],
+    "sasrec": ["method=sasrec", "method.recommender.max_epochs=12"],
+    "item_knn": ["method=item_knn"],
     "dpo": ["method=dpo"],
     "expert iteration": ["method=expert_iteration"],
-    "sasrec": ["method=sasrec"],
     "lifecycle": ["variant=lifecycle"],
-    "rapo": ["variant=rapo"],
+    "confident reasoning": ["cot_policy=confident", "mix_ratio=0.5", "mixing=augment"],
+    "adaptive": ["variant=reinforce_ada", "grpo.group_size=4"],
+    "difficulty_hints": ["rollout=difficulty_hints"],
+    "evidence": [
+        "variant=timesearch_r",
+        "rollout.inner.max_reasoning_tokens=12",
+        REASONED[2],
+        "grpo.group_size=4",
+    ],
+    "history_augment": ["variant=syn_grpo"],
+    "icl_seed": ["rollout=icl_seed"],
+    "lines": ["variant=rank_grpo", "rollout=lines", "rollout.inner.max_new_tokens=16", "grpo.group_size=4"],
+    "m_grpo": ["variant=m_grpo", "rollout.inner.max_new_tokens=12"],
+    "meta": ["variant=masa", "rollout.inner.max_new_tokens=12"],
+    "prefix_states": ["variant=rest_grpo", "rollout.least=0.5"],
+    "rapo_buffer": ["variant=rapo"],
+    "rubric_refine": ["variant=rgr_grpo"],
+    "scaffold": ["variant=scaf_grpo", "rollout.warmup_steps=2"],
+    "serial_exit": ["variant=s_grpo", *REASONED[1:], "grpo.group_size=4"],
+    "teacher_feedback": ["variant=think_tuning", "rollout.inner.max_reasoning_tokens=12", REASONED[2]],
+    "xrpo": ["variant=xrpo"],
+    "xrpo_alloc": ["rollout=xrpo_alloc"],
+    "default": [],
+    "sft continued": ["method=sft_more"],
+    "pointwise": ["method=pointwise"],
+    "llara": ["method=llara", "method.item_vectors.max_epochs=6"],
 }
 
 
@@ -61,49 +94,121 @@ RUNS: dict[str, list[str]] = {
 class Settings:
     """The command line."""
 
-    kills: int = 50
+    kills: int = 50  # ends with the run in which there have been so many
+    most: int = 2  # kills of a run
     seed: int = 0  # of the moments
     folder: str = "/tmp/killed"  # of runs and caches
     runs: str = ",".join(RUNS)  # which ones
 
 
-def command(folder: Path, overrides: list[str]) -> list[str]:
+def command(name: str, folder: Path) -> list[str]:
     """The command of a run."""
-    return [
-        sys.executable,
-        "-m",
-        "mllmrec.train",
-        f"hydra.run.dir={folder}",
-        "resume=auto",
-        *SMALL,
-        *overrides,
-    ]
+    if name.startswith("build_cot"):
+        return [sys.executable, "-m", "mllmrec.build_cot", f"hydra.run.dir={folder}", *RUNS[name]]
+    typed = [sys.executable, "-m", "mllmrec.train", f"hydra.run.dir={folder}", "resume=auto", "logger=csv"]
+    return [*typed, *SMALL, *RUNS[name]]
+
+
+def start(name: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a run, or start it again. Its cache is its own, so that a kill may meet what makes it."""
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "MLLMREC_CACHE": str(folder.with_name(f"{folder.name}-cache")),
+    }
+    with folder.with_name(f"{folder.name}.log").open("ab") as output:
+        return subprocess.Popen(command(name, folder), env=environment, stdout=output, stderr=output)
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What a process has used so far; other jobs on the machine do not change when it reaches a moment."""
+    try:
+        used = psutil.Process(process.pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(used.user + used.system)
+
+
+def followed(process: subprocess.Popen[bytes], limit: float = float("inf")) -> tuple[bool, float]:
+    """Wait for a process, and kill it once it has used so many seconds of a processor; whether it was, and its seconds."""
+    used = 0.0
+    while process.poll() is None:
+        used = max(used, processor_seconds(process))
+        if used >= limit:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True, used
+        time.sleep(0.02)
+    return False, used
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What differs between two runs: results and logs as `mllmrec.reproduce` compares them, and weights."""
+    """What differs between two runs of `mllmrec.train`: results, logs, weights, rankings and everything written to be read."""
     found = [one.what for one in compared_runs(RunFolder(whole), RunFolder(killed)) if one.differing]
-    weights = [
-        {path.relative_to(folder): path for path in folder.rglob("*.safetensors")}
-        for folder in (whole, killed)
-    ]
-    for name in sorted({*weights[0], *weights[1]}):
-        sides = [load_file(side[name]) if name in side else {} for side in weights]
-        if sides[0].keys() != sides[1].keys() or any(
-            not one.equal(sides[1][key]) for key, one in sides[0].items()
-        ):
-            found.append(str(name))
-    return [*found, *(["resume is left over"] if (killed / "resume").exists() else [])]
+    for pattern, read in READ.items():
+        sides = [
+            {path.relative_to(folder): path for path in folder.rglob(pattern)} for folder in (whole, killed)
+        ]
+        for name in sorted({*sides[0], *sides[1]}):
+            if not all(name in side for side in sides) or not same(*(read(side[name]) for side in sides)):
+                found.append(str(name))
+    return [*dict.fromkeys(found), *(["resume is left over"] if (killed / "resume").exists() else [])]
+
+
+def of_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of texts, but for their order, which is that of their making."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return sorted(lines, key=lambda line: json.dumps(line, sort_keys=True))
+
+
+def of_summary(path: Path) -> Any:
+    """A summary of `mllmrec.build_cot` without how many texts this attempt wrote and how many it found."""
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    for counts in summary["stages"].values():
+        for name in ("written", "from_cache", "prompt_tokens", "completion_tokens"):
+            counts.pop(name, None)
+    counts = summary["captions"]
+    for name in ("made", "cached", "from_cache", "new"):
+        counts.pop(name, None)
+    return summary
+
+
+READ: dict[str, Callable[[Path], Any]] = {
+    "*.safetensors": load_file,
+    "*.parquet": lambda path: pq.read_table(path).to_pylist(),
+    "prompts.md": Path.read_bytes,
+    "experience/*.json": Path.read_bytes,
+    "*_cot.json": Path.read_bytes,
+    "*_captions.json": Path.read_bytes,
+    "summary.json": of_summary,
+    "*.jsonl": of_records,
+}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; tensors are compared number by number."""
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+def texts_of(folder: Path) -> list[Any]:
+    """All texts in a run's cache, by file."""
+    cache = folder.with_name(f"{folder.name}-cache")
+    return [(path.relative_to(cache), of_records(path)) for path in sorted(cache.rglob("*.jsonl"))]
 
 
 def phase_of(folder: Path) -> str:
-    """What a killed run was doing, from the end of its log."""
-    path = folder / "log.csv"
-    if not path.exists():
-        return "before training"
-    with path.open() as stream:
-        rows = list(csv.DictReader(stream))
-    return rows[-1]["stage"] if rows else "before training"
+    """What a killed run was doing, as far as its files tell."""
+    if "build_cot" in folder.name:
+        return f"{sum(len(lines) for _, lines in texts_of(folder))} texts there"
+    found = [*folder.glob("resume/*/step-*.ckpt")]
+    latest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if latest is not None:
+        return f"{latest.parent.name} after step {int(latest.stem.removeprefix('step-'))}"
+    done = [path.name for path in sorted(folder.glob("resume/*"))]
+    return f"{', '.join(done)} there" if done else "before a checkpoint"
 
 
 def main() -> int:
@@ -113,51 +218,39 @@ def main() -> int:
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2
-    root, draw, wanted = Path(given.folder), random.Random(given.seed), given.kills
+    root, draw = Path(given.folder), random.Random(given.seed)
+    root.mkdir(parents=True, exist_ok=True)
     names = given.runs.split(",")
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "MLLMREC_CACHE": str(root / "cache")}
-    killed = wrong = 0
-    seconds: dict[str, float] = {}  # of each run without a kill
-    runs = 0
-    while killed < wanted:
+    seconds: dict[str, float] = {}  # of a processor, for each run without a kill
+    killed = wrong = runs = 0
+    print("| run | killed in | against the run without a kill |\n|---|---|---|", flush=True)
+    while killed < given.kills:
         name, runs = names[runs % len(names)], runs + 1
-        whole = root / f"whole-{name.replace(' ', '_')}"
-        if name not in seconds:
-            started = time.monotonic()
-            subprocess.run(command(whole, RUNS[name]), check=True, env=environment, capture_output=True)
-            seconds[name] = time.monotonic() - started
-            print(f"{name}: {seconds[name]:.0f} s without a kill", flush=True)
-        folder = root / f"killed-{runs}-{name.replace(' ', '_')}"
-        moments: list[str] = []
-        for _ in range(3):
-            process = subprocess.Popen(
-                command(folder, RUNS[name]),
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            try:
-                process.wait(draw.uniform(0.25, 1.0) * seconds[name])
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                killed += 1
-                moments.append(phase_of(folder))
-                continue
-            break
-        if process.returncode != 0:
-            last = subprocess.run(
-                command(folder, RUNS[name]), env=environment, capture_output=True, text=True
-            )
-            if last.returncode != 0:
-                print(last.stderr[-2000:])
-        found = differences(whole, folder)
-        wrong += bool(found)
-        print(
-            f"{name}: killed {len(moments)} times ({', '.join(moments)}): {', '.join(found) or 'equal'}",
-            flush=True,
+        whole, folder = (
+            root / f"{kind}-{re.sub('[^a-z0-9]+', '_', name)}" for kind in ("whole", f"killed-{runs}")
         )
-    print(f"{killed} kills, {wrong} runs differ")
+        if name not in seconds:
+            process = start(name, whole)
+            _, seconds[name] = followed(process)
+            if process.returncode:
+                print(f"| {name} | | FAILED without a kill: {whole}.log |", flush=True)
+                return 1
+        moments: list[str] = []
+        dead = True
+        while dead and len(moments) < given.most:
+            dead, _ = followed(start(name, folder), draw.uniform(0.3, 1.0) * seconds[name])
+            moments += [phase_of(folder)] if dead else []
+        killed += len(moments)
+        if dead:
+            process = start(name, folder)
+            followed(process)
+            if process.returncode:
+                moments.append(f"ended with {process.returncode}: {folder}.log")
+        found = differences(whole, folder)
+        found += ["texts in the cache"] if texts_of(whole) != texts_of(folder) else []
+        wrong += bool(found)
+        print(f"| {name} | {', '.join(moments) or 'never'} | {', '.join(found) or 'equal'} |", flush=True)
+    print(f"{killed} kills of {runs} runs, of which {wrong} differ")
     return 1 if wrong else 0
 
 
