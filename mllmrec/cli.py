@@ -12,7 +12,7 @@ import gc
 import os
 import pickle
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,11 +52,37 @@ def run_app(task: Task, config_name: str) -> NoReturn:
     sys.exit(0)
 
 
+def run_typed(run: Callable[[list[str]], int], arguments: Sequence[str], name: str, manual: str) -> int:
+    """Run a command that reads its own arguments, with the faults and exit status of `run_app`.
+
+    Args:
+        run: takes the arguments, returns the exit status.
+        arguments: what follows the command's name.
+        name: the command, in messages.
+        manual: how its manual page is shown.
+
+    Returns:
+        The exit status.
+    """
+    write_what_can_be_encoded()
+    try:
+        return run(list(arguments))
+    except BrokenPipeError:
+        _drop_output()
+        return 0
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        return _report(error, name, f"See {manual}.")
+
+
 def _run(task: Task, config_name: str) -> None:
     # Let Hydra re-raise exceptions instead of printing its own shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed: list[BaseException] = []
     launcher = os.getpid()
+    name, command = f"mllmrec.{config_name}", f"python -m mllmrec.{config_name}"
+    manual = f"See {command} --help for the settings, and {command} --cfg job for their values."
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
@@ -83,7 +109,7 @@ def _run(task: Task, config_name: str) -> None:
                 failed.append(error)
                 if not of_multirun and user_error_behind(error) is not None:
                     # SystemExit is no Exception, so Hydra adds no line of its own to the message.
-                    raise SystemExit(_report(error, config_name)) from error
+                    raise SystemExit(_report(error, name, manual)) from error
                 if of_multirun and not _can_be_sent(error):
                     raise RuntimeError(f"{type(error).__name__}: {error}") from error
                 raise
@@ -101,11 +127,9 @@ def _run(task: Task, config_name: str) -> None:
         sys.exit(0)
     except Exception as error:
         ours = error in failed and user_error_behind(error) is None
-        if ours or not isinstance(
-            user_error_behind(error) or error, (UserError, HydraException, OmegaConfBaseException)
-        ):
+        if ours or not _is_users(error):
             raise
-        sys.exit(_report(error, config_name))
+        sys.exit(_report(error, name, manual))
 
 
 @contextmanager
@@ -175,16 +199,27 @@ def _can_be_sent(error: Exception) -> bool:
     return True
 
 
-def _report(error: BaseException, config_name: str) -> int:
-    """Print the message of ``error`` on standard error and return the exit status."""
+def _is_users(error: Exception) -> bool:
+    """Whether an exception is about use or input, and no defect."""
+    found = user_error_behind(error) or error
+    return isinstance(found, (UserError, HydraException, OmegaConfBaseException))
+
+
+def _report(error: BaseException, name: str, manual: str) -> int:
+    """Print the message of ``error`` on standard error and return the exit status.
+
+    Args:
+        error: what ended the command.
+        name: the command.
+        manual: a line that says where its settings are described; shown if they are at fault.
+    """
     if os.environ.get("MLLMREC_TRACEBACK") == "1":
         raise error
-    command = f"python -m mllmrec.{config_name}"
     known = user_error_behind(error)
     message = str(known) if known is not None else _hydra_message(error)
     if known is None or isinstance(known, ConfigError):
-        message += f"\nSee {command} --help for the settings, and {command} --cfg job for their values."
-    print(redacted(f"mllmrec.{config_name}: error: {message}"), file=sys.stderr)
+        message += f"\n{manual}"
+    print(redacted(f"{name}: error: {message}"), file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
-
-from hydra.errors import HydraException
 
 from mllmrec.config.typed import quoted
 from mllmrec.errors import UserError, choices
-from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.console import make_console, relative
-from mllmrec.screen.encodable import write_what_can_be_encoded
 from mllmrec.sweeping.jobs import Sweep, experiments, plan
 from mllmrec.sweeping.run import OUTPUT, Machine, run_sweep
 
@@ -56,41 +51,21 @@ FILES
 EXIT STATUS
   0    all jobs finished
   1    some jobs did not finish, or the report failed
-  2    wrong use, or a folder that cannot be written: nothing was run
+  2    wrong use, a folder that cannot be written, or no job could start
   130  interrupted, 143 terminated; start it again to continue
 """
-WRONG_USE = 2
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run the command with the arguments after its name; return its exit status."""
-    given = list(arguments)
-    write_what_can_be_encoded()
-    try:
-        if {"-h", "--help"} & set(given):
-            known = experiments(given, flag(given, "--config-dir"))
-            print(USAGE.format(experiments="\n  ".join(known)), flush=True)
-            return 0
-        return _sweep(given)
-    except UserError as error:
-        print(f"mllmrec.sweep: error: {error}\nSee ./sweep.sh --help.", file=sys.stderr)
-        return WRONG_USE
-    except HydraException as error:
-        print(f"mllmrec.sweep: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return WRONG_USE
-    except BrokenPipeError:
-        # The reader of the output closed it early, as in `--help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def run_command(given: list[str]) -> int:
+    """Run the command with the arguments after its name; return its exit status.
+
+    Raises:
+        UserError: wrong use, or no job could start.
+    """
+    if {"-h", "--help"} & set(given):
+        known = experiments(given, flag(given, "--config-dir"))
+        print(USAGE.format(experiments="\n  ".join(known)), flush=True)
         return 0
-    except OSError as error:
-        told = user_error_behind(error)
-        if told is None:
-            raise
-        print(f"mllmrec.sweep: error: {told}", file=sys.stderr)
-        return WRONG_USE
-
-
-def _sweep(given: list[str]) -> int:
     config_dir = flag(given, "--config-dir")
     asked = _own(given, "jobs") or os.environ.get("JOBS")
     with_report = _own(given, "report") or "true"

@@ -85,12 +85,12 @@ def run_sweep(
     sweep.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(sweep.folder / ".sweep.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"{sweep.folder}: another sweep is running here; wait for its end, or set hydra.sweep.dir=DIR"
         ) from None
-    with lock:
+    with held:
         (sweep.folder / ENDED).unlink(missing_ok=True)
         ended: dict[str, dict[str, Any]] = {}
 

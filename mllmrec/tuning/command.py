@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from hydra.errors import HydraException
-
 from mllmrec.errors import UserError
-from mllmrec.errors.disk import user_error_behind
 from mllmrec.screen.console import make_console, relative, rows_table
-from mllmrec.screen.encodable import write_what_can_be_encoded
 from mllmrec.sweeping.command import flag
 from mllmrec.sweeping.local import crowded, gpus
 
@@ -54,31 +48,17 @@ EXIT STATUS
   2    wrong use, or trials only fail
   130  interrupted, 143 terminated; start it again to continue
 """
-WRONG_USE = 2
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run the command with the arguments after its name; return its exit status."""
-    given = list(arguments)
-    write_what_can_be_encoded()
+def run_command(given: list[str]) -> int:
+    """Run the command with the arguments after its name; return its exit status.
+
+    Raises:
+        UserError: wrong use, or trials only fail.
+    """
     if {"-h", "--help"} & set(given):
         print(USAGE, end="", flush=True)
         return 0
-    try:
-        return _search(given)
-    except UserError as error:
-        told: Exception | None = error
-    except HydraException as error:
-        told = UserError(" ".join(str(error).split()))
-    except OSError as error:
-        told = user_error_behind(error)
-        if told is None:
-            raise
-    print(f"mllmrec.tune: error: {told}\nSee python -m mllmrec.tune --help.", file=sys.stderr)
-    return WRONG_USE
-
-
-def _search(given: list[str]) -> int:
     if find_spec("optuna") is None:
         raise UserError("mllmrec.tune needs optuna: pip install 'mllmrec[tune]'")
     config_dir = flag(given, "--config-dir")

@@ -47,10 +47,15 @@ def make_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(make_sweep, at_once: int) -> None:
+def test_neither_a_failed_job_nor_a_killed_process_stops_the_others(
+    make_sweep, monkeypatch, at_once: int
+) -> None:
+    locks: list[FileLock] = []
+    monkeypatch.setattr(run, "FileLock", lambda path: locks.append(FileLock(path)) or locks[0])
     told: dict[str, dict] = {}
     sweep = make_sweep("first", "fatal", "wrong", "last")
     errors = run_sweep(sweep, Machine(at_once, [], 3), None, told.__setitem__)
+    assert not locks[0].is_locked
     assert errors.keys() == {"kind-fatal", "kind-wrong"}
     assert errors["kind-fatal"].startswith("its process ended in the middle")
     assert errors["kind-wrong"] == "first line"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mllmrec.errors import UserError
 from mllmrec.sweep import main
 from mllmrec.sweeping.jobs import plan
+from mllmrec.tune import main as tune
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,20 @@ def test_wrong_use_ends_with_status_2_and_runs_nothing(
         assert said.out == ""
         assert expected in said.err
     assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize("command", [main, tune])
+def test_a_traceback_is_shown_when_asked_for_and_a_defect_keeps_its_own(command, monkeypatch, capsys) -> None:
+    assert command(["jobs=2"]) == 2
+    assert "error: " in capsys.readouterr().err
+    monkeypatch.setenv("MLLMREC_TRACEBACK", "1")
+    with pytest.raises(UserError):
+        command(["jobs=2"])
+    monkeypatch.delenv("MLLMREC_TRACEBACK")
+    for package in ("tuning", "sweeping"):  # the first import of one of them takes the name from the other
+        monkeypatch.setattr(f"mllmrec.{package}.command.flag", lambda given, name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(["main_table"])
 
 
 def test_a_file_where_the_folder_of_a_sweep_should_be_is_2(
