@@ -87,7 +87,7 @@ class OpenedRun:
 
     @cached_property
     def _settings(self) -> DictConfig:
-        return settings_of_run(str(self.path), self.trust)
+        return settings_of_run(str(self.path), self.trust, evaluated=True)
 
     @cached_property
     def _prepared(self) -> Prepared:
@@ -205,6 +205,8 @@ class OpenedRun:
         """
         with self._lock:
             known = self.stored.stage(stage)
+            if self.stored.alone is not None:
+                raise UserError(self.stored.alone)
             if not known.saved:
                 raise UserError(f"a run does not keep the weights of {known.title}: choose a later phase")
             if stage not in self._policies:

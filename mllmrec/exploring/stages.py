@@ -31,19 +31,16 @@ class Stage:
     phase: str | None = None  # the phase that it belongs to; None for baselines
     change: str | None = None  # what was done to the reasoning, in words
     measure: Measure = "score"
-
-    @property
-    def saved(self) -> bool:
-        """Whether the run keeps the weights that ranked."""
-        return self.kind == "phase" and self.name not in NOT_SAVED
+    saved: bool = False  # whether the folder keeps the weights that ranked
 
 
-def stages_of(names: Sequence[str], metrics: Mapping[str, Any]) -> list[Stage]:
+def stages_of(names: Sequence[str], metrics: Mapping[str, Any], weights: bool = True) -> list[Stage]:
     """The rankings ``names`` of a ``per_user.parquet``, in their order.
 
     Args:
         names: as `evaluation.records.stages_in` gives them.
         metrics: the content of metrics.json.
+        weights: whether the folder has weights; one of mllmrec.evaluate has none.
     """
     phases = list(metrics["stages"])
     measure = measure_of(metrics["protocol"])
@@ -53,7 +50,8 @@ def stages_of(names: Sequence[str], metrics: Mapping[str, Any]) -> list[Stage]:
         changed, other = _CHANGED.fullmatch(name), _WEIGHTS.fullmatch(name)
         if name in phases:
             of_phase = measure if trained_method else "score"
-            found.append(Stage(name, stage_title(name), "phase", name, None, of_phase))
+            saved = weights and name not in NOT_SAVED
+            found.append(Stage(name, stage_title(name), "phase", name, None, of_phase, saved))
         elif changed and changed[1] in phases:
             title = f"{stage_title(changed[1])} {CHANGES[changed[2]]}"
             found.append(Stage(name, title, "changed", changed[1], CHANGES[changed[2]], measure))

@@ -16,6 +16,7 @@ from mllmrec.evaluation.records import StageRecords, read_stage, stages_in
 from mllmrec.exploring.stages import Measure, Stage, shown_values, stages_of
 from mllmrec.reporting.runs import Run, read_run
 from mllmrec.run.folder import RunFolder
+from mllmrec.run.job_folder import rankings_alone
 
 
 class Key(NamedTuple):
@@ -78,6 +79,9 @@ class StoredRun:
         folder: that of mllmrec.train or mllmrec.evaluate.
         other_negatives: whether to read the rankings among the other kind of negatives.
 
+    Attributes:
+        alone: why there are rankings without weights and rollouts, as a sentence; None where a run has them.
+
     Raises:
         UserError: there is no such run, or its files are damaged.
     """
@@ -92,7 +96,9 @@ class StoredRun:
                 raise UserError(f"{folder} was ranked among one kind of negatives only")
             run = beside
         self.run: Run = run
-        self.stages = stages_of(stages_in(run.path / "per_user.parquet"), run.metrics)
+        self.alone = rankings_alone(RunFolder(self.path))
+        names = stages_in(run.path / "per_user.parquet")
+        self.stages = stages_of(names, run.metrics, weights=self.alone is None)
         if not any(stage.kind == "phase" for stage in self.stages):
             raise UserError(
                 f"{run.path / 'per_user.parquet'} holds no phase of metrics.json: the two files are from different runs"

@@ -106,17 +106,12 @@ class Explored:
             "users": len(stored.keys),
             "num_candidates": protocol.get("num_candidates"),
             "stages": [
-                {
-                    "name": stage.name,
-                    "title": stage.title,
-                    "kind": stage.kind,
-                    "saved": stage.saved,
-                    "measure": stage.measure,
-                }
+                {name: getattr(stage, name) for name in ("name", "title", "kind", "saved", "measure")}
                 for stage in stored.stages
             ],
             "slices": stored.slice_names,
             "means": run.metrics["stages"][last],
+            "alone": stored.alone,
             "data_state": self.data_state,
             "data_problem": self.data_problem,
         }
@@ -137,7 +132,6 @@ def user_view(one: Explored, key: Key, other: bool) -> dict[str, Any]:
         "stages": [
             {
                 **asdict(ranking.stage),
-                "saved": ranking.stage.saved,
                 "items": ranking.items,
                 "values": ranking.values,
                 "complete": ranking.complete,

@@ -36,7 +36,7 @@ from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.prompts.profiles import SecondPrompt
 from mllmrec.run.folder import RunFolder
-from mllmrec.run.job_folder import unfinished
+from mllmrec.run.job_folder import rankings_alone, unfinished
 from mllmrec.run.settings import read_settings
 from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
@@ -283,25 +283,31 @@ def _opened(
     return FinishedRun(cfg, stage, prepared, policy, answers, engine)
 
 
-def settings_of_run(path: str, trust: Sequence[str] = ()) -> DictConfig:
+def settings_of_run(path: str, trust: Sequence[str] = (), evaluated: bool = False) -> DictConfig:
     """The settings of a run, checked like those of a command line, since the folder may come from someone else.
 
     Args:
         path: the run's folder.
         trust: packages outside of mllmrec whose classes the settings may name, and servers that they may ask; those in the
             environment variable MLLMREC_TRUST come in addition.
+        evaluated: whether a folder of mllmrec.evaluate will do, too: it has settings, but no weights.
 
     Raises:
         UserError: there is no such run, the settings cannot be read, name what nobody trusts, or this version refuses them.
     """
     folder = RunFolder.of_finished_run(path)
     file = folder.resolved_config_path
-    if not file.is_file():
-        raise UserError(f"{path} has no {file.name}: it was not written by mllmrec.train")
+    apart = rankings_alone(folder)
+    if apart is not None and evaluated:
+        file = folder.evaluated_config_path
+    elif not file.is_file():
+        raise UserError(f"{path} has no {file.name}: {apart or 'it was not written by mllmrec.train'}")
     cfg = read_settings(file)
     if not isinstance(cfg, DictConfig) or "method" not in cfg:
         raise UserError(f"{file} does not hold the settings of a run: put a copy in its place, or run again")
     refuse_strangers(OmegaConf.to_container(cfg), file, trusted(trust))
+    if apart is not None:
+        cfg.pop("stage", None)  # which phase mllmrec.evaluate ranked with
     try:
         # The run may come from another machine.
         check_config(OmegaConf.merge(cfg, {"trainer": {"accelerator": "auto"}}))  # type: ignore[arg-type]

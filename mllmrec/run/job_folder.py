@@ -16,6 +16,7 @@ from mllmrec.ranks import the_ranks
 from mllmrec.run.attempt import Attempt
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.log import GOES_ON, RunLog
+from mllmrec.run.settings import read_settings
 from mllmrec.screen.console import relative
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,17 @@ def unfinished(folder: RunFolder) -> str | None:
         return "it is still running"
     failure = folder.failure()
     return "it was killed" if failure is None else f"it ended early: {failure}"
+
+
+def rankings_alone(folder: RunFolder) -> str | None:
+    """Why the folder holds rankings without weights and rollouts, as a sentence; None for the folder of a run."""
+    if folder.resolved_config_path.is_file() or not folder.evaluated_config_path.is_file():
+        return None
+    asked = folder.hydra_path / "config.yaml"
+    settings = read_settings(asked) if asked.is_file() else None
+    ranked = settings.get("run") if isinstance(settings, DictConfig) else None
+    where = "the run itself has them" if ranked is None else f"the run itself, {ranked}, has them"
+    return f"mllmrec.evaluate wrote this folder, which has rankings without weights and rollouts; {where}"
 
 
 def _is_held(folder: RunFolder) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
+from chromium import chromium, watched
 from PIL import Image
 
 from mllmrec.errors import UserError
@@ -24,10 +27,12 @@ from mllmrec.exploring.app import make_app
 from mllmrec.exploring.server import open_folders
 from mllmrec.exploring.server import serve as serve_pages
 from mllmrec.exploring.stored import StoredRun, Wanted
+from mllmrec.jobs.finished_run import settings_of_run
 from mllmrec.serving.server import address, listening_socket, uvicorn_config
 
 pytestmark = pytest.mark.slow
 
+PROJECT = Path(__file__).resolve().parents[2]
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -84,49 +89,38 @@ def explored(folders, kept):
     return kept.explored
 
 
+def serving(ends, explored):
+    """The address of a server of these runs."""
+    bound = ends.enter_context(listening_socket("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn_config(make_app(explored)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    bound.listen()
+    thread.start()
+    ends.callback(thread.join)
+    ends.callback(setattr, server, "should_exit", True)
+    return address(bound)
+
+
 @pytest.fixture
 def url(explored, kept):
     """The address of a server of both runs."""
     if not hasattr(kept, "url"):
-        bound = kept.ends.enter_context(listening_socket("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn_config(make_app(explored)))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        bound.listen()
-        thread.start()
-        kept.ends.callback(thread.join)
-        kept.ends.callback(setattr, server, "should_exit", True)
-        kept.url = address(bound)
+        kept.url = serving(kept.ends, explored)
     return kept.url
 
 
 @pytest.fixture
 def page(kept, url):
     """A page in Chromium, which fails the test if anything of the page fails, or if markup of a title runs."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium on the path: apt-get install chromium")
-    library = pytest.importorskip("playwright.sync_api", reason="pip install 'mllmrec[browser]'")
     if not hasattr(kept, "browser"):
-        started = kept.ends.enter_context(library.sync_playwright())
-        kept.browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        kept.ends.callback(kept.browser.close)
-    shown, faults = kept.browser.new_page(viewport={"width": 1400, "height": 900}), []
-    shown.set_default_timeout(20_000)
-    shown.on("dialog", lambda dialog: (faults.append(f"a title ran: {dialog.message}"), dialog.dismiss()))
-    shown.on("pageerror", lambda error: faults.append(str(error)))
-    # A refused request is logged as an error, too; the page shows its sentence.
-    shown.on(
-        "console",
-        lambda message: (
-            faults.append(message.text)
-            if message.type == "error" and "Failed to load resource" not in message.text
-            else None
-        ),
+        kept.browser = kept.ends.enter_context(chromium())
+    here = url.rpartition(":")[0]
+    shown = watched(
+        kept.browser, lambda asked: asked.startswith(here), viewport={"width": 1400, "height": 900}
     )
-    shown.on("request", lambda asked: None if asked.url.startswith(url) else faults.append(asked.url))
     yield shown
     shown.close()
-    assert faults == []
+    assert shown.faults == []
 
 
 def key_with(run, item):
@@ -246,6 +240,38 @@ def test_a_run_whose_data_is_gone_still_shows_its_rankings(folders, tmp_path):
     assert view["target"]["title"] == key.target
     with pytest.raises(UserError, match="needs the run's data, which cannot be opened"):
         views.weighed(run, "grpo", key, False)
+
+
+@pytest.fixture
+def evaluation(folders, command, kept, tmp_path_factory):
+    """A folder of mllmrec.evaluate: the first run's policy after SFT, among more candidates."""
+    if not hasattr(kept, "evaluation"):
+        kept.evaluation = tmp_path_factory.mktemp("evaluation") / "ranked"
+        asked = [
+            "stage=sft",
+            "eval.num_negatives=12",
+            "eval.faithfulness=false",
+            f"hydra.run.dir={kept.evaluation}",
+        ]
+        done = command("evaluate", f"run={folders[0]}", *asked, cwd=kept.evaluation.parent)
+        assert done.returncode == 0, done.stderr
+    return str(kept.evaluation)
+
+
+def test_an_evaluation_has_users_and_says_where_the_weights_are(evaluation, folders):
+    (run,) = open_folders([evaluation])
+    alone = f"mllmrec.evaluate wrote this folder, which has rankings without weights and rollouts; the run itself, {folders[0]}"
+    key = run.stored().keys[0]
+    view = views.user_view(run, key, False)
+    assert [item["title"] for item in view["history"]][-1].startswith("thing")
+    (ranked,) = [stage for stage in view["stages"] if stage["kind"] == "phase"]
+    assert (ranked["name"], len(ranked["items"]), ranked["saved"]) == ("sft", 13, False)
+    assert {row["users"] for row in views.slices_view(run.stored())["rows"] if row["slice"] == "all"} == {16}
+    assert run.described()["alone"].startswith(alone)
+    with pytest.raises(UserError, match="the run itself"):
+        views.weighed(run, "sft", key, False)
+    with pytest.raises(UserError, match=r"has no resolved\.yaml: mllmrec\.evaluate wrote this folder"):
+        settings_of_run(evaluation)
 
 
 def test_broken_folders_and_a_taken_port_are_sentences(command, folders, tmp_path):
@@ -370,6 +396,28 @@ def test_tables_rollouts_and_a_history_of_ones_own(page, url):
     assert sum(float(cell.get_attribute("data-value")) for cell in shown.all()) == pytest.approx(1, abs=1e-4)
     each.click()
     page.wait_for_selector("#own-results td.heat")
+
+
+def test_the_pages_of_an_evaluation_say_what_it_does_not_have(page, evaluation, kept):
+    there = serving(kept.ends, open_folders([evaluation]))
+    without = "rankings without weights and rollouts; the run itself, "
+    for tab, place in (("users", "#user .note"), ("own", "#content .note"), ("rollouts", "#rollouts .empty")):
+        page.goto(f"{there}/#{tab}")
+        page.wait_for_selector(f"{place}:has-text('{without}')")
+    for tab in ("rankings", "slices"):
+        page.goto(f"{there}/#{tab}")
+        page.wait_for_selector(f"#{tab} tbody td:has-text('SFT'), #{tab} th:has-text('SFT')")
+
+
+@pytest.mark.benchmark
+def test_the_pictures_of_the_documentation_are_taken(page, kept, folders, tmp_path):
+    spec = importlib.util.spec_from_file_location("shots", PROJECT / "docs" / "pictures" / "shots.py")
+    shots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shots)
+    shots.explorer(kept.browser, *folders, tmp_path)
+    taken = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
+    assert set(taken) == {f"explore_{name}" for name in ("user", "two_runs", "own", "rollouts")}
+    assert {width for width, _ in taken.values()} == {1400}
 
 
 def test_a_wrong_address_and_an_ended_server_are_sentences(page, url, explored):

@@ -74,7 +74,7 @@ export function history(state) {
         state.out.size > 0 && h("button", { type: "button", class: "plain", onclick: () => { state.out.clear(); state.without = null; state.draw(); } }, "Whole history again"),
         h("a", { class: "plain", href: own }, "Change this history"),
         status)
-    : note("This run keeps no weights, so nothing can be ranked again here.");
+    : note(`Nothing can be ranked again here: ${app.runs.find((run) => run.alone)?.alone ?? "this run keeps no weights"}.`);
   return [
     h("div", { class: "head" }, h("h2", {}, "History"),
       h("p", { class: "soft" }, `oldest first${hidden ? `; the prompt shows the last ${view.history.length - hidden}` : ""}`,

@@ -8,7 +8,7 @@ export function ownView(app, content) {
   const choices = saved(app);
   const open = app.runs.findIndex((run) => run.data_state !== "closed");
   if (!choices.length || open < 0) {
-    const why = open < 0 ? `it needs a run's data, which cannot be opened: ${app.runs[0].data_problem}` : "none of these runs keeps the weights of a phase.";
+    const why = open < 0 ? `it needs a run's data, which cannot be opened: ${app.runs[0].data_problem}` : `${app.runs.find((run) => run.alone)?.alone ?? "none of these runs keeps the weights of a phase"}.`;
     fill(content, h("h1", {}, "Your own history"), note(`Nothing can be ranked here: ${why}`));
     return async () => {};
   }
@@ -109,7 +109,7 @@ export function ownView(app, content) {
     const head = h("div", { class: "head" }, h("h2", {}, app.runs.length > 1 ? `${app.letter(run)} · ${app.runs[run].name}` : "What follows"),
       phase && h("label", { class: "field inline" }, h("span", {}, "after"), h("select", { onchange: (event) => { phases.set(run, own.find((one) => one.key === event.target.value)); rank(); } },
         own.map((one) => h("option", { value: one.key, selected: one.key === phase.key }, one.stage.title)))));
-    if (!phase) fill(place, note("This run keeps no weights."));
+    if (!phase) fill(place, note(`Nothing can be ranked here: ${app.runs[run].alone ?? "this run keeps no weights"}.`));
     else {
       post(`/api/runs/${run}/rank`, { phase: phase.stage.name, history }).then(
         (answer) => current() && fill(place, ranking(run, phase, history, answer)),

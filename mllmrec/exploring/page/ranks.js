@@ -14,7 +14,10 @@ export function rankChart(app, views) {
   const width = left + step * names.length;
   const x = (name) => left + step * (names.indexOf(name) + 0.35);
   const y = (rank) => top + (most > 1 ? ((rank ?? most) - 1) / (most - 1) : 0) * height;
-  const baselines = views[0].stages?.filter((stage) => stage.kind === "baseline" && stage.rank) ?? [];
+  const known = views.findIndex((view) => view.stages);
+  const differ = new Set(views.map((view) => view.num_candidates).filter(Boolean)).size > 1;
+  const among = (run) => (differ && views[run].num_candidates ? `, among ${views[run].num_candidates}` : "");
+  const baselines = views[known].stages.filter((stage) => stage.kind === "baseline" && stage.rank);
   const spoken = views.map((view, run) => `${views.length > 1 ? `run ${app.letter(run)}: ` : ""}` +
     (view.stages ?? []).filter((stage) => stage.kind === "phase").map((stage) => `${stage.title} ${stage.rank ?? "not ranked"}`).join(", ")).join("; ");
   const drawn = s("svg", { class: "ranks", viewBox: `0 0 ${width} ${height + top + bottom}`, width, height: height + top + bottom, role: "img", "aria-label": `Rank of the true item. ${spoken}` },
@@ -33,7 +36,7 @@ export function rankChart(app, views) {
             s("text", { class: `rank ${place === placed.length - 1 ? "last" : ""}`, x: a, y: b + shift }, rank === null ? "–" : String(rank))];
         }));
     }));
-  const beside = baselines.length && h("p", { class: "soft" }, "For comparison: ", baselines.map((stage) => `${stage.title.replaceAll("_", " ")} ${stage.rank}`).join(", "), ` of ${most}`);
-  const legend = lines.length > 1 && h("p", { class: "legend" }, app.runs.map((run, place) => h("span", { class: `key run-${place % 4}` }, `${app.letter(place)} ${run.name}`)));
+  const beside = baselines.length && h("p", { class: "soft" }, `For comparison${differ ? `, in ${app.letter(known)}` : ""}: `, baselines.map((stage) => `${stage.title.replaceAll("_", " ")} ${stage.rank}`).join(", "), ` of ${views[known].num_candidates}`);
+  const legend = lines.length > 1 && h("p", { class: "legend" }, app.runs.map((run, place) => h("span", { class: `key run-${place % 4}` }, `${app.letter(place)} ${run.name}${among(place)}`)));
   return h("div", { class: "chart" }, legend, h("div", { class: "scroll" }, drawn), beside);
 }

@@ -13,7 +13,7 @@ export function rolloutsView(app, content) {
       try {
         const line = await get(`/api/runs/${place}/timeline`);
         fill(columns[place], app.runs.length > 1 && h("h2", {}, `${app.letter(place)} · ${run.name}`), line.rollouts.length ? oneRun(app, place, line)
-          : empty("This run has no sampled rollouts: none of its phases draws any, as GRPO does."));
+          : empty(run.alone ? `${run.alone}.` : "This run has no sampled rollouts: none of its phases draws any, as GRPO does."));
       } catch (error) {
         app.failed(error, columns[place]);
       }
@@ -75,11 +75,13 @@ function timeline(line, state, choose, wide) {
     s("rect", { class: "now", x: x(state.step) - 5, y: top - 6, width: 10, height: height - top - bottom + 12, rx: 4 }),
     Object.values(line.logged).map((points) => s("polyline", { class: "mean", points: points.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") })),
     line.rollouts.filter((one) => one.reward !== null).map((one) => s("circle", {
-      class: one.advantage < 0 ? "down" : "up", cx: x(one.step), cy: y(one.reward), r: 3.2 + 2.6 * (Math.abs(one.advantage ?? 0) / strongest), onclick: () => choose(one.step),
+      class: side(one.advantage), cx: x(one.step), cy: y(one.reward), r: 3.2 + 2.6 * (Math.abs(one.advantage ?? 0) / strongest), onclick: () => choose(one.step),
     }, s("title", {}, `step ${one.step}: reward ${one.reward.toFixed(3)}, advantage ${signed(one.advantage ?? 0)}`))),
     [first, last].map((step, place) => s("text", { class: `axis ${place ? "end" : ""}`, x: x(step), y: height - 12 }, `step ${step}`))),
-    h("p", { class: "legend soft" }, h("span", { class: "dot up" }, "advantage above 0"), h("span", { class: "dot down" }, "below 0; larger dots are stronger"), logged.length > 0 && h("span", { class: "dash" }, "mean reward"))];
+    h("p", { class: "legend soft" }, h("span", { class: "dot up" }, "advantage above 0"), h("span", { class: "dot down" }, "below 0"), h("span", { class: "dot same" }, "0"), h("span", {}, "larger dots are stronger"), logged.length > 0 && h("span", { class: "dash" }, "mean reward"))];
 }
+
+const side = (advantage) => (advantage > 0 ? "up" : advantage < 0 ? "down" : "same");
 
 function groups(app, run, found, line) {
   const byPrompt = new Map();
@@ -108,7 +110,7 @@ function card(one, most, strongest) {
   return h("article", { class: "rollout" },
     h("pre", { class: "words" }, one.completion || "(empty)"),
     h("div", { class: "parts" }, part("reward", one.reward, "whole"), Object.entries(one.parts).map(([name, value]) => part(name, value)),
-      h("div", { class: `part effect ${advantage < 0 ? "down" : "up"}` }, h("span", {}, "advantage"),
+      h("div", { class: `part effect ${side(advantage)}` }, h("span", {}, "advantage"),
         h("span", { class: "track" }, h("i", { css: { width: `${(50 * Math.abs(advantage)) / strongest}%`, [advantage < 0 ? "right" : "left"]: "50%" } })),
         h("span", { class: "number" }, signed(advantage)))));
 }

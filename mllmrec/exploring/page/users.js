@@ -136,7 +136,7 @@ function userPage(app, views, query) {
   state.draw();
   state.fillIn = () => fillIn(state);
   state.fillIn();
-  const facts = [...view.slices.map(sliceTitle), `${view.num_candidates} candidates`];
+  const facts = [...view.slices.map(sliceTitle), `${[...new Set(views.map((one) => one.num_candidates).filter(Boolean))].join(" or ")} candidates`];
   return [
     h("div", { class: "title" },
       h("div", {}, h("h1", {}, `User ${view.user}`), h("p", { class: "tags" }, facts.map((fact) => h("span", { class: "tag" }, fact)))),
