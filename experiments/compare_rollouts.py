@@ -3,7 +3,8 @@
     python experiments/compare_rollouts.py run=DIR rollouts=constrained,enumerate seeds=0,1 every=50 users=2000
 
 ``run`` is a run folder of ``mllmrec.train`` with a finished SFT phase. Any other ``key=value`` changes its configuration for the
-GRPO phase (``grpo.max_steps=500``). Prints one JSON line for each ranking of the validation users.
+GRPO phase (``grpo.max_steps=500``). Prints one JSON line for each ranking of the validation users; ``seconds`` of the clock and of
+the processor, which other work on the machine disturbs less, leave the rankings out.
 ``experiments/enumerate.md`` has the results.
 """
 
@@ -34,25 +35,32 @@ from mllmrec.run.folder import RunFolder
 OWN = {"run": None, "rollouts": "constrained,enumerate", "seeds": "0", "every": 50, "users": 2000}
 
 
+def now() -> dict[str, float]:
+    """Seconds of the clock, and of the processor on this process's behalf."""
+    return {"seconds": time.perf_counter(), "processor_seconds": time.process_time()}
+
+
 class Clock:
     """Ranks the validation users on request, prints the result, and does not count the time for it."""
 
     def __init__(self, protocol: Protocol, words: dict[str, object]) -> None:
         self.protocol, self.words = protocol, words
-        self.training_seconds, self.resumed, self.rankings = 0.0, time.perf_counter(), 0
+        self.seconds = {"seconds": 0.0, "processor_seconds": 0.0}
+        self.resumed, self.rankings = now(), 0
 
     def measure(self, inputs: JobInputs) -> dict[str, float]:
         """Rank the validation users and print a line."""
-        self.training_seconds += time.perf_counter() - self.resumed if self.rankings else 0.0
+        if self.rankings:  # the first ranking is that of the policy before training
+            self.seconds = {key: self.seconds[key] + end - self.resumed[key] for key, end in now().items()}
         metrics = self.protocol.measure(self.protocol.ranker(inputs.policy, inputs.answers, inputs.engine))
-        line = {**self.words, "ranking": self.rankings, "seconds": round(self.training_seconds, 2)}
-        print(
-            json.dumps({**line, **{key: round(value, 4) for key, value in metrics.items()}}),
-            file=sys.__stdout__,
-            flush=True,
-        )
+        rounded = {
+            **{key: round(value, 2) for key, value in self.seconds.items()},
+            **{key: round(value, 4) for key, value in metrics.items()},
+        }
+        line = {**self.words, "ranking": self.rankings, **rounded}
+        print(json.dumps(line), file=sys.__stdout__, flush=True)
         self.rankings += 1
-        self.resumed = time.perf_counter()
+        self.resumed = now()
         return metrics
 
 
@@ -70,6 +78,7 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
                 raise UserError("\n".join(composed.faults))
             heldout = {"users": own.users, "every": own.every, "keep": "last", "patience": None}
             cfg = OmegaConf.merge(
+                newer_keys(composed.config, run.cfg),
                 {key: run.cfg[key] for key in run.cfg if key != "rollout"},
                 {"rollout": composed.config.rollout, "seed": int(seed), "heldout": heldout},
                 OmegaConf.from_dotlist(changes),
@@ -78,6 +87,18 @@ def compare(path: str, own: DictConfig, changes: list[str]) -> None:
             train(
                 run, cfg, path, Clock(protocol, {"rollout": rollout, "seed": int(seed), "every": own.every})
             )
+
+
+def newer_keys(defaults: DictConfig, cfg: DictConfig) -> dict[str, object]:
+    """Sections of numbers, with what a run of an earlier version does not have; not of parts, which the run has whole."""
+    plain = {
+        key: value
+        for key, value in defaults.items()
+        if isinstance(value, DictConfig) and "_target_" not in value
+    }
+    return {
+        key: value for key, value in plain.items() if key not in cfg or "_target_" not in (cfg[key] or {})
+    }
 
 
 def train(run: FinishedRun, cfg: DictConfig, path: str, clock: Clock) -> None:

@@ -214,6 +214,7 @@ class Confident(Built):
             ids,
             min_words=self.assessment.min_words,
             max_words=self.assessment.max_words,
+            shown=self.pipeline.refine_request(record.key, "").shown,
         )
         modality = modality_scores(
             record.draft, record.text, [item.caption or item.title for item in history], self._idf

@@ -54,6 +54,8 @@ class TextStore:
             "draft": request.draft,
             "images": [_image_fingerprint(path) for path in request.images],
         }
+        if request.examples:
+            said["examples"] = [list(example) for example in request.examples]
         if request.leak:
             said["leak"] = request.leak
         if self._reads_users:

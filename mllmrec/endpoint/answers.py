@@ -18,6 +18,7 @@ class Chat:
     message: str
     system: str = ""  # "" for none
     images: tuple[Path, ...] = ()  # shown before the message, in this order
+    examples: tuple[tuple[str, str], ...] = ()  # messages with answers, earlier turns of the conversation
 
 
 @dataclass(frozen=True)

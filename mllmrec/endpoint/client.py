@@ -194,6 +194,8 @@ class Endpoint:
                 {"type": "text", "text": chat.message},
             ]
         messages = [{"role": "system", "content": chat.system}] if chat.system else []
+        for message, answer in chat.examples:
+            messages += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
         # OpenAI's newer models accept only the second name, most other servers only the first.
         limit = (
             "max_completion_tokens"
@@ -211,7 +213,8 @@ class Endpoint:
         return body
 
     def _most(self, chat: Chat) -> Usage:
-        texts = tokens_in(chat.system) + tokens_in(chat.message)
+        said = [chat.system, chat.message, *(part for example in chat.examples for part in example)]
+        texts = sum(map(tokens_in, said))
         return Usage(texts + self.answers.image_tokens * len(chat.images), self.answers.max_tokens)
 
     def _refusal(self, refused: Refused) -> UserError:

@@ -64,4 +64,6 @@ def load_wording(
             raise UserError(
                 f"{where}: {key} has no placeholder {', '.join(sorted(used - known))}; it has {choices(list(known))}"
             )
-    return kind(**{key: str(value) for key, value in content.items()})
+    return kind(
+        **{key: value if isinstance(value, list | tuple) else str(value) for key, value in content.items()}
+    )

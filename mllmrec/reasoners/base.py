@@ -35,6 +35,15 @@ class Request:
     message: str  # the user's message
     images: tuple[Path, ...] = ()  # shown with the message, oldest first
     leak: str = ""
+    examples: tuple[
+        tuple[str, str], ...
+    ] = ()  # other messages and their answers, which stand before the message
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """All words that the writer was shown, besides the draft and the target."""
+        before = (part for example in self.examples for part in example)
+        return (self.system, *before, self.message)
 
 
 @dataclass(frozen=True)

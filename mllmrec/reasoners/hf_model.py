@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,11 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    DynamicCache,
+    GenerationMixin,
     LogitsProcessor,
 )
+from transformers.cache_utils import DynamicLayer
 
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
@@ -31,6 +35,13 @@ from mllmrec.reasoners.hf_settings import HfSettings, WritingSettings
 from mllmrec.rollout.draw import TRIES, draw, uniforms
 from mllmrec.screen.transformers_output import without_bars
 
+WORTH_SHARING = 32  # tokens; a shorter beginning is encoded with every prompt
+# What generate calls a cache that it should go on with; transformers 5.24 renamed it.
+_CACHE = next(
+    name
+    for name in ("cache", "past_key_values")
+    if name in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +104,11 @@ class HfModel:
 
     def _prompt(self, request: Request) -> _Prompt:
         images = request.images if self.settings.sees_images else ()
-        turns = [("system", (), request.system), ("user", images, request.message)]
+        none: tuple[Path, ...] = ()
+        turns = [("system", none, request.system)]
+        for message, answer in request.examples:
+            turns += [("user", none, message), ("assistant", none, answer)]
+        turns.append(("user", images, request.message))
         thinking = self.settings.writing.enable_thinking
         text = self.tokenizer.apply_chat_template(
             [
@@ -168,6 +183,8 @@ class HfModel:
                 else Written("", prompt_tokens=length, problem="prompt too long")
                 for length in lengths
             ]
+        if not self.settings.sees_images:
+            inputs = self._share_beginning(inputs)
         width = inputs["input_ids"].shape[1]
         draws = [_Draws(settings.writing, [prompt.request.sample_id for prompt in batch], width)]
         output = self.model.generate(
@@ -211,6 +228,31 @@ class HfModel:
             for name, value in encoded.items()
         }
 
+    @torch.inference_mode()
+    def _share_beginning(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The same inputs, with the tokens that all prompts begin with encoded once, where they are worth it."""
+        tokens, mask = inputs["input_ids"], inputs["attention_mask"]
+        padding = (mask == 0).sum(dim=1, keepdim=True)  # (B, 1); it stands on the left
+        shared = common_beginning(
+            [row[pad:] for row, pad in zip(tokens, padding[:, 0].tolist(), strict=True)]
+        )
+        if len(tokens) < 2 or shared < WORTH_SHARING:
+            return inputs
+        beginning = tokens[:1, tokens.shape[1] - mask[0].sum() :][:, :shared]
+        cache = self.model(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
+        # Caches with a window or a state drop tokens, or count padding.
+        if type(cache) is not DynamicCache or not all(type(layer) is DynamicLayer for layer in cache.layers):
+            return inputs
+        cache.batch_repeat_interleave(len(tokens))
+        beginning = beginning.expand(len(tokens), -1)
+        places = torch.arange(tokens.shape[1] - shared, device=tokens.device)
+        return {
+            "input_ids": torch.cat([beginning, tokens[:, shared:]], dim=1),
+            # Padding stands behind the beginning now; positions do not count it.
+            "attention_mask": torch.cat([torch.ones_like(beginning), (places >= padding).to(mask)], dim=1),
+            _CACHE: cache,
+        }
+
     def _written(self, prompt: _Prompt, row: Sequence[int], prompt_tokens: int) -> Written:
         end = next((place for place, token in enumerate(row) if token in self.ends), None)
         spoken = [token for token in row[:end] if token not in self.unspoken]
@@ -222,6 +264,13 @@ class HfModel:
         if not closed and end is None:
             problem = "cut off while thinking"
         return Written(text, reasoning, prompt_tokens, len(row) if end is None else end + 1, problem)
+
+
+def common_beginning(rows: Sequence[Tensor]) -> int:
+    """How many first tokens are the same in all rows; at least one token of every row is left over."""
+    shortest = min(map(len, rows)) - 1
+    heads = torch.stack([row[:shortest] for row in rows])
+    return int((heads == heads[0]).all(dim=0).cumprod(dim=0).sum())
 
 
 class _Draws(LogitsProcessor):

@@ -64,4 +64,5 @@ class OpenAIReasoner(Reasoner):
         return Estimate(**vars(self.endpoint.estimate(map(self._chat, requests))))
 
     def _chat(self, request: Request) -> Chat:
-        return Chat(request.message, request.system, request.images if self.sees_images else ())
+        images = request.images if self.sees_images else ()
+        return Chat(request.message, request.system, images, request.examples)

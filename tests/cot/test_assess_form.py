@@ -168,6 +168,12 @@ def test_a_history_copied_has_no_own_words(history: list[str]) -> None:
     assert form_scores(" | ".join(history), history, [])["own_words"] == 0.0
 
 
+def test_a_question_repeated_has_no_own_words() -> None:
+    question = "Say in three lines what they have in common."
+    assert form_scores(question, ["Lamp red"], [])["own_words"] == 1.0
+    assert form_scores(question, ["Lamp red"], [], shown=["You are careful.", question])["own_words"] == 0.0
+
+
 def test_copies_are_counted_in_fours() -> None:
     # Six words have 3 four-grams: "a b c d", "b c d x", "c d x y". The first occurs in the history.
     assert copied_share("a b c d x y", ["A b, c d e"]) == pytest.approx(1 / 3)

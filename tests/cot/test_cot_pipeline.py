@@ -193,5 +193,34 @@ def test_wording_of_ones_own_is_checked(tmp_path):
     path.write_text("system: s\nmessage: '{histroy}'\nhistory_item: ''\ncaption: ''\ndraft: ''\nleak: ''\n")
     with pytest.raises(UserError, match="message has no placeholder histroy"):
         load_cot_wording("cot.draft_wording", str(path))
-    with pytest.raises(UserError, match="neither a file nor one of draft or refine"):
+    with pytest.raises(UserError, match="neither a file nor one of draft, draft_example, refine"):
         load_cot_wording("cot.draft_wording", "drafts")
+
+
+def test_examples_of_a_wording_are_filled_in_like_the_request(tmp_path):
+    path = tmp_path / "mine.yaml"
+    lines = [
+        "system: s",
+        "message: '{history}{draft}'",
+        "history_item: '{position} {title}{caption}'",
+        "caption: ' ({caption})'",
+    ]
+    lines += ["draft: ' notes {draft}'", "leak: ''"]
+    example = "examples: [{history: [[Lamp, red], [Rug, '']], draft: old, answer: both}]"
+    path.write_text("\n".join([*lines, example]))
+    request = ask(load_cot_wording("cot.draft_wording", str(path)), "lamp", "s", "u", [ITEMS["1"]])
+    assert request.examples == (("1 Lamp (red)\n2 Rug notes old", "both"),)
+    for wrong, words in (
+        ("examples: [{history: [Lamp], answer: both}]", "example 1: history must be a list of pairs"),
+        ("examples: [{answer: both}]", "example 1: its keys must be history and answer"),
+        ("examples: both", "examples must be a list"),
+    ):
+        path.write_text("\n".join([*lines, wrong]))
+        with pytest.raises(UserError, match=words):
+            load_cot_wording("cot.draft_wording", str(path))
+
+
+def test_a_text_depends_on_the_examples_that_were_shown(tmp_path):
+    bare = ask(load_cot_wording("cot.draft_wording", "draft"), "lamp", "s", "u", [ITEMS["1"]])
+    store = TextStore(tmp_path, "draft", {"name": "x"})
+    assert store.key(bare) != store.key(dataclasses.replace(bare, examples=(("a", "b"),)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pydoc
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_images_are_shown_where_asked_for(server, make, picture, sees_images):
         assert len(urls) == 2
     else:
         assert user["content"] == "question 0"
+
+
+def test_examples_are_turns_before_the_question(server, make):
+    list(make().write([dataclasses.replace(request(0), examples=(("a lamp", "red"),))]))
+    assert server.calls[0].body["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "a lamp"},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "question 0"},
+    ]
 
 
 def test_closing_stops_asking(server, make):

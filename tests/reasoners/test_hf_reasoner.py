@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 from importlib.util import find_spec
 from itertools import chain, permutations
@@ -45,6 +47,44 @@ def test_batches_write_what_single_requests_are_answered(text_model, texts, deco
     alone = answers(reasoner(text_model, batch_size=1, **decoding), texts)
     assert len({written.text for written in alone.values()}) == 5
     assert answers(reasoner(text_model, batch_size=3, **decoding), texts) == alone
+
+
+@pytest.mark.parametrize("decoding", [{}, {"temperature": 1.0, "top_p": 0.9}], ids=["greedy", "sampled"])
+def test_what_all_prompts_begin_with_is_encoded_once_and_changes_no_text(
+    text_model, ask, monkeypatch, decoding
+):
+    requests = [
+        dataclasses.replace(
+            ask(str(n), "star " + "red lamp " * (3 * n + 1), system="blue star"),
+            examples=(("red red lamp", "star star"),),
+        )
+        for n in range(4)
+    ]
+    alone = answers(reasoner(text_model, batch_size=1, **decoding), requests)
+    assert len({written.text for written in alone.values()}) == 4
+    monkeypatch.setattr(hf_model, "WORTH_SHARING", 8)
+    loaded = hf_model.HfModel(reasoner(text_model, batch_size=4, **decoding).settings)
+    prompts = [loaded._prompt(request) for request in requests]
+    inputs = loaded._share_beginning(loaded._encode(prompts))
+    shared = inputs[hf_model._CACHE].get_seq_length()
+    beginning = loaded.tokenizer.decode(inputs["input_ids"][0, :shared])
+    # The system message, the example's two turns and the first words of the message.
+    assert "star star" in beginning
+    assert beginning.split()[-2:] == ["red", "lamp"]
+    assert {request.sample_id: written for request, written in loaded.write(requests)} == alone
+
+
+def test_examples_are_turns_before_the_message(text_model, ask):
+    request = dataclasses.replace(ask("1", "red lamp"), examples=(("blue", "star"), ("red", "again")))
+    text = hf_model.HfModel(reasoner(text_model).settings)._prompt(request).text
+    said = re.findall(r"<\|im_start\|>(\w+)\n([^<]*)<", text)
+    assert said == [
+        ("user", "blue"),
+        ("assistant", "star"),
+        ("user", "red"),
+        ("assistant", "again"),
+        ("user", "red lamp"),
+    ]
 
 
 @pytest.mark.parametrize("decoding", [{}, {"temperature": 1.0}], ids=["greedy", "sampled"])

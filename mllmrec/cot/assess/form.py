@@ -33,6 +33,7 @@ def form_scores(
     min_words: int = 8,
     max_words: int = 120,
     ngram: int = 4,
+    shown: Sequence[str] = (),
 ) -> dict[str, float]:
     """All checks of this module by name, each in [0, 1]; 1 is good form.
 
@@ -44,6 +45,7 @@ def form_scores(
         min_words: the fewest words that a text may have.
         max_words: the most words that a text may have.
         ngram: how many words in a row make a copy.
+        shown: what else the writer was shown, such as the question, which small models like to repeat.
 
     Returns:
         ``steps``, ``length``, ``language``, ``no_ids``, ``no_markup``, ``own_words``.
@@ -59,7 +61,7 @@ def form_scores(
         "language": language_share(text, history_texts, labels),
         "no_ids": float(not names_ids(text, ids)),
         "no_markup": float(not has_markup(text)),
-        "own_words": 1 - copied_share(text, history_texts, ngram),
+        "own_words": 1 - copied_share(text, [*history_texts, *shown], ngram),
     }
 
 
