@@ -31,13 +31,20 @@ class FastLayers:
         from peft.tuners.lora import Linear as LoraLinear
 
         self._layers: list[tuple[Any, Any]] = []
+        self._weights: dict[Any, Tensor] = {}
         inner: set[Any] = set()  # modules inside merged layers, which no longer run themselves
         for layer in modules:
-            if merges and isinstance(layer, LoraLinear) and (forward := _merged_forward(layer)) is not None:
+            if merges and isinstance(layer, LoraLinear) and (merged := _merged(layer)) is not None:
+                forward, self._weights[layer] = merged
                 self._layers.append((layer, forward))
                 inner |= set(layer.modules())
             elif type(layer) is torch.nn.Linear and layer not in inner:
+                self._weights[layer] = layer.weight
                 self._layers.append((layer, partial(linear, weight=layer.weight, bias=layer.bias)))
+
+    def weight(self, layer: Any) -> Tensor | None:
+        """(O, I), the one product that a layer runs as, W or W + sBA; None for a layer that runs otherwise."""
+        return self._weights.get(layer)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -51,7 +58,8 @@ class FastLayers:
                 del layer.forward
 
 
-def _merged_forward(layer: Any) -> Any:
+def _merged(layer: Any) -> tuple[Any, Tensor] | None:
+    """A forward pass by the single product, and W + sBA; None if that is not exactly what PEFT computes."""
     base = layer.get_base_layer()
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or not active or type(base) is not torch.nn.Linear:
@@ -73,7 +81,7 @@ def _merged_forward(layer: Any) -> Any:
     if len(trainable) > 1:
         return None
     if not trainable:
-        return partial(linear, weight=weight, bias=base.bias)
+        return partial(linear, weight=weight, bias=base.bias), weight
     (name,) = trainable
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     scaling = float(layer.scaling[name])
@@ -83,7 +91,7 @@ def _merged_forward(layer: Any) -> Any:
             return product(inputs, weight, base.bias)
         return _Merged.apply(inputs, weight, base.bias, down, up, scaling)
 
-    return forward
+    return forward, weight
 
 
 class _Merged(torch.autograd.Function):

@@ -36,6 +36,55 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(left, right, bias)
 
 
+class Packed:
+    """A weight that stays as it is, laid out anew for many products with few rows, and what follows such a product.
+
+    Without gradient. oneDNN computes an activation or a sum along with the product, and reads a weight in blocks of its own
+    at a higher rate (``experiments/speed.md``). Where oneDNN computes nothing, PyTorch computes the same in separate steps.
+    """
+
+    _ROWS = 16  # the layout suits such a number of rows; others are possible
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, copies: bool = True) -> None:
+        """Lay the weight out.
+
+        Args:
+            weight: (O, I).
+            bias: (O,).
+            copies: whether a second copy of the weight may be kept; if not, it is read as it stands.
+        """
+        self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
+        self._blocked = self._weight
+        if copies and _onednn_runs(weight, weight):
+            self._blocked = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous(), self._ROWS)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """``x Wᵀ + b``; (N, I) → (N, O)."""
+        if _by_onednn(inputs, self._weight):
+            return _onednn(inputs, self._blocked, self._bias)
+        return functional.linear(inputs, self._weight, self._bias)
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """``silu(x Wᵀ + b)``; (N, I) → (N, O)."""
+        if _by_onednn(inputs, self._weight):
+            return torch.ops.mkldnn._linear_pointwise(inputs, self._blocked, self._bias, "swish", [], "")
+        return functional.silu(functional.linear(inputs, self._weight, self._bias))
+
+    def times(self, inputs: Tensor, factor: Tensor) -> Tensor:
+        """``(x Wᵀ + b) y``; (N, I), (N, O) → (N, O)."""
+        if _by_onednn(inputs, self._weight):
+            return torch.ops.mkldnn._linear_pointwise.binary(inputs, factor, self._blocked, self._bias, "mul")
+        return functional.linear(inputs, self._weight, self._bias) * factor
+
+    def plus(self, inputs: Tensor, summand: Tensor) -> Tensor:
+        """``x Wᵀ + b + y``; (N, I), (N, O) → (N, O)."""
+        if _by_onednn(inputs, self._weight):
+            return torch.ops.mkldnn._linear_pointwise.binary(
+                inputs, summand, self._blocked, self._bias, "add"
+            )
+        return functional.linear(inputs, self._weight, self._bias) + summand
+
+
 def recurring(rows: int) -> int:
     """The smallest recurring number of rows from ``rows`` on: a multiple of 64, or below 64 a multiple of 8."""
     step = 64 if rows > 64 else 8
@@ -43,10 +92,14 @@ def recurring(rows: int) -> int:
 
 
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    rows = left.numel() // max(left.shape[-1], 1)
+    return rows > 0 and rows == recurring(rows) and _onednn_runs(left, right)
+
+
+def _onednn_runs(left: Tensor, right: Tensor) -> bool:
     single = left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
     usable = _BUILT_IN and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
-    rows = left.numel() // max(left.shape[-1], 1)
-    return single and usable and rows > 0 and rows == recurring(rows)
+    return single and usable
 
 
 def _onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -10,33 +10,21 @@ only keys and values from the prompt. So the encoding of prompts stops at the ke
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from mllmrec.engine.attention import causal, run_layers, window_of, with_prefix
+from mllmrec.engine.attention import causal, run_layers, window_of
 from mllmrec.engine.base import ChoiceSets, Decoder, Engine, TokenScores, positions_of
 from mllmrec.engine.batches import TokenBatch
+from mllmrec.engine.decoding import SharedPrefixDecoder
 from mllmrec.engine.grid import Grid, Recorded
 from mllmrec.engine.layers import FastLayers
-from mllmrec.engine.logprobs import logits_of, mixed_logprobs
+from mllmrec.engine.logprobs import mixed_logprobs
+from mllmrec.engine.prefix import Prefix, attend_after
 from mllmrec.engine.streamed import Stream, streams
 from mllmrec.errors import UserError
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """B encoded prompts without their last tokens; P is the length of the longest of them."""
-
-    keys: list[Tensor]  # per layer (B, KV, P, D); empty if all prompts are a single token
-    values: list[Tensor]  # per layer (B, KV, P, D)
-    places: Tensor  # (B,) positions of the prompts' last tokens, or (3, B); see `positions_of`
-    last: Tensor  # (B,) the prompts' last tokens
-    bias: Tensor | None  # (B, 1, 1, P) hides the padding of shorter prompts; None if there is none
-    layers: FastLayers  # the layers as of the encoding of the prompts
 
 
 class SharedPrefix(Engine):
@@ -229,38 +217,6 @@ def score_completions(
     )
 
 
-class SharedPrefixDecoder(Decoder):
-    """Decodes B * G rows against B encoded prompts; a row's cache holds only its own tokens."""
-
-    def __init__(self, model: Any, prefix: Prefix, group_size: int) -> None:
-        """Run each prompt's last token once, and let G rows continue from it."""
-        self._model, self._prefix = model, prefix
-        device = prefix.last.device
-        self._prompt_of = torch.arange(len(prefix.last), device=device)
-        self._step = _DecodePass(prefix, self._prompt_of)
-        self._length = 0
-        self.advance(prefix.last)
-        self._select(self._prompt_of.repeat_interleave(group_size))
-
-    @torch.no_grad()
-    def advance(self, tokens: Tensor) -> None:
-        """Append ``tokens`` (rows,) and compute the logits that follow them."""
-        positions = self._prefix.places[..., self._prompt_of] + self._length
-        with self._prefix.layers.in_use():
-            hidden = run_layers(self._model, tokens, positions, self._step)
-        self.logits = logits_of(hidden, self._model.get_output_embeddings()).float()
-        self._length += 1
-
-    def keep(self, rows: Tensor) -> None:
-        """Continue with only these rows."""
-        self._select(rows)
-
-    def _select(self, rows: Tensor) -> None:
-        self._prompt_of = self._prompt_of[rows]
-        self.logits = self.logits[rows]
-        self._step.select(rows, self._prompt_of)
-
-
 class _PromptPass:
     """Causal attention within each prompt; keys and values are kept."""
 
@@ -293,62 +249,4 @@ class _CompletionPass:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         query, key, value = (self.grid.spread(tensor) for tensor in (query, key, value))
-        return self.grid.collect(_attend(self.prefix, layer, query, key, value, scaling))
-
-
-class _DecodePass:
-    """Adds one token to every row: its key and value go into the row's cache, and it attends to prompt and cache."""
-
-    _ROOM = 32  # a full cache grows by so many tokens
-
-    def __init__(self, prefix: Prefix, prompt_of: Tensor) -> None:
-        self.prefix = prefix
-        self.cache: dict[int, tuple[Tensor, Tensor]] = {}  # per layer two of (rows, KV, room, D)
-        self.lengths: dict[int, int] = {}
-        self._place(prompt_of)
-
-    def select(self, rows: Tensor, prompt_of: Tensor) -> None:
-        """Keep some rows of the cache, in this order."""
-        self.cache = {layer: (key[rows], value[rows]) for layer, (key, value) in self.cache.items()}
-        self._place(prompt_of)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        query, key, value = (tensor[0].transpose(0, 1)[:, :, None] for tensor in (query, key, value))
-        key, value = self._append(layer, key, value)
-        if self._row_of_slot is not None:
-            query, key, value = (tensor[self._row_of_slot] for tensor in (query, key, value))
-        attended = _attend(self.prefix, layer, query, key, value, scaling)
-        if self._row_of_slot is not None:
-            attended = attended[self._slot_of_row]
-        return attended[:, :, 0][None]
-
-    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.lengths.get(layer, 0)
-        if layer not in self.cache:
-            self.cache[layer] = (key[:, :, :0], value[:, :, :0])
-        keys, values = self.cache[layer]
-        if length == keys.shape[2]:
-            room = (0, 0, 0, self._ROOM)
-            keys, values = functional.pad(keys, room), functional.pad(values, room)
-            self.cache[layer] = (keys, values)
-        keys[:, :, length], values[:, :, length] = key[:, :, 0], value[:, :, 0]
-        self.lengths[layer] = length + 1
-        return keys[:, :, : length + 1], values[:, :, : length + 1]
-
-    def _place(self, prompt_of: Tensor) -> None:
-        """Put the rows of each prompt together, in as many slots as the fullest prompt needs; spare slots repeat row 0."""
-        prompts = len(self.prefix.last)
-        counts = torch.bincount(prompt_of, minlength=prompts)
-        slots = int(counts.max())
-        self._row_of_slot: Tensor | None = None
-        if prompts * slots > len(prompt_of):
-            rows = torch.arange(len(prompt_of), device=prompt_of.device)
-            self._slot_of_row = prompt_of * slots + rows - (counts.cumsum(0) - counts)[prompt_of]
-            self._row_of_slot = torch.zeros(prompts * slots, dtype=torch.long, device=prompt_of.device)
-            self._row_of_slot[self._slot_of_row] = rows
-
-
-def _attend(prefix: Prefix, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    if not prefix.keys:
-        return causal(query, key, value, scaling)
-    return with_prefix(query, key, value, prefix.keys[layer], prefix.values[layer], prefix.bias, scaling)
+        return self.grid.collect(attend_after(self.prefix, layer, query, key, value, scaling))

@@ -63,9 +63,12 @@ def inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
 
 def _in_nucleus(probabilities: Tensor, drawn: Tensor, top_p: float) -> Tensor:
     own = probabilities.gather(1, drawn[:, None])
-    earlier = torch.arange(probabilities.shape[1], device=drawn.device) < drawn[:, None]
-    ahead = (probabilities > own) | ((probabilities == own) & earlier)
-    return torch.where(ahead, probabilities, 0.0).sum(-1, dtype=torch.float64) < top_p
+    ahead = probabilities > own
+    alike = probabilities == own
+    if int(alike.sum()) > len(drawn):  # more than the drawn tokens themselves
+        ahead |= alike & (torch.arange(probabilities.shape[1], device=drawn.device) < drawn[:, None])
+    # A product takes a quarter of the time of `where`.
+    return (probabilities * ahead).sum(-1, dtype=torch.float64) < top_p
 
 
 def _from_sorted(probabilities: Tensor, numbers: Tensor, top_p: float) -> Tensor:
