@@ -24,8 +24,8 @@ from mllmrec.engine.base import (
 )
 from mllmrec.engine.batches import TokenBatch
 
-# transformers 5.24 renamed the argument; the old name goes with 5.40.
-_CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+# What models, their outputs and generate call a cache. transformers 5.24 renamed it; the old name goes with 5.40.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class Plain(Engine):
@@ -138,7 +138,7 @@ class PlainDecoder(Decoder):
                 position_ids=positions,
                 use_cache=True,
                 logits_to_keep=1,
-                **{_CACHE: self._cache},
+                **{CACHE: self._cache},
             )
             .logits[:, -1]
             .float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,13 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     DynamicCache,
-    GenerationMixin,
     LogitsProcessor,
 )
 from transformers.cache_utils import DynamicLayer
 
 from mllmrec.data.images import UNREADABLE_IMAGE
 from mllmrec.data.text import collapse_spaces
+from mllmrec.engine.plain import CACHE
 from mllmrec.errors import UserError
 from mllmrec.prompts.markup import THINK_CLOSE, THINK_OPEN, neutral
 from mllmrec.randomness import torch_generator
@@ -36,12 +35,6 @@ from mllmrec.rollout.draw import TRIES, draw, uniforms
 from mllmrec.screen.transformers_output import without_bars
 
 WORTH_SHARING = 32  # tokens; a shorter beginning is encoded with every prompt
-# What generate calls a cache that it should go on with; transformers 5.24 renamed it.
-_CACHE = next(
-    name
-    for name in ("cache", "past_key_values")
-    if name in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
-)
 log = logging.getLogger(__name__)
 
 
@@ -239,7 +232,7 @@ class HfModel:
         if len(tokens) < 2 or shared < WORTH_SHARING:
             return inputs
         beginning = tokens[:1, tokens.shape[1] - mask[0].sum() :][:, :shared]
-        cache = self.model(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
+        cache = self.model(input_ids=beginning, use_cache=True, logits_to_keep=1)[CACHE]
         # Caches with a window or a state drop tokens, or count padding.
         if type(cache) is not DynamicCache or not all(type(layer) is DynamicLayer for layer in cache.layers):
             return inputs
@@ -250,7 +243,7 @@ class HfModel:
             "input_ids": torch.cat([beginning, tokens[:, shared:]], dim=1),
             # Padding stands behind the beginning now; positions do not count it.
             "attention_mask": torch.cat([torch.ones_like(beginning), (places >= padding).to(mask)], dim=1),
-            _CACHE: cache,
+            CACHE: cache,
         }
 
     def _written(self, prompt: _Prompt, row: Sequence[int], prompt_tokens: int) -> Written:

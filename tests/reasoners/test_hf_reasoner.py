@@ -66,7 +66,7 @@ def test_what_all_prompts_begin_with_is_encoded_once_and_changes_no_text(
     loaded = hf_model.HfModel(reasoner(text_model, batch_size=4, **decoding).settings)
     prompts = [loaded._prompt(request) for request in requests]
     inputs = loaded._share_beginning(loaded._encode(prompts))
-    shared = inputs[hf_model._CACHE].get_seq_length()
+    shared = inputs[hf_model.CACHE].get_seq_length()
     beginning = loaded.tokenizer.decode(inputs["input_ids"][0, :shared])
     # The system message, the example's two turns and the first words of the message.
     assert "star star" in beginning
