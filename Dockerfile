@@ -10,9 +10,10 @@ WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY mllmrec mllmrec
+COPY hydra_plugins hydra_plugins
 RUN uv pip install --system --no-cache --torch-backend "$TORCH" ".[$EXTRAS]"
-RUN useradd --create-home researcher && mkdir /runs && chown researcher /runs
-USER researcher
+RUN useradd --create-home --uid 1000 researcher && mkdir /runs && chown researcher /runs
+USER 1000
 WORKDIR /home/researcher
 # Downloads, captions and stored phases outlive the container if this folder is a volume.
 ENV MLLMREC_CACHE=/home/researcher/.cache/mllmrec
