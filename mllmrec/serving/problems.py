@@ -44,6 +44,8 @@ async def _wrong_request(request: Request, error: Any) -> JSONResponse:
 
 
 async def _http_problem(request: Request, error: Any) -> JSONResponse:
+    if error.status_code == 400:  # FastAPI's for a body that it cannot read
+        return problem(422, "the body: it is no JSON in UTF-8, or holds brackets or digits without end")
     answer = problem(error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
     return answer

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
 from mllmrec.config.servers import on_this_machine
 from mllmrec.config.trust import trusted
@@ -25,10 +25,9 @@ from mllmrec.serving.app import make_app
 from mllmrec.serving.metrics import SHARED_FOLDER
 from mllmrec.serving.settings import TOKEN, Batching, Limits
 from mllmrec.serving.stopping import SIGNALS
+from mllmrec.serving.workers import Workers, built_in_worker
 
 log = logging.getLogger(__name__)
-
-_IMPORT_SECONDS = 120  # a worker answers uvicorn's first question once it has imported torch
 
 
 def read_token() -> str | None:
@@ -103,10 +102,8 @@ def build_app(settings: Mapping[str, Any], threads: int | None = None) -> FastAP
 
 def uvicorn_config(app: Any, **others: Any) -> uvicorn.Config:
     """How uvicorn serves an application."""
-    # Metrics count requests; a line for each would only fill the disk.
-    return uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, lifespan="on", **others
-    )
+    # Metrics count requests; a line for each, or for each malformed one, would only fill the disk.
+    return uvicorn.Config(app, log_config=None, log_level="error", access_log=False, lifespan="on", **others)
 
 
 def serve_alone(app: FastAPI, bound: socket.socket) -> None:
@@ -117,16 +114,24 @@ def serve_alone(app: FastAPI, bound: socket.socket) -> None:
 
 
 def serve_in_workers(settings: Mapping[str, Any], bound: socket.socket, workers: int) -> None:
-    """Serve in worker processes, each with the model, a queue and kept results of its own, until a signal comes."""
+    """Serve in worker processes, each with the model, a queue and kept results of its own, until a signal comes.
+
+    Raises:
+        UserError: a worker cannot open the run.
+        RuntimeError: a worker failed before it served; it has logged how.
+    """
     threads = max(1, torch.get_num_threads() // workers)
     bound.set_inheritable(True)
     with tempfile.TemporaryDirectory(prefix="mllmrec-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
-        build = partial(build_app, dict(settings), threads)
-        config = uvicorn_config(
-            build, factory=True, workers=workers, timeout_worker_healthcheck=_IMPORT_SECONDS
-        )
-        Multiprocess(config, sockets=[bound]).run()
+        told = Path(folder) / "told.txt"
+        build = partial(built_in_worker, partial(build_app, dict(settings), threads), told)
+        supervisor = Workers(uvicorn_config(build, factory=True, workers=workers), sockets=[bound])
+        supervisor.run()
+        if supervisor.failed:
+            if told.exists():
+                raise UserError(told.read_text(encoding="utf-8"))
+            raise RuntimeError("a worker process could not start")
 
 
 @contextmanager

@@ -138,6 +138,8 @@ def test_the_same_question_is_computed_once(run, served, gate):
         ),
         (b"{", 422, "the body: it is no JSON"),
         (b"[]", 422, "the body: Input should be"),
+        (b'{"history": ["\xe9"]}', 422, "the body: it is no JSON in UTF-8"),
+        (b"[" * 1000, 422, "the body: "),
         (b'{"history": ["\\ud800"]}', 422, "unknown item ids: ?"),
         (b'{"history": ["' + b"x" * 900 + b'"]}', 422, "…"),
         (b" " * 1025, 413, "the request's body is larger than 1 KiB"),
