@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mllmrec.experience.library import Library, Operation
 from mllmrec.reasoners.base import HistoryItem
+from mllmrec.rl.parts import Part
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Contrast:
     losers: tuple[Answer, ...]  # rewards below it
 
 
-class ExperienceWriter(ABC):
+class ExperienceWriter(Part, ABC):
     """Says how the library should change. It never sees a prompt, a test user or a weight."""
 
     @abstractmethod
@@ -41,7 +42,3 @@ class ExperienceWriter(ABC):
             library: as it is now.
             domain: what the items are called, such as ``movie``.
         """
-
-    def metrics(self) -> dict[str, float]:
-        """Numbers to log about the last step."""
-        return {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mllmrec.experience.base import Answer, Contrast, ExperienceWriter
 from mllmrec.experience.library import Library, Operation
@@ -69,6 +70,14 @@ class CountedExperience(ExperienceWriter):
                 changed.append(Operation("keep" if text == known.text else "modify", trait, text, support))
         new.sort(key=lambda one: (-one.support, numpy_generator(self.seed, "experience", one.key).random()))
         return [*changed, *new[: self.most_new]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts."""
+        return {"groups": dict(self._groups), "sums": dict(self._sums)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        self._groups, self._sums = Counter(state["groups"]), defaultdict(float, state["sums"])
 
     def gain(self, trait: str) -> float:
         """The gain of a trait that was counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,14 @@ class WrittenExperience(ExperienceWriter):
     def metrics(self) -> dict[str, float]:
         """The share of the last step's groups whose reply named no operation."""
         return {"experience/no_reply": self._unreadable}
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many keys it has given."""
+        return {"named": self._named}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        self._named = state["named"]
 
     def _new_key(self, library: Library) -> str:
         self._named += 1

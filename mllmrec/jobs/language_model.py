@@ -148,7 +148,8 @@ def run_language_model(run: NewRun) -> Evaluation:
             if done.keeps(so_far) and ranks.leads:
                 note(inputs)
                 done.keep(so_far, policy, folder, selection)
-        if ranks.leads:
+        if ranks.leads and phase.kind.trains:
+            # The end of a phase that trains no weights is in its last checkpoint.
             inputs.checkpoints.clear()
         name = phase.name
         # Whole weights are saved again, so that the run's last folder is complete; an adapter there would not be.

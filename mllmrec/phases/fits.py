@@ -21,6 +21,7 @@ from mllmrec.phases.heldout import HeldOutMeasure
 from mllmrec.phases.inputs import PhaseInputs, Trained, batch_size_of, examples_of, of_rewards, plan_of
 from mllmrec.phases.kept_rollouts import kept_steps, whole_groups
 from mllmrec.phases.pointwise import Pointwise
+from mllmrec.phases.progress import PracticeProgress
 from mllmrec.phases.run import fit
 from mllmrec.phases.sft import Sft, SftMore
 from mllmrec.phases.training_free import PracticeSettings, TrainingFree
@@ -312,10 +313,15 @@ def fit_training_free(inputs: PhaseInputs, loggers: Loggers, measure: HeldOutMea
         prepared.history_length,
     )
     practice.name = name
-    batches = ([forms[code] for code in codes] for codes in plan)
-    job.timer.seconds = practice.practise(
-        batches, len(plan), loggers, measure if heldout.users else None, inputs.remember
+    practice.practise(
+        lambda step: [forms[code] for code in plan[step]],
+        len(plan),
+        loggers,
+        measure if heldout.users else None,
+        inputs.remember,
+        PracticeProgress(inputs, practice),
     )
+    job.timer.seconds = practice.seconds
     practice.write(job.folder.experience_path)
     return Trained(None, practice.collector.speaker.generated_tokens)
 

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
 
-from mllmrec.phases.base import PhaseModule
+import torch
+from lightning.pytorch.loggers import Logger
+
 from mllmrec.phases.inputs import PhaseInputs
+from mllmrec.run.log import GOES_ON_AT
 from mllmrec.run.progress import SavedProgress
+from mllmrec.stopping import patient
 from mllmrec.store.plain import plain, restored
+
+log = logging.getLogger(__name__)
+
+
+class Resumable(Protocol):
+    """A phase whose state can be saved between two steps; every `PhaseModule` is one."""
+
+    def progress(self) -> dict[str, Any]:
+        """The state, for `mllmrec.store.plain.plain`."""
+        ...
+
+    def take_up(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what `progress` returned."""
+
+    def save_files(self) -> None:
+        """Bring the files that grow with the steps up to date."""
 
 
 class PhaseProgress(SavedProgress):
     """Saves beside the weights the parts' state, answers that a later phase learns, and the cost so far."""
 
-    def __init__(self, inputs: PhaseInputs, module: PhaseModule) -> None:
+    def __init__(self, inputs: PhaseInputs, module: Resumable) -> None:
         """Take the phase."""
         super().__init__(inputs.phase.name, inputs.checkpoints, inputs.job.schedule)
         self.inputs, self.module = inputs, module
@@ -48,3 +72,29 @@ class PhaseProgress(SavedProgress):
         """See `SavedProgress`."""
         super().save_files()
         self.module.save_files()
+
+
+class PracticeProgress(PhaseProgress):
+    """The same for a phase without a Trainer, whose steps are a loop of its own."""
+
+    @contextmanager
+    def saving(self, loggers: Sequence[Logger]) -> Iterator[None]:
+        """Take up the checkpoint, if there is one, and let signals wait for the end of a step.
+
+        Args:
+            loggers: the phase's.
+        """
+        self.loggers = loggers
+        if self.begun is not None:
+            log.info(GOES_ON_AT, self.name, self.begin)
+            self.load_state_dict(torch.load(self.begun.path, weights_only=True))
+            self.rows_go_on(self.begin)
+        with patient(self.schedule.grace):
+            yield
+
+    def ended(self, step: int) -> None:
+        """Save the end of the phase, which trained no weights that could be kept instead."""
+        self._save(step)
+
+    def _write(self, path: Path) -> None:
+        torch.save(self.state_dict(), path)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from mllmrec.errors import UserError
 from mllmrec.experience.base import Answer, Contrast, ExperienceWriter
-from mllmrec.experience.library import Library
+from mllmrec.experience.library import Experience, Library
 from mllmrec.models.policy import Policy
 from mllmrec.phases.heldout import HeldOutMeasure
+from mllmrec.phases.progress import PracticeProgress
 from mllmrec.prompts.builder import PromptBuilder
 from mllmrec.prompts.examples import Example
 from mllmrec.reasoners.base import HistoryItem
@@ -31,6 +34,7 @@ from mllmrec.step.collector import Collector
 from mllmrec.step.metrics import rollout_metrics
 
 log = logging.getLogger(__name__)
+_COUNTS = ("compared", "seconds", "done", "ended")  # of a practice, as a checkpoint has them
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ class PracticeSettings:
     every: int = 100  # steps between two held-out rankings
     keep_best: bool = True  # whether the library with the best held-out ranking is kept, and not the last one
     patience: int | None = None  # end after so many rankings without a better one
+
+
+@dataclass
+class Best:
+    """The experience that held-out users were ranked best with."""
+
+    value: float = -float("inf")
+    step: int = 0
+    experiences: tuple[Experience, ...] = ()
+    measured_at: int = -1  # step of the last ranking
+    without_better: int = 0  # rankings in a row
 
 
 class TrainingFree:
@@ -75,6 +90,8 @@ class TrainingFree:
         self.code_of = {item.item_id: code for code, item in items.items()}
         self.library = self.last = Library()  # the one in prompts, and the one after the last step
         self.compared = 0  # groups whose rewards differed
+        self.best, self.seconds = Best(), list[float]()  # the latter of each step
+        self.done, self.ended = 0, False  # steps, and whether there are no more
 
     def step(
         self, examples: Sequence[Example], number: int, seen: Callable[[RolloutBatch], None] | None = None
@@ -164,59 +181,29 @@ class TrainingFree:
 
     def practise(
         self,
-        batches: Iterable[Sequence[Example]],
+        examples_of: Callable[[int], Sequence[Example]],
         steps: int,
         loggers: Sequence[Logger],
         measure: HeldOutMeasure | None,
         seen: Callable[[RolloutBatch], None] | None = None,
-    ) -> list[float]:
+        progress: PracticeProgress | None = None,
+    ) -> None:
         """All steps; the library and the prompts end with the experience that is kept.
 
         Args:
-            batches: the examples of each step, written when the step begins.
+            examples_of: the examples of a step, written when the step begins.
             steps: how many there are.
             loggers: of this phase.
             measure: the held-out ranking, or None for never.
             seen: called with the judged answers.
+            progress: writes checkpoints, and takes up the latest one; None for none.
 
-        Returns:
-            Seconds of each step.
+        Raises:
+            Stopped: a signal came; the last step is saved.
         """
-        best, best_step, kept = -float("inf"), 0, self.library.copy()
-        measured_at, without_better = -1, 0
-
-        def rank(step: int) -> None:
-            nonlocal best, best_step, kept, measured_at, without_better
-            if measure is None or measured_at == step:
-                return
-            numbers = measure()
-            measured_at, without_better = step, without_better + 1
-            if measure.objective(numbers) > best:
-                best, best_step, kept = measure.objective(numbers), step, self.library.copy()
-                without_better = 0
-            for logger in loggers:
-                logger.log_metrics({f"val/{name}": value for name, value in numbers.items()}, step=step)
-
-        seconds = []
-        step = 0
-        rank(0)
-        with StageProgress(self.name, steps) as progress:
-            for step, examples in enumerate(batches, 1):
-                begun = time.perf_counter()
-                numbers = self.step(examples, step - 1, seen)
-                seconds.append(time.perf_counter() - begun)
-                for logger in loggers:
-                    logger.log_metrics(numbers, step=step)
-                progress.advance(1, f"reward {numbers['reward']:.4g} experiences {len(self.library)}")
-                if step % self.settings.every == 0:
-                    rank(step)
-                if self.settings.patience is not None and without_better >= self.settings.patience:
-                    log.warning(
-                        "%s: ended at step %d, %d rankings after the best one on the held-out users",
-                        *(self.name, step, without_better),
-                    )
-                    break
-        rank(step)
+        with nullcontext() if progress is None else progress.saving(loggers):
+            if not self.ended:
+                self._practise(examples_of, steps, loggers, measure, seen, progress)
         for logger in loggers:
             logger.finalize("success")
         if not self.compared:
@@ -226,11 +213,12 @@ class TrainingFree:
                 self.name,
             )
         self.last = self.library
-        if measure is not None and self.settings.keep_best and best_step != step:
+        if measure is not None and self.settings.keep_best and self.best.step != self.done:
             log.info(
                 "%s: kept the experience of step %d of %d, the best on the held-out users",
-                *(self.name, best_step, step),
+                *(self.name, self.best.step, self.done),
             )
+            kept = Library(self.best.experiences)
             if len(self.last) and not len(kept):
                 log.warning(
                     "%s: prompts show no experience, since held-out users are ranked no better with it: heldout.keep=last "
@@ -238,7 +226,82 @@ class TrainingFree:
                     self.name,
                 )
             self.library, self.builder.experience = kept, kept.texts
-        return seconds
+
+    def _practise(
+        self,
+        examples_of: Callable[[int], Sequence[Example]],
+        steps: int,
+        loggers: Sequence[Logger],
+        measure: HeldOutMeasure | None,
+        seen: Callable[[RolloutBatch], None] | None,
+        progress: PracticeProgress | None,
+    ) -> None:
+        """The steps that are left."""
+        if not self.done:
+            self._rank(measure, loggers)
+        with StageProgress(self.name, steps) as shown:
+            shown.advance(self.done, "")
+            while self.done < steps:
+                if progress is not None:
+                    progress.between(self.done)
+                begun = time.perf_counter()
+                numbers = self.step(examples_of(self.done), self.done, seen)
+                self.seconds.append(time.perf_counter() - begun)
+                self.done += 1
+                for logger in loggers:
+                    logger.log_metrics(numbers, step=self.done)
+                shown.advance(1, f"reward {numbers['reward']:.4g} experiences {len(self.library)}")
+                if self.done % self.settings.every == 0:
+                    self._rank(measure, loggers)
+                if self.settings.patience is not None and self.best.without_better >= self.settings.patience:
+                    log.warning(
+                        "%s: ended at step %d, %d rankings after the best one on the held-out users",
+                        *(self.name, self.done, self.best.without_better),
+                    )
+                    break
+        self._rank(measure, loggers)
+        self.ended = True
+        if progress is not None:
+            progress.ended(self.done)
+
+    def _rank(self, measure: HeldOutMeasure | None, loggers: Sequence[Logger]) -> None:
+        best = self.best
+        if measure is None or best.measured_at == self.done:
+            return
+        numbers = measure()
+        best.measured_at, best.without_better = self.done, best.without_better + 1
+        value = measure.objective(numbers)
+        if value > best.value:
+            best.value, best.step, best.without_better = value, self.done, 0
+            best.experiences = tuple(self.library)
+        for logger in loggers:
+            logger.log_metrics({f"val/{name}": value for name, value in numbers.items()}, step=self.done)
+
+    def progress(self) -> dict[str, Any]:
+        """See `mllmrec.phases.progress.Resumable`."""
+        return {
+            "experiences": tuple(self.library),
+            "writer": self.writer.state_dict(),
+            "parts": [part.state_dict() for part in self.collector.parts],
+            "generated": self.collector.speaker.generated_tokens,
+            "best": self.best,
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def take_up(self, progress: Mapping[str, Any]) -> None:
+        """See `mllmrec.phases.progress.Resumable`."""
+        self.library = Library(progress["experiences"])
+        self.builder.experience = self.library.texts
+        self.writer.load_state_dict(progress["writer"])
+        for part, state in zip(self.collector.parts, progress["parts"], strict=True):
+            part.load_state_dict(state)
+        self.collector.speaker.generated_tokens = progress["generated"]
+        self.best = progress["best"]
+        for name in _COUNTS:
+            setattr(self, name, progress[name])
+
+    def save_files(self) -> None:
+        """No file grows with the steps."""
 
     def write(self, folder: Path) -> None:
         """Write the library to ``<name>.json``, and the one of the last step to ``<name>_last.json`` if it was not kept."""

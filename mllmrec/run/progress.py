@@ -11,12 +11,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning
 import torch
+from lightning.pytorch.loggers import Logger
 
 from mllmrec.ranks import the_ranks
 from mllmrec.run.checkpoints import Checkpoints, Schedule
@@ -51,7 +52,7 @@ class SavedProgress(lightning.Callback):
         self.begin = 0 if self.begun is None else self.begun.step  # the first step of this attempt
         self.earlier = 0.0  # seconds of earlier attempts
         self._trainer: Any = None
-        self._module: Any = None
+        self.loggers: Sequence[Logger] = ()  # of what is trained
         self._generators: dict[str, Any] | None = None  # of the checkpoint
         self.saves = True  # whether checkpoints can be written
         self._started = self._saved_at = time.monotonic()
@@ -72,15 +73,19 @@ class SavedProgress(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Remember who trains."""
-        self._trainer, self._module = trainer, pl_module
+        self._trainer, self.loggers = trainer, trainer.loggers
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Let the log go on from the checkpoint, and keep Lightning from ending the training before a step is saved."""
         watch_again()
         if self._generators is not None:
-            for logger in trainer.loggers:
-                if isinstance(logger, CsvLog):
-                    logger.go_on(trainer.global_step)
+            self.rows_go_on(trainer.global_step)
+
+    def rows_go_on(self, step: int) -> None:
+        """Let the log's rows go on after a step."""
+        for logger in self.loggers:
+            if isinstance(logger, CsvLog):
+                logger.go_on(step)
 
     def between(self, step: int, *, whole: bool = True) -> None:
         """Save if it is time, or if a signal wants the job to end; then it ends here.
@@ -122,7 +127,7 @@ class SavedProgress(lightning.Callback):
 
     def save_files(self) -> None:
         """Bring files that grow with the steps up to date."""
-        for logger in self._trainer.loggers:
+        for logger in self.loggers:
             logger.flush() if isinstance(logger, CsvLog) else logger.save()
 
     def _due(self, step: int) -> bool:

@@ -13,6 +13,7 @@ from offline_wandb import read_run
 from safetensors.torch import load_file
 
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.phases.training_free import TrainingFree
 from mllmrec.run.log import Resumption, resumptions
 from mllmrec.run.progress import SavedProgress
 
@@ -98,6 +99,38 @@ def test_other_kinds_go_on(job, ends, tmp_path, adapters, kind):
         job(tmp_path / "run", *command, small=small)
     ends(None)
     assert content(job(tmp_path / "run", *command, small=small)) == whole
+
+
+def test_training_free_goes_on_and_practises_no_step_twice(job, ends, tmp_path, monkeypatch):
+    few = ("training_free.max_steps=4", "training_free.prompts_per_step=8", "experience.least_groups=1")
+    command = (*STEPS, "method=training_free", *few, "heldout.every=1", "heldout.keep=last")
+    whole = job(tmp_path / "whole", *command)
+    ends("training_free", 2)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *command)
+    ends(None)
+    practised, rank = [], Protocol.rank
+    step = TrainingFree.step
+    monkeypatch.setattr(
+        TrainingFree,
+        "step",
+        lambda self, some, number, *more: practised.append(number) or step(self, some, number, *more),
+    )
+
+    def ended(self, name, *more):
+        if name == "training_free":
+            raise Killed
+        return rank(self, name, *more)
+
+    monkeypatch.setattr(Protocol, "rank", ended)
+    with pytest.raises(Killed):
+        job(tmp_path / "run", *command)
+    monkeypatch.setattr(Protocol, "rank", rank)
+    assert content(job(tmp_path / "run", *command)) == content(whole)
+    assert practised == [1, 2, 3]  # step 1 had no checkpoint yet
+    experience = Path("experience") / "training_free.json"
+    assert (tmp_path / "run" / experience).read_bytes() == (whole / experience).read_bytes()
+    assert json.loads((whole / experience).read_text())["experiences"]
 
 
 def test_a_recommender_goes_on_and_is_ranked_once(job, ends, tmp_path, monkeypatch):

@@ -61,8 +61,7 @@ def make_practice(tiny, make_collector, catalogue):
 
 
 def practised(practice, examples, steps, measure=None):
-    batches = ([examples[0], examples[1]] for _ in range(steps))
-    practice.practise(batches, steps, [], measure)
+    practice.practise(lambda step: [examples[0], examples[1]], steps, [], measure)
 
 
 def test_winners_and_losers_are_the_rows_above_and_below_their_group_s_mean(
