@@ -13,13 +13,15 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
 import pyarrow.parquet as pq
@@ -42,12 +44,15 @@ SMALL = [
         "training_free.prompts_per_step=8",
     ),
 ]
-REASONED = ["task=reasoned", "rollout.max_reasoning_tokens=12", "eval.max_reasoning_tokens=12"]
+LIBRARIES = (
+    *("mllmrec.cli", "mllmrec.jobs.main", "mllmrec.jobs.language_model", "mllmrec.jobs.baseline"),
+    *("mllmrec.phases.fits", "mllmrec.phases.run", "mllmrec.testing.trials", "mllmrec.config.checks"),
+    *("mllmrec.build_cot", "mllmrec.train", "transformers.models.qwen3.modeling_qwen3", "matplotlib.pyplot"),
+)
+FIRST = (0.1, 0.0)  # the share of a training, and of build_cot's texts, before which there is no kill
+REASONED = ["task=reasoned", "rollout.max_reasoning_tokens=32", "eval.max_reasoning_tokens=32"]
 COT = ["dataset.num_users=400", "dataset.num_items=60"]  # for build_cot, which trains nothing
 RUNS: dict[str, list[str]] = {
-    "build_cot": ["cot_policy=confident", *COT],
-    "build_cot refined": ["cot_policy=refined", "dataset.num_users=1500", COT[1]],
-    "training-free": ["method=training_free"],
     "two updates with refills": ["grpo.iterations=2", "grpo.beta=0.05", "sampler=dynamic"],
     "reasoned": REASONED,
     "reasoned with sampled answers": [*REASONED, "rollout.answer=sampled"],
@@ -55,6 +60,9 @@ RUNS: dict[str, list[str]] = {
     "lists": ["task=ranked_list", "reward=rank_list"],
     "free": ["rollout=free", "rollout.max_new_tokens=12"],
     "enumerate": ["rollout=enumerate"],
+    "build_cot": ["cot_policy=confident", *COT],
+    "build_cot refined": ["cot_policy=refined", "dataset.num_users=1500", COT[1]],
+    "training-free": ["method=training_free"],
     "sasrec_text": ["method=sasrec_text", "method.recommender.max_epochs=6"],
     "sasrec": ["method=sasrec", "method.recommender.max_epochs=12"],
     "item_knn": ["method=item_knn"],
@@ -66,7 +74,7 @@ RUNS: dict[str, list[str]] = {
     "difficulty_hints": ["rollout=difficulty_hints"],
     "evidence": [
         "variant=timesearch_r",
-        "rollout.inner.max_reasoning_tokens=12",
+        "rollout.inner.max_reasoning_tokens=32",
         REASONED[2],
         "grpo.group_size=4",
     ],
@@ -80,7 +88,7 @@ RUNS: dict[str, list[str]] = {
     "rubric_refine": ["variant=rgr_grpo"],
     "scaffold": ["variant=scaf_grpo", "rollout.warmup_steps=2"],
     "serial_exit": ["variant=s_grpo", *REASONED[1:], "grpo.group_size=4"],
-    "teacher_feedback": ["variant=think_tuning", "rollout.inner.max_reasoning_tokens=12", REASONED[2]],
+    "teacher_feedback": ["variant=think_tuning", "rollout.inner.max_reasoning_tokens=32", REASONED[2]],
     "xrpo": ["variant=xrpo"],
     "xrpo_alloc": ["rollout=xrpo_alloc"],
     "default": ["eval.weighting=both"],
@@ -102,45 +110,50 @@ class Settings:
 
 
 def command(name: str, folder: Path) -> list[str]:
-    """The command of a run."""
+    """The command of a run, after ``python -m``."""
     if name.startswith("build_cot"):
-        return [sys.executable, "-m", "mllmrec.build_cot", f"hydra.run.dir={folder}", *RUNS[name]]
-    typed = [sys.executable, "-m", "mllmrec.train", f"hydra.run.dir={folder}", "resume=auto", "logger=csv"]
-    return [*typed, *SMALL, *RUNS[name]]
+        return ["mllmrec.build_cot", f"hydra.run.dir={folder}", *RUNS[name]]
+    return ["mllmrec.train", f"hydra.run.dir={folder}", "resume=auto", "logger=csv", *SMALL, *RUNS[name]]
 
 
-def start(name: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a run, or start it again. Its cache is its own, so that a kill may meet what makes it."""
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "MLLMREC_CACHE": str(folder.with_name(f"{folder.name}-cache")),
-    }
-    with folder.with_name(f"{folder.name}.log").open("ab") as output:
-        return subprocess.Popen(command(name, folder), env=environment, stdout=output, stderr=output)
+def typed(name: str, folder: Path) -> None:
+    """In a process of its own: run the command. The cache is the run's own, so that a kill may meet what makes it."""
+    os.environ["MLLMREC_CACHE"] = str(beside(folder, "cache"))
+    with beside(folder, "log").open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv = command(name, folder)
+    import_module(sys.argv[0]).main()
 
 
-def processor_seconds(process: subprocess.Popen[bytes]) -> float:
-    """What a process has used so far; other jobs on the machine do not change when it reaches a moment."""
+def beside(folder: Path, name: str) -> Path:
+    """A path next to a run's folder."""
+    return folder.with_name(f"{folder.name}-{name}")
+
+
+def reached(number: int, folder: Path) -> float:
+    """How far a process is: seconds of a processor, which other jobs on the machine do not change, or bytes of texts."""
+    if "build_cot" in folder.name:
+        return float(sum(path.stat().st_size for path in beside(folder, "cache").glob("cot/*.jsonl")))
     try:
-        used = psutil.Process(process.pid).cpu_times()
+        used = psutil.Process(number).cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
     return float(used.user + used.system)
 
 
-def followed(process: subprocess.Popen[bytes], limit: float = float("inf")) -> tuple[bool, float]:
-    """Wait for a process, and kill it once it has used so many seconds of a processor; whether it was, and its seconds."""
-    used = 0.0
-    while process.poll() is None:
-        used = max(used, processor_seconds(process))
-        if used >= limit:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True, used
-        time.sleep(0.02)
-    return False, used
+def followed(name: str, folder: Path, limit: float = float("inf")) -> tuple[int, float]:
+    """Start a run, and kill it once it has got so far; its status, and how far it got."""
+    # A fork has the libraries already. Their import would take most of a run's time, and nothing is written then.
+    process, far = get_context("fork").Process(target=typed, args=(name, folder)), 0.0
+    process.start()
+    assert process.pid is not None
+    while process.is_alive():
+        far = max(far, reached(process.pid, folder))
+        if far >= limit:
+            process.kill()
+        process.join(0.005)
+    return int(process.exitcode or 0), far
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
@@ -195,7 +208,7 @@ def same(one: Any, other: Any) -> bool:
 
 def texts_of(folder: Path) -> list[Any]:
     """All texts in a run's cache, by file."""
-    cache = folder.with_name(f"{folder.name}-cache")
+    cache = beside(folder, "cache")
     return [(path.relative_to(cache), of_records(path)) for path in sorted(cache.rglob("*.jsonl"))]
 
 
@@ -203,6 +216,8 @@ def phase_of(folder: Path) -> str:
     """What a killed run was doing, as far as its files tell."""
     if "build_cot" in folder.name:
         return f"{sum(len(lines) for _, lines in texts_of(folder))} texts there"
+    if (folder / "finished.json").exists():
+        return "at the exit"
     found = [*folder.glob("resume/*/step-*.ckpt")]
     latest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if latest is not None:
@@ -218,10 +233,12 @@ def main() -> int:
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2
+    for module in LIBRARIES:
+        import_module(module)
     root, draw = Path(given.folder), random.Random(given.seed)
     root.mkdir(parents=True, exist_ok=True)
     names = given.runs.split(",")
-    seconds: dict[str, float] = {}  # of a processor, for each run without a kill
+    ends: dict[str, float] = {}  # how far each run gets without a kill
     killed = wrong = runs = 0
     print("| run | killed in | against the run without a kill |\n|---|---|---|", flush=True)
     while killed < given.kills and names:
@@ -229,25 +246,28 @@ def main() -> int:
         whole, folder = (
             root / f"{kind}-{re.sub('[^a-z0-9]+', '_', name)}" for kind in ("whole", f"killed-{runs}")
         )
-        if name not in seconds:
-            process = start(name, whole)
-            _, seconds[name] = followed(process)
-            if process.returncode:
+        if name not in ends:
+            status, ends[name] = followed(name, whole)
+            if status:
                 wrong += 1
-                print(f"| {name} | never | FAILED without a kill: {whole}.log |", flush=True)
+                print(f"| {name} | never | FAILED without a kill: {beside(whole, 'log')} |", flush=True)
                 names.remove(name)
                 continue
         moments: list[str] = []
-        dead = True
-        while dead and len(moments) < given.most:
-            dead, _ = followed(start(name, folder), draw.uniform(0.3, 1.0) * seconds[name])
-            moments += [phase_of(folder)] if dead else []
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            more = len(moments) < given.most
+            limit = (
+                draw.uniform(FIRST[name.startswith("build_cot")], 1.0) * ends[name] if more else float("inf")
+            )
+            status, _ = followed(name, folder, limit)
+            moments += [phase_of(folder)] if status == -signal.SIGKILL else []
+            if (folder / "finished.json").exists():
+                break
         killed += len(moments)
-        if dead:
-            process = start(name, folder)
-            followed(process)
-            if process.returncode:
-                moments.append(f"ended with {process.returncode}: {folder}.log")
+        moments += (
+            [f"ended with {status}: {beside(folder, 'log')}"] if status not in (0, -signal.SIGKILL) else []
+        )
         found = differences(whole, folder)
         found += ["texts in the cache"] if texts_of(whole) != texts_of(folder) else []
         wrong += bool(found)
