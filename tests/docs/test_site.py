@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromium import chromium, watched
 
 PROJECT = Path(__file__).resolve().parents[2]
 REASON = "pip install -e '.[docs]' brings what builds the site"
@@ -21,14 +22,16 @@ def repository(monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module("repository")
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
     for name in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "sphinx_design"):
         pytest.importorskip(name, reason=REASON)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"),
-            *("-d", str(tmp_path / "doctrees"), str(PROJECT / "docs"), str(tmp_path / "site")),
+            *("-d", str(folder / "doctrees"), str(PROJECT / "docs"), str(folder / "site")),
         ],
         cwd=PROJECT,
         capture_output=True,
@@ -36,7 +39,11 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    site = tmp_path / "site"
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
     start = (site / "index.html").read_text(encoding="utf-8")
     for page in (PROJECT / "docs").glob("*.md"):
         assert f'href="{page.stem}.html"' in start or page.stem == "index", page.name
@@ -47,6 +54,20 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "class" in (site / "systems" / source).read_text(encoding="utf-8")
     # Docstrings are there.
     assert "what one types behind the command" in (site / "api" / "notebooks.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_site_fits_a_desk_and_a_phone_and_asks_no_other_server(site: Path) -> None:
+    with chromium() as browser:
+        for width in (1280, 360):
+            page = watched(
+                browser, lambda url: url.startswith("file:"), viewport={"width": width, "height": 800}
+            )
+            for name in ("index", "memory", "explore", "options"):
+                page.goto((site / f"{name}.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+                assert all(page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")), name
+            assert page.faults == []
 
 
 @pytest.mark.parametrize(
