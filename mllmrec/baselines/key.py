@@ -34,7 +34,7 @@ def recommender_parts(
         "settings": plain,
         "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
         "seed": cfg.seed,
-        "code": code_fingerprint(plain),
+        "code": code_fingerprint(plain, "mllmrec.jobs.baseline"),
         "files": named_files(plain),
         "sequences": sequences_fingerprint(prepared.samples["train"].parts()),
         "texts": texts_fingerprint(item_texts(prepared)),

@@ -65,6 +65,7 @@ NOT_IN_WARMUP = ("prompt", "engine", "heldout", "method")
 _OF_THE_METHOD = ("name", "stages", "phases", "recommender")
 
 
+_TRAINS = "mllmrec.jobs.language_model"  # the module that trains phases
 _DATA = ("sequences", "samples", "prompts")  # what a kind may train on so that its data are known here
 
 
@@ -127,7 +128,7 @@ class PhaseKey:
             "stages": [phase.name for phase in phases],
             "settings": common,
             "phases": own,
-            "code": code_fingerprint([common, own]),
+            "code": code_fingerprint([common, own], _TRAINS),
             "model": self._model,
         }
         if not on_ids:

@@ -31,10 +31,8 @@ from mllmrec.evaluation.protocol import Protocol
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.examples import Example
 from mllmrec.prompts.profiles import SecondPrompt
+from mllmrec.store.sources import PACKAGE, names_in, used_files
 
-_PACKAGE = Path(__file__).parents[1]
-# The files of this package that determine training: code and wordings.
-_SOURCES = ("*.py", "*.yaml")
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -147,25 +145,27 @@ def measure_fingerprint(measured: Protocol | None, reads_prompts: bool = True) -
     }
 
 
-def code_fingerprint(settings: Any) -> dict[str, Any]:
+def code_fingerprint(settings: Any, entry: str) -> dict[str, Any]:
     """The code and device of a computation: library versions, hashes of this package's and the user's source, CPU or GPU.
 
     Args:
         settings: settings of the training; classes in their ``_target_`` may lie outside this package.
+        entry: the module that trains. Of this package count the files that it or something in ``settings`` can use.
     """
+    own = _own_sources(settings)
+    used = {entry, *_named_modules(settings)}.union(*map(names_in, own.values()))
     return {
         "libraries": {name: library_version(name) for name in _LIBRARIES},
-        "package": package_fingerprint(),
-        "own": {name: file_fingerprint(path) for name, path in sorted(_own_sources(settings).items())},
+        "package": package_fingerprint(frozenset(used)),
+        "own": {name: file_fingerprint(path) for name, path in sorted(own.items())},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
 
 @cache
-def package_fingerprint(root: Path = _PACKAGE) -> str:
-    """A hash of this package's code and wordings (16 hexadecimal digits)."""
-    found = {path for pattern in _SOURCES for path in root.rglob(pattern)}
-    return files_fingerprint({path.relative_to(root).as_posix(): path for path in found})
+def package_fingerprint(entries: frozenset[str]) -> str:
+    """A hash of this package's code and wordings that some modules can use (16 hexadecimal digits)."""
+    return files_fingerprint(used_files(entries))
 
 
 def _own_sources(settings: Any) -> dict[str, Path]:
@@ -173,13 +173,24 @@ def _own_sources(settings: Any) -> dict[str, Path]:
     if isinstance(settings, Mapping):
         found = [_own_sources(value) for value in settings.values()]
         target = settings.get("_target_")
-        if isinstance(target, str) and not target.startswith(f"{_PACKAGE.name}."):
+        if isinstance(target, str) and not target.startswith(f"{PACKAGE.name}."):
             found.append({target: Path(inspect.getfile(get_object(target)))})
     elif isinstance(settings, list | tuple):
         found = [_own_sources(value) for value in settings]
     else:
         return {}
     return {name: path for part in found for name, path in part.items()}
+
+
+def _named_modules(settings: Any) -> set[str]:
+    """All texts in settings that name something in this package."""
+    if isinstance(settings, str):
+        return {settings} if settings.startswith(f"{PACKAGE.name}.") else set()
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if not isinstance(settings, list | tuple):
+        return set()
+    return set().union(*map(_named_modules, settings))
 
 
 def _paths_in(settings: Any) -> Iterator[str]:
