@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from mllmrec.config.named_classes import located
 from mllmrec.config.signatures import Unreadable, base_classes, class_of_target
 
 _MISSING = object()
@@ -43,7 +44,10 @@ def capability(section: Any, name: str, default: Any) -> Any:
     try:
         found = _read(*class_of_target(target), name)
     except (Unreadable, OSError, SyntaxError, ValueError, RecursionError):
-        found = getattr(pydoc.locate(target), name, _MISSING)
+        try:
+            found = getattr(located(target), name, _MISSING)
+        except pydoc.ErrorDuringImport:
+            return default  # the check of the classes says so, with the reason
     if found is _MISSING and isinstance(section.get("inner"), Mapping):
         return capability(section["inner"], name, default)
     return default if found is _MISSING else found

@@ -13,14 +13,27 @@ from hydra.utils import instantiate
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from mllmrec.config.messages import allowed, nearest, readable, shown
+from mllmrec.config.named_classes import located, why_no_class
 from mllmrec.config.signatures import UNREADABLE, signature_of
-from mllmrec.errors import UserError, choices
-from mllmrec.stopping import Stopped
+from mllmrec.errors import UserError, choices, failure
 
 # Keys that the pipeline reads, not the class.
 _PIPELINE_KEYS = {"dataset": {"max_users", "filters"}, "cot_policy": {"mix_ratio"}}
 # The pipeline adds arguments to these, so the user need not give every argument.
 _COMPLETED_LATER = {"cot_policy", "mixing"}
+# A section of one of these names a class, or is null.
+_PARTS = (
+    "dataset",
+    "split",
+    "caption",
+    "backbone",
+    "engine",
+    "rollout",
+    "reward",
+    "advantage",
+    "loss",
+    "sampler",
+)
 
 
 def component_faults(cfg: Mapping[str, Any]) -> list[str]:
@@ -52,7 +65,7 @@ def declared_faults(cfg: Mapping[str, Any]) -> list[str]:
     Args:
         cfg: resolved settings.
     """
-    faults = []
+    faults = list(_nameless(cfg))
     for group, section in _sections(cfg):
         signature = signature_of(str(section["_target_"]))
         if signature is not None:
@@ -86,6 +99,18 @@ def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
                 if isinstance(part, Mapping) and part.get("_target_") is not None:
                     yield f"{group}.{place}", part
             yield group, section
+
+
+def _nameless(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """A fault for each part that names no class, such as a file of the user's own without ``_target_``."""
+    parts = {group: cfg.get(group) for group in _PARTS}
+    for group in ("shapers", "regularizers"):
+        parts |= {f"{group}.{name}": part for name, part in (cfg.get(group) or {}).items()}
+    for group, section in parts.items():
+        # caption=none says explicitly that there is none.
+        told = isinstance(section, Mapping) and "_target_" in section and group == "caption"
+        if isinstance(section, Mapping) and section.get("_target_") is None and not told:
+            yield f"{group} names no class: its file begins with _target_: package.module.Class"
 
 
 def inner_sections(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +160,12 @@ def targets_of_python(value: Any, path: str = "") -> Iterator[str]:
 def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
     target = section["_target_"]
     try:
-        component: Any = pydoc.locate(str(target))
+        component: Any = located(str(target))
     except pydoc.ErrorDuringImport as error:
-        if isinstance(error.value, (Stopped, KeyboardInterrupt)):
-            # The command was stopped while it imported the module; the module itself did not fail.
-            raise error.value from None
-        return [f"{group}._target_={target}: its module fails when imported ({readable(error)}); repair it"]
+        what = readable(error).removeprefix("problem in ")
+        return [f"{group}._target_={target}: its module fails when imported ({what}); repair it"]
     if not inspect.isclass(component):
-        return [f"{group}._target_={target}: no such class; give its full path, as in package.module.Class"]
+        return [f"{group}._target_={target}: {why_no_class(str(target))}"]
     given = _given(group, section)
     hints = get_type_hints(component.__init__)
     faults = _disagreements(group, given, inspect.signature(component).parameters, hints)
@@ -154,7 +177,9 @@ def _faults_of(group: str, section: Mapping[str, Any]) -> list[str]:
         cause = error.__cause__
         if isinstance(cause, (UserError, ValueError)):
             return [_about(group, readable(cause))]
-        raise
+        if cause is None or str(target).startswith("mllmrec."):
+            raise
+        return [f"{group}._target_={target}: it cannot be built ({failure(cause)})"]
     return []
 
 

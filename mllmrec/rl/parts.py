@@ -7,6 +7,7 @@ from typing import Any
 
 # Fields of a batch that are computed only if a part asks for them.
 REFERENCE, TEACHER, OLD, GREEDY = "reference", "teacher", "old", "greedy"
+COMPUTED = frozenset({REFERENCE, TEACHER, OLD, GREEDY})
 
 
 class Part:

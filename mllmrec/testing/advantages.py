@@ -11,21 +11,31 @@ from torch import Tensor
 
 from mllmrec.rl.advantages import Advantage, Varies
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.testing.expect import expect, expect_equal, expect_state, expect_tensor, shown
+from mllmrec.rl.parts import COMPUTED
+from mllmrec.testing.expect import (
+    expect,
+    expect_equal,
+    expect_needs,
+    expect_state,
+    expect_tensor,
+    expect_untouched,
+    shown,
+)
 from mllmrec.testing.toys import toy_batch
 
 ADVANTAGE = (
     "an advantage takes a judged RolloutBatch and returns finite numbers (R,), or (R, T) if it varies within a completion "
     "(see mllmrec.rl.advantages)"
 )
-# One hit of four; all equal, where a deviation is zero.
+# One hit of four; all equal, where a deviation is zero. In a flat batch the deviation of all rows is zero, too.
 _REWARDS, _EVEN = (1.0, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3, 0.3), (0, 0, 0, 0, 1, 1, 1, 1)
+_FLAT = (0.5,) * 8
 _RAGGED = (0, 0, 0, 1, 1, 1, 1, 1)
 _TEXTS = ("[ITEM_1]", "[ITEM_2]", "a", "a lamp", "b", "[ITEM_2] Blue Lamp", "c d e", "d")
 
 
 def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
-    """Check the shape, groups of equal rewards, groups of different sizes, rows in another order, and saved state.
+    """Check the shape, what it needs, equal rewards, groups of different sizes, rows in another order, and saved state.
 
     Args:
         advantage: the part.
@@ -51,6 +61,8 @@ def check_advantage(advantage: Any, *, weighted: bool = False) -> None:
         expect_equal(
             "it remembers, and its state_dict is empty: a second call gives other advantages", again, given
         )
+    _called(copy.deepcopy(before), _with_parts(replace(even, rewards=torch.tensor(_FLAT)), advantage))
+    expect_needs(before, even, _called, COMPUTED)
     ragged = _with_parts(toy_batch(_TEXTS, rewards=_REWARDS, group_of=_RAGGED), advantage)
     for batch in (even, ragged):
         # Only rows of a group change places, so that parts that pair rows of several groups are not asked for too much.
@@ -71,10 +83,12 @@ def _with_parts(batch: RolloutBatch, advantage: Advantage) -> RolloutBatch:
 
 
 def _called(advantage: Advantage, batch: RolloutBatch) -> Tensor:
+    rewards = batch.judged().clone()
     given = advantage(batch)
+    expect_untouched(batch, rewards)
     shape = (len(batch),) if advantage.varies == "sequence" else tuple(batch.learnt.shape)
     given = expect_tensor("it returns", given, shape)
     finite = given.is_floating_point() and bool(given.isfinite().all())
-    rewards = [round(one, 3) for one in batch.judged().tolist()]
-    expect(finite, f"for rewards {rewards} in groups {batch.group_of.tolist()} it returns {given.tolist()}")
+    paid = [round(one, 3) for one in rewards.tolist()]
+    expect(finite, f"for rewards {paid} in groups {batch.group_of.tolist()} it returns {given.tolist()}")
     return given

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mllmrec.rl.batch import RolloutBatch
+from mllmrec.rl.parts import COMPUTED
 
 
 def expect(holds: bool, message: str) -> None:
@@ -46,6 +51,40 @@ def expect_state(part: Any) -> Any:
     return restored
 
 
+def expect_needs(part: Any, given: Any, call: Callable[[Any, Any], Any], hidden: Collection[str]) -> None:
+    """Check that the part's ``needs`` are fields that a run can compute, and that it reads no other one of them.
+
+    Args:
+        part: of a step.
+        given: a `RolloutBatch`, or `LossInputs`, with which a call of the part succeeds.
+        call: calls a part with it.
+        hidden: fields that are there only if a part needs them.
+
+    Raises:
+        AssertionError: it names something else, or reads what it does not name.
+    """
+    needs = part.needs
+    expect(
+        isinstance(needs, (frozenset, set)) and needs <= COMPUTED,
+        f"its needs are {needs!r}, not a frozenset with some of {', '.join(sorted(COMPUTED))}",
+    )
+    what = "batch" if isinstance(given, RolloutBatch) else "inputs"
+    for name in sorted({*hidden} - needs):
+        try:
+            call(copy.deepcopy(part), replace(given, **{name: None}))
+        except (AttributeError, TypeError) as error:
+            said = repr(name).replace("'", '"')
+            raise AssertionError(
+                f"it reads {what}.{name}, which is there only for a part that says needs = frozenset({{{said}}})"
+            ) from error
+
+
+def expect_untouched(batch: RolloutBatch, before: Tensor | None) -> None:
+    """Check that a part left the rewards that it was given as they were."""
+    if before is not None and not torch.equal(batch.judged(), before):
+        raise AssertionError("it changes the batch's rewards in place; compute new ones from them")
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite number."""
     return isinstance(value, Real) and math.isfinite(value)
@@ -53,7 +92,12 @@ def is_number(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value in a message."""
-    return f"a {type(value).__name__} ({value!r:.60})" if value is not None else "nothing"
+    if value is None:
+        return "nothing"
+    kind, said = type(value).__name__, repr(value)
+    if " object at 0x" in said:
+        return f"a {kind}"
+    return f"a {kind} ({said:.60})"
 
 
 def _rounded(values: Tensor) -> str:

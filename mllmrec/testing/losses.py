@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from mllmrec.rl.losses import LossInputs, LossOutputs, PolicyLoss
+from mllmrec.rl.parts import REFERENCE, TEACHER
 from mllmrec.rl.regularizers import Regularizer
-from mllmrec.testing.expect import expect, expect_equal, expect_state, expect_tensor, is_number, shown
+from mllmrec.testing.expect import (
+    expect,
+    expect_equal,
+    expect_needs,
+    expect_state,
+    expect_tensor,
+    is_number,
+    shown,
+)
 
 LOSS = (
     "a loss takes LossInputs of r completions and returns LossOutputs(terms, metrics), each (r, T), the terms finite and "
@@ -21,6 +30,7 @@ REGULARIZER = (
     "a regularizer takes LossInputs of r completions and returns (r, T) finite terms; weight(step) is a number (see "
     "mllmrec.rl.regularizers)"
 )
+_HIDDEN = (REFERENCE, TEACHER)
 
 
 def check_loss(loss: Any) -> None:
@@ -45,6 +55,7 @@ def check_loss(loss: Any) -> None:
         _check_terms(terms, _inputs(distance), loss.whole_groups)
     if "token" in loss.accepts:
         _check_terms(terms, _inputs(0.3, by_token=True), loss.whole_groups)
+    expect_needs(loss, _inputs(0.3), lambda part, inputs: part(inputs), _HIDDEN)
     expect_state(loss)
 
 
@@ -59,6 +70,7 @@ def check_regularizer(regularizer: Any) -> None:
         weight = regularizer.weight(step)
         expect(is_number(weight), f"its weight in step {step} is {weight!r}")
     _check_terms(lambda inputs: copy.deepcopy(regularizer)(inputs), _inputs(0.3), regularizer.whole_groups)
+    expect_needs(regularizer, _inputs(0.3), lambda part, inputs: part(inputs), _HIDDEN)
     expect_state(regularizer)
 
 

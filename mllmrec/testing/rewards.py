@@ -11,7 +11,17 @@ import torch
 
 from mllmrec.rewards.base import Reward, Rewards, Shaper, TextReward
 from mllmrec.rl.batch import RolloutBatch
-from mllmrec.testing.expect import expect, expect_equal, expect_state, expect_tensor, is_number, shown
+from mllmrec.rl.parts import COMPUTED
+from mllmrec.testing.expect import (
+    expect,
+    expect_equal,
+    expect_needs,
+    expect_state,
+    expect_tensor,
+    expect_untouched,
+    is_number,
+    shown,
+)
 from mllmrec.testing.toys import TEXTS, toy_batch, toy_items
 
 REWARD = (
@@ -27,7 +37,7 @@ _GROUPS = (0, 0, 0, 1, 1, 2, 2)  # of different sizes
 
 
 def check_reward(reward: Any) -> None:
-    """Check names, bounds, shapes and values, rows in another order, a second call, and saved state.
+    """Check names, bounds, needs, shapes and values, rows in another order, a second call, and saved state.
 
     Raises:
         AssertionError: it does something wrong.
@@ -41,12 +51,13 @@ def check_reward(reward: Any) -> None:
     batch = toy_batch(group_of=_GROUPS)
     copied = copy.deepcopy(reward)
     given = _called(reward, batch, reward.parts, low, high)
+    expect_needs(copied, batch, lambda part, rows: part(rows), COMPUTED)
     _same_again(copied, batch, given)
     expect_state(reward)
 
 
 def check_shaper(shaper: Any) -> None:
-    """Check names, bounds, shapes and values, rows in another order, a second call, and saved state.
+    """Check names, bounds, needs, shapes and values, rows in another order, a second call, and saved state.
 
     Raises:
         AssertionError: it does something wrong.
@@ -59,6 +70,7 @@ def check_shaper(shaper: Any) -> None:
     batch = replace(batch, parts={name: batch.judged() / place for place, name in enumerate(names, 1)})
     copied = copy.deepcopy(shaper)
     given = _called(shaper, batch, shaper.parts, low, high)
+    expect_needs(copied, batch, lambda part, rows: part(rows), COMPUTED)
     _same_again(copied, batch, given)
     expect_state(shaper)
 
@@ -79,8 +91,10 @@ def _check_texts(reward: TextReward, low: float, high: float) -> None:
 
 
 def _called(part: Any, batch: RolloutBatch, names: tuple[str, ...], low: float, high: float) -> Rewards:
+    before = None if batch.rewards is None else batch.rewards.clone()
     given = part(batch)
     expect(isinstance(given, Rewards), f"it returns {shown(given)}, not Rewards")
+    expect_untouched(batch, before)
     rows = len(batch)
     total = expect_tensor("its total is", given.total, (rows,))
     expect(total.is_floating_point() and bool(total.isfinite().all()), f"its total is {total.tolist()}")

@@ -119,8 +119,20 @@ def test_types_and_bounds(override: str, expected: str) -> None:
         (["+reward.hitweight=2"], "reward.hitweight: no such setting here (did you mean hit_weight?)"),
         (
             ["reward._target_=mllmrec.rewards.release.Relase"],
-            "reward._target_=mllmrec.rewards.release.Relase",
+            "no such class: mllmrec.rewards.release has no Relase (did you mean Release?)",
         ),
+        (
+            ["reward._target_=mllmrec.rewards.relase.Release"],
+            "no such class: mllmrec.rewards has no relase (did you mean release?)",
+        ),
+        (
+            ["reward._target_=our_lab.rewards.Release"],
+            "no package our_lab is found; start python -m in the folder that holds our_lab/",
+        ),
+        (["reward._target_=Release"], "give its full path, as in package.module.Class"),
+        (["reward._target_=torch.zeros"], "it is a builtin_function_or_method, not a class"),
+        (["~reward._target_"], "reward names no class: its file begins with _target_: package.module.Class"),
+        (["+shapers.mine.weight=2"], "shapers.mine names no class"),
         (["mix_ratio=${nothing}"], "mix_ratio: Interpolation key 'nothing' not found"),
         (["mixing.select=confidence"], "this cot_policy gives no confidence"),
         (

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.capabilities import capability
 from mllmrec.config.checks import plain_faults
+from mllmrec.config.components import component_faults
 from mllmrec.config.compose import compose_checked
 from mllmrec.config.kinds import GRPO, KINDS, SFT, Kind, find_kind, stage_title
 from mllmrec.config.phase_schema import Sft
@@ -184,6 +185,19 @@ def test_a_class_says_what_it_is_without_being_imported(tmp_path, import_from, n
     import_from(tmp_path)
     assert capability({"_target_": "unimportable.Mine"}, "constrained", False) is True
     assert capability({"_target_": "unimportable.Mine"}, "varies", "sequence") == "token"
+    # One whose source says nothing of it is left to the check of the classes, which says why it fails.
+    assert capability({"_target_": "unimportable.Other"}, "varies", "sequence") == "sequence"
+    (fault,) = component_faults({"loss": {"_target_": "unimportable.Other"}})
+    assert fault.startswith(
+        "loss._target_=unimportable.Other: its module fails when imported (unimportable - "
+    )
+    # A constructor that fails in any other way than by refusing a setting.
+    (tmp_path / "breaking.py").write_text(
+        "class Mine:\n    def __init__(self):\n        self.share = 1 / 0\n"
+    )
+    assert component_faults({"loss": {"_target_": "breaking.Mine"}}) == [
+        "loss._target_=breaking.Mine: it cannot be built (ZeroDivisionError: division by zero; breaking.py, line 3)"
+    ]
 
 
 def test_what_python_brings_is_not_imported_to_be_asked(monkeypatch):

@@ -131,6 +131,39 @@ class Even(GroupRelative):
         return (table - table.mean(1, keepdim=True)).flatten()
 
 
+class Scaled(GroupRelative):
+    """Divides by the deviation of all rewards, which is zero if no answer of a step differs."""
+
+    def __call__(self, batch):
+        centred = batch.judged() - batch.judged().mean()
+        return centred / centred.abs().mean()
+
+
+class Unsaid(GroupRelative):
+    def __call__(self, batch):
+        return super().__call__(batch) * batch.reference.sum(1).exp().cpu()
+
+
+class Unknown(GroupRelative):
+    needs = frozenset({"probabilities"})
+
+
+class NeedsAWord(GroupRelative):
+    needs = "reference"
+
+
+class InPlace(GroupRelative):
+    def __call__(self, batch):
+        rewards = batch.judged()
+        rewards -= 0.5
+        return rewards
+
+
+class Distilled(ClippedRatio):
+    def __call__(self, inputs):
+        return LossOutputs(inputs.teacher - inputs.logprobs)
+
+
 class NoTerms(ClippedRatio):
     def __call__(self, inputs):
         return -(inputs.logprobs * inputs.advantages)
@@ -253,6 +286,16 @@ def faults_of(group: str, part: type, *overrides: str) -> list[str]:
         ("advantage", Divides, "it returns [1.5, -0.5, -0.5, -0.5, nan, nan, nan, nan]"),
         ("advantage", Counts, "it returns a list ([1.0, 1.0"),
         ("advantage", Even, "it fails on a toy batch (TypeError"),
+        ("advantage", Scaled, "for rewards [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5] in groups"),
+        ("advantage", Unsaid, 'only for a part that says needs = frozenset({"reference"})'),
+        (
+            "advantage",
+            Unknown,
+            "its needs are frozenset({'probabilities'}), not a frozenset with some of greedy, old, reference, teacher",
+        ),
+        ("advantage", NeedsAWord, "its needs are 'reference', not a frozenset"),
+        ("advantage", InPlace, "it changes the batch's rewards in place"),
+        ("loss", Distilled, "it reads inputs.teacher, which is there only for a part that says needs"),
         ("loss", NoTerms, "it returns a Tensor (tensor("),
         ("loss", Summed, "its terms are a tensor of shape (5,), but (5, 3) is needed"),
         ("loss", Detached, "its terms carry no gradient"),
@@ -335,15 +378,16 @@ def test_trials_are_quick_and_touch_no_global_generator(rollout: str, engine: st
 def test_the_command_ends_with_status_2_before_it_makes_a_folder(
     tmp_path: Path, command: Callable[..., SimpleNamespace], import_from: Callable[[Path], None]
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "judged_wrongly.py").write_text(
         "from mllmrec.rewards.hit_format import HitFormat\n\n\n"
         "class Mine(HitFormat):\n    def judge(self, completion, question):\n        return {'score': 1.0}\n"
     )
     import_from(tmp_path)
-    done = command("train", "reward._target_=mine.Mine", "hydra.run.dir=run", cwd=tmp_path)
+    done = command("train", "reward._target_=judged_wrongly.Mine", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert (
-        "reward._target_=mine.Mine: it returns {'score': 1.0} for '[ITEM_1]', without reward" in done.stderr
+        "reward._target_=judged_wrongly.Mine: it returns {'score': 1.0} for '[ITEM_1]', without reward"
+        in done.stderr
     )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
