@@ -1,4 +1,4 @@
-"""The search tree of ReST-RL (github.com/THUDM/ReST-RL): nodes are prefixes, and a value model takes the place of simulations."""
+"""The search tree of ReST-RL (arXiv 2508.19576, github.com/THUDM/ReST-RL): nodes are prefixes, and a value model takes the place of simulations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReST-RL's search at inference (github.com/THUDM/ReST-RL): a tree of ranked lists, guided by a value model.
+"""ReST-RL's search at inference (arXiv 2508.19576, github.com/THUDM/ReST-RL): a tree of ranked lists, guided by a value model.
 
 A node is the beginning of a list. The policy draws how it goes on, and the value model says what it is worth.
 """

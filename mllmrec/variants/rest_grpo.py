@@ -1,4 +1,4 @@
-"""ReST-GRPO (ReST-RL, THUDM): groups that start where the best answers have begun, and small rewards that break ties.
+"""ReST-GRPO (ReST-RL, arXiv 2508.19576): groups that start where the best answers have begun, and small rewards that break ties.
 
 The authors' answers are programs, whose lines are the steps. Here an answer is a ranked list, and a step is an item.
 """

@@ -1,4 +1,4 @@
-"""Skill-targeted sampling after STAT (github.com/princeton-pli/STAT): prompts that carry what failed prompts carry."""
+"""Skill-targeted sampling after STAT (arXiv 2510.10023, github.com/princeton-pli/STAT): prompts that carry what failed prompts carry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stratified GRPO (Zhu et al. 2026, PMLR 306): completions are compared with those of the same structure, and a little with the whole group."""
+"""Stratified GRPO (Zhu et al. 2025, arXiv 2510.06214): completions are compared with those of the same structure, and a little with the whole group."""
 
 from __future__ import annotations
 

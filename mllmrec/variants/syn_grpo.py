@@ -1,4 +1,4 @@
-"""Inspired by Syn-GRPO (github.com/hqhQAQ/Syn-GRPO): prompts are synthesised, and those that spread rewards are learnt.
+"""Inspired by Syn-GRPO (arXiv 2511.19343, github.com/hqhQAQ/Syn-GRPO): prompts are synthesised, and those that spread rewards are learnt.
 
 The authors' policy describes new images, a server draws them, and a description is paid by the diversity of the responses
 that its image causes later. Here a prompt is synthesised by changing its history, and the diversity of a prompt is the
