@@ -87,10 +87,26 @@ def ranked_lists_are_there(cfg: Settings) -> str | None:
     )
 
 
+def reasoning_is_not_skipped(cfg: Settings) -> str | None:
+    """Training prompts ask for reasoning, and the inference part continues prompts with answers at once."""
+    section, places = cfg.get("inference"), cfg["prompt"].get("places", 1)
+    asks = cfg["cot"]["placement"] != "prompt" and cfg["mix_ratio"] > 0
+    if not asks or not capability(section, "skips_reasoning", False):
+        return None
+    if places == 1 and capability(section, "needs_lists", False):
+        return None  # `ranked_lists_are_there` says what comes first
+    return (
+        f"inference._target_={section['_target_']} with cot.placement={cfg['cot']['placement']}: prompts ask for reasoning "  # type: ignore[index]
+        "first, but its answers begin right after the prompt; set inference=best_of_n, whose answers have reasoning of their own, "
+        "or choose a run of cot.placement=prompt"
+    )
+
+
 INFERENCE_RULES = (
     answers_can_be_drawn,
     drawn_answers_follow_the_prompt,
     drawn_answers_are_not_corrected,
     drawn_answers_are_of_one_list,
     ranked_lists_are_there,
+    reasoning_is_not_skipped,
 )

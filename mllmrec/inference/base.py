@@ -6,7 +6,7 @@
 1. Write a class with plain parameters that derives from `Inference`. Its `ranker` returns a `Ranker`, whose ``rank`` takes a
    batch of examples and returns a `RankedExample` for each. It must not look at the target. `InferenceInputs.speaker` draws
    answers as ``eval.ranking`` asks for them, and `InferenceInputs.plain` is the ranking without any inference part.
-2. Say in class attributes what it needs (``draws``, ``needs_lists``); rules in `mllmrec.config.inference_rules` refuse runs
+2. Say in class attributes what it needs (``draws``, ``needs_lists``, ``skips_reasoning``); rules in `mllmrec.config.inference_rules` refuse runs
    without it before anything is loaded.
 3. Write ``conf/inference/NAME.yaml`` with ``_target_`` and each parameter. The file may not refer to other sections, which
    ``mllmrec.evaluate`` does not have; read them from `InferenceInputs.cfg`.
@@ -92,6 +92,9 @@ class Inference(ABC):
     # Read from the source by `mllmrec.config.capabilities`, so give plain values.
     draws: ClassVar[bool] = True  # whether a policy's answers are drawn, from one prompt with all candidates
     needs_lists: ClassVar[bool] = False  # whether answers must be ranked lists (prompt.places above 1)
+    skips_reasoning: ClassVar[bool] = (
+        False  # whether its answers begin right after a prompt that asks for reasoning
+    )
 
     @abstractmethod
     def ranker(self, inputs: InferenceInputs) -> Ranker:

@@ -44,6 +44,7 @@ class ValueSearch(Inference):
 
     needs_package = ("sklearn", "'mllmrec[text]'")
     needs_lists = True
+    skips_reasoning = True
 
     def __init__(
         self,

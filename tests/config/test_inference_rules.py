@@ -65,3 +65,17 @@ def test_a_search_over_lists_needs_lists():
     assert "ValueSearch with prompt.places=1" in fault
     assert "choose a run of task=ranked_list, or inference=best_of_n" in fault
     assert compose_plain("inference=value_search", "task=ranked_list") == []
+    # After reasoning it would have to write that first.
+    (fault,) = compose_plain("inference=value_search", "task=reasoned")
+    assert "choose a run of task=ranked_list, or inference=best_of_n" in fault
+    written = [
+        "task=ranked_list",
+        "cot.placement=completion",
+        "rollout=free",
+        "eval.ranking=generate",
+        "mix_ratio=1",
+    ]
+    (fault,) = compose_plain("inference=value_search", *written)
+    assert "ValueSearch with cot.placement=completion: prompts ask for reasoning first" in fault
+    assert compose_plain("inference=best_of_n", *written) == []
+    assert compose_plain("inference=value_search", *written[:-1], "mix_ratio=0") == []
