@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from mllmrec.config import CONFIG_DIR, check_config
 from mllmrec.config.compose import compose_checked
@@ -30,7 +31,7 @@ COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
 ]
 TESTS = [name for name in LISTINGS if name.startswith("tests/")]
-FIRST, ALL_PARTS, SWEEP, REPORT = COMMANDS
+FIRST, TESTED, ALL_PARTS, EXPERIMENT, SWEEP, REPORT = COMMANDS
 TINY = [
     "backbone.hidden_size=32",
     "backbone.num_layers=1",
@@ -76,8 +77,15 @@ def run(folder: Path, *command: str) -> str:
 def test_the_page_is_linked_and_every_kind_of_part_has_its_listings() -> None:
     assert "docs/extending.md" in (PROJECT / "README.md").read_text(encoding="utf-8")
     parts = {name.split("/")[2] for name in LISTINGS if name.startswith("ourlab/conf/")}
-    assert parts == {"reward", "advantage", "rollout", "method", "dataset", "caption"}
-    assert len(TESTS) == len(parts)
+    assert parts - {"variant", "experiment"} == {
+        "reward",
+        "advantage",
+        "rollout",
+        "method",
+        "dataset",
+        "caption",
+    }
+    assert len(TESTS) == len(parts - {"variant", "experiment"})
     # No listing is without its name.
     assert len(LISTINGS) == len(re.findall(r"^```(?:python|yaml|toml)$", PAGE, flags=re.MULTILINE))
 
@@ -102,6 +110,30 @@ def test_the_first_command_passes_the_checks(importable: Path, monkeypatch: pyte
     assert result.faults == []
     check_config(result.config, trial_faults)
     assert result.config.rollout._target_ == "ourlab.rollouts.SecondTry"
+
+
+def test_the_package_is_found_by_tests_in_its_folder(package: Path) -> None:
+    assert TESTED == "python -m pytest tests"
+    run(package, sys.executable, *shlex.split(TESTED)[1:], "--collect-only", "-q", "-k", "advantages")
+
+
+def test_the_preset_and_the_experiment_compose(importable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(importable)
+    python, m, module, name, *options, scale = shlex.split(EXPERIMENT)
+    assert (python, m, module, options) == (
+        "python",
+        "-m",
+        "mllmrec.sweep",
+        ["--config-dir", "ourlab/conf"],
+    )
+    words = [f"experiment={name}", scale, "variant=bounded"]
+    result = compose_checked("train", words, CONFIG_DIR, extra_dir="ourlab/conf")
+    assert result.faults == []
+    check_config(result.config, trial_faults)
+    assert result.config.advantage._target_ == "ourlab.advantages.Bounded"
+    assert result.config.grpo.beta == 0
+    axes = yaml.safe_load(LISTINGS[f"ourlab/conf/experiment/{name}.yaml"])["hydra"]["sweeper"]["params"]
+    assert axes["variant"] == "grpo,bounded"
 
 
 @pytest.mark.slow
