@@ -126,7 +126,7 @@ def serve_in_workers(settings: Mapping[str, Any], bound: socket.socket, workers:
         os.environ[SHARED_FOLDER] = folder
         told = Path(folder) / "told.txt"
         build = partial(built_in_worker, partial(build_app, dict(settings), threads), told)
-        supervisor = Workers(uvicorn_config(build, factory=True, workers=workers), sockets=[bound])
+        supervisor = Workers(uvicorn_config(build, factory=True, workers=workers, backlog=1), sockets=[bound])
         supervisor.run()
         if supervisor.failed:
             if told.exists():

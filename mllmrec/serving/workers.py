@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
@@ -21,6 +23,32 @@ from uvicorn.supervisors.multiprocess import Process
 from mllmrec.errors.disk import user_error_behind
 
 log = logging.getLogger(__name__)
+
+_QUEUE = 2048  # connections that may wait to be taken
+
+
+class OneAtATime(uvicorn.Server):
+    """Takes one new connection at a time, so that the other processes that listen on the socket get some.
+
+    asyncio takes as many as may wait to be taken, so the first worker to wake would get all of a client's connections.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; uvicorn's ``backlog`` is 1, which says how many are taken, and here again how many may wait."""
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(_QUEUE)
+
+
+class Worker(Process):
+    """A worker process."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        """The server of the process, which makes it when it is first asked for."""
+        if self._server is None:
+            self._server = OneAtATime(self.config)
+        return self._server
 
 
 class Workers(Multiprocess):
@@ -34,8 +62,7 @@ class Workers(Multiprocess):
 
     def init_processes(self) -> None:
         """Start the workers."""
-        with _interrupts_kept_from_children():
-            super().init_processes()
+        self.processes.extend(self._started() for _ in range(self.processes_num))
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that died; end if one could not start, as others would not either."""
@@ -50,13 +77,17 @@ class Workers(Multiprocess):
                 self.should_exit.set()
                 return
             log.warning("worker process %s died (%s); another one starts", worker.pid, _end_of(worker))
-            with _interrupts_kept_from_children():
-                self.processes[place] = Process(self.config, self.sockets)
-                self.processes[place].start()
+            self.processes[place] = self._started()
 
     def handle_hup(self) -> None:
         """End, as every command does when its terminal closes."""
         self.handle_term()
+
+    def _started(self) -> Worker:
+        worker = Worker(self.config, self.sockets)
+        with _interrupts_kept_from_children():
+            worker.start()
+        return worker
 
 
 def built_in_worker(build: Callable[[], FastAPI], told: Path) -> FastAPI:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.parser import text_string_to_metric_families
 from uvicorn.config import STARTUP_FAILURE
@@ -16,11 +20,11 @@ from uvicorn.config import STARTUP_FAILURE
 from mllmrec.errors import UserError
 from mllmrec.serving import workers
 from mllmrec.serving.server import uvicorn_config
-from mllmrec.serving.workers import Workers, built_in_worker
+from mllmrec.serving.workers import OneAtATime, Workers, built_in_worker
 
 
-class Worker:
-    """A process that has ended with ``exitcode``, or lives; one that is asked whether it answers never does."""
+class Ended:
+    """A process that has ended with ``exitcode``, or lives."""
 
     def __init__(self, pid, exitcode=None):
         self.pid, self.exitcode, self.started = pid, exitcode, False
@@ -37,7 +41,7 @@ class Worker:
 def supervisor(monkeypatch, tmp_path):
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr("uvicorn.supervisors.multiprocess.signal.signal", lambda *_: None)
-    monkeypatch.setattr(workers, "Process", lambda config, sockets: Worker(99))
+    monkeypatch.setattr(workers, "Worker", lambda config, sockets: Ended(99))
     return Workers(uvicorn_config(None, workers=2), sockets=[])
 
 
@@ -45,7 +49,7 @@ def test_a_killed_worker_is_replaced_and_nothing_waits_in_it_any_more(supervisor
     files = [tmp_path / f"{kind}_{pid}.db" for kind in ("gauge_livesum", "counter") for pid in (1, 2)]
     for file in files:
         file.touch()
-    alive, killed = Worker(1), Worker(2, -9)
+    alive, killed = Ended(1), Ended(2, -9)
     supervisor.processes = [alive, killed]
     supervisor.keep_subprocess_alive()
     assert supervisor.processes[0] is alive
@@ -63,7 +67,7 @@ def test_a_worker_that_cannot_start_ends_the_service_with_its_sentence(superviso
     with pytest.raises(SystemExit) as raised:
         built_in_worker(no_run, told)
     assert (raised.value.code, told.read_text()) == (STARTUP_FAILURE, "runs/a has no phase b")
-    supervisor.processes = [Worker(1), Worker(2, STARTUP_FAILURE)]
+    supervisor.processes = [Ended(1), Ended(2, STARTUP_FAILURE)]
     supervisor.keep_subprocess_alive()
     assert supervisor.failed
     assert supervisor.should_exit.is_set()
@@ -80,6 +84,45 @@ def test_a_defect_at_the_start_is_logged_with_its_place(tmp_path, caplog):
 def test_a_closed_terminal_ends_the_service(supervisor):
     supervisor.handle_hup()
     assert supervisor.should_exit.is_set()
+
+
+class Counted(socket.socket):
+    """A socket that notes at which turn of the loop a connection was asked for; ``turns`` and ``turn``."""
+
+    turn = 0
+
+    def accept(self):
+        self.turns.append(self.turn)
+        return super().accept()
+
+
+def test_a_worker_leaves_connections_that_wait_to_the_others():
+    async def run(bound):
+        def turned():
+            bound.turn += 1
+            loop.call_soon(turned)
+
+        loop = asyncio.get_running_loop()
+        turned()
+        server = OneAtATime(uvicorn_config(FastAPI(), backlog=1))
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup([bound])
+        while len(server.server_state.connections) < 4:
+            await asyncio.sleep(0)
+        server.force_exit = True
+        await server.shutdown([bound])
+
+    with ExitStack() as ends:
+        bound = ends.enter_context(Counted())
+        bound.turns = []
+        bound.bind(("127.0.0.1", 0))
+        bound.listen()
+        for _ in range(4):
+            ends.enter_context(socket.create_connection(bound.getsockname()))
+        asyncio.run(asyncio.wait_for(run(bound), 10))
+    assert len(bound.turns) >= 4
+    assert len(set(bound.turns)) == len(bound.turns)
 
 
 PROCESS = """
