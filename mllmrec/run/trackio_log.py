@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from mllmrec.run.artifacts import artifacts_of
 from mllmrec.run.folder import RunFolder
@@ -22,7 +23,7 @@ class TrackioLoggers(RunLoggers):
     Args:
         project: the project's name.
         group: the common group of an experiment's runs; None for the sweep's name.
-        name: the run's name; None for the run folder's.
+        name: what the run's name begins with; None for the run folder's. Six random characters follow.
         tags: labels, beside the choices of the main groups; Trackio shows them among the settings.
         server: address of a Trackio server; None for TRACKIO_SERVER_URL, or this machine's folder.
         space: a Hugging Face Space in place of a server.
@@ -54,7 +55,8 @@ class TrackioLoggers(RunLoggers):
 
         self._run = trackio.init(
             project=self.project,
-            name=labels.known or self.name or labels.name,
+            # Trackio goes on in the newest run of a name, so each job needs a name of its own.
+            name=labels.known or f"{self.name or labels.name}-{uuid4().hex[:6]}",
             group=self.group or labels.group,
             config={**without_secrets(settings), "tags": [*self.tags, *labels.tags]},
             server_url=self.server,

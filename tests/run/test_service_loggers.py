@@ -98,11 +98,12 @@ def test_trackio_keeps_what_a_job_logged(tmp_path: Path, monkeypatch: pytest.Mon
 
     from mllmrec.run.trackio_log import TrackioLoggers
 
-    assert logs(RunFolder(tmp_path / "run"), TrackioLoggers("toy", tags=["small"])) == "G=8"
-    config = SQLiteStorage.get_run_config("toy", "G=8")
+    name = logs(RunFolder(tmp_path / "run"), TrackioLoggers("toy", tags=["small"]))
+    assert name.startswith("G=8-")
+    config = SQLiteStorage.get_run_config("toy", name)
     assert (config["seed"], config["tags"], config["_Group"]) == (3, ["small", "method=sft"], "sizes")
     assert config["draft"] == {"api_key": "<redacted>"}
-    rows = SQLiteStorage.get_logs("toy", "G=8")
+    rows = SQLiteStorage.get_logs("toy", name)
     assert [(row["step"], row["grpo/loss"]) for row in rows if "grpo/loss" in row] == [
         (2, 3.0),
         (3, 2.0),
@@ -111,3 +112,10 @@ def test_trackio_keeps_what_a_job_logged(tmp_path: Path, monkeypatch: pytest.Mon
     (last,) = (row for row in rows if "test/grpo/HR@1" in row)
     assert (last["step"], last["test/grpo/HR@1"]) == (4, 0.5)
     assert last["rollouts"]["_value"][0]["completion"] == "Red | Lamp"
+    # Another job of the same name, as of another sweep, is another run, also for a job that goes on.
+    other = logs(RunFolder(tmp_path / "other"), TrackioLoggers("toy"))
+    before = SQLiteStorage.get_logs("toy", other)
+    again = Labels("sizes", "G=8", [], known=name)
+    assert logs(RunFolder(tmp_path / "again"), TrackioLoggers("toy"), again, failed=True) == name
+    assert (len(SQLiteStorage.get_runs("toy")), SQLiteStorage.get_logs("toy", other)) == (2, before)
+    assert [alert["run"] for alert in SQLiteStorage.get_alerts("toy")] == [name]
