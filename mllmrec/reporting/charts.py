@@ -152,7 +152,7 @@ def inflation(experiment: Experiment, logs: Logs) -> Chart | None:
     shown = {
         "reward": Entry("training reward (running mean)", "#0072B2", "-"),
         "reward_with_cot": Entry("reward, prompts with reasoning", "#0072B2", "--"),
-        "reward_without_cot": Entry("reward, prompts without", "#0072B2", ":"),
+        "reward_without_cot": Entry("reward, prompts without reasoning", "#0072B2", ":"),
         held_out: Entry(f"held-out {experiment.metric} (right)", "#D55E00", "-"),
     }
     panels: list[Panel] = []

@@ -175,7 +175,7 @@ def inflation(experiment: Experiment, logs: Logs) -> tuple[Figure, str, str] | N
     parts = {
         "reward": ("-", "training reward (normalised)"),
         "reward_with_cot": ("--", "reward, prompts with reasoning"),
-        "reward_without_cot": (":", "reward, prompts without"),
+        "reward_without_cot": (":", "reward, prompts without reasoning"),
     }
     panels = [entry for entry in experiment.scores if logs.series(entry.row, "grpo", "reward") is not None]
     if not panels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from mllmrec.evaluation.slices import COLD, HEAD, MIDDLE, TAIL
 from mllmrec.reporting.experiment import Experiment
@@ -33,7 +34,9 @@ def slice_figure(experiment: Experiment) -> tuple[Figure, str, str] | None:
         return None
     panels = families(experiment)
     rows = len(experiment.scores)
-    figure = Figure(figsize=(WIDTH, 1.3 + rows * 0.34), layout="constrained")
+    legends = 0.2 * max(len(places) for _, places in panels)  # inches
+    figure = Figure(figsize=(WIDTH, 1.3 + rows * 0.34 + legends), layout="constrained")
+    below = ScaledTranslation(0, -0.4, figure.dpi_scale_trans)  # the ticks and the name of the metric
     axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
     for axis, (title, places) in zip(axes, panels, strict=True):
         for number, place in enumerate(places):
@@ -58,7 +61,8 @@ def slice_figure(experiment: Experiment) -> tuple[Figure, str, str] | None:
         axis.set_xlabel(experiment.metric)
         axis.legend(
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.28 * 3.5 / (1.3 + rows * 0.34)),
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=axis.transAxes + below,
             fontsize=8,
             frameon=False,
         )

@@ -179,6 +179,7 @@ def test_labels_with_signs_of_formulas_are_drawn_as_they_are(tmp_path, write_run
     assert figure.axes[0].xaxis.get_major_formatter()(100.0) == "100"
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_slices_have_a_panel_a_division_and_a_point_a_row(tmp_path, write_run, experiment):
     parts = [["cold", "short"], ["head", "long"], ["head", "short"]]
     write_run(tmp_path / "a", [1, 2, 9], slices=parts)
@@ -189,6 +190,9 @@ def test_slices_have_a_panel_a_division_and_a_point_a_row(tmp_path, write_run, e
         "by the history shown",
     ]
     assert "Too few users to say much: cold, head, short, long." in caption
+    figure.draw_without_rendering()  # a warning if there is no room for the panels
+    ends = [axis.get_tightbbox() for axis in figure.axes]
+    assert all(one.y0 >= 0 and one.x0 >= 0 and one.x1 <= figure.bbox.width for one in ends)
     first, second = parts_chart(study, families(study)).views[0].panels
     # NDCG@3 of ranks 1, 2 and 9.
     assert [line.y for line in first.lines] == [pytest.approx([1.0, (1 / np.log2(3)) / 2])]
