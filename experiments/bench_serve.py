@@ -1,13 +1,15 @@
 """Loads `mllmrec.serve` with users who ask one thing after another; one JSON line per cell.
 
-    python experiments/bench_serve.py run=DIR max_batch=16,1 users=16 requests=2000 seconds=60
+    python experiments/bench_serve.py run=DIR round=1,2,3 workers=1,2 max_batch=16,1 users=16 requests=2000 seconds=60
 
-Several values, separated by commas, make several cells. ``experiments/serving.md`` says what is measured and how.
+Several values, separated by commas, make several cells. Rounds take turns, and a line at the end holds the medians of cells
+that differ in nothing else, with their least and greatest. ``experiments/serving.md`` says what is measured and how.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
@@ -16,17 +18,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import cache, partial
 from typing import Any
 
 import httpx
 import numpy as np
 import psutil
+from benchmark import wrk
 from benchmark.cells import run_cells
+from command_line import WrongUse
 
 DEFAULTS: dict[str, Any] = {
+    "round": 1,
     "run": "",  # folder of a finished run
+    "tool": "own",  # wrk: that program sends the requests, all of them right, and nobody compares the answers
+    "path": "/rank",
     "max_batch": 16,  # requests ranked together; 1: one user per forward
     "workers": 1,
     "users": 16,  # each asks, waits for the answer, and asks again
@@ -40,7 +48,9 @@ DEFAULTS: dict[str, Any] = {
     "patience": 0.3,  # ... after at most so many seconds
     "seed": 0,
 }
-CHOICES = {
+CHOICES: dict[str, Any] = {
+    "tool": ("own", "wrk"),
+    "path": ("/rank", "/explain"),
     "max_batch": range(1, 1025),
     "workers": range(1, 65),
     "users": range(1, 1025),
@@ -59,23 +69,30 @@ WRONG: list[Any] = [
 JSON = {"Content-Type": "application/json"}
 
 
-def questions_of(cell: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+Questions = list[tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+def questions_of(cell: dict[str, Any]) -> Questions:
     """Requests and their right answers, which `mllmrec.recommend`'s own code computes one by one."""
+    return _questions(*(cell[name] for name in ("run", "seed", "candidates", "questions")))
+
+
+@cache
+def _questions(folder: str, seed: int, candidates: int, count: int) -> Questions:
     from mllmrec.jobs.finished_run import open_run
     from mllmrec.jobs.recommendation import item_codes, rank_items
 
-    run = open_run(cell["run"], None)
-    generator, ids = random.Random(cell["seed"]), run.prepared.builder.ids
+    with redirect_stdout(sys.stderr):  # this script's lines alone go to stdout
+        run = open_run(folder, None)
+    generator, ids = random.Random(seed), run.prepared.builder.ids
     found = []
-    for _ in range(cell["questions"]):
-        drawn = generator.sample(ids, 8 + cell["candidates"])
-        history, candidates = drawn[: generator.randint(2, 8)], drawn[8:] or None
+    for _ in range(count):
+        drawn = generator.sample(ids, 8 + candidates)
+        history, among = drawn[: generator.randint(2, 8)], drawn[8:] or None
         codes = item_codes(run.prepared, history)
-        ranked = rank_items(
-            run, codes, set(codes), candidates=candidates, shortlist=run.prepared.trained_list
-        )
+        ranked = rank_items(run, codes, set(codes), candidates=among, shortlist=run.prepared.trained_list)
         right = [{"item": ids[item], "score": score} for item, score in ranked[:10]]
-        found.append(({"history": history, "candidates": candidates}, right))
+        found.append(({"history": history, "candidates": among}, right))
     return found
 
 
@@ -94,7 +111,9 @@ def verdict(answer: list[dict[str, Any]], right: list[dict[str, Any]]) -> str:
 class Load:
     """The users of one cell, and what became of their requests; ``memory`` is looked at after every quarter of them."""
 
-    def __init__(self, cell: dict[str, Any], questions: list, base: str, memory: Callable[[], float]) -> None:
+    def __init__(
+        self, cell: dict[str, Any], questions: Questions, base: str, memory: Callable[[], list[int]]
+    ) -> None:
         self.cell, self.questions, self.base, self.memory = cell, questions, base, memory
         self.left = cell["requests"]
         self.counts: Counter[str] = Counter()
@@ -120,7 +139,7 @@ class Load:
             try:
                 if kind < self.cell["malformed"]:
                     wrong = generator.choice(WRONG)
-                    status = (await client.post("/rank", content=wrong, headers=JSON)).status_code
+                    status = (await client.post(self.cell["path"], content=wrong, headers=JSON)).status_code
                     self.counts["refused" if status == 422 else f"malformed got {status}"] += 1
                 elif kind < self.cell["malformed"] + self.cell["gone"]:
                     patience = generator.uniform(0, self.cell["patience"])
@@ -139,7 +158,7 @@ class Load:
 
         try:
             await asyncio.wait_for(
-                client.post("/rank", json=body, extensions={"trace": trace}), timeout=patience
+                client.post(self.cell["path"], json=body, extensions={"trace": trace}), timeout=patience
             )
             self.counts["answered before hanging up"] += 1
         except asyncio.TimeoutError:
@@ -149,7 +168,7 @@ class Load:
         self, client: httpx.AsyncClient, body: dict[str, Any], right: list[dict[str, Any]]
     ) -> None:
         start = time.perf_counter()
-        answer = await client.post("/rank", json=body)
+        answer = await client.post(self.cell["path"], json=body)
         if answer.status_code == 200:
             self.times.append(time.perf_counter() - start)
             self.counts[verdict(answer.json()["ranking"], right)] += 1
@@ -157,10 +176,20 @@ class Load:
             self.counts[f"status {answer.status_code}"] += 1
 
 
-def memory_mb(server: subprocess.Popen[str]) -> float:
-    """Resident memory of the service with its workers."""
+def serving(server: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that rank: the workers, or the service itself if it has none."""
     process = psutil.Process(server.pid)
-    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / 2**20
+    return [one for one in process.children() if "spawn_main" in " ".join(one.cmdline())] or [process]
+
+
+def memory_mb(processes: list[psutil.Process]) -> list[int]:
+    """Resident memory of each process; none for one that died."""
+    return [round(one.memory_info().rss / 2**20) for one in processes if one.is_running()]
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> np.ndarray:
+    """What each process has taken of the processor so far."""
+    return np.array([sum(one.cpu_times()[:2]) for one in processes])
 
 
 def served(cell: dict[str, Any]) -> tuple[subprocess.Popen[str], str]:
@@ -182,50 +211,112 @@ def served(cell: dict[str, Any]) -> tuple[subprocess.Popen[str], str]:
     raise RuntimeError(f"the service ended with status {server.wait()}")
 
 
-def numbers_of(base: str) -> Counter[str]:
-    """The service's own counts: answers of /rank by status, and its batches (``count``) and the requests in them (``sum``)."""
+def numbers_of(base: str, path: str) -> Counter[str]:
+    """The service's own counts: answers of a path by status, and its batches (``count``) and the requests in them (``sum``)."""
     page = httpx.get(f"{base}/metrics", timeout=60).text
     statuses = re.findall(
-        r'^mllmrec_requests_total\{endpoint="/rank",status="(\d+)"\} (\S+)', page, re.MULTILINE
+        rf'^mllmrec_requests_total\{{endpoint="{path}",status="(\d+)"\}} (\S+)', page, re.MULTILINE
     )
     batches = re.findall(r"^mllmrec_batch_size_(count|sum) (\S+)", page, re.MULTILINE)
     return Counter({name: int(float(value)) for name, value in statuses + batches})
 
 
+def loaded(
+    cell: dict[str, Any], questions: Questions, base: str, memory: Callable[[], Any]
+) -> dict[str, Any]:
+    """Send the requests of a cell, and say what the clients saw."""
+    if cell["tool"] == "wrk":
+        seen = wrk.load(base + cell["path"], [body for body, _ in questions], cell["users"], cell["seconds"])
+        answers = seen["answers"] - seen["status"]
+        return {
+            "took_s": seen["seconds"],
+            "answers": answers,
+            "p50_ms": seen["p50"],
+            "p99_ms": seen["p99"],
+            "outcomes": {"answered": answers, "another status": seen["status"], "lost": seen["lost"]},
+        }
+    load = Load(cell, questions, base, memory)
+    seconds = asyncio.run(load.run())
+    times = np.array(load.times) * 1000
+    return {
+        "took_s": seconds,
+        "answers": len(times),
+        "p50_ms": float(np.percentile(times, 50)),
+        "p99_ms": float(np.percentile(times, 99)),
+        "outcomes": dict(load.counts.most_common()),
+        "memory_mb": load.memories,
+    }
+
+
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """One cell's line."""
+    if cell["tool"] == "wrk" and (cell["malformed"] or cell["gone"]):
+        raise WrongUse("wrk sends neither nonsense nor hangs up: malformed=0 gone=0")
     questions = questions_of(cell)
     server, base = served(cell)
     try:
+        processes = serving(server)
+        memory = partial(memory_mb, processes)
         # Every worker meets its largest batches before memory is looked at.
         warm = {**cell, "requests": 10 * cell["users"], "seed": "warm-up"}
-        memory = partial(memory_mb, server)
         asyncio.run(Load(warm, questions, base, memory).run())
-        earlier, load = numbers_of(base), Load(cell, questions, base, memory)
-        seconds = asyncio.run(load.run())
-        memories, counted = [*load.memories, memory()], numbers_of(base) - earlier
+        earlier, busy = numbers_of(base, cell["path"]), cpu_seconds(processes)
+        seen = loaded(cell, questions, base, memory)
+        busy, memories = cpu_seconds(processes) - busy, [*seen.pop("memory_mb", []), memory()]
+        counted = numbers_of(base, cell["path"]) - earlier
         server.send_signal(signal.SIGTERM)
         status = server.wait(60)
     finally:
         server.kill()
     batches, batched = counted.pop("count"), counted.pop("sum")
-    times = np.array(load.times) * 1000
+    answers, seconds = seen.pop("answers"), seen["took_s"]
     return {
         **cell,
         "run": os.path.basename(cell["run"]),
-        "took_s": round(seconds, 1),
-        "answers_per_s": round(len(times) / seconds, 1),
-        "p50_ms": round(float(np.percentile(times, 50)), 1),
-        "p99_ms": round(float(np.percentile(times, 99)), 1),
+        **{name: round(value, 1) if isinstance(value, float) else value for name, value in seen.items()},
+        "answers_per_s": round(answers / seconds, 1),
         "mean_batch": round(batched / batches, 1),
-        "sent": cell["requests"] - load.left,
-        "outcomes": dict(load.counts.most_common()),
         "statuses": dict(sorted(counted.items())),
-        "memory_mb": [*map(round, memories)],  # after the warm-up and after every quarter
+        "cpu_ms_per_answer": round(1000 * float(busy.sum()) / answers, 1),
+        "cpu_s": busy.round(1).tolist(),  # of each process that ranks
+        "memory_mb": memories,  # of each, after the warm-up and after every quarter
         "exit_status": status,
-        "load_average": os.getloadavg()[0],
+        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
+MEDIANS = ("answers_per_s", "p50_ms", "p99_ms", "mean_batch", "cpu_ms_per_answer")
+
+
+def medians(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For cells that differ in nothing but the round, the median, the least and the greatest of each figure."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        settings = {name: line[name] for name in DEFAULTS if name != "round"}
+        alike.setdefault(json.dumps(settings), []).append(line)
+    for settings, rounds in alike.items():
+        if len(rounds) > 1:
+            figures = {name: [line[name] for line in rounds] for name in MEDIANS}
+            yield {
+                **json.loads(settings),
+                "rounds": len(rounds),
+                **{name: [float(np.median(all_)), min(all_), max(all_)] for name, all_ in figures.items()},
+            }
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point."""
+    lines: list[dict[str, Any]] = []
+
+    def kept(cell: dict[str, Any]) -> dict[str, Any]:
+        lines.append(measure(cell))
+        return lines[-1]
+
+    status = run_cells(arguments, DEFAULTS, CHOICES, kept)
+    for line in medians(lines):
+        print(json.dumps(line), flush=True)
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(run_cells(sys.argv[1:], DEFAULTS, CHOICES, measure))
+    sys.exit(main(sys.argv[1:]))

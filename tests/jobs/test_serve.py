@@ -391,6 +391,13 @@ def test_a_load_run_tells_right_answers_from_wrong_ones(run, served, run_folder,
     first, second = questions[0][1][:2]
     first["item"], second["item"] = second["item"], first["item"]
     assert set(counts()) == {"right", "refused", "wrong"}
+    figures = dict.fromkeys(bench.MEDIANS, 1.0)
+    rounds = [
+        {**cell, **figures, "round": n, "answers_per_s": rate} for n, rate in ((1, 9.0), (2, 5.0), (3, 6.0))
+    ]
+    alone = {**cell, **figures, "workers": 2}
+    (medians,) = bench.medians([*rounds, alone])
+    assert (medians["rounds"], medians["answers_per_s"], medians["p50_ms"]) == (3, [6.0, 5.0, 9.0], [1.0] * 3)
     close = [{"item": "a", "score": -1.0}, {"item": "b", "score": -1.00001}]
     assert [bench.verdict(answer, close) for answer in (close, close[::-1], close[:1])] == [
         "right",
