@@ -8,6 +8,7 @@ from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.prompts.answers import split_reasoning
 from mllmrec.prompts.examples import Example
+from mllmrec.prompts.markup import THINK_CLOSE
 
 
 def learnt_tokens(
@@ -27,9 +28,11 @@ def learnt_tokens(
     tokens = [answers.among(one.candidates.tolist(), [one.target])[0] for one in examples]
     begins = [0] * len(examples)
     own = [place for place, example in enumerate(examples) if example.reasoned_answer]
-    texts = [_answer(examples[place]) for place in own]
-    for place, answer in zip(own, policy.encode_answers(texts) if texts else [], strict=True):
-        tokens[place] = [*answer, policy.end_token]
+    texts = [_parts(examples[place]) for place in own]
+    said = policy.encode_answers([answer for _, answer in texts]) if texts else []
+    for place, (front, _), answer in zip(own, texts, said, strict=True):
+        before = policy.encode_answers([front])[0] if front else []
+        tokens[place], begins[place] = [*before, *answer, policy.end_token], len(before)
     own = [place for place, example in enumerate(examples) if example.reasoning]
     if own:
         words = policy.reasoning_tokens()
@@ -45,6 +48,15 @@ def learnt_tokens(
     return tokens, begins
 
 
-def _answer(example: Example) -> str:
-    """What is to be learnt behind the reasoning."""
-    return split_reasoning(example.reasoned_answer)[1] if example.reasoning else example.reasoned_answer
+def _parts(example: Example) -> tuple[str, str]:
+    """What is to be learnt, but for reasoning of the usual form: what stands in front of the answer, and the answer.
+
+    A policy may have drawn reasoning that is empty, or closed it in a way of its own. It is learnt as it stands.
+    """
+    if example.reasoning:
+        return "", split_reasoning(example.reasoned_answer)[1]
+    reasoning, closed, answer = example.reasoned_answer.partition(THINK_CLOSE)
+    if not closed:
+        return "", reasoning
+    said = answer.lstrip("\n")
+    return reasoning + closed + answer[: len(answer) - len(said)], said

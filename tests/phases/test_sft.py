@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -139,6 +141,23 @@ def test_reasoning_to_be_learnt_is_part_of_the_loss(make_sft, tiny, make_example
     together = float(sum(stage.loss_shares([reasoned, plain])).detach())
     tokens = len(text) + len(answer)
     assert together == pytest.approx((alone[0] * len(text) + alone[1] * len(answer)) / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("said", ["\n", "", "mostly red", "mostly red\n\n"])
+def test_reasoning_that_a_policy_closed_in_its_own_way_stands_before_the_answer(
+    make_sft, tiny, make_examples, said
+):
+    examples = make_examples(tiny.builder, cot=CotUse(placement="completion"))
+    plain = examples.with_reasoning(2, None)
+    (answer,), _ = learnt_tokens(tiny.policy, tiny.answers, [plain])
+    named = tiny.policy.tokenizer.decode(answer[:-1])
+    drawn = replace(plain, reasoned_answer=f"<think>\n{said}</think>\n{named}")
+    (text,), (begin,) = learnt_tokens(tiny.policy, tiny.answers, [drawn])
+    assert tiny.policy.tokenizer.decode(text[:-1]) == drawn.reasoned_answer
+    assert text[begin:] == answer
+    # Only the candidates' answers compete behind it.
+    loss = float(sum(make_sft(loss_on="candidates").loss_shares([drawn])).detach())
+    assert 0 < loss < 100
 
 
 def test_reasoning_and_answer_are_weighted_apart_and_only_candidates_compete_for_the_answer(
