@@ -107,14 +107,13 @@ def report(browser: Any, file: str | Path, out: Path) -> None:
     page.goto(Path(file).resolve().as_uri())
     figure = page.locator("figure").first
     figure.scroll_into_view_if_needed()
-    figure.locator("xpath=preceding-sibling::h3[1]").evaluate("heading => heading.scrollIntoView()")
     page.wait_for_selector("figure.drawn")
     entries = figure.locator(".legend button:not(.all)")
-    entries.nth(entries.count() // 2).click()
-    chart = figure.locator(".u-over").last
-    chart.press("ArrowRight")
-    for _ in range(2):
-        chart.press("ArrowRight")
+    if entries.count() > 2:
+        entries.nth(entries.count() // 2).click()
+    for _ in range(3):
+        figure.locator(".u-over").last.press("ArrowRight")
+    figure.locator("xpath=preceding-sibling::h3[1]").evaluate("heading => heading.scrollIntoView()")
     keep(page, out / "report.png")
     page.close()
 
