@@ -139,9 +139,8 @@ def labels(folder: RunFolder, known: str | None = None) -> Labels:
     group = None
     if hydra.mode == RunMode.MULTIRUN:
         group = chosen.get("experiment") or Path(hydra.sweep.dir).name
-    tags = [
-        f"{name}={chosen[name]}" for name in ("dataset", "method", "backbone", "cot_policy") if name in chosen
-    ]
+    groups = ("dataset", "method", "variant", "backbone", "cot_policy")
+    tags = [f"{name}={chosen[name]}" for name in groups if chosen.get(name) not in (None, "null")]
     return Labels(group, folder.path.name, tags, known)
 
 

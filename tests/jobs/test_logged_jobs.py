@@ -2,7 +2,33 @@ from __future__ import annotations
 
 import json
 
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from offline_wandb import read_run
+
+from mllmrec.config import CONFIG_DIR
+from mllmrec.jobs.main import labels
+from mllmrec.run.folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("typed", "group"),
+    [
+        (["variant=rank_grpo", "hydra.mode=MULTIRUN", "hydra.sweep.dir=sweeps/mine"], "mine"),
+        (["variant=rank_grpo", "hydra.mode=RUN"], None),
+    ],
+)
+def test_jobs_of_a_sweep_have_its_name_as_group_and_their_choices_as_tags(
+    tmp_path, monkeypatch, typed, group
+):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", compose("train", typed, return_hydra_config=True))
+    found = labels(RunFolder(tmp_path / "0"))
+    assert (found.group, found.name) == (group, "0")
+    assert found.tags[:3] == ["dataset=synthetic", "method=mllmrec_r1", "variant=rank_grpo"]
 
 
 def test_the_services_run_of_a_job_says_what_it_was_and_what_came_out(job, tmp_path, monkeypatch):
