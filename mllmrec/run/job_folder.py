@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -126,10 +129,14 @@ def rankings_alone(folder: RunFolder) -> str | None:
     """Why the folder holds rankings without weights and rollouts, as a sentence; None for the folder of a run."""
     if folder.resolved_config_path.is_file() or not folder.evaluated_config_path.is_file():
         return None
-    asked = folder.hydra_path / "config.yaml"
-    settings = read_settings(asked) if asked.is_file() else None
-    ranked = settings.get("run") if isinstance(settings, DictConfig) else None
-    where = "the run itself has them" if ranked is None else f"the run itself, {ranked}, has them"
+    asked, described = (folder.hydra_path / f"{name}.yaml" for name in ("config", "hydra"))
+    settings: list[Any] = [
+        OmegaConf.to_container(read_settings(file)) if file.is_file() else {} for file in (asked, described)
+    ]
+    where = "the run itself has them"
+    with suppress(AttributeError, KeyError, TypeError):  # files that hold something else
+        place = os.path.normpath(Path(settings[1]["hydra"]["runtime"]["cwd"]) / settings[0]["run"])
+        where = f"the run itself, {' '.join(place.split())}, has them"
     return f"mllmrec.evaluate wrote this folder, which has rankings without weights and rollouts; {where}"
 
 

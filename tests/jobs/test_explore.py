@@ -253,7 +253,8 @@ def evaluation(folders, command, kept, tmp_path_factory):
             "eval.faithfulness=false",
             f"hydra.run.dir={kept.evaluation}",
         ]
-        done = command("evaluate", f"run={folders[0]}", *asked, cwd=kept.evaluation.parent)
+        run = os.path.relpath(folders[0], kept.evaluation.parent)
+        done = command("evaluate", f"run={run}", *asked, cwd=kept.evaluation.parent)
         assert done.returncode == 0, done.stderr
     return str(kept.evaluation)
 
@@ -267,7 +268,7 @@ def test_an_evaluation_has_users_and_says_where_the_weights_are(evaluation, fold
     (ranked,) = [stage for stage in view["stages"] if stage["kind"] == "phase"]
     assert (ranked["name"], len(ranked["items"]), ranked["saved"]) == ("sft", 13, False)
     assert {row["users"] for row in views.slices_view(run.stored())["rows"] if row["slice"] == "all"} == {16}
-    assert run.described()["alone"].startswith(alone)
+    assert run.described()["alone"] == f"{alone}, has them"
     with pytest.raises(UserError, match="the run itself"):
         views.weighed(run, "sft", key, False)
     with pytest.raises(UserError, match=r"has no resolved\.yaml: mllmrec\.evaluate wrote this folder"):
