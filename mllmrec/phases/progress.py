@@ -15,7 +15,7 @@ from mllmrec.phases.inputs import PhaseInputs
 from mllmrec.run.log import GOES_ON_AT
 from mllmrec.run.progress import SavedProgress
 from mllmrec.stopping import patient
-from mllmrec.store.plain import plain, restored
+from mllmrec.store.plain import plain, restored, write_plain
 
 log = logging.getLogger(__name__)
 
@@ -97,4 +97,4 @@ class PracticeProgress(PhaseProgress):
         self._save(step)
 
     def _write(self, path: Path) -> None:
-        torch.save(self.state_dict(), path)
+        write_plain(self.state_dict(), path)

@@ -8,7 +8,7 @@ import torch
 
 from mllmrec.cache import atomic_path
 from mllmrec.phases.inputs import PhaseInputs
-from mllmrec.store.plain import plain, restored
+from mllmrec.store.plain import plain, restored, write_plain
 
 
 def note(inputs: PhaseInputs) -> None:
@@ -16,7 +16,7 @@ def note(inputs: PhaseInputs) -> None:
     if inputs.remembers:
         shared = {"builder": inputs.job.prepared.builder}
         with atomic_path(_path(inputs)) as temporary:
-            torch.save(plain(inputs.job.drawn.get(inputs.phase.name, []), shared), temporary)
+            write_plain(plain(inputs.job.drawn.get(inputs.phase.name, []), shared), temporary)
 
 
 def recall(inputs: PhaseInputs) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,18 @@ def restored(value: Any, shared: Mapping[str, Any] | None = None) -> Any:
     if kind == _SET:
         return frozenset(content) if value["own"] == "frozenset" else set(content)
     return _class(value["name"])(**content)
+
+
+def write_plain(value: Any, path: Path) -> None:
+    """Write what `plain` returned, for ``torch.load(path, weights_only=True)``.
+
+    Raises:
+        OSError: the disk cannot take it.
+    """
+    # Given a path, torch.save reports a full disk as a RuntimeError that says nothing of disks.
+    content = BytesIO()
+    torch.save(value, content)
+    path.write_bytes(content.getbuffer())
 
 
 def _fields(kind: Any) -> list[str] | None:

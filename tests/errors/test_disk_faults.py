@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mllmrec.cache import GrowingFile, atomic_path
 from mllmrec.errors import UserError
 from mllmrec.errors.disk import disk_fault, user_error_behind
 from mllmrec.run.rollouts import Rollout, RolloutWriter
+from mllmrec.store.plain import write_plain
 
 FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="/dev/full as on Linux")
@@ -121,6 +123,12 @@ def write_text(path: Path) -> None:
         temporary.write_text("text")
 
 
+def write_state(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.symlink_to(FULL)
+        write_plain({"weights": torch.zeros(9)}, temporary)
+
+
 def append_record(path: Path) -> None:
     path.symlink_to(FULL)
     GrowingFile(path, {"model": "a"}).append({"caption": "red"})
@@ -135,7 +143,7 @@ def write_rollouts(path: Path) -> None:
         writer.append([Rollout(0, "p", "x", 0.0, {}, 0.0)])
 
 
-@pytest.mark.parametrize("write", [write_tensors, write_text, append_record, write_rollouts])
+@pytest.mark.parametrize("write", [write_tensors, write_text, write_state, append_record, write_rollouts])
 def test_every_writer_names_the_file_that_found_no_room(tmp_path, write):
     path = tmp_path / "file"
     with pytest.raises(OSError, match=r"No space left on device|Error writing") as caught:

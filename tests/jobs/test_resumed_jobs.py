@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,8 +15,10 @@ import wandb
 from offline_wandb import read_run
 from safetensors.torch import load_file
 
+from mllmrec.errors.disk import user_error_behind
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.phases.training_free import TrainingFree
+from mllmrec.run.checkpoints import Checkpoints
 from mllmrec.run.log import Resumption, resumptions
 from mllmrec.run.progress import SavedProgress
 
@@ -26,20 +31,33 @@ class Killed(BaseException):
 
 @pytest.fixture
 def ends(monkeypatch):
-    """``ends(phase, step)``: a job ends before this step of this phase."""
+    """``ends(phase, step)``: a job ends before this step of this phase; with ``by``, it calls that instead."""
 
-    def end(phase: str | None, step: int = 0) -> None:
+    def die() -> None:
+        raise Killed
+
+    def end(phase: str | None, step: int = 0, by: Callable[[], None] = die) -> None:
         monkeypatch.undo()
         between = SavedProgress.between
 
         def or_end(self, at, **more):
             if self.name == phase and at == step:
-                raise Killed
+                by()
             between(self, at, **more)
 
         monkeypatch.setattr(SavedProgress, "between", or_end)
 
     return end
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[Callable[[], None]]:
+    """A function after which no file may become larger than ``size`` bytes, until the block ends."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def content(folder: Path) -> dict:
@@ -56,9 +74,16 @@ def content(folder: Path) -> dict:
     return {"metrics": metrics, "log": rows, "weights": weights, "tables": tables}
 
 
-def test_a_job_goes_on_in_every_phase_even_if_a_checkpoint_is_damaged(job, ends, tmp_path):
+def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, tmp_path):
     command = (*STEPS, "grpo.iterations=2", "sampler=dynamic", "reference=ema")
     whole = content(job(tmp_path / "whole", *command))
+    with no_room(100_000) as fill:
+        ends("warmup", 3, fill)
+        with pytest.raises(OSError, match="too large") as full:
+            job(tmp_path / "run", *command)
+    last = tmp_path / "run" / "resume" / "warmup" / "step-000000003.ckpt"
+    assert str(user_error_behind(full.value)).startswith(f"{last}: no file may become so large here")
+    assert Checkpoints(last.parent).latest().step == 2
     for phase in ("sft", "grpo"):
         ends(phase, 3)
         with pytest.raises(Killed):
@@ -69,10 +94,12 @@ def test_a_job_goes_on_in_every_phase_even_if_a_checkpoint_is_damaged(job, ends,
     assert content(job(tmp_path / "run", *command)) == whole
     assert not (tmp_path / "run" / "resume").exists()
     log = (tmp_path / "run" / "run.log").read_text()
-    assert log.count("goes on from an earlier attempt") == 2
+    assert log.count("goes on from an earlier attempt") == 3
+    assert "warmup: goes on at step 2" in log
     assert f"{damaged} is not used: its content is not as it was written" in log
     assert "grpo: goes on at step 1" in log
-    assert resumptions(tmp_path / "run" / "run.log") == [Resumption("sft", 2), Resumption("grpo", 1)]
+    expected = [Resumption("warmup", 2), Resumption("sft", 2), Resumption("grpo", 1)]
+    assert resumptions(tmp_path / "run" / "run.log") == expected
 
 
 def test_answers_that_a_later_phase_learns_are_there_in_another_attempt(job, ends, tmp_path):
