@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from mllmrec.run.log_rows import read_log
 
 _CLOCKS = ("seconds",)  # columns of the log
 _ABSENT = "nothing"
+# Of the texts of reasoning, what an attempt wrote and what it found in the cache.
+_OF_ATTEMPTS = re.compile(r"cot\.stages\.\w+\.(written|from_cache|prompt_tokens|completion_tokens)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def compared_runs(first: RunFolder, second: RunFolder) -> list[Compared]:
         UserError: a file of one of them is damaged.
     """
     both = (first, second)
-    found = [compared_values("data.json", *(dict(leaves(_json(run.data_path))) for run in both))]
+    found = [compared_values("data.json", *(_data(run.data_path) for run in both))]
     places = [("", both)]
     if any(run.beside_path.is_dir() for run in both):
         places.append(
@@ -110,6 +113,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _data(path: Path) -> dict[str, Any]:
+    """What is known of a run's data, by its path."""
+    return {name: value for name, value in leaves(_json(path)) if not _OF_ATTEMPTS.fullmatch(name)}
 
 
 def _json(path: Path) -> Any:

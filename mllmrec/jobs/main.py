@@ -52,6 +52,8 @@ def run(cfg: DictConfig) -> float:
     config = fingerprint(computed)
     # A job of a killed sweep may still be running: let it end first, and use its result.
     with alone_in(folder, wait=cfg.skip_finished):
+        if folder.is_finished:
+            folder.forget_attempts()  # a kill may have met the run between its end and this
         inputs = InputFiles(plain, written=[folder.path, Path(cfg.cache_dir)])
         if cfg.skip_finished and (objective := folder.finished(config, inputs)) is not None:
             make_console().print(f"finished before: {relative(folder.path)}", highlight=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,16 @@ def test_targets_that_are_not_ranked_and_other_users_differ(tmp_path, ranks, use
     first, second = write(tmp_path / "1", [1, 5, np.nan]), write(tmp_path / "2", ranks, users)
     found = by_file(first, second)["per_user.parquet"]
     assert (found.differing, found.largest, found.where) == (1, largest, where)
+
+
+def test_which_attempt_wrote_the_reasoning_does_not_count(tmp_path) -> None:
+    runs = [write(tmp_path / name, [1, 2, 3]) for name in "ab"]
+    for run, counts in zip(
+        runs, ({"samples": 3, "written": 3}, {"samples": 2, "from_cache": 3}), strict=True
+    ):
+        run.data_path.write_text(json.dumps({"cot": {"stages": {"draft": counts}}}))
+    found = by_file(*runs)["data.json"]
+    assert (found.values, found.where) == (1, "cot.stages.draft.samples: 3, again 2")
 
 
 def test_a_phase_that_only_one_run_has_differs(tmp_path) -> None:

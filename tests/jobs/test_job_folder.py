@@ -58,9 +58,11 @@ def test_a_run_that_is_refused_leaves_the_finished_one_as_it_was(job, tmp_path, 
 def test_a_finished_run_is_replaced_only_when_asked_for(job, tmp_path) -> None:
     folder = job(tmp_path / "run", *LIGHT)
     before = content(folder)
+    (folder / "resume" / "phases").mkdir(parents=True)  # as after a kill right after the end
     with pytest.raises(UserError, match=r"run holds a finished run: .*hydra\.run\.dir.*overwrite=true"):
         job(folder, *LIGHT)
     assert content(folder) == before
+    assert not (folder / "resume").exists()
     job(folder, *LIGHT, "method=random", "overwrite=true")
     after = content(folder)
     assert "random" in json.loads(after["metrics.json"])["stages"]
