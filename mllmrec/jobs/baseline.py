@@ -17,6 +17,7 @@ from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.jobs.beside import rank_baselines
 from mllmrec.jobs.new_run import NewRun
 from mllmrec.randomness import seeded_globals
+from mllmrec.run.attempt import begun_job
 from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.cost import CostMeter
 from mllmrec.run.one_process import make_trainer
@@ -122,7 +123,9 @@ def _progress(run: NewRun, name: str) -> SavedProgress:
     from mllmrec.run.progress import SavedProgress
 
     schedule = Schedule(**run.cfg.checkpoint)
-    return SavedProgress(name, Checkpoints(run.folder.resume_path / name, schedule.keep), schedule)
+    return SavedProgress(
+        name, Checkpoints(run.folder.resume_path / name, schedule.keep, begun_job(run.folder)), schedule
+    )
 
 
 def _trainer(

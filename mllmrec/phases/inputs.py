@@ -21,6 +21,7 @@ from mllmrec.prompts.answers import split_reasoning
 from mllmrec.prompts.examples import Example, Examples
 from mllmrec.randomness import numpy_generator
 from mllmrec.rl.batch import POLICY, RolloutBatch
+from mllmrec.run.attempt import begun_job
 from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import Prepared
@@ -66,7 +67,8 @@ class PhaseInputs:
     @property
     def checkpoints(self) -> Checkpoints:
         """Those of this phase; an earlier attempt at the job may have left some."""
-        return Checkpoints(self.job.folder.resume_path / self.phase.name, self.job.schedule.keep)
+        folder = self.job.folder
+        return Checkpoints(folder.resume_path / self.phase.name, self.job.schedule.keep, begun_job(folder))
 
     @property
     def settings(self) -> DictConfig:

@@ -18,6 +18,7 @@ from mllmrec.screen.console import relative
 
 log = logging.getLogger(__name__)
 
+_JOB = "job.json"
 _NAMED = 5  # settings that a message names
 
 
@@ -35,7 +36,7 @@ class Attempt:
         self, folder: RunFolder, settings: Mapping[str, Any], files: InputFiles, record: Record
     ) -> None:
         self.folder, self.settings, self.files, self.record = folder, settings, files, record
-        self.path = folder.resume_path / "job.json"
+        self.path = folder.resume_path / _JOB
         self.logged_as: str | None = None  # what a logging service calls this run
 
     def goes_on(self, *, overwrite: bool) -> bool:
@@ -103,6 +104,14 @@ class Attempt:
 
     def _edited(self, files: Record) -> list[str]:
         return [f"the file of {key} was edited" for key in self.files.edited(files)]
+
+
+def begun_job(folder: RunFolder) -> str | None:
+    """A fingerprint of the settings with which the attempt in a run folder began; None if there is none."""
+    try:
+        return fingerprint(json.loads((folder.resume_path / _JOB).read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @cache

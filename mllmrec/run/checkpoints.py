@@ -35,18 +35,19 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one phase of one run.
 
-    Beside every checkpoint stands a file with its hash, which is written last. So a checkpoint that was cut off, or whose
-    bytes changed later, is known as such, and the one before it is used.
+    Beside every checkpoint stands a file with its hash and its job, which is written last. So a checkpoint that was cut off,
+    whose bytes changed later, or that was copied from another run, is known as such, and the one before it is used.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, job: str | None = None) -> None:
         """Take the folder.
 
         Args:
             folder: created with the first checkpoint.
             keep: how many of the latest ones stay.
+            job: fingerprint of what trains; None: checkpoints of any run count.
         """
-        self.folder, self.keep = folder, keep
+        self.folder, self.keep, self.job = folder, keep, job
 
     def save(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
         """Add a checkpoint.
@@ -62,7 +63,7 @@ class Checkpoints:
         with atomic_path(path) as temporary:
             write(temporary)
             content = file_fingerprint(temporary)
-        write_json(_seal(path), {"step": step, "content": content})
+        write_json(_seal(path), {"step": step, "content": content, "job": self.job})
         for _, older in self._all()[self.keep :]:
             _remove(older)
         return Checkpoint(path, step)
@@ -70,7 +71,7 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The latest whole checkpoint; None if there is none. Damaged ones are named in the log."""
         for step, path in self._all():
-            fault = _fault(path, step)
+            fault = _fault(path, step, self.job)
             if fault is None:
                 return Checkpoint(path, step)
             log.warning("%s is not used: %s", path, fault)
@@ -90,12 +91,15 @@ def _seal(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _fault(path: Path, step: int) -> str | None:
+def _fault(path: Path, step: int, job: str | None) -> str | None:
     """What is wrong with a checkpoint; None if nothing is wrong."""
     try:
         sealed = json.loads(_seal(path).read_text(encoding="utf-8"))
         if sealed["step"] != step:
             return f"{_seal(path).name} is about step {sealed['step']}"
+        # Earlier versions noted no job.
+        if job is not None and sealed.get("job") not in (None, job):
+            return "it is of a run with other settings"
         if sealed["content"] != file_fingerprint(path):
             return "its content is not as it was written"
     except FileNotFoundError:

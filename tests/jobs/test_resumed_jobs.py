@@ -89,6 +89,10 @@ def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, 
         with pytest.raises(Killed):
             job(tmp_path / "run", *command)
     damaged = tmp_path / "run" / "resume" / "grpo" / "step-000000002.ckpt"
+    foreign = damaged.with_name("step-000000003.ckpt")
+    foreign.write_bytes(damaged.read_bytes())
+    seal = json.loads(damaged.with_suffix(".json").read_text())
+    foreign.with_suffix(".json").write_text(json.dumps({**seal, "step": 3, "job": "another"}))
     damaged.write_bytes(damaged.read_bytes()[:1000])
     ends(None)
     assert content(job(tmp_path / "run", *command)) == whole
@@ -97,6 +101,7 @@ def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, 
     assert log.count("goes on from an earlier attempt") == 3
     assert "warmup: goes on at step 2" in log
     assert f"{damaged} is not used: its content is not as it was written" in log
+    assert f"{foreign} is not used: it is of a run with other settings" in log
     assert "grpo: goes on at step 1" in log
     expected = [Resumption("warmup", 2), Resumption("sft", 2), Resumption("grpo", 1)]
     assert resumptions(tmp_path / "run" / "run.log") == expected

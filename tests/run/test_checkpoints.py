@@ -13,7 +13,7 @@ def add(checkpoints: Checkpoints, step: int, content: str = "state") -> None:
 
 
 def test_the_latest_whole_checkpoint_counts(tmp_path, caplog):
-    checkpoints = Checkpoints(tmp_path / "sft", keep=3)
+    checkpoints = Checkpoints(tmp_path / "sft", keep=3, job="mine")
     assert checkpoints.latest() is None
     for step in (3, 20, 100):
         add(checkpoints, step)
@@ -25,6 +25,7 @@ def test_the_latest_whole_checkpoint_counts(tmp_path, caplog):
         assert checkpoints.latest().step == 20
     assert str(cut) in caplog.text
     assert "content is not as it was written" in caplog.text
+    assert Checkpoints(tmp_path / "sft", job="another").latest() is None
     seal = tmp_path / "sft" / "step-000000020.json"
     seal.write_text(seal.read_text().replace("20", "21"))
     assert checkpoints.latest().step == 3
