@@ -80,7 +80,7 @@ RUNS: dict[str, list[str]] = {
     ],
     "history_augment": ["variant=syn_grpo"],
     "icl_seed": ["rollout=icl_seed"],
-    "lines": ["variant=rank_grpo", "rollout=lines", "rollout.inner.max_new_tokens=16", "grpo.group_size=4"],
+    "lines": ["variant=rank_grpo", "rollout=lines", "rollout.inner.max_new_tokens=24", "grpo.group_size=4"],
     "m_grpo": ["variant=m_grpo", "rollout.inner.max_new_tokens=12"],
     "meta": ["variant=masa", "rollout.inner.max_new_tokens=12"],
     "prefix_states": ["variant=rest_grpo", "rollout.least=0.5"],
@@ -222,8 +222,10 @@ def phase_of(folder: Path) -> str:
     latest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if latest is not None:
         return f"{latest.parent.name} after step {int(latest.stem.removeprefix('step-'))}"
-    done = [path.name for path in sorted(folder.glob("resume/*"))]
-    return f"{', '.join(done)} there" if done else "before a checkpoint"
+    done = [path for path in folder.glob("resume/phases/*") if path.is_dir()]
+    if done:
+        return f"after phase {len(done)}, while it ranked or before a checkpoint"
+    return "before a checkpoint"
 
 
 def main() -> int:
@@ -239,10 +241,13 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     names = given.runs.split(",")
     ends: dict[str, float] = {}  # how far each run gets without a kill
+    failed: set[str] = set()
     killed = wrong = runs = 0
     print("| run | killed in | against the run without a kill |\n|---|---|---|", flush=True)
-    while killed < given.kills and names:
+    while killed < given.kills and len(failed) < len(names):
         name, runs = names[runs % len(names)], runs + 1
+        if name in failed:
+            continue
         whole, folder = (
             root / f"{kind}-{re.sub('[^a-z0-9]+', '_', name)}" for kind in ("whole", f"killed-{runs}")
         )
@@ -251,7 +256,7 @@ def main() -> int:
             if status:
                 wrong += 1
                 print(f"| {name} | never | FAILED without a kill: {beside(whole, 'log')} |", flush=True)
-                names.remove(name)
+                failed.add(name)
                 continue
         moments: list[str] = []
         status = -signal.SIGKILL
