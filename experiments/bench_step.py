@@ -26,12 +26,14 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "threads": 0,  # 0: torch's own choice
     "trl_micro_batch": 4,
+    "library": "onednn",  # of our products in single precision on a CPU; mkl: PyTorch's own, which TRL has anyway
     "stock": False,  # whether TRL is also timed with its own defaults
 }
 CHOICES = {
     "size": ("XS", "S", "M", "0.6B", "4B"),
     "rollout": ("free", "constrained", "enumerate"),
     "dtype": ("float32", "bfloat16"),
+    "library": ("onednn", "mkl"),
     "prompt_len": range(2, 30_001),
     "completion_len": range(5, 10_001),  # an id of three tokens, a title and the end
     "group": range(2, 1001),

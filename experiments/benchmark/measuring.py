@@ -151,6 +151,8 @@ def run_job(*jobs: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     settings = json.loads(sys.argv[2])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
+    if settings.get("library") == "mkl":
+        torch.backends.mkldnn.set_flags(_enabled=False)
     # Trainers print; stdout is for the result.
     with redirect_stdout(sys.stderr):
         result = {job.__name__: job for job in jobs}[sys.argv[1]](settings)

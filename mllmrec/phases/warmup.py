@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mllmrec.data.splits import Samples
+from mllmrec.engine.packed import last_hidden_states, packs
+from mllmrec.engine.products import linear, recurring
 from mllmrec.phases.base import OptimizerSettings, PhaseModule
 from mllmrec.ranks import the_ranks
 
@@ -66,35 +69,43 @@ class Warmup(PhaseModule):
 
     def loss(self, batch: list[np.ndarray]) -> Tensor:
         """Mean cross-entropy of every next item, in nats; of several processes each returns its sequences' share of it."""
-        width = max(map(len, batch))
-        items = torch.full((len(batch), width), -1, dtype=torch.long)
-        for row, sequence in enumerate(batch):
-            items[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
-        items = items.to(self.device)
-        mask = items >= 0
-        label_tokens: Any = self.label_tokens
-        tokens = label_tokens[items.clamp_min(0)]
-        targets = items[:, 1:]
-        wanted = targets >= 0
-        weights = self.model.get_output_embeddings().weight[label_tokens]
+        labels: Any = self.label_tokens
+        codes = [torch.from_numpy(items.astype(np.int64)).to(self.device) for items in batch]
+        weights = self.model.get_output_embeddings().weight[labels]
         if not the_ranks().several:
-            logits = self.dropout(self._hidden(tokens, mask)[wanted]) @ weights.T
-            return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])
+            logits = self._logits(self.dropout(self._hidden(codes)), weights)
+            return torch.nn.functional.cross_entropy(logits, torch.cat([items[1:] for items in codes]))
         own = the_ranks().share(len(batch))
-        count, before = int(wanted.sum()), int(wanted[: own.start].sum())
+        count = sum(len(items) - 1 for items in batch)
+        before = sum(len(items) - 1 for items in batch[: own.start])
         # Drawn for all sequences, so that it is the same for any number of processes.
         kept = self.dropout(torch.ones(count, weights.shape[1], dtype=weights.dtype, device=weights.device))
         if own.stop == own.start:
             return weights.sum() * 0.0
-        hidden = self._hidden(tokens[own], mask[own])[wanted[own]]
-        logits = (hidden * kept[before : before + len(hidden)]) @ weights.T
-        return (
-            torch.nn.functional.cross_entropy(logits.float(), targets[own][wanted[own]], reduction="sum")
-            / count
-        )
+        codes = codes[own]
+        hidden = self._hidden(codes)
+        logits = self._logits(hidden * kept[before : before + len(hidden)], weights)
+        targets = torch.cat([items[1:] for items in codes])
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / count
 
-    def _hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) item tokens → (B, L - 1, h) last hidden states, from which the next items are predicted."""
+    def _logits(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        """(N, h) → (N, I), by a product of a recurring number of rows."""
+        spare = recurring(len(hidden)) - len(hidden)
+        return linear(torch.nn.functional.pad(hidden, (0, 0, 0, spare)), weights)[: len(hidden)].float()
+
+    def _hidden(self, codes: list[Tensor]) -> Tensor:
+        """B sequences of items → (N, h) last hidden states, from which all items but the first are predicted."""
+        labels: Any = self.label_tokens
+        rows = [labels[items[:-1]] for items in codes]
+        if self.division is None and packs(self.model):
+            return last_hidden_states(self.model, rows)
+        return self._padded(rows)
+
+    def _padded(self, rows: list[Tensor]) -> Tensor:
+        """`last_hidden_states` with padding, for models that cannot do without."""
+        tokens = pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         return self.model.model(
-            input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False
-        ).last_hidden_state
+            input_ids=tokens, attention_mask=mask.long(), use_cache=False
+        ).last_hidden_state[mask]

@@ -9,6 +9,7 @@ import torch
 
 from mllmrec.data.base import Interactions
 from mllmrec.data.splits import LeaveOneOut
+from mllmrec.engine.packed import packs
 from mllmrec.phases.base import OptimizerSettings
 from mllmrec.phases.warmup import Warmup, training_sequences
 
@@ -91,3 +92,42 @@ def test_dropout_acts_in_training_alone(warmup):
         assert float(stage.loss(sequences)) != float(stage.loss(sequences))
         stage.eval()
         assert float(stage.loss(sequences)) == float(stage.loss(sequences))
+
+
+def test_packed_sequences_give_the_loss_and_gradients_of_padded_ones(warmup, monkeypatch):
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 12, size=size) for size in (2, 9, 4, 2, 7)]
+    stage, found = warmup(dropout=0.5), []
+    assert packs(stage.model)
+    for packed in (True, False):
+        monkeypatch.setattr("mllmrec.phases.warmup.packs", lambda model, packed=packed: packed)
+        stage.zero_grad()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # the same draws of dropout
+            loss = stage.loss(sequences)
+        loss.backward()
+        grads = [weight.grad.flatten() for weight in stage.model.parameters() if weight.grad is not None]
+        found.append((loss.item(), torch.cat(grads).double()))
+    (loss, gradient), (expected, reference) = found
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert float((gradient - reference).norm() / reference.norm()) < 1e-6
+    # In all, 24 items but the first of each sequence are predicted, and the packed pass has a row for each.
+    rows = stage._hidden([torch.from_numpy(items) for items in sequences])
+    assert len(rows) == 24 - 5
+
+
+def test_models_that_cannot_run_packed_run_padded(warmup):
+    model = warmup().model
+    for name, value in {
+        "attention_dropout": 0.1,
+        "_attn_implementation": "eager",
+        "logit_scale": 2.0,
+    }.items():
+        before = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        assert not packs(model)
+        setattr(model.config, name, before)
+    assert packs(model)
+    model.gradient_checkpointing_enable()
+    assert not packs(model)
+    model.gradient_checkpointing_disable()
