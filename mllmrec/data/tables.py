@@ -19,6 +19,7 @@ import pyarrow.parquet
 from mllmrec.data.columns import LIST, OBJECT, ROUNDED, TRUTH, TableFile, shortened
 from mllmrec.data.text import (
     RoundedNumber,
+    Unpacked,
     as_text,
     collapse_spaces,
     open_bytes,
@@ -211,10 +212,14 @@ def _parquet_row(path: Path) -> Callable[[int], str]:
 
 def _parquet_parts(path: Path, wanted: Sequence[str]) -> Iterator[_Part]:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        unpacked = Unpacked(path)
+        # Texts that repeat stay codes until they are known to be few enough.
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=_leaves(path, wanted)) as file:
             _require_columns(path, wanted, file.schema_arrow.names)
             _refuse_repeated(str(path), wanted, file.schema_arrow.names)
             for batch in file.iter_batches(ROWS, columns=list(wanted)):
+                for column in batch.columns:
+                    unpacked.add(_bytes_of(column))
                 yield {name: _plain(pa.chunked_array([batch.column(name)])) for name in wanted}, {}
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
@@ -222,10 +227,40 @@ def _parquet_parts(path: Path, wanted: Sequence[str]) -> Iterator[_Part]:
         ) from error
 
 
+def _leaves(path: Path, wanted: Sequence[str]) -> list[str]:
+    """The names, in the file's own way, of columns of texts and of what lists of texts hold."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        leaves = [file.schema.column(place).path for place in range(len(file.schema))]
+        return [
+            leaf
+            for leaf in leaves
+            for name in wanted
+            if leaf == name or (leaf.startswith(f"{name}.") and _lists(file.schema_arrow.field(name).type))
+        ]
+
+
+def _lists(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _bytes_of(column: pa.Array) -> int:
+    """The memory of a column whose codes are replaced by their texts."""
+    if _lists(column.type):
+        return len(column) * 4 + _bytes_of(column.flatten())
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    texts = column.dictionary
+    if not (pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)):
+        return len(column) * (int(texts.nbytes) // max(1, len(texts)) + 1)
+    return int(pc.sum(pc.take(pc.binary_length(texts), column.indices).cast(pa.int64())).as_py() or 0)
+
+
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Categories as their values, and bytes as text if the writer did not mark text as text."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
+    if _lists(column.type) and pa.types.is_dictionary(column.type.value_type):
+        column = pc.cast(column, pa.list_(column.type.value_type.value_type))
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         with suppress(pa.ArrowInvalid):
             return pc.cast(column, pa.string())

@@ -58,12 +58,32 @@ def as_text(value: object) -> str:
     return str(value)
 
 
+class Unpacked:
+    """Counts what a packed file unpacks to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._count = path, 0
+        self._most = max(UNPACKED_FREELY, MOST_PER_BYTE * path.stat().st_size)
+
+    def add(self, count: int) -> None:
+        """Count more bytes.
+
+        Raises:
+            UserError: there are absurdly more of them than in the file.
+        """
+        self._count += count
+        if self._count > self._most:
+            raise UserError(
+                f"{self._path}: unpacks to more than {MOST_PER_BYTE} times its size ({self._count} bytes so far): if that "
+                "is as it should be, unpack it yourself, as .csv or .jsonl, and name the unpacked file"
+            )
+
+
 class _Unpacking(io.RawIOBase):
     """The unpacked bytes of a ``.gz`` file. Reading raises if there are absurdly more of them than in the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._most = path, max(UNPACKED_FREELY, MOST_PER_BYTE * path.stat().st_size)
-        self._stream, self._count = gzip.GzipFile(path, "rb"), 0
+        self._stream, self._unpacked = gzip.GzipFile(path, "rb"), Unpacked(path)
 
     def readable(self) -> bool:
         return True
@@ -71,12 +91,7 @@ class _Unpacking(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         block = self._stream.read(len(buffer))
         buffer[: len(block)] = block
-        self._count += len(block)
-        if self._count > self._most:
-            raise UserError(
-                f"{self._path}: unpacks to more than {MOST_PER_BYTE} times its size ({self._count} bytes so far): if that "
-                "is as it should be, unpack it yourself and name the unpacked file"
-            )
+        self._unpacked.add(len(block))
         return len(block)
 
     def close(self) -> None:

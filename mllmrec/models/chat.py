@@ -29,7 +29,7 @@ def rendered(
         thinks: whether the prompt asks for reasoning before the answer.
 
     Raises:
-        UserError: the template cannot take the system prompt, or cannot go without one.
+        UserError: the template cannot take the system prompt, cannot go without one, or is faulty.
     """
     if not tokenizer.chat_template:
         return f"{system}\n{prompt}\n" if system else prompt + "\n"
@@ -38,11 +38,17 @@ def rendered(
 
 
 def _in_template(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None, thinks: bool) -> str:
-    turn = {"role": "user", "content": prompt}
-    if system is None:
-        return _applied(tokenizer, [turn], thinks)
     from jinja2 import TemplateError
 
+    turn = {"role": "user", "content": prompt}
+    if system is None:
+        try:
+            return _applied(tokenizer, [turn], thinks)
+        except (TemplateError, TypeError, ArithmeticError) as error:
+            # A template of a stranger runs in a sandbox, which also ends here.
+            raise UserError(
+                f"the backbone's chat template cannot be used ({error}): choose another backbone, or correct its template"
+            ) from error
     first = {"role": "system", "content": system}
     try:
         whole = _applied(tokenizer, [first, turn], thinks)

@@ -138,6 +138,27 @@ def test_text_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, name):
         assert len(read_table(file, ["user"])) == 100_000
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary(), pa.list_(pa.string())], ids=str)
+def test_parquet_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(mllmrec.data.text, "UNPACKED_FREELY", 100_000)
+    file = tmp_path / "a.parquet"
+    several = pa.types.is_list(kind)
+    # Two thousand times the same text of a million letters: two thousand million bytes.
+    text = pa.array(["a" * 1_000_000], pa.string() if several else kind)
+    codes = pa.array([0] * 2_000, pa.int32())
+    column = pa.DictionaryArray.from_arrays(codes, text)
+    if several:
+        column = pa.ListArray.from_arrays(pa.array(range(2_001), pa.int32()), column)
+    pyarrow.parquet.write_table(pa.table({"user": column}), file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 2_000
+    with pytest.raises(UserError, match=r"a\.parquet: unpacks to more than 200 times its size"):
+        read_table(file, ["user"])
+    rows = [f"user {number}" for number in range(20_000)]
+    rows = [[row, "b"] for row in rows] if several else rows
+    pyarrow.parquet.write_table(pa.table({"user": rows}), file)
+    assert read_table(file, ["user"]).columns["user"].to_pylist() == rows
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_column_that_stands_twice(tmp_path, kind):
     file = tmp_path / f"a.{kind}"

@@ -134,3 +134,21 @@ def test_completions_open_their_reasoning_once(make_pretrained, make_builder, ma
         assert parsed.well_formed
         assert parsed.items[0][0] in offered
         assert parsed.reasoning
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.mkdir('owned') }}",
+        "{{ messages.append.__self__.__class__.__base__ }}",
+        "{{ raise_exception.__globals__[0] }}",
+        "{% for number in range(1000000000) %}{% endfor %}",
+        "{% include 'config.json' %}",
+    ],
+)
+def test_a_template_of_a_stranger_cannot_leave_its_sandbox(said, escape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the backbone's chat template cannot be used"):
+        said(escape, None)
+    assert not list(tmp_path.glob("owned"))
