@@ -7,6 +7,8 @@ reports an absent or malformed section, so `broken_rules` skips a rule that lack
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from mllmrec.config.capabilities import capability
@@ -208,6 +210,32 @@ def divided_weights_run_whole(cfg: Settings) -> str | None:
     return None
 
 
+_DEEPSPEED = (0, 19)  # the oldest that sums the gradients of several passes at once
+
+
+def deepspeed_can_divide(cfg: Settings) -> str | None:
+    """DeepSpeed should divide the optimiser's state, but it is missing, or would change what is computed."""
+    trainer = cfg["trainer"]
+    if trainer.get("devices", 1) == 1 or trainer.get("strategy") != "deepspeed":
+        return None
+    if find_spec("deepspeed") is None:
+        return (
+            "trainer.strategy=deepspeed needs deepspeed: pip install 'mllmrec[deepspeed]', or use trainer=fsdp2, which divides "
+            "the optimiser's state too"
+        )
+    here = version("deepspeed")
+    if tuple(map(int, here.split(".")[:2])) < _DEEPSPEED:
+        return f"trainer.strategy=deepspeed needs a later DeepSpeed than {here}: pip install 'mllmrec[deepspeed]'"
+    if trainer.get("precision") not in ("32-true", "bf16-true"):
+        return (
+            f"trainer.strategy=deepspeed with trainer.precision={trainer.get('precision')}: DeepSpeed would keep the weights "
+            "in that type; set trainer.precision=bf16-true or 32-true"
+        )
+    if cfg["backbone"].get("quantization"):
+        return "trainer.strategy=deepspeed with backbone.quantization has never been run: use trainer=ddp"
+    return None
+
+
 CONTRADICTIONS: tuple[Rule, ...] = (
     cot_needs_policy,
     evaluated_cot_needs_policy,
@@ -220,6 +248,7 @@ CONTRADICTIONS: tuple[Rule, ...] = (
     baselines_have_names_of_their_own,
     several_devices_train_together,
     divided_weights_run_whole,
+    deepspeed_can_divide,
     *PHASE_RULES,
     *PART_RULES,
     *SHAPER_RULES,

@@ -139,7 +139,7 @@ class Trainer(Section):
     precision: Literal["32-true", "bf16-mixed", "bf16-true"]
     log_every_n_steps: Count
     devices: Count = 1
-    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp2", "deepspeed"] = "auto"
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     detect_anomaly: bool = False
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
@@ -244,7 +245,7 @@ def pretrained(
             )
     except ImportError as error:
         raise UserError(f"backbone {path}: {error}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         first = str(error).strip().splitlines()[0]
         where = f"backbone.path={path}" + (f" with backbone.gguf_file={gguf_file}" if gguf_file else "")
         raise UserError(

@@ -50,8 +50,8 @@ class WrittenFile(Protocol):
 class Divided(Protocol):
     """A model whose weights are divided among processes; `mllmrec.phases.sharded.Division` is one."""
 
-    def divide(self, mesh: Any) -> None:
-        """Divide the weights."""
+    def divide(self, module: lightning.LightningModule) -> None:
+        """Divide the weights, if Lightning's strategy does not."""
 
     def updates(self, updates: Updates) -> Updates:
         """The same updates, of divided weights."""
@@ -115,7 +115,7 @@ class PhaseModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Divide the model, if it is to be divided."""
         if self.division is not None:
-            self.division.divide(self.device_mesh["data_parallel"])  # type: ignore[index]
+            self.division.divide(self)
 
     @property
     def update(self) -> Updates:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config.capabilities import capability
 from mllmrec.config.phases import DRAW, SAMPLES, Phase
+from mllmrec.config.trust import named_in, trusted
 from mllmrec.cot.mixing import Mixture
 from mllmrec.engine.base import Engine
 from mllmrec.errors import UserError
@@ -69,6 +70,11 @@ class PhaseInputs:
         """Those of this phase; an earlier attempt at the job may have left some."""
         folder = self.job.folder
         return Checkpoints(folder.resume_path / self.phase.name, self.job.schedule.keep, begun_job(folder))
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """The packages of others whose classes may stand in files of an earlier attempt: those that the settings name."""
+        return (*named_in(OmegaConf.to_container(self.job.cfg, resolve=True)), *trusted())
 
     @property
     def settings(self) -> DictConfig:

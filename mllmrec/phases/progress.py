@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from mllmrec.phases.inputs import PhaseInputs
 from mllmrec.run.log import GOES_ON_AT
-from mllmrec.run.progress import SavedProgress
+from mllmrec.run.progress import SavedProgress, readable
 from mllmrec.stopping import patient
 from mllmrec.store.plain import plain, restored, write_plain
 
@@ -41,6 +41,7 @@ class PhaseProgress(SavedProgress):
         """Take the phase."""
         super().__init__(inputs.phase.name, inputs.checkpoints, inputs.job.schedule)
         self.inputs, self.module = inputs, module
+        self.draws_alike = inputs.phase.kind.data == "sequences"
         policy = inputs.job.policy
         self._read_before = (policy.prompts_read, policy.prompt_tokens_read)
         self._shared = {"builder": inputs.job.prepared.builder}  # made anew by each attempt
@@ -60,8 +61,10 @@ class PhaseProgress(SavedProgress):
         """See `SavedProgress`."""
         super().load_state_dict(state)
         job, policy = self.inputs.job, self.inputs.job.policy
-        self.module.take_up(restored(state["module"], self._shared))
-        drawn = restored(state["drawn"], self._shared)
+        trust = self.inputs.trust
+        with readable(self.inputs.checkpoints.folder):
+            self.module.take_up(restored(state["module"], self._shared, trust))
+            drawn = restored(state["drawn"], self._shared, trust)
         if drawn:
             job.drawn[self.name] = drawn
         job.timer.earlier, job.timer.seconds = self.earlier, list(state["step_seconds"])
@@ -83,11 +86,16 @@ class PracticeProgress(PhaseProgress):
 
         Args:
             loggers: the phase's.
+
+        Raises:
+            UserError: the checkpoint holds what no checkpoint of this package holds.
         """
         self.loggers = loggers
         if self.begun is not None:
             log.info(GOES_ON_AT, self.name, self.begin)
-            self.load_state_dict(torch.load(self.begun.path, weights_only=True))
+            with readable(self.begun.path):
+                kept = torch.load(self.begun.path, weights_only=True)
+            self.load_state_dict(kept)
             self.rows_go_on(self.begin)
         with patient(self.schedule.grace):
             yield

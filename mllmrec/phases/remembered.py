@@ -8,6 +8,7 @@ import torch
 
 from mllmrec.cache import atomic_path
 from mllmrec.phases.inputs import PhaseInputs
+from mllmrec.run.progress import readable
 from mllmrec.store.plain import plain, restored, write_plain
 
 
@@ -20,11 +21,16 @@ def note(inputs: PhaseInputs) -> None:
 
 
 def recall(inputs: PhaseInputs) -> None:
-    """Take what an earlier attempt kept with `note`."""
+    """Take what an earlier attempt kept with `note`.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
     if inputs.remembers:
         shared = {"builder": inputs.job.prepared.builder}
-        kept = torch.load(_path(inputs), weights_only=True)
-        inputs.job.drawn[inputs.phase.name] = restored(kept, shared)
+        with readable(_path(inputs)):
+            kept = torch.load(_path(inputs), weights_only=True)
+            inputs.job.drawn[inputs.phase.name] = restored(kept, shared, inputs.trust)
 
 
 def _path(inputs: PhaseInputs) -> Path:

@@ -17,8 +17,7 @@ from mllmrec.phases.base import PhaseModule
 from mllmrec.phases.heldout import HeldOutMeasure, held_out_ranking
 from mllmrec.phases.inputs import PhaseInputs, Trained
 from mllmrec.phases.progress import PhaseProgress
-from mllmrec.phases.sharded import divided
-from mllmrec.phases.trainers import begin_together, check_same, divides, trainer_of
+from mllmrec.phases.trainers import begin_together, check_same, dividing, trainer_of
 from mllmrec.phases.watch import watches
 from mllmrec.randomness import seeded_globals
 from mllmrec.run.progress import Steps
@@ -88,24 +87,19 @@ def fit(
         callbacks.append(ranking)
     progress = PhaseProgress(inputs, module)
     callbacks.append(progress)
-    shards = divides(cfg.trainer, module)
-    trainer = trainer_of(
-        cfg.trainer,
-        inputs.job.folder,
-        max_epochs=1,
-        logger=list(loggers),
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-        shards=shards,
-    )
     # Each batch is planned when its step begins, so that a curriculum has seen all steps before it.
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=Steps(batches, progress), collate_fn=list)
     begin_together(module, cfg.seed)
-    if shards:
-        progress.saves = False  # shards are not gathered for checkpoints
-        with divided(inputs.job.policy, module):
-            progress.fit(trainer, module, loader)
-    else:
+    with dividing(cfg.trainer, inputs.job.policy, module) as strategy:
+        trainer = trainer_of(
+            cfg.trainer,
+            inputs.job.folder,
+            strategy=strategy,
+            max_epochs=1,
+            logger=list(loggers),
+            callbacks=callbacks,
+            use_distributed_sampler=False,
+        )
         progress.fit(trainer, module, loader)
     check_same(module)
     return None if ranking is None else ranking.selection

@@ -7,7 +7,7 @@ have other numbers of passes. Each update sums the gradients into the shards, mo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,12 @@ import lightning
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mllmrec.errors import UserError
 from mllmrec.models.policy import Policy
 from mllmrec.phases.base import PhaseModule
+from mllmrec.phases.whole_state import WholeState
 from mllmrec.step.updates import Updates
 
 
@@ -39,14 +41,15 @@ class Division:
             )
         self.model: Any = copy.deepcopy(model)
 
-    def divide(self, mesh: Any) -> None:
+    def divide(self, module: lightning.LightningModule) -> None:
         """Divide the weights layer by layer.
 
         Args:
-            mesh: of the processes.
+            module: knows the mesh of the processes.
         """
         from torch.distributed.fsdp import fully_shard
 
+        mesh: Any = module.device_mesh["data_parallel"]  # type: ignore[index]
         known = [getattr(part, "_no_split_modules", None) or () for part in self.model.modules()]
         layers = {name for names in known for name in names}
         for part in list(self.model.modules()):
@@ -65,6 +68,11 @@ class Division:
             part.set_reshard_after_backward(False, recurse=False)
             part.set_requires_gradient_sync(False, recurse=False)
             part.unshard()
+
+    def scatter(self) -> None:
+        """Hold the own shards alone."""
+        for part in self._parts():
+            part.reshard()
 
     def updates(self, updates: Updates) -> Updates:
         """The same updates, of divided weights."""
@@ -103,7 +111,7 @@ class DividedUpdates(Updates):
         return numbers
 
 
-class Shards(ModelParallelStrategy):
+class Shards(WholeState, ModelParallelStrategy):
     """Lightning's FSDP2 for a phase whose model is divided."""
 
     def setup(self, trainer: lightning.Trainer) -> None:
@@ -111,6 +119,45 @@ class Shards(ModelParallelStrategy):
         super().setup(trainer)
         module: Any = self.lightning_module
         module.division.gather()
+
+    def moments(self, optimizer: Any) -> list[dict[str, Tensor]]:
+        """See `WholeState`."""
+        return [
+            {
+                name: value.full_tensor() if isinstance(value, DTensor) else value
+                for name, value in optimizer.state[weight].items()
+            }
+            for weight in _weights(optimizer)
+        ]
+
+    def take_moments(self, moments: Sequence[Mapping[str, Tensor]]) -> None:
+        """See `WholeState`."""
+        optimizer = self.optimizers[0]
+        for weight, state in zip(_weights(optimizer), moments, strict=True):
+            optimizer.state[weight] = {
+                name: _divided_as(weight, value) if value.dim() else value.clone()
+                for name, value in state.items()
+            }
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy the weights into the shards."""
+        module: Any = self.lightning_module
+        module.division.scatter()
+        given = checkpoint["state_dict"]
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if name in given:
+                    weight.copy_(_divided_as(weight, given[name]))
+        module.division.gather()
+
+
+def _weights(optimizer: Any) -> list[DTensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _divided_as(weight: DTensor, value: Tensor) -> DTensor:
+    """A whole tensor, divided as the weight is."""
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
 
 
 @contextmanager

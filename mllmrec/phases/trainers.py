@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from mllmrec.errors import UserError
+from mllmrec.models.policy import Policy
 from mllmrec.phases.base import PhaseModule
 from mllmrec.randomness import derive_seed
 from mllmrec.ranks import the_ranks
@@ -31,30 +33,56 @@ class SummedGradients(DDPStrategy):
             torch.distributed.broadcast(value.data, 0)
 
 
-def divides(settings: Mapping[str, Any], module: PhaseModule) -> bool:
-    """Whether the phase's weights are divided among processes. The warm-up trains a small model, of which each has all."""
-    return the_ranks().several and settings.get("strategy") == "fsdp2" and module.section != "warmup"
-
-
 def trainer_of(
-    settings: Mapping[str, Any], folder: RunFolder, *, shards: bool = False, **more: Any
+    settings: Mapping[str, Any], folder: RunFolder, *, strategy: Any = None, **more: Any
 ) -> lightning.Trainer:
     """A Trainer for this process.
 
     Args:
         settings: the configuration's ``trainer``.
         folder: the run's folder.
-        shards: whether the weights are divided among processes.
+        strategy: of a phase that is divided among processes; None: each process has all of it.
         more: arguments of Lightning's Trainer.
     """
     if not the_ranks().several:
         return make_trainer(settings, folder, **more)
-    strategy: Any = SummedGradients(timeout=PATIENCE)
-    if shards:
-        from mllmrec.phases.sharded import Shards
-
-        strategy = Shards(settings["devices"], 1, timeout=PATIENCE)
+    strategy = strategy or SummedGradients(timeout=PATIENCE)
     return make_trainer(settings, folder, strategy=strategy, among=environment(), **more)
+
+
+@contextmanager
+def dividing(settings: Mapping[str, Any], policy: Policy, module: PhaseModule) -> Iterator[Any]:
+    """Divide a phase among the processes in the block, as ``trainer.strategy`` says.
+
+    The warm-up trains a small model, of which each process has all.
+
+    Args:
+        settings: the configuration's ``trainer``.
+        policy: trains in the phase, and has its weights after the block.
+        module: the phase.
+
+    Yields:
+        Lightning's strategy; None if each process has all of the phase.
+
+    Raises:
+        UserError: a library for it is missing or too old.
+    """
+    named = settings.get("strategy")
+    if not the_ranks().several or module.section == "warmup" or named not in ("fsdp2", "deepspeed"):
+        yield None
+    elif named == "fsdp2":
+        from mllmrec.phases.sharded import Shards, divided
+
+        with divided(policy, module):
+            yield Shards(settings["devices"], 1, timeout=PATIENCE)
+    else:
+        from mllmrec.phases.zero import Zero, ZeroDivision
+
+        module.division = ZeroDivision(module)
+        try:
+            yield Zero(module)
+        finally:
+            module.division = None
 
 
 def begin_together(module: PhaseModule, seed: int) -> None:

@@ -73,8 +73,8 @@ class Attempt:
 
     @property
     def job(self) -> str:
-        """A fingerprint of the settings."""
-        return fingerprint(self.settings)
+        """A fingerprint of the settings, the same with any number of processes."""
+        return fingerprint(_of_any_number(self.settings))
 
     def begin(self) -> None:
         """Write down the job, so that another attempt can go on."""
@@ -94,7 +94,8 @@ class Attempt:
         return found if isinstance(found, dict) and {"settings", "files"} <= found.keys() else None
 
     def _changed(self, before: Mapping[str, Any]) -> list[str]:
-        old, new = dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(self.settings, default=str))))
+        now = json.loads(json.dumps(self.settings, default=str))
+        old, new = (dict(_leaves(_of_any_number(one))) for one in (before, now))
         missing = "unset"
         return [
             f"{key} {old.get(key, missing)} -> {new.get(key, missing)}"
@@ -109,8 +110,9 @@ class Attempt:
 def begun_job(folder: RunFolder) -> str | None:
     """A fingerprint of the settings with which the attempt in a run folder began; None if there is none."""
     try:
-        return fingerprint(json.loads((folder.resume_path / _JOB).read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
+        begun = json.loads((folder.resume_path / _JOB).read_text(encoding="utf-8"))
+        return fingerprint(_of_any_number(begun["settings"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -119,6 +121,14 @@ def _code() -> str:
     """A hash of this package's source and the versions of the libraries that train; classes of the user's own are not in it."""
     sources = sorted(str(path) for path in Path(__file__).parents[1].rglob("*.py"))
     return source_fingerprint(*sources, libraries=("torch", "transformers", "peft", "lightning"))
+
+
+def _of_any_number(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as those of one process, which may begin what several go on with, and the other way round."""
+    trainer = settings.get("trainer")
+    if not isinstance(trainer, Mapping) or "devices" not in trainer:
+        return dict(settings)
+    return {**settings, "trainer": {**trainer, "devices": 1, "strategy": "auto"}}
 
 
 def _leaves(settings: Any, key: str = "") -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from mllmrec.errors import UserError
 from mllmrec.ranks import the_ranks
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.loggers import RunLoggers
-from mllmrec.stopping import end_at_once
+from mllmrec.stopping import RESUMABLE, end_at_once
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ PATIENCE = timedelta(
     days=2
 )  # of a process that waits for another, which may be downloading or writing captions
 _NOTICE = 10.0  # seconds in which a process sees by itself that another one ended
+_SOON = 2.0  # seconds until a broken connection and the end of its process are both seen
 _OFTEN = 0.5  # seconds between two looks at the others
 
 
@@ -79,7 +81,7 @@ def together(settings: Mapping[str, Any]) -> Iterator[None]:
     """In this block ``trainer.devices`` processes work on the job; with one device nothing changes.
 
     Raises:
-        UserError: there are not so many devices.
+        UserError: there are not so many devices, or another process ended early.
     """
     devices = int(settings.get("devices", 1))
     if devices == 1:
@@ -91,8 +93,18 @@ def together(settings: Mapping[str, Any]) -> Iterator[None]:
         others = _start(devices)
         threading.Thread(target=_watch_others, args=(others, done), daemon=True).start()
     _connect(settings, devices)
-    yield
-    the_ranks().wait()
+    try:
+        yield
+        the_ranks().wait()
+    except UserError:
+        raise
+    except Exception as error:
+        # Whoever waits for a process that ended sees a broken connection.
+        lost = _ended(others, _SOON)
+        if lost is None:
+            raise
+        done.set()
+        raise UserError(lost) from error
     done.set()
     import torch.distributed as dist
 
@@ -175,11 +187,24 @@ def _backend(settings: Mapping[str, Any]) -> str:
 def _watch_others(others: Sequence[subprocess.Popen[bytes]], done: threading.Event) -> None:
     """End this process if another one failed and this one did not notice, as in a collective operation on GPUs."""
     while not done.wait(_OFTEN):
-        failed = [(rank, code) for rank, other in enumerate(others, 1) if (code := other.poll())]
-        if failed and not done.wait(_NOTICE):
-            rank, code = failed[0]
-            print(f"mllmrec.train: process {rank} of this job ended with status {code}", file=sys.stderr)
+        lost = _ended(others, 0.0)
+        if lost is not None and not done.wait(_NOTICE):
+            print(f"mllmrec.train: {lost}", file=sys.stderr)
             end_at_once(1)
+
+
+def _ended(others: Sequence[subprocess.Popen[bytes]], seconds: float) -> str | None:
+    """Which of the others ended early, and how; None if within these seconds none has."""
+    until = time.monotonic() + seconds
+    while True:
+        for rank, other in enumerate(others, 1):
+            if code := other.poll():
+                how = f"with status {code}" if code > 0 else f"by {signal.Signals(-code).name}"
+                memory = ", as when memory runs out" if code == -signal.SIGKILL else ""
+                return f"process {rank} of this job ended {how}{memory}; {RESUMABLE}"
+        if time.monotonic() >= until:
+            return None
+        time.sleep(_OFTEN / 5)
 
 
 def _watch_leader(leader: int, scratch: str) -> None:

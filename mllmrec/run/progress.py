@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ import lightning
 import torch
 from lightning.pytorch.loggers import Logger
 
+from mllmrec.errors import UserError
 from mllmrec.ranks import the_ranks
 from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.csv_log import CsvLog
@@ -26,6 +29,9 @@ from mllmrec.run.log import GOES_ON_AT
 from mllmrec.stopping import arrived, check_stopped, patient, watch_again
 
 log = logging.getLogger(__name__)
+
+_NO_STATE = (pickle.UnpicklingError,)  # what loading raises, and training does not
+_NOT_OURS = (*_NO_STATE, AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Batches(Protocol):
@@ -55,6 +61,7 @@ class SavedProgress(lightning.Callback):
         self.loggers: Sequence[Logger] = ()  # of what is trained
         self._generators: dict[str, Any] | None = None  # of the checkpoint
         self.saves = True  # whether checkpoints can be written
+        self.draws_alike = False  # whether all processes draw the same dropout
         self._started = self._saved_at = time.monotonic()
         self._saved_step = self.begin
 
@@ -63,12 +70,13 @@ class SavedProgress(lightning.Callback):
 
         Raises:
             Stopped: a signal came; the last step is saved.
+            UserError: the checkpoint holds what no checkpoint of this package holds.
         """
         path = None
         if self.begun is not None:
             path = self.begun.path
             log.info(GOES_ON_AT, self.name, self.begin)
-        with patient(self.schedule.grace):
+        with patient(self.schedule.grace), readable(path, _NO_STATE):
             trainer.fit(module, loader, ckpt_path=path, weights_only=True)
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -122,8 +130,11 @@ class SavedProgress(lightning.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state_dict`; the generators follow right before the first step."""
         generators, self.earlier = state["generators"], state["seconds"]
-        # An earlier version kept those of one process alone.
-        self._generators = generators[the_ranks().rank] if isinstance(generators, list) else generators
+        if not isinstance(generators, list):
+            generators = [generators]  # an earlier version kept those of one process alone
+        # Another number of processes wrote it: one without a generator keeps its own, from the phase's start.
+        known = 0 if self.draws_alike else the_ranks().rank
+        self._generators = generators[known] if known < len(generators) else _generators()
 
     def save_files(self) -> None:
         """Bring files that grow with the steps up to date."""
@@ -201,6 +212,26 @@ class Epochs:
                 self.progress.between(self._step, whole=self._step % len(self) > 0)
             self._step += 1
             yield batch
+
+
+@contextmanager
+def readable(path: Path | None, faults: tuple[type[Exception], ...] = _NOT_OURS) -> Iterator[None]:
+    """In the block a file of an earlier attempt is read. No code in it runs, whoever wrote it.
+
+    Args:
+        path: of the file, or of the folder that holds it.
+        faults: what reading it may raise.
+
+    Raises:
+        UserError: it holds something else, or is damaged.
+    """
+    try:
+        yield
+    except faults as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path} does not hold what this package writes ({first}): delete it, or start anew with resume=never"
+        ) from error
 
 
 def _generators() -> dict[str, Any]:

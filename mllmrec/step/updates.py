@@ -63,19 +63,9 @@ class Updates:
                 or the first update with a gradient and a learning rate changes no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for share in shares:
-            self.backward(share)
-            loss += float(share.detach())
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        ranks = the_ranks()
-        loss = ranks.total({"loss": loss})["loss"]
-        ranks.sum_gradients(weights)
-        if all(weight.grad is None for weight in weights):
-            # If there was nothing to learn, the gradient is zero; momentum and decay still act as in any other update.
-            for weight in weights:
-                weight.grad = torch.zeros_like(weight)
-        norm = float(_whole(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)))
+        weights = self.learning()
+        loss = the_ranks().total({"loss": self.differentiate(shares, weights)})["loss"]
+        norm = self.clip(weights)
         rate = self.schedule.get_last_lr()[0]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skip(loss, norm)
@@ -87,6 +77,27 @@ class Updates:
         self.count += 1
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
 
+    def learning(self) -> list[Tensor]:
+        """The weights that an update moves."""
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+    def differentiate(self, shares: Iterable[Tensor], weights: Sequence[Tensor]) -> float:
+        """Give the weights the gradient of all processes' shares; returns this process's loss."""
+        loss = 0.0
+        for share in shares:
+            self.backward(share)
+            loss += float(share.detach())
+        the_ranks().sum_gradients(weights)
+        if all(weight.grad is None for weight in weights):
+            # If there was nothing to learn, the gradient is zero; momentum and decay still act as in any other update.
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+        return loss
+
+    def clip(self, weights: Sequence[Tensor]) -> float:
+        """Scale the gradients down to the largest norm; returns the norm that they had."""
+        return float(_whole(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)))
+
     def _skip(self, loss: float, norm: float) -> None:
         """Leave the weights as they are, and the optimiser's moments too."""
         if self.not_finite is None:
@@ -95,7 +106,10 @@ class Updates:
                 f"lower {self.section}.learning_rate (now {self._highest_rate()})"
             )
         self.not_finite(loss, norm)
-        # Without gradients a step changes nothing. Lightning counts it, so that the log's steps stay those of the plan.
+        self.leave_out()
+
+    def leave_out(self) -> None:
+        """Make a step that changes nothing. Lightning counts it, so that the log's steps stay those of the plan."""
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.step()
 

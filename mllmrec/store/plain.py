@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 
 _ARRAY, _SET, _QUEUE, _CLASS, _SHARED = "array", "set", "queue", "class", "shared"
 _KEY = "\x1fkind"
+_OURS = "mllmrec"
 
 
 def plain(value: Any, shared: Mapping[str, Any] | None = None) -> Any:
@@ -57,33 +58,34 @@ def plain(value: Any, shared: Mapping[str, Any] | None = None) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
-def restored(value: Any, shared: Mapping[str, Any] | None = None) -> Any:
+def restored(value: Any, shared: Mapping[str, Any] | None = None, trust: Collection[str] = ()) -> Any:
     """The value that `plain` was given.
 
     Args:
         value: as `plain` returned it.
         shared: the objects of the same names in this job.
+        trust: packages besides mllmrec whose classes the value may hold.
 
     Raises:
-        ValueError: it names a class that this process has not loaded, or that is no dataclass.
+        ValueError: it names a class of another package, one that this process has not loaded, or one that is no dataclass.
     """
     if isinstance(value, (list, tuple)):
-        return type(value)(restored(one, shared) for one in value)
+        return type(value)(restored(one, shared, trust) for one in value)
     if not isinstance(value, dict):
         return value
     kind = value.get(_KEY)
     if kind is None:
-        return {key: restored(one, shared) for key, one in value.items()}
+        return {key: restored(one, shared, trust) for key, one in value.items()}
     if kind == _SHARED:
         return (shared or {})[value["name"]]
     if kind == _ARRAY:
         return value["value"].numpy().copy()
-    content = restored(value["value"], shared)
+    content = restored(value["value"], shared, trust)
     if kind == _QUEUE:
         return deque(content, maxlen=value["most"])
     if kind == _SET:
         return frozenset(content) if value["own"] == "frozenset" else set(content)
-    return _class(value["name"])(**content)
+    return _class(value["name"], {_OURS, *trust})(**content)
 
 
 def write_plain(value: Any, path: Path) -> None:
@@ -105,12 +107,15 @@ def _fields(kind: Any) -> list[str] | None:
     return list(kind._fields) if issubclass(kind, tuple) and hasattr(kind, "_fields") else None
 
 
-def _class(name: str) -> Any:
-    """A dataclass or named tuple. It must be loaded already, so that a file cannot have modules imported."""
+def _class(name: str, packages: Collection[str]) -> Any:
+    """A dataclass or named tuple of these packages, loaded already: a file cannot have modules imported."""
     module, _, path = name.partition(":")
+    if module.split(".")[0] not in packages:
+        raise ValueError(f"{name} is no class of {' or '.join(sorted(packages))}")
     found: Any = sys.modules.get(module)
     for part in path.split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, type) or _fields(found) is None:
+    # What a module only imports is not its own.
+    if not isinstance(found, type) or _fields(found) is None or found.__module__ != module:
         raise ValueError(f"{name} is no dataclass of this version")
     return found

@@ -60,7 +60,11 @@ ASKS_FOR_A_GPU = {
 }
 
 # Choices whose packages are extras that tests do without.
-OPTIONAL = {("logger", "mlflow"): "mlflow", ("logger", "trackio"): "trackio"}
+OPTIONAL = {
+    ("logger", "mlflow"): "mlflow",
+    ("logger", "trackio"): "trackio",
+    ("trainer", "deepspeed"): "deepspeed",
+}
 
 
 def composed(*overrides: str) -> DictConfig:

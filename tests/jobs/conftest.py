@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -70,6 +73,28 @@ def job(cache: Path) -> Job:
         return folder
 
     return run_job
+
+
+class _Making:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.fixture
+def payload() -> Callable[[Path], bytes]:
+    """``payload(folder)``: what `torch.save` writes of an object that makes a folder when it is read."""
+
+    def written(folder: Path) -> bytes:
+        stream = io.BytesIO()
+        torch.save({"state_dict": _Making(folder)}, stream)
+        return stream.getvalue()
+
+    return written
 
 
 @pytest.fixture

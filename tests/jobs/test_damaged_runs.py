@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from mllmrec import load_run
@@ -121,3 +123,38 @@ def test_files_that_are_no_parquet_are_refused(copied) -> None:
         build_experiments(copied, "run", Question())
     with pytest.raises(UserError, match=r"rollouts.parquet is damaged \("):
         read_rollouts(copied / "rollouts.parquet")
+
+
+OPENED = {
+    "evaluate": lambda run: open_run(str(run), None),
+    "export": lambda run: open_run(str(run), None, trust=()),
+    "explore": lambda run: read_rollouts(run / "rollouts.parquet"),
+    "report": lambda run: build_experiments(run, "run", Question()),
+}
+
+
+@pytest.mark.parametrize(
+    ("opened", "place"),
+    [
+        ("evaluate", "model/model.safetensors"),
+        ("evaluate", "model/tokenizer.json"),
+        ("evaluate", "model/config.json"),
+        ("export", "model/pytorch_model.bin"),
+        ("explore", "rollouts.parquet"),
+        ("report", "per_user.parquet"),
+        ("report", "metrics.json"),
+    ],
+)
+def test_a_pickle_in_place_of_a_file_is_refused_and_does_not_run(
+    copied, payload, tmp_path, opened, place
+) -> None:
+    owned = tmp_path / "owned"
+    assert torch.load(io.BytesIO(payload(tmp_path / "shown")), weights_only=False)
+    assert (tmp_path / "shown").is_dir()  # it would run
+    (copied / place).write_bytes(payload(owned))
+    if place.endswith(".bin"):
+        (copied / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError) as refused:
+        OPENED[opened](copied)
+    assert "\n" not in str(refused.value)
+    assert not owned.exists()

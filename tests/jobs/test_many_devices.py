@@ -10,6 +10,7 @@ import pytest
 from mllmrec.config import CONFIG_DIR
 from mllmrec.config.checks import plain_faults
 from mllmrec.config.compose import compose_checked
+from mllmrec.config.rules import broken_rules, deepspeed_can_divide
 from mllmrec.evaluation.records import read_stage
 from mllmrec.run.folder import RunFolder
 from mllmrec.run.log_rows import read_log
@@ -89,6 +90,27 @@ def test_what_one_device_alone_can_do_is_refused(given):
     assert any("trainer.devices=1" in fault for fault in plain_faults(composed.config))
     composed = compose_checked("train", ["trainer=ddp", "trainer.devices=1", *given], CONFIG_DIR)
     assert not any("trainer.devices" in fault for fault in plain_faults(composed.config))
+
+
+@pytest.mark.parametrize(
+    ("here", "given", "said"),
+    [
+        (None, [], "needs deepspeed: pip install 'mllmrec[deepspeed]'"),
+        ("0.18.9", [], "needs a later DeepSpeed than 0.18.9"),
+        ("0.19.8", ["trainer.precision=bf16-mixed"], "set trainer.precision=bf16-true or 32-true"),
+        ("0.19.8", ["backbone=qwen3_0.6b", "backbone.quantization=4bit"], "use trainer=ddp"),
+        ("0.19.8", [], None),
+        (None, ["trainer.devices=1"], None),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(here, given, said, monkeypatch):
+    monkeypatch.setattr("mllmrec.config.rules.find_spec", lambda name: here)
+    monkeypatch.setattr("mllmrec.config.rules.version", lambda name: here)
+    composed = compose_checked("train", ["trainer=deepspeed", *given], CONFIG_DIR)
+    assert (composed.config["trainer"]["strategy"], composed.faults) == ("deepspeed", [])
+    faults = broken_rules(composed.config, (deepspeed_can_divide,))
+    assert len(faults) == (said is not None)
+    assert said is None or said in faults[0]
 
 
 def test_a_multirun_is_refused_since_each_process_would_start_it_again(command, tmp_path):

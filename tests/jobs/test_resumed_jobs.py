@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import wandb
 from offline_wandb import read_run
 from safetensors.torch import load_file
 
+from mllmrec.cache import file_fingerprint
+from mllmrec.errors import UserError
 from mllmrec.errors.disk import user_error_behind
 from mllmrec.evaluation.protocol import Protocol
 from mllmrec.phases.training_free import TrainingFree
@@ -74,7 +77,21 @@ def content(folder: Path) -> dict:
     return {"metrics": metrics, "log": rows, "weights": weights, "tables": tables}
 
 
-def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, tmp_path):
+def refuses_a_payload(run: Path, file: str, payload, go_on) -> None:
+    """A file of an earlier attempt that would make a folder when it is read as a pickle is refused in one line."""
+    copied, owned = run.with_name("copied"), run.with_name("owned")
+    shutil.copytree(run, copied)
+    path = copied / "resume" / file
+    path.write_bytes(payload(owned))
+    seal = path.with_suffix(".json")
+    if seal.exists():  # a stranger would write that too
+        seal.write_text(json.dumps({**json.loads(seal.read_text()), "content": file_fingerprint(path)}))
+    with pytest.raises(UserError, match=f"{path.name} does not hold what this package writes"):
+        go_on(copied)
+    assert not owned.exists()
+
+
+def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, payload, tmp_path):
     command = (*STEPS, "grpo.iterations=2", "sampler=dynamic", "reference=ema")
     whole = content(job(tmp_path / "whole", *command))
     with no_room(100_000) as fill:
@@ -89,12 +106,13 @@ def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, 
         with pytest.raises(Killed):
             job(tmp_path / "run", *command)
     damaged = tmp_path / "run" / "resume" / "grpo" / "step-000000002.ckpt"
+    ends(None)
+    refuses_a_payload(tmp_path / "run", f"grpo/{damaged.name}", payload, lambda run: job(run, *command))
     foreign = damaged.with_name("step-000000003.ckpt")
     foreign.write_bytes(damaged.read_bytes())
     seal = json.loads(damaged.with_suffix(".json").read_text())
     foreign.with_suffix(".json").write_text(json.dumps({**seal, "step": 3, "job": "another"}))
     damaged.write_bytes(damaged.read_bytes()[:1000])
-    ends(None)
     assert content(job(tmp_path / "run", *command)) == whole
     assert not (tmp_path / "run" / "resume").exists()
     log = (tmp_path / "run" / "run.log").read_text()
@@ -107,13 +125,14 @@ def test_a_job_goes_on_in_every_phase_from_its_last_whole_checkpoint(job, ends, 
     assert resumptions(tmp_path / "run" / "run.log") == expected
 
 
-def test_answers_that_a_later_phase_learns_are_there_in_another_attempt(job, ends, tmp_path):
+def test_answers_that_a_later_phase_learns_are_there_in_another_attempt(job, ends, payload, tmp_path):
     command = (*STEPS, "variant=grpo_sft_grpo")
     whole = content(job(tmp_path / "whole", *command))
     ends("sft_on_grpo", 1)
     with pytest.raises(Killed):
         job(tmp_path / "run", *command)
     ends(None)
+    refuses_a_payload(tmp_path / "run", "grpo-answers.pt", payload, lambda run: job(run, *command))
     assert content(job(tmp_path / "run", *command)) == whole
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import socket
-from contextlib import nullcontext
 
 import lightning
 import numpy as np
@@ -18,19 +18,21 @@ from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import evaluate
 from mllmrec.evaluation.ranking import Likelihood
 from mllmrec.evaluation.records import read_stage, write_stage
-from mllmrec.phases import sharded
 from mllmrec.phases.base import Learner, OptimizerSettings
 from mllmrec.phases.dpo import Dpo
 from mllmrec.phases.pointwise import Pointwise
 from mllmrec.phases.sft import Sft
-from mllmrec.phases.trainers import check_same, trainer_of
+from mllmrec.phases.trainers import check_same, dividing, trainer_of
 from mllmrec.phases.warmup import Warmup
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.ranks import Ranks, apart, the_ranks
 from mllmrec.rewards.base import TextReward
 from mllmrec.rl.advantages import GroupRelative
 from mllmrec.rollout.free import Free
+from mllmrec.run.checkpoints import Checkpoints, Schedule
 from mllmrec.run.folder import RunFolder
+from mllmrec.run.progress import SavedProgress, Steps
+from mllmrec.store.plain import plain, restored
 
 
 @pytest.fixture
@@ -119,20 +121,36 @@ def phases(double, make_examples, make_grpo):
     }
 
 
-def trained(make, policy, folder, devices, divided=False):
-    """The numbers of every update, the weights, and how many prompts were read."""
+class Saved(SavedProgress):
+    """What a checkpoint holds of a module, without a job around it."""
+
+    def state_dict(self):
+        return super().state_dict() | {"module": plain(self.module.progress())}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.module.take_up(restored(state["module"]))
+
+
+def trained(make, policy, folder, devices, strategy="ddp", checkpoints=None):
+    """The numbers of every update, the weights, and how many prompts were read; goes on from a checkpoint."""
     torch.manual_seed(0)
     module, steps = make()
     rows = []
     module.log_step = rows.append
     settings = {"accelerator": "cpu", "precision": "32-true", "devices": devices, "log_every_n_steps": 1}
+    settings["strategy"] = strategy
     quiet = {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "use_distributed_sampler": False}
-    shards = divided and devices > 1
-    trainer: lightning.Trainer = trainer_of(settings, RunFolder(folder), shards=shards, **quiet)
-    with sharded.divided(policy, module) if shards else nullcontext():
-        trainer.fit(module, torch.utils.data.DataLoader(steps, batch_size=None, collate_fn=list))
+    progress = Saved("phase", Checkpoints(checkpoints or folder / "none"), Schedule(None, steps=1))
+    progress.module, progress.saves = module, checkpoints is not None
+    numbered = Steps([[step] for step in range(len(steps))], progress)
+    loader = torch.utils.data.DataLoader(steps, batch_sampler=numbered, collate_fn=lambda step: list(step[0]))
+    with dividing(settings, policy, module) as own:
+        quiet["callbacks"] = [progress]
+        trainer: lightning.Trainer = trainer_of(settings, RunFolder(folder), strategy=own, **quiet)
+        progress.fit(trainer, module, loader)
     check_same(module)
-    weights = {name: weight.detach() for name, weight in module.model.named_parameters()}
+    weights = {name: weight.detach().clone() for name, weight in module.model.named_parameters()}
     return rows, weights, policy.prompts_read
 
 
@@ -155,9 +173,8 @@ def test_two_processes_learn_what_one_does(phases, double, in_two, tmp_path, nam
         double.policy.model.float()
         close = 2e-3  # twice the learning rate: Adam moves a weight whose gradient is rounding as far as any other
     begun = {key: weight.detach().clone() for key, weight in double.policy.model.named_parameters()}
-    both = in_two(
-        lambda: trained(phases[name], double.policy, tmp_path / str(the_ranks().rank), 2, "divided" in name)
-    )
+    strategy = "fsdp2" if "divided" in name else "ddp"
+    both = in_two(lambda: trained(phases[name], double.policy, tmp_path / str(the_ranks().rank), 2, strategy))
     rows, weights, read = trained(phases[name], double.policy, tmp_path, 1)
     assert max(float((weights[key] - begun[key]).abs().max()) for key in begun) > 1e-4
     assert len(rows) >= 2
@@ -167,6 +184,44 @@ def test_two_processes_learn_what_one_does(phases, double, in_two, tmp_path, nam
         for own, other in zip(rows, its_rows, strict=True):
             assert other == pytest.approx(own, rel=close, abs=close)
         assert max(float((its_weights[key] - weights[key]).abs().max()) for key in weights) < close
+
+
+@pytest.mark.parametrize("name", ["two updates and a reference", "sft"])
+def test_deepspeed_learns_what_ddp_does(phases, double, in_two, tmp_path, name):
+    pytest.importorskip("deepspeed", reason="pip install deepspeed")
+    double.policy.model.float()  # DeepSpeed has no other precision
+    rows, weights, read = in_two(lambda: trained(phases[name], double.policy, tmp_path / "ddp", 2))[0]
+    for its_rows, its_weights, its_read in in_two(
+        lambda: trained(phases[name], double.policy, tmp_path / "deepspeed", 2, "deepspeed")
+    ):
+        assert its_read == read
+        for own, other in zip(rows, its_rows, strict=True):
+            assert other == pytest.approx(own, rel=1e-6, abs=1e-6)
+        assert max(float((its_weights[key] - weights[key]).abs().max()) for key in weights) < 1e-6
+
+
+@pytest.mark.parametrize(("one", "other"), [("fsdp2", 1), ("fsdp2", 2), ("deepspeed", 1), ("deepspeed", 2)])
+def test_any_number_of_processes_goes_on_from_a_checkpoint(phases, double, in_two, tmp_path, one, other):
+    if one == "deepspeed":
+        pytest.importorskip("deepspeed", reason="pip install deepspeed")
+        double.policy.model.float()
+    make, policy, folder = phases["grpo, divided"], double.policy, tmp_path / "checkpoints"
+    begun = copy.deepcopy(policy.model.state_dict())
+
+    def train(processes):
+        def work():
+            return trained(make, policy, tmp_path / str(the_ranks().rank), processes, one, folder)
+
+        policy.model.load_state_dict(begun)  # the reference
+        return in_two(work) if processes == 2 else [work()]
+
+    rows, weights, _ = train(3 - other)[0]
+    assert {path.name for path in folder.iterdir()} == {"step-000000001.ckpt", "step-000000001.json"}
+    for its_rows, its_weights, _ in train(other):
+        assert len(its_rows) == 2  # of the second step
+        for own, its in zip(rows[2:], its_rows, strict=True):
+            assert its == pytest.approx(own, rel=1e-6, abs=1e-6)
+        assert max(float((its_weights[key] - weights[key]).abs().max()) for key in weights) < 1e-6
 
 
 def test_five_users_are_ranked_once_each(tiny, make_examples, in_two, tmp_path):

@@ -30,7 +30,7 @@ def test_state_comes_back_from_a_file_that_can_hold_no_code(tmp_path):
     }
     torch.save(plain(state, {"builder": builder}), tmp_path / "state.pt")
     another = object()
-    found = restored(torch.load(tmp_path / "state.pt", weights_only=True), {"builder": another})
+    found = restored(torch.load(tmp_path / "state.pt", weights_only=True), {"builder": another}, [__name__])
     kept = found["kept"]["user 1", 3]
     assert kept.words == ("a", "b")
     assert kept.seen.tolist() == [1.5, 2.5]
@@ -50,8 +50,21 @@ def test_what_cannot_be_saved_is_named():
         plain({"part": [type("Kept2", (), {})()]})
 
 
-@pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "nowhere:Class", "pathlib:Path"])
-def test_a_file_cannot_name_any_class(name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("os:system", "no class of mllmrec"),
+        ("subprocess:Popen", "no class of mllmrec"),
+        (f"{__name__}:Kept", "no class of mllmrec"),
+        ("mllmrecs:Class", "no class of mllmrec"),
+        ("mllmrec.nowhere:Class", "no dataclass of this version"),
+        ("mllmrec.cache:Path", "no dataclass of this version"),
+        ("mllmrec.testing.trials:TokenBatch", "no dataclass of this version"),
+        ("mllmrec.store.plain:torch.Size", "no dataclass of this version"),
+        ("mllmrec.store.plain:sys.version_info", "no dataclass of this version"),
+    ],
+)
+def test_a_file_names_no_class_but_those_of_mllmrec_and_of_trusted_packages(name, said):
     written = plain(Kept((), np.zeros(1), None))
-    with pytest.raises(ValueError, match="is no dataclass of this version"):
+    with pytest.raises(ValueError, match=f"is {said}"):
         restored({**written, "name": name})
