@@ -275,7 +275,9 @@ FAULTS: dict[str, list[Fault]] = {
             "goes on with the trial that was running",
             STEPS,
         ),
-        Fault("no room in one job", "not run here", "as for a run alone, and the others go on", STEPS),
+        Fault(
+            "no room in one job", "not run here", "expected: as for a run alone, and the others go on", STEPS
+        ),
         Fault("driver or leave under Ray", "not run here", "the command of sweep_faults.md prints it", STEPS),
         Fault("a real Slurm cluster, GPUs, a node that fails", "not run here", "unknown", "unknown"),
     ],
