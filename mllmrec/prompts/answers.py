@@ -40,10 +40,9 @@ def reasoned(reasoning: str, answer: str) -> str:
 def split_reasoning(completion: str) -> tuple[str, str]:
     """The reasoning and the answer of a completion of the form of `reasoned`; of any other, no reasoning and all of it."""
     begin, end = f"{THINK_OPEN}\n", f"\n{THINK_CLOSE}\n"
-    if not completion.startswith(begin) or end not in completion:
-        return "", completion
-    reasoning, _, answer = completion.removeprefix(begin).partition(end)
-    return reasoning, answer
+    # The newline that opens reasoning cannot close it as well.
+    reasoning, closed, answer = completion.removeprefix(begin).partition(end)
+    return (reasoning, answer) if closed and completion.startswith(begin) else ("", completion)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def test_an_item_named_while_thinking_is_no_answer():
     [
         ("<think>\nred <b>\n</think>\n[ITEM_1]", ("red <b>", "[ITEM_1]")),
         ("<think>\nred</think>\n[ITEM_1]", ("", "<think>\nred</think>\n[ITEM_1]")),
+        ("<think>\n</think>\n[ITEM_1]", ("", "<think>\n</think>\n[ITEM_1]")),
         ("[ITEM_1]", ("", "[ITEM_1]")),
     ],
 )
