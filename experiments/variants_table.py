@@ -2,7 +2,8 @@
 
     python experiments/variants_table.py sweep=sweeps/variants-small picture=experiments/variants.png
 
-Differences are paired by user, and each user's NDCG@3 is first averaged over the seeds that both sides have finished.
+Differences are paired by user, and each user's NDCG@3 is first averaged over the seeds that both sides have finished. With
+``weights=last`` the weights after the last step are ranked, and not those that held-out users chose, which may be SFT's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from command_line import WrongUse, read_settings
 
 from mllmrec.evaluation.intervals import paired_differences
 from mllmrec.evaluation.metrics import per_user_metrics
-from mllmrec.evaluation.records import read_stage
+from mllmrec.evaluation.records import read_stage, stages_in
 
 METRIC, PLAIN = "NDCG@3", "grpo"
 BEFORE = ("warmup", "sft")  # phases whose cost is not a system's own
@@ -31,6 +32,8 @@ class Settings:
 
     sweep: str = "sweeps/variants-small"
     picture: str = ""  # a PNG file; empty for none
+    weights: str = "kept"  # kept: those that held-out users chose; last: those after the last step
+    seeds: str = ""  # such as 0,1; empty for all
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,17 @@ class Run:
     seconds: float  # of the phases after SFT
 
 
-def read(folder: Path) -> Run | None:
-    """A job's run; None if it has not finished."""
+def read(folder: Path, weights: str) -> Run | None:
+    """A job's run; None if it has not finished. ``weights``: see `Settings`."""
     if not (folder / "finished.json").exists():
         return None
     metrics = json.loads((folder / "metrics.json").read_text())
     last = list(metrics["stages"])[-1]
-    users = {}
+    users, stages = {}, stages_in(folder / "per_user.parquet")
     for phase in {last, *(("sft",) if "sft" in metrics["stages"] else ())}:
-        records = read_stage(folder / "per_user.parquet", phase)
+        # Where the last weights were kept, there is no second ranking.
+        other = phase == last and weights == "last" and f"{phase}_last" in stages
+        records = read_stage(folder / "per_user.parquet", f"{phase}_last" if other else phase)
         values = per_user_metrics(np.asarray(records.ranks, dtype=np.float64), [3])[METRIC]
         users[phase] = dict(zip(records.user_ids, values.tolist(), strict=True))
     own = {name: cost for name, cost in metrics["cost"].items() if name not in BEFORE}
@@ -83,7 +88,7 @@ def shown(found: dict[str, Any]) -> str:
 def main() -> int:
     """Print the table."""
     try:
-        given = read_settings(Settings, sys.argv[1:], {})
+        given = read_settings(Settings, sys.argv[1:], {"weights": ("kept", "last")})
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2
@@ -91,7 +96,9 @@ def main() -> int:
     unfinished: list[str] = []
     for folder in sorted(Path(given.sweep).glob("seed-*+variant-*")):
         seed, name = folder.name.removeprefix("seed-").split("+variant-")
-        run = read(folder)
+        if given.seeds and seed not in given.seeds.split(","):
+            continue
+        run = read(folder, given.weights)
         if run is None:
             unfinished.append(f"{name} (seed {seed})")
         else:

@@ -6,6 +6,7 @@ reports an absent or malformed section, so `broken_rules` skips a rule that lack
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -210,7 +211,7 @@ def divided_weights_run_whole(cfg: Settings) -> str | None:
     return None
 
 
-_DEEPSPEED = (0, 19)  # the oldest that sums the gradients of several passes at once
+_DEEPSPEED = (0, 19, 4)  # the oldest that sums the gradients of several passes at once
 
 
 def deepspeed_can_divide(cfg: Settings) -> str | None:
@@ -224,7 +225,7 @@ def deepspeed_can_divide(cfg: Settings) -> str | None:
             "the optimiser's state too"
         )
     here = version("deepspeed")
-    if tuple(map(int, here.split(".")[:2])) < _DEEPSPEED:
+    if tuple(map(int, re.findall(r"\d+", here)[:3])) < _DEEPSPEED:
         return f"trainer.strategy=deepspeed needs a later DeepSpeed than {here}: pip install 'mllmrec[deepspeed]'"
     if trainer.get("precision") not in ("32-true", "bf16-true"):
         return (
