@@ -97,6 +97,7 @@ OTHER = {
     "message": "another",
     "images": (),
     "leak": "Chair",
+    "examples": (("another", "answer"),),
 }
 OTHER_ITEM = {"item_id": "2", "title": "Rug", "caption": "blue", "image": Path("b.png")}
 

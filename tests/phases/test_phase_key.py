@@ -627,7 +627,8 @@ def test_a_setting_that_refers_to_another_counts_with_its_value(world):
 def test_what_a_method_says_besides_its_phases_counts(world):
     key = world.key("+method.item_vectors={_target_: mllmrec.baselines.popularity.Popularity}")
     assert key.settings["method"] == {"item_vectors": {"_target_": "mllmrec.baselines.popularity.Popularity"}}
-    assert changed(world.key().parts([FIRST]), key.parts([FIRST])) == {"settings"}
+    # The class that the settings name is code that the phase uses.
+    assert changed(world.key().parts([FIRST]), key.parts([FIRST])) == {"settings", "code"}
 
 
 def test_a_kind_of_the_user_s_own_is_known_by_its_source(world, import_from):
