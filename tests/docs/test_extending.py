@@ -152,7 +152,7 @@ def test_all_parts_in_one_run(importable: Path, command: Callable[..., SimpleNam
     assert data["samples"]["test"]["samples"] == 40
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_wheels_of_both_packages_in_an_environment_of_their_own(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
