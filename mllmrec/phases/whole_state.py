@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,20 +13,20 @@ from torch import Tensor
 from mllmrec.ranks import the_ranks
 
 
-class WholeState:
+class WholeState(ABC):
     """Mixed into a strategy of Lightning that divides the optimiser's state."""
 
     lightning_module: Any
     checkpoint_io: Any
     optimizers: Any
 
+    @abstractmethod
     def moments(self, optimizer: Any) -> list[dict[str, Tensor]]:
         """What the optimiser keeps of each weight, whole, in the order of its weights; all processes have to ask."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_moments(self, moments: Sequence[Mapping[str, Tensor]]) -> None:
         """Go on from what `moments` returned."""
-        raise NotImplementedError
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
