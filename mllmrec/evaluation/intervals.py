@@ -72,6 +72,43 @@ def _resampled_means(values: np.ndarray, generator: np.random.Generator, resampl
     return drawn @ values[:, first].T / len(codes)
 
 
+def crossed_interval(
+    values: np.ndarray, seed: int, resamples: int = 4000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of S seeds by U users, resampling seeds and users, each on its own.
+
+    The bootstrap of crossed factors (Owen, "The pigeonhole bootstrap", 2007). It errs on the wide side in users, but with
+    few seeds it is too narrow in seeds: of three seeds, resampling sees two thirds of their variance. So the seeds' part of
+    each resample is stretched by sqrt(S / (S - 1)).
+
+    Args:
+        values: (S, U), such as differences of two models, seed by seed on the same users.
+        seed: the run's seed.
+        resamples: how many bootstrap samples.
+        confidence: coverage.
+
+    Returns:
+        (low, high). With one seed only users are resampled.
+
+    Raises:
+        ValueError: no seed, or fewer than two users.
+    """
+    num_seeds, num_users = values.shape
+    if num_seeds < 1 or num_users < 2:
+        raise ValueError(
+            f"an interval over seeds and users needs a seed and two users, and got {values.shape}"
+        )
+    generator = numpy_generator(seed, "crossed bootstrap")
+    users = generator.multinomial(num_users, np.full(num_users, 1 / num_users), size=resamples) / num_users
+    by_seed = users @ values.T  # (R, S)
+    drawn = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds
+    stretch = np.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 0.0
+    middle = by_seed.mean(axis=1)
+    means = middle + stretch * ((drawn * by_seed).sum(axis=1) - middle)
+    low, high = np.quantile(means, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return float(low), float(high)
+
+
 def sign_flip_p_values(differences: np.ndarray, seed: int, flips: int = 4999) -> np.ndarray:
     """Two-sided p of the paired randomisation test that each row's mean is 0.
 

@@ -7,7 +7,12 @@ import pytest
 from scipy import stats
 
 from mllmrec.errors import UserError
-from mllmrec.evaluation.intervals import bootstrap_intervals, paired_differences, sign_flip_p_values
+from mllmrec.evaluation.intervals import (
+    bootstrap_intervals,
+    crossed_interval,
+    paired_differences,
+    sign_flip_p_values,
+)
 from mllmrec.evaluation.metrics import per_user_metrics
 
 
@@ -41,6 +46,19 @@ def test_intervals_of_very_many_users_agree_with_those_drawn_user_by_user(monkey
     for name, edges in one_by_one.items():  # half the width is 0.02, and shares move in steps of 0.0005
         assert counted[name] == pytest.approx(edges, abs=0.0025)
     assert counted["HR@3"][0] <= counted["HR@5"][0]
+
+
+def test_one_seed_leaves_an_interval_over_users_alone():
+    hits = np.repeat([1.0, 0.0], [1000, 3000])
+    assert crossed_interval(hits[None], seed=0) == pytest.approx([0.25 - 0.0134, 0.25 + 0.0134], abs=0.0015)
+
+
+def test_seeds_that_differ_widen_the_interval_though_all_users_agree():
+    # Half of the resamples hold one seed twice: 0 or 1, so 0.5 off the mean, stretched by sqrt(2 / 1).
+    low, high = crossed_interval(np.repeat([[0.0], [1.0]], 50, axis=1), seed=0)
+    assert (low, high) == pytest.approx((0.5 - 0.5 * 2**0.5, 0.5 + 0.5 * 2**0.5))
+    with pytest.raises(ValueError, match="a seed and two users"):
+        crossed_interval(np.zeros((2, 1)), seed=0)
 
 
 def test_one_user_has_no_interval():
