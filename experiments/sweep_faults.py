@@ -1,10 +1,13 @@
 """Kills sweeps and searches under each engine, starts the same command again, and says what was lost.
 
     python experiments/sweep_faults.py engines=joblib,submitit_local,ray,optuna faults=driver,worker,leave
+    python experiments/sweep_faults.py engines=slurm faults=driver,worker,leave,limit,requeued,node
 
 Each line is one engine and one fault. Two small jobs run one after the other, and the fault meets the second before its sixth
 step, after the first has finished. ``driver`` kills the command that was typed (SIGKILL), ``worker`` kills the process of the job
-(SIGKILL), and ``leave`` asks the job to leave as a cluster does (SIGUSR2 under submitit, SIGTERM elsewhere). The line says how often
+(SIGKILL), and ``leave`` asks the job to leave as a cluster does (SIGUSR2 under submitit, SIGTERM elsewhere). Three faults need a Slurm
+cluster whose operator runs the script: ``limit`` lowers the job's time limit to a minute, ``requeued`` puts the job back into the
+queue as pre-emption does, and ``node`` takes the job's node down and brings it back. The line says how often
 the command was typed, how many finished jobs were run again, at which step the second job went on, and whether everything that
 it wrote equals the same job left alone.
 """
@@ -42,8 +45,8 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 
 class Trouble(Callback):
-    def __init__(self, number, folder, together):
-        self.number, self.folder, self.together = number, Path(folder), together
+    def __init__(self, number, folder, together, seconds):
+        self.number, self.folder, self.together, self.seconds = number, Path(folder), together, seconds
 
     def finished(self):
         return list(self.folder.glob("sweep/*/finished.json"))
@@ -60,11 +63,13 @@ class Trouble(Callback):
                 if self.number:
                     os.kill(os.getpid(), self.number)
                 else:
-                    time.sleep(15)
+                    time.sleep(self.seconds)
             between(progress, step, **more)
 
         SavedProgress.between = troubled
 """
+FAULTS = ("driver", "worker", "leave")
+OF_SLURM = ("limit", "requeued", "node")  # what the script does to the job, not the job to itself
 TOGETHER = ("submitit_local",)  # engines that start all jobs at once
 ENGINES = ("joblib", "submitit_local", "slurm", "ray", "optuna")
 MORE = {
@@ -84,7 +89,7 @@ class Settings:
     """The command line."""
 
     engines: str = "joblib,submitit_local,ray,optuna"
-    faults: str = "driver,worker,leave"
+    faults: str = ",".join(FAULTS)
     folder: str = "/tmp/sweep_faults"  # of runs and caches
 
 
@@ -115,15 +120,22 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
-def start(engine: str, folder: Path, number: int | None) -> subprocess.Popen[bytes]:
-    """Type the command; ``number`` is the signal of the fault, 0 for a job that waits to be met, None for no fault."""
+def start(engine: str, folder: Path, number: int | None, seconds: float = 15.0) -> subprocess.Popen[bytes]:
+    """Type the command.
+
+    Args:
+        engine: its name.
+        folder: of the experiment.
+        number: the signal of the fault; 0 for a job that waits to be met, and None for no fault.
+        seconds: that the job waits.
+    """
     typed = [sys.executable, "-m", *command(engine, folder)]
     if engine != "optuna":
         typed += SMALL[1:]
     if number is not None:
         where = "+hydra.callbacks.trouble"
         typed += [f"{where}._target_=trouble.Trouble", f"{where}.number={number}", f"{where}.folder={folder}"]
-        typed.append(f"{where}.together={engine in TOGETHER}")
+        typed += [f"{where}.together={engine in TOGETHER}", f"{where}.seconds={seconds}"]
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     environment = {
         **os.environ,
@@ -133,6 +145,24 @@ def start(engine: str, folder: Path, number: int | None) -> subprocess.Popen[byt
     }
     with (folder / "typed.log").open("ab") as output:
         return subprocess.Popen(typed, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
+def meet_in_slurm(fault: str) -> None:
+    """Do to the running job of this sweep what a cluster does."""
+
+    def asked(*words: str) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+    listed = asked("squeue", "--noheader", "--name=mllmrec", "--states=RUNNING", "--format=%i %N")
+    job, node = listed.splitlines()[0].split()
+    if fault == "limit":
+        asked("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    elif fault == "requeued":
+        asked("scontrol", "requeue", job)
+    else:
+        asked("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=fault")
+        time.sleep(5)
+        asked("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 def run_of(folder: Path, value: str) -> Path:
@@ -169,9 +199,10 @@ def row(engine: str, fault: str, root: Path) -> tuple[str, bool]:
         raise SystemExit(f"{alone}: failed without a fault, see {whole / 'typed.log'}")
     folder = prepared(root / f"{engine}-{fault}")
     asked = signal.SIGUSR2 if engine in ("submitit_local", "slurm") else signal.SIGTERM
-    number = {"driver": 0, "worker": int(signal.SIGKILL), "leave": int(asked)}[fault]
+    number = {"worker": int(signal.SIGKILL), "leave": int(asked)}.get(fault, 0)
     typed = 1
-    process = start(engine, folder, number)
+    # A cluster looks at time limits twice a minute.
+    process = start(engine, folder, number, 120.0 if fault in OF_SLURM else 15.0)
     before: dict[str, int] = {}
     while process.poll() is None:
         if (folder / "met").exists() and not before:
@@ -179,6 +210,8 @@ def row(engine: str, fault: str, root: Path) -> tuple[str, bool]:
             if fault == "driver":
                 time.sleep(0.5)
                 process.kill()
+            elif fault in OF_SLURM:
+                meet_in_slurm(fault)
         time.sleep(0.02)
     before = before or finished(folder)
     while process.wait() != 0 and typed < 4:
@@ -207,9 +240,9 @@ def row(engine: str, fault: str, root: Path) -> tuple[str, bool]:
 def main() -> int:
     """Run all faults; status 1 if anything was lost."""
     try:
-        given = read_settings(
-            Settings, sys.argv[1:], {"engines": ENGINES, "faults": ("driver", "worker", "leave")}
-        )
+        given = read_settings(Settings, sys.argv[1:], {"engines": ENGINES, "faults": (*FAULTS, *OF_SLURM)})
+        if set(given.faults.split(",")) & set(OF_SLURM) and given.engines != "slurm":
+            raise WrongUse(f"faults={','.join(OF_SLURM)} need engines=slurm")
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2

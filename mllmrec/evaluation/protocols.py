@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +21,9 @@ from mllmrec.models.selection import Selection
 from mllmrec.ranks import the_ranks
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
+
+if TYPE_CHECKING:
+    from mllmrec.store.rankings import RankingStore
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +44,37 @@ class Place:
         """The folder."""
         return RunFolder(self.path)
 
-    def rank(self, name: str, ranker_of: Callable[[], Ranker]) -> Evaluation:
-        """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done."""
+    def rank(
+        self, name: str, ranker_of: Callable[[], Ranker], kept: RankingStore | None = None
+    ) -> Evaluation:
+        """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done.
+
+        Args:
+            name: of the phase.
+            ranker_of: makes the ranker.
+            kept: rankings of other jobs, which may have this one.
+        """
         before = self.before
         known = None if before is None else the_ranks().of_leader(lambda: before.read(name))
         if known is not None:
             log.info("evaluate %s, %s: an earlier attempt did", name, self.protocol.settings.weighting)
             return known
-        result = self.protocol.rank(name, ranker_of(), self.folder)
+        protocol, per_user, result = self.protocol, self.folder.per_user_path, None
+        if kept is not None:
+            result = the_ranks().of_leader(lambda: kept.restore(name, protocol, per_user))
+        if result is None:
+            result = protocol.rank(name, ranker_of(), self.folder)
+            if kept is not None and the_ranks().leads:
+                kept.keep(name, protocol, result, per_user)
         if before is not None and the_ranks().leads:
             before.keep(name, result)
         return result
 
-    def record(self, stage: str, ranker_of: Callable[[], Ranker]) -> Evaluation:
-        """Rank every user and write the results to per_user.parquet and metrics.json."""
-        protocol, result = self.protocol, self.rank(stage, ranker_of)
+    def record(
+        self, stage: str, ranker_of: Callable[[], Ranker], kept: RankingStore | None = None
+    ) -> Evaluation:
+        """Rank every user and write the results to per_user.parquet and metrics.json; the arguments are those of `rank`."""
+        protocol, result = self.protocol, self.rank(stage, ranker_of, kept)
         self.folder.record_stage(
             stage, result.means(protocol.ks), protocol.intervals(result), result.validity
         )
@@ -109,10 +128,18 @@ class Protocols:
             described = {**place.protocol.describe(ranking), **(further or {})}
             place.folder.record_protocol(described, place.protocol.chance())
 
-    def record(self, stage: str, ranker_of: Callable[[Protocol], Ranker]) -> Evaluation:
-        """Rank every user and compare with the phase before; return the main protocol's result."""
+    def record(
+        self, stage: str, ranker_of: Callable[[Protocol], Ranker], kept: RankingStore | None = None
+    ) -> Evaluation:
+        """Rank every user and compare with the phase before; return the main protocol's result.
+
+        Args:
+            stage: its name.
+            ranker_of: makes the ranker of a protocol.
+            kept: rankings of other jobs, which may have this one.
+        """
         earlier = next(reversed(self.results), None)
-        found = [place.record(stage, partial(ranker_of, place.protocol)) for place in self.places]
+        found = [place.record(stage, partial(ranker_of, place.protocol), kept) for place in self.places]
         if earlier is not None:
             for place, later, before in zip(self.places, found, self.results[earlier], strict=True):
                 place.folder.record_difference(stage, earlier, place.protocol.difference(later, before))
@@ -120,7 +147,11 @@ class Protocols:
         return found[0]
 
     def record_selection(
-        self, stage: str, selection: Selection, ranker_of: Callable[[Protocol], Ranker] | None
+        self,
+        stage: str,
+        selection: Selection,
+        ranker_of: Callable[[Protocol], Ranker] | None,
+        kept: RankingStore | None = None,
     ) -> None:
         """Report a phase's best weights on held-out users and its last weights separately.
 
@@ -128,15 +159,16 @@ class Protocols:
             stage: a phase whose kept weights are already recorded.
             selection: which weights the phase kept.
             ranker_of: makes a ranker with the weights that were not kept; None where best and last are the same.
+            kept: rankings of other jobs, which may have this one.
         """
         steps = {"best": selection.best_step, "last": selection.last_step}
-        for place, kept in zip(self.places, self.results[stage], strict=True):
+        for place, own in zip(self.places, self.results[stage], strict=True):
             protocol = place.protocol
-            results = {"best": kept, "last": kept}
+            results = {"best": own, "last": own}
             compared: dict[str, Any] = {"kept": selection.kept}
             if ranker_of is not None:
                 name = f"{stage}_{selection.not_kept}"
-                results[selection.not_kept] = place.rank(name, partial(ranker_of, protocol))
+                results[selection.not_kept] = place.rank(name, partial(ranker_of, protocol), kept)
                 compared["difference"] = protocol.difference(results["best"], results["last"])
             for which, result in results.items():
                 compared[which] = {

@@ -106,6 +106,17 @@ class StageWriter:
         if sum(table.num_rows for table in self._waiting) >= _TOGETHER:
             self.flush()
 
+    def take(self, table: pa.Table, slices: Sequence[Sequence[str]]) -> None:
+        """Write users whose rows another run wrote, under this phase's name and with their slices in this run."""
+        own = {
+            "stage": pa.array([self.stage] * len(table), pa.string()),
+            "slices": pa.array([list(names) for names in slices], pa.list_(pa.string())),
+        }
+        for start in range(0, len(table), _TOGETHER):
+            rows = slice(start, start + _TOGETHER)
+            part = {name: own.get(name, table[name])[rows] for name in SCHEMA.names}
+            self._writer.write_table(pa.table(part, schema=SCHEMA), row_group_size=_TOGETHER)
+
     def flush(self) -> None:
         """Write the users that wait for others."""
         if self._waiting:
@@ -130,6 +141,25 @@ def write_stage(path: Path, stage: str, keep_top: int = 100) -> Iterator[StageWr
         stage_writer = StageWriter(writer, stage, keep_top)
         yield stage_writer
         stage_writer.flush()
+
+
+def stage_table(path: Path, stage: str) -> pa.Table:
+    """The rows of one phase of a ``per_user.parquet``, with all of `SCHEMA`'s columns."""
+    with refusing_damage(path):
+        return _with_all_columns(pq.read_table(path, filters=[("stage", "=", stage)]))
+
+
+def write_stage_table(path: Path, stage: str, table: pa.Table, slices: Sequence[Sequence[str]]) -> None:
+    """Add a phase to ``per_user.parquet``, as `write_stage` does, from rows that another run wrote.
+
+    Args:
+        path: the file.
+        stage: the phase's name here.
+        table: U rows of `stage_table`.
+        slices: U lists, the names of each user's slices in this run.
+    """
+    with write_stage(path, stage) as writer:
+        writer.take(table, slices)
 
 
 def _row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:

@@ -47,6 +47,7 @@ from mllmrec.samples.item_texts import described_items
 from mllmrec.samples.prepared import Prepared
 from mllmrec.screen.transformers_output import warn_through_our_log
 from mllmrec.step.together import read_together
+from mllmrec.store.rankings import RankingStore
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +121,15 @@ def run_language_model(run: NewRun) -> Evaluation:
 
     job_key = "" if run.job.attempt is None else run.job.attempt.job
     done = PhaseStore(folder.resume_path / "phases", OneJob(job_key))
-    store = None
+    store = rankings = None
     if cfg.share_stages:
+        if RankingStore.can_keep(cfg):
+            rankings = RankingStore(
+                Path(cfg.cache_dir) / "rankings", cfg, policy, answers, len(prepared.items)
+            )
         key = PhaseKey(cfg, prepared, policy, answers, held_out)
         store = PhaseStore(Path(cfg.cache_dir) / "stages", key)
-    result = protocols.record("zero_shot", ranker)
+    result = protocols.record("zero_shot", ranker, rankings)
     drawn = monotonic()
     for count, phase in enumerate(phases, 1):
         so_far = phases[:count]
@@ -157,7 +162,7 @@ def run_language_model(run: NewRun) -> Evaluation:
             weights = folder.model_path if phase is phases[-1] else folder.checkpoints_path / name
             with about(policy.folder_of(name, folder.adapters_path, weights)):
                 policy.save_phase(name, folder.adapters_path, weights)
-        result = protocols.record(name, ranker)
+        result = protocols.record(name, ranker, rankings)
         log.info("%s: %s", name, folder.metrics()["stages"][name])
         measures = protocols.main.measures_faithfulness and not inference.draws
         if measures and phase.kind.data != "sequences":
@@ -166,7 +171,7 @@ def run_language_model(run: NewRun) -> Evaluation:
             )
         if selection is not None:
             with policy.with_weights(selection.other):
-                protocols.record_selection(name, selection, ranker if selection.other else None)
+                protocols.record_selection(name, selection, ranker if selection.other else None, rankings)
         # The whole job's curves are drawn at its end; a picture takes half a second, so not after phases of seconds.
         if ranks.leads and phase is not phases[-1] and monotonic() - drawn > 20:
             draw_curves(folder.log_path, folder.curves_path)

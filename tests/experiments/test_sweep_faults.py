@@ -32,3 +32,6 @@ def test_a_wrong_engine_is_named(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep_faults.py", "engines=celery"])
     assert sweep_faults.main() == 2
     assert "engines=celery: there are joblib, submitit_local" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["sweep_faults.py", "faults=driver,node"])
+    assert sweep_faults.main() == 2
+    assert "faults=limit,requeued,node need engines=slurm" in capsys.readouterr().err

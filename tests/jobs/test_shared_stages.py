@@ -7,6 +7,7 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from safetensors.torch import load_file
@@ -49,6 +50,42 @@ def test_a_shared_stage_gives_the_run_that_training_it_gives(job, tmp_path, own_
     # The phase's cost is known although this job did not train it.
     assert costs[2]["sft"] == costs[1]["sft"]
     assert log_of(alone) == log_of(first) == log_of(second)
+
+
+def rankings(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "per_user.parquet").to_pylist()
+
+
+def ranked_by_another(folder: Path) -> list[str]:
+    lines = (folder / "run.log").read_text(encoding="utf-8").splitlines()
+    return [
+        line.split(": ")[1].split(",")[0] for line in lines if "ranked before, by the same weights" in line
+    ]
+
+
+def test_equal_weights_are_ranked_once(job, tmp_path, own_cache, caplog):
+    alone = job(tmp_path / "alone", own_cache)
+    job(tmp_path / "first", own_cache, *SHARING)
+    kept = sorted((tmp_path / "cache" / "rankings").glob("*.parquet"))
+    second = job(tmp_path / "second", own_cache, *SHARING)
+    before = {"zero_shot", "warmup", "sft"}
+    assert sorted((tmp_path / "cache" / "rankings").glob("*.parquet")) == kept
+    assert set(ranked_by_another(second)) >= {*before, "grpo"}
+    assert rankings(alone) == rankings(second)
+    # Other weights after GRPO, and other candidates.
+    changed = ("heldout.keep=last", "grpo.learning_rate=0.05")
+    assert "grpo" not in ranked_by_another(job(tmp_path / "b", own_cache, *SHARING, *changed))
+    other = job(tmp_path / "c", own_cache, *SHARING, "eval.num_negatives=11")
+    assert before.isdisjoint(ranked_by_another(other))
+    # A damaged file is named, and the users are ranked again.
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-40])
+    with caplog.at_level(logging.WARNING):
+        again = job(tmp_path / "again", own_cache, *SHARING)
+    assert "a ranking that an earlier job kept is damaged" in caplog.text
+    assert rankings(again) == rankings(alone)
+    assert before.isdisjoint(ranked_by_another(again))
+    assert set(ranked_by_another(job(tmp_path / "last", own_cache, *SHARING))) >= before
 
 
 def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
