@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -45,6 +46,27 @@ def launcher_faults(config: DictConfig) -> list[str]:
             "add resume=auto skip_finished=true"
         )
     return faults
+
+
+def unaccounted(launcher: str) -> str | None:
+    """What is wrong with a Slurm cluster that keeps no accounts; None if it keeps some, or the launcher is another.
+
+    submitit asks ``sacct`` whether a job still runs. Where it gets no answer, it waits for the job's results without end.
+
+    Args:
+        launcher: name of the launcher, or the ``_target_`` of its class.
+    """
+    if launcher not in ("slurm", "submitit_slurm") and not launcher.endswith(".SlurmLauncher"):
+        return None
+    try:
+        subprocess.run(["sacct", "--noheader", "--allocations"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        return (
+            f"sacct does not answer here ({said.decode(errors='replace').strip().splitlines()[-1]}), so a job that dies is waited for "
+            "without end: if squeue lists no job of the sweep any more, press Ctrl-C and start the same command again"
+        )
+    return None
 
 
 def interval_faults(overrides: Sequence[str], config: DictConfig) -> list[str]:

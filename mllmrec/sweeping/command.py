@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+from mllmrec.config.launcher_rules import unaccounted
 from mllmrec.config.typed import quoted
 from mllmrec.errors import UserError, choices
 from mllmrec.screen.console import make_console, relative
@@ -82,7 +83,7 @@ def run_command(given: list[str]) -> int:
     console = make_console()
     machine = _machine(sweep, int(asked) if asked else None)
     console.print(f"{name}: {_intent(sweep, machine)}", highlight=False, markup=False)
-    told = machine.crowded()
+    told = machine.crowded() or unaccounted(sweep.launcher)
     if told:
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     count = 0

@@ -15,6 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from mllmrec.config.launcher_rules import unaccounted
 from mllmrec.stopping import CHILDREN_SECONDS
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,12 @@ class LocalJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the first job, in the process that launches them."""
         launcher = config.hydra.launcher
-        if "JoblibLauncher" not in str(launcher.get("_target_")) or "sweep" in config.hydra.callbacks:
+        if "sweep" in config.hydra.callbacks:
+            return
+        lost = unaccounted(str(launcher.get("_target_")))
+        if lost:
+            log.warning("%s", lost)
+        if "JoblibLauncher" not in str(launcher.get("_target_")):
             return
         from joblib import cpu_count, effective_n_jobs
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from mllmrec.config import CONFIG_DIR, launcher_rules
 from mllmrec.config.compose import compose_checked
-from mllmrec.config.launcher_rules import launcher_faults
+from mllmrec.config.launcher_rules import launcher_faults, unaccounted
 from mllmrec.errors import ConfigError, UserError
 from mllmrec.sweep import main
 from mllmrec.sweeping import local
@@ -39,6 +39,19 @@ def test_slurm_is_refused_where_there_is_none_and_where_jobs_would_begin_anew(mo
     monkeypatch.setattr(launcher_rules.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert launcher_faults(composed("hydra/launcher=slurm", "resume=auto")) == []
     assert launcher_faults(composed("hydra/launcher=joblib")) == []
+
+
+def test_a_cluster_without_accounts_is_warned_of(monkeypatch, tmp_path) -> None:
+    sacct = tmp_path / "sacct"
+    sacct.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert unaccounted("slurm") is None
+    sacct.write_text("#!/bin/sh\necho 'accounting storage is disabled' >&2\nexit 1\n", encoding="utf-8")
+    assert "(accounting storage is disabled), so a job that dies is waited for" in unaccounted("slurm")
+    sacct.unlink()
+    assert "sacct does not answer here" in unaccounted("hydra_plugins.mine.SlurmLauncher")
+    assert unaccounted("joblib") is None
 
 
 def test_a_sweep_goes_where_its_launcher_says(monkeypatch) -> None:
