@@ -45,7 +45,11 @@ class Place:
         return RunFolder(self.path)
 
     def rank(
-        self, name: str, ranker_of: Callable[[], Ranker], kept: RankingStore | None = None
+        self,
+        name: str,
+        ranker_of: Callable[[], Ranker],
+        kept: RankingStore | None = None,
+        shown: Shown = "own",
     ) -> Evaluation:
         """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done.
 
@@ -53,6 +57,7 @@ class Place:
             name: of the phase.
             ranker_of: makes the ranker.
             kept: rankings of other jobs, which may have this one.
+            shown: what stands before the answer if the policy reasons first.
         """
         before = self.before
         known = None if before is None else the_ranks().of_leader(lambda: before.read(name))
@@ -61,11 +66,11 @@ class Place:
             return known
         protocol, per_user, result = self.protocol, self.folder.per_user_path, None
         if kept is not None:
-            result = the_ranks().of_leader(lambda: kept.restore(name, protocol, per_user))
+            result = the_ranks().of_leader(lambda: kept.restore(name, protocol, per_user, shown))
         if result is None:
             result = protocol.rank(name, ranker_of(), self.folder)
             if kept is not None and the_ranks().leads:
-                kept.keep(name, protocol, result, per_user)
+                kept.keep(name, protocol, result, per_user, shown)
         if before is not None and the_ranks().leads:
             before.keep(name, result)
         return result
@@ -178,17 +183,20 @@ class Protocols:
                 }
             place.folder.record_weights(stage, compared)
 
-    def record_faithfulness(self, stage: str, ranker_of: Callable[[Shown], Ranker]) -> None:
+    def record_faithfulness(
+        self, stage: str, ranker_of: Callable[[Shown], Ranker], kept: RankingStore | None = None
+    ) -> None:
         """Rank under the main protocol with the reasoning left out, taken from another user, and with its words shuffled.
 
         Args:
             stage: a phase that is already recorded.
             ranker_of: makes a ranker that changes the reasoning in this way.
+            kept: rankings of other jobs, which may have these.
         """
         protocol, place, own = self.main, self.places[0], self.results[stage][0]
         compared: dict[str, Any] = {}
         for shown in CHANGES:
-            result = place.rank(f"{stage}_reasoning_{shown}", partial(ranker_of, shown))
+            result = place.rank(f"{stage}_reasoning_{shown}", partial(ranker_of, shown), kept, shown)
             compared[shown] = {
                 "metrics": result.means(protocol.ks),
                 "intervals": protocol.intervals(result),

@@ -79,10 +79,16 @@ class AfterReasoning(ScoringRanker):
         encoded = self.engine.encode(model, self.policy.prompt_batch([one.prompt for one in examples]))
         options = [self.answers.among(one.candidates.tolist()) for one in examples]
         spelling = Spelling(self.policy.end_token, options, self.words)
-        generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
-        said, closed = self.rollout.reason(self.engine, model, encoded, self.samples, generators, spelling)
-        self.generated_tokens += sum(map(len, said))
-        said, closed = self._changed(said, closed, examples)
+        if self.shown == "none":
+            said: list[list[int]] = [[] for _ in range(len(examples) * self.samples)]
+            closed = [False] * len(said)
+        else:
+            generators = [torch_generator(self.seed, "reasoning", one.sample_id) for one in examples]
+            said, closed = self.rollout.reason(
+                self.engine, model, encoded, self.samples, generators, spelling
+            )
+            self.generated_tokens += sum(map(len, said))
+            said, closed = self._changed(said, closed, examples)
         if any(one.second is not None for one in examples):
             weights = self._after_profiles(examples, said, options)
         else:
@@ -126,8 +132,6 @@ class AfterReasoning(ScoringRanker):
     ) -> tuple[list[list[int]], list[bool]]:
         if self.shown == "own":
             return said, closed
-        if self.shown == "none":
-            return [[] for _ in said], [False] * len(said)
         if self.shown == "swapped":
             return self._swapped(said, closed, examples)
         texts = [text.split() for text in self._texts(said)]

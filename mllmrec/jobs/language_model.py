@@ -167,7 +167,7 @@ def run_language_model(run: NewRun) -> Evaluation:
         measures = protocols.main.measures_faithfulness and not inference.draws
         if measures and phase.kind.data != "sequences":
             protocols.record_faithfulness(
-                name, lambda shown: protocols.main.ranker(policy, answers, engine, shown)
+                name, lambda shown: protocols.main.ranker(policy, answers, engine, shown), rankings
             )
         if selection is not None:
             with policy.with_weights(selection.other):

@@ -23,6 +23,7 @@ from mllmrec.errors import UserError
 from mllmrec.errors.disk import about, disk_fault, refusing_damage
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.reasoned import Shown
 from mllmrec.evaluation.records import stage_table, write_stage_table
 from mllmrec.evaluation.slices import names_by_user
 from mllmrec.inference.base import described
@@ -40,8 +41,9 @@ from mllmrec.store.fingerprints import (
 log = logging.getLogger(__name__)
 
 # Sections that a ranking by scores reads besides ``eval``, whose examples are hashed.
-READ = ("engine", "backbone", "trainer", "prompt", "peft")
-SCORED = ("likelihood", "constrained")  # values of eval.ranking whose results nothing is drawn for
+READ = ("engine", "backbone", "trainer", "prompt", "peft", "cot")
+# Values of eval.ranking with scores of all candidates. What is drawn for them is drawn by ``protocol_seed``.
+SCORED = ("likelihood", "constrained", "reasoned")
 _RANKS = "mllmrec.evaluation.protocol"  # the module that ranks
 _META = b"mllmrec"
 
@@ -75,7 +77,7 @@ class RankingStore:
 
     @staticmethod
     def can_keep(cfg: DictConfig) -> bool:
-        """Whether a run's rankings depend on nothing but what the key holds: scores of answers, by prompts of text."""
+        """Whether a run's rankings depend on nothing but what the key holds: scores of candidates, by prompts of text."""
         return (
             not described(cfg.get("inference"))
             and cfg.eval.ranking in SCORED
@@ -83,8 +85,13 @@ class RankingStore:
             and cfg.cot.placement != "profile"  # whose text the policy writes
         )
 
-    def place(self, protocol: Protocol) -> Path:
-        """Where the ranking by the policy as it is now is kept, whether it is there or not."""
+    def place(self, protocol: Protocol, shown: Shown = "own") -> Path:
+        """Where the ranking by the policy as it is now is kept, whether it is there or not.
+
+        Args:
+            protocol: what is ranked.
+            shown: what stands before the answer if the policy reasons first.
+        """
         if id(protocol) not in self._asked:
             settings = OmegaConf.to_container(protocol.settings, resolve=True)
             self._asked[id(protocol)] = {"measure": measure_fingerprint(protocol), "eval": settings}
@@ -92,21 +99,25 @@ class RankingStore:
             **self._common,
             **self._asked[id(protocol)],
             "weights": model_fingerprint(self.policy.model),
+            "shown": shown,
         }
         return self.folder / f"{fingerprint(parts)}.parquet"
 
-    def restore(self, name: str, protocol: Protocol, per_user: Path) -> Evaluation | None:
+    def restore(
+        self, name: str, protocol: Protocol, per_user: Path, shown: Shown = "own"
+    ) -> Evaluation | None:
         """Add a kept ranking to a run's ``per_user.parquet``, as the phase ``name``.
 
         Args:
             name: of the phase.
             protocol: what is ranked.
             per_user: the file of the run.
+            shown: what stands before the answer if the policy reasons first.
 
         Returns:
             The ranking; None if it is not kept. One that is damaged is named in the log.
         """
-        place = self.place(protocol)
+        place = self.place(protocol, shown)
         if not place.exists():
             return None
         try:
@@ -124,7 +135,9 @@ class RankingStore:
         log.info("%s, %s negatives: ranked before, by the same weights", name, protocol.settings.weighting)
         return result
 
-    def keep(self, name: str, protocol: Protocol, result: Evaluation, per_user: Path) -> None:
+    def keep(
+        self, name: str, protocol: Protocol, result: Evaluation, per_user: Path, shown: Shown = "own"
+    ) -> None:
         """Keep a ranking. If the disk cannot take it, a warning says so.
 
         Args:
@@ -132,12 +145,13 @@ class RankingStore:
             protocol: what was ranked.
             result: by the policy as it is now.
             per_user: the file of the run, which holds the phase.
+            shown: what stands before the answer if the policy reasons first.
         """
         kept = {
             "validity": {kind: float(share) for kind, share in result.validity.items()},
             "tokens": int(result.generated_tokens),
         }
-        place = self.place(protocol)
+        place = self.place(protocol, shown)
         table = stage_table(per_user, name).replace_schema_metadata({_META: json.dumps(kept)})
         try:
             with about(place):

@@ -71,10 +71,18 @@ def test_another_user_s_reasoning_is_never_one_s_own(make_ranker, samples):
     assert swapped(ranker, [7, 7]) == [6, 6]
 
 
-def test_shuffled_words_are_the_same_words_and_none_is_none(tiny, make_ranker, batch):
+def test_without_reasoning_none_is_drawn_and_answers_stand_behind_empty_tags(make_ranker, batch):
+    ranker = make_ranker(shown="none", samples=2)
+    with torch.no_grad():
+        scores, said = ranker.explained(batch)
+    assert said == [("", "")] * len(batch)
+    assert ranker.generated_tokens == 0
+    assert np.exp(scores[0]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_shuffled_words_are_the_same_words(tiny, make_ranker, batch):
     (text,) = tiny.policy.encode_answers(["red red lamp blue chair"])
     example = replace(batch[0])
     (said,), closed = make_ranker(shown="shuffled")._changed([text], [True], [example])
     words = tiny.policy.tokenizer.decode(said).split()
     assert (sorted(words), closed) == (["blue", "chair", "lamp", "red", "red"], [False])
-    assert make_ranker(shown="none")._changed([text], [True], [example]) == ([[]], [False])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -56,6 +57,25 @@ def test_every_answer_counts_and_reasoning_is_measured(finished):
         assert list(compared) == ["none", "swapped", "shuffled"]
         for one in compared.values():
             assert one["difference"]["NDCG@3"]["users"] > 1
+
+
+def test_rankings_after_reasoning_are_shared_between_jobs(job, tmp_path):
+    settings = ("task=reasoned", "share_stages=true", f"cache_dir={tmp_path / 'cache'}", "eval.max_users=12")
+    first, second = (job(tmp_path / name, *settings) for name in ("first", "second"))
+    found = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (first, second)]
+    assert found[0]["faithfulness"] == found[1]["faithfulness"]
+    assert found[0]["stages"] == found[1]["stages"]
+    tables = [pq.read_table(folder / "per_user.parquet") for folder in (first, second)]
+    assert tables[0].to_pylist() == tables[1].to_pylist()
+    log = (second / "run.log").read_text(encoding="utf-8")
+    for name in ("zero_shot", "sft", "sft_reasoning_none", "sft_reasoning_shuffled"):
+        assert f"{name}, uniform negatives: ranked before" in log
+    # Reasoning that is left out is another ranking than the policy's own.
+    ranked = {
+        name: tables[1].filter(pc.equal(tables[1]["stage"], name)) for name in ("sft", "sft_reasoning_none")
+    }
+    texts = [table["text"].to_pylist() for table in ranked.values()]
+    assert texts[0] != texts[1] == [""] * 12
 
 
 def test_a_finished_run_is_evaluated_after_more_reasoning(finished, command, tmp_path):
