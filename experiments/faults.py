@@ -276,10 +276,29 @@ FAULTS: dict[str, list[Fault]] = {
             STEPS,
         ),
         Fault(
-            "no room in one job", "not run here", "expected: as for a run alone, and the others go on", STEPS
+            "the sweep's disk is full",
+            "sweep_faults.md",
+            "the job and the end name the file; finished jobs are kept, and the job goes on",
+            STEPS,
         ),
-        Fault("driver or leave under Ray", "not run here", "the command of sweep_faults.md prints it", STEPS),
-        Fault("a real Slurm cluster, GPUs, a node that fails", "not run here", "unknown", "unknown"),
+        Fault("driver, worker, leave under Ray", "sweep_faults.md", "equal", STEPS),
+        Fault(
+            "driver under Slurm, on a cluster of two nodes",
+            "sweep_faults.md",
+            "the job runs on and is taken over",
+        ),
+        Fault(
+            "worker, leave, time limit, requeue, a node that fails under Slurm",
+            "sweep_faults.md",
+            "Slurm or the sweep starts the job again, and it goes on; equal",
+            STEPS,
+        ),
+        Fault(
+            "a Slurm cluster without accounts",
+            "tests/sweep/test_launchers.py::test_a_cluster_without_accounts_is_warned_of",
+            "the sweep says so, and how to go on if a job dies",
+        ),
+        Fault("GPUs, several machines", "not run here", "unknown", "unknown"),
     ],
 }
 

@@ -2,12 +2,15 @@
 
     python experiments/sweep_faults.py engines=joblib,submitit_local,ray,optuna faults=driver,worker,leave
     python experiments/sweep_faults.py engines=slurm faults=driver,worker,leave,limit,requeued,node
+    mount -t tmpfs -o size=64m tmpfs /mnt/tiny
+    python experiments/sweep_faults.py engines=joblib faults=full disk=/mnt/tiny
 
 Each line is one engine and one fault. Two small jobs run one after the other, and the fault meets the second before its sixth
 step, after the first has finished. ``driver`` kills the command that was typed (SIGKILL), ``worker`` kills the process of the job
 (SIGKILL), and ``leave`` asks the job to leave as a cluster does (SIGUSR2 under submitit, SIGTERM elsewhere). Three faults need a Slurm
 cluster whose operator runs the script: ``limit`` lowers the job's time limit to a minute, ``requeued`` puts the job back into the
-queue as pre-emption does, and ``node`` takes the job's node down and brings it back. The line says how often
+queue as pre-emption does, and ``node`` takes the job's node down and brings it back. ``full`` fills a small disk that holds the sweep's folder,
+and makes room again once the command has ended. The line says how often
 the command was typed, how many finished jobs were run again, at which step the second job went on, and whether everything that
 it wrote equals the same job left alone.
 """
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import WrongUse, read_settings
+from full_disk import MOST, filled
 from safetensors.torch import load_file
 
 from mllmrec.jobs.compared_runs import compared_runs
@@ -69,6 +73,7 @@ class Trouble(Callback):
         SavedProgress.between = troubled
 """
 FAULTS = ("driver", "worker", "leave")
+FULL = "full"
 OF_SLURM = ("limit", "requeued", "node")  # what the script does to the job, not the job to itself
 TOGETHER = ("submitit_local",)  # engines that start all jobs at once
 ENGINES = ("joblib", "submitit_local", "slurm", "ray", "optuna")
@@ -91,6 +96,7 @@ class Settings:
     engines: str = "joblib,submitit_local,ray,optuna"
     faults: str = ",".join(FAULTS)
     folder: str = "/tmp/sweep_faults"  # of runs and caches
+    disk: str = ""  # a small file system that faults=full fills
 
 
 def command(engine: str, folder: Path) -> list[str]:
@@ -162,7 +168,8 @@ def meet_in_slurm(fault: str) -> None:
     else:
         asked("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=fault")
         time.sleep(5)
-        asked("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        # With ReturnToService=2 it may have come back by itself, and then there is nothing to resume.
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True)
 
 
 def run_of(folder: Path, value: str) -> Path:
@@ -191,29 +198,46 @@ def equal(one: Path, other: Path) -> bool:
     )
 
 
-def row(engine: str, fault: str, root: Path) -> tuple[str, bool]:
-    """Run one fault; a row of the table, and whether nothing was lost."""
+def row(engine: str, fault: str, root: Path, disk: Path) -> tuple[str, bool]:
+    """Run one fault; a row of the table, and whether nothing was lost.
+
+    Args:
+        engine: its name.
+        fault: its name.
+        root: folder for all that is written.
+        disk: the file system that `FULL` fills.
+    """
     alone = "optuna" if engine == "optuna" else "basic"  # searches rank other users than sweeps
     whole = root / f"alone-{alone}"
     if len(finished(whole)) < 2 and start(alone, prepared(whole), None).wait() != 0:
         raise SystemExit(f"{alone}: failed without a fault, see {whole / 'typed.log'}")
     folder = prepared(root / f"{engine}-{fault}")
+    if fault == FULL:
+        sweep = disk / folder.name
+        shutil.rmtree(sweep, ignore_errors=True)
+        sweep.mkdir()
+        (folder / "sweep").symlink_to(sweep)
     asked = signal.SIGUSR2 if engine in ("submitit_local", "slurm") else signal.SIGTERM
     number = {"worker": int(signal.SIGKILL), "leave": int(asked)}.get(fault, 0)
     typed = 1
     # A cluster looks at time limits twice a minute.
     process = start(engine, folder, number, 120.0 if fault in OF_SLURM else 15.0)
     before: dict[str, int] = {}
+    ballast: Path | None = None
     while process.poll() is None:
         if (folder / "met").exists() and not before:
             before = finished(folder)
             if fault == "driver":
                 time.sleep(0.5)
                 process.kill()
+            elif fault == FULL:
+                ballast = filled(disk)
             elif fault in OF_SLURM:
                 meet_in_slurm(fault)
         time.sleep(0.02)
     before = before or finished(folder)
+    if ballast is not None:
+        ballast.unlink()
     while process.wait() != 0 and typed < 4:
         if fault == "driver" and typed == 1:
             time.sleep(2)
@@ -240,9 +264,16 @@ def row(engine: str, fault: str, root: Path) -> tuple[str, bool]:
 def main() -> int:
     """Run all faults; status 1 if anything was lost."""
     try:
-        given = read_settings(Settings, sys.argv[1:], {"engines": ENGINES, "faults": (*FAULTS, *OF_SLURM)})
+        given = read_settings(
+            Settings, sys.argv[1:], {"engines": ENGINES, "faults": (*FAULTS, FULL, *OF_SLURM)}
+        )
         if set(given.faults.split(",")) & set(OF_SLURM) and given.engines != "slurm":
             raise WrongUse(f"faults={','.join(OF_SLURM)} need engines=slurm")
+        disk = Path(given.disk or "/")
+        if FULL in given.faults.split(",") and shutil.disk_usage(disk).total > MOST:
+            raise WrongUse(
+                f"disk={given.disk}: must be a file system of at most a gigabyte, for it is filled"
+            )
     except WrongUse as error:
         print(error, file=sys.stderr)
         return 2
@@ -253,7 +284,7 @@ def main() -> int:
     lost = 0
     for engine in given.engines.split(","):
         for fault in given.faults.split(","):
-            line, safe = row(engine, fault, Path(given.folder).resolve())
+            line, safe = row(engine, fault, Path(given.folder).resolve(), disk)
             lost += not safe
             print(line, flush=True)
     return 1 if lost else 0

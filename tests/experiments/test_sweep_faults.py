@@ -35,3 +35,6 @@ def test_a_wrong_engine_is_named(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep_faults.py", "faults=driver,node"])
     assert sweep_faults.main() == 2
     assert "faults=limit,requeued,node need engines=slurm" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["sweep_faults.py", "engines=joblib", "faults=full"])
+    assert sweep_faults.main() == 2
+    assert "must be a file system of at most a gigabyte" in capsys.readouterr().err
