@@ -64,28 +64,30 @@ def ranked_by_another(folder: Path) -> list[str]:
 
 
 def test_equal_weights_are_ranked_once(job, tmp_path, own_cache, caplog):
-    alone = job(tmp_path / "alone", own_cache)
-    job(tmp_path / "first", own_cache, *SHARING)
+    settings = (own_cache, "method=sft")
+    alone = job(tmp_path / "alone", *settings)
+    job(tmp_path / "first", *settings, *SHARING)
     kept = sorted((tmp_path / "cache" / "rankings").glob("*.parquet"))
-    second = job(tmp_path / "second", own_cache, *SHARING)
-    before = {"zero_shot", "warmup", "sft"}
+    second = job(tmp_path / "second", *settings, *SHARING)
+    everything = {"zero_shot", "warmup", "sft"}
     assert sorted((tmp_path / "cache" / "rankings").glob("*.parquet")) == kept
-    assert set(ranked_by_another(second)) >= {*before, "grpo"}
+    assert set(ranked_by_another(second)) >= everything
     assert rankings(alone) == rankings(second)
-    # Other weights after GRPO, and other candidates.
-    changed = ("heldout.keep=last", "grpo.learning_rate=0.05")
-    assert "grpo" not in ranked_by_another(job(tmp_path / "b", own_cache, *SHARING, *changed))
-    other = job(tmp_path / "c", own_cache, *SHARING, "eval.num_negatives=11")
-    assert before.isdisjoint(ranked_by_another(other))
+    # Other weights after SFT, and other candidates.
+    changed = ("heldout.keep=last", "sft.learning_rate=0.05")
+    after = ranked_by_another(job(tmp_path / "b", *settings, *SHARING, *changed))
+    assert "warmup" in after
+    assert "sft" not in after
+    other = job(tmp_path / "c", *settings, *SHARING, "eval.num_negatives=11")
+    assert everything.isdisjoint(ranked_by_another(other))
     # A damaged file is named, and the users are ranked again.
     for path in kept:
         path.write_bytes(path.read_bytes()[:-40])
     with caplog.at_level(logging.WARNING):
-        again = job(tmp_path / "again", own_cache, *SHARING)
+        again = job(tmp_path / "again", *settings, *SHARING)
     assert "a ranking that an earlier job kept is damaged" in caplog.text
     assert rankings(again) == rankings(alone)
-    assert before.isdisjoint(ranked_by_another(again))
-    assert set(ranked_by_another(job(tmp_path / "last", own_cache, *SHARING))) >= before
+    assert everything.isdisjoint(ranked_by_another(again))
 
 
 def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
