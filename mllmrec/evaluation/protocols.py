@@ -7,23 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.errors import UserError
 from mllmrec.evaluation.evaluate import Evaluation
 from mllmrec.evaluation.protocol import Protocol
-from mllmrec.evaluation.ranked_before import RankedBefore
+from mllmrec.evaluation.ranked_before import KeptRankings, RankedBefore
 from mllmrec.evaluation.ranking import Ranker
 from mllmrec.evaluation.reasoned import CHANGES, Shown
 from mllmrec.models.selection import Selection
 from mllmrec.ranks import the_ranks
 from mllmrec.run.folder import RunFolder
 from mllmrec.samples.prepared import FULL, Prepared
-
-if TYPE_CHECKING:
-    from mllmrec.store.rankings import RankingStore
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class Place:
         self,
         name: str,
         ranker_of: Callable[[], Ranker],
-        kept: RankingStore | None = None,
+        kept: KeptRankings | None = None,
         shown: Shown = "own",
     ) -> Evaluation:
         """Rank every user and write the rankings to per_user.parquet, as the phase ``name``, unless that is done.
@@ -76,7 +73,7 @@ class Place:
         return result
 
     def record(
-        self, stage: str, ranker_of: Callable[[], Ranker], kept: RankingStore | None = None
+        self, stage: str, ranker_of: Callable[[], Ranker], kept: KeptRankings | None = None
     ) -> Evaluation:
         """Rank every user and write the results to per_user.parquet and metrics.json; the arguments are those of `rank`."""
         protocol, result = self.protocol, self.rank(stage, ranker_of, kept)
@@ -134,7 +131,7 @@ class Protocols:
             place.folder.record_protocol(described, place.protocol.chance())
 
     def record(
-        self, stage: str, ranker_of: Callable[[Protocol], Ranker], kept: RankingStore | None = None
+        self, stage: str, ranker_of: Callable[[Protocol], Ranker], kept: KeptRankings | None = None
     ) -> Evaluation:
         """Rank every user and compare with the phase before; return the main protocol's result.
 
@@ -156,7 +153,7 @@ class Protocols:
         stage: str,
         selection: Selection,
         ranker_of: Callable[[Protocol], Ranker] | None,
-        kept: RankingStore | None = None,
+        kept: KeptRankings | None = None,
     ) -> None:
         """Report a phase's best weights on held-out users and its last weights separately.
 
@@ -184,7 +181,7 @@ class Protocols:
             place.folder.record_weights(stage, compared)
 
     def record_faithfulness(
-        self, stage: str, ranker_of: Callable[[Shown], Ranker], kept: RankingStore | None = None
+        self, stage: str, ranker_of: Callable[[Shown], Ranker], kept: KeptRankings | None = None
     ) -> None:
         """Rank under the main protocol with the reasoning left out, taken from another user, and with its words shuffled.
 

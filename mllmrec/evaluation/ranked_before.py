@@ -1,15 +1,32 @@
-"""Rankings that an earlier attempt at a job finished, so that another attempt need not rank the same users again."""
+"""Rankings that an earlier attempt at a job finished, or another job, so that the same users need not be ranked again."""
 
 from __future__ import annotations
 
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
 
 from mllmrec.cache import write_json
 from mllmrec.evaluation.evaluate import Evaluation
+from mllmrec.evaluation.protocol import Protocol
+from mllmrec.evaluation.reasoned import Shown
 from mllmrec.evaluation.records import stages_in
+
+
+class KeptRankings(typing.Protocol):
+    """Rankings of other jobs; `mllmrec.store.rankings.RankingStore` keeps them in a folder."""
+
+    def restore(
+        self, name: str, protocol: Protocol, per_user: Path, shown: Shown = "own"
+    ) -> Evaluation | None:
+        """Add a kept ranking to a run's ``per_user.parquet``, as the phase ``name``; None if it is not kept."""
+
+    def keep(
+        self, name: str, protocol: Protocol, result: Evaluation, per_user: Path, shown: Shown = "own"
+    ) -> None:
+        """Keep a ranking for other jobs."""
 
 
 class RankedBefore:

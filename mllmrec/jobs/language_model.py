@@ -123,7 +123,7 @@ def run_language_model(run: NewRun) -> Evaluation:
     done = PhaseStore(folder.resume_path / "phases", OneJob(job_key))
     store = rankings = None
     if cfg.share_stages:
-        if RankingStore.can_keep(cfg):
+        if RankingStore.can_keep(cfg) and not described(cfg.get("inference")):
             rankings = RankingStore(
                 Path(cfg.cache_dir) / "rankings", cfg, policy, answers, len(prepared.items)
             )

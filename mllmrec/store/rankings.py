@@ -26,7 +26,6 @@ from mllmrec.evaluation.protocol import Protocol
 from mllmrec.evaluation.reasoned import Shown
 from mllmrec.evaluation.records import stage_table, write_stage_table
 from mllmrec.evaluation.slices import names_by_user
-from mllmrec.inference.base import described
 from mllmrec.models.policy import Policy
 from mllmrec.prompts.answer_tokens import AnswerTokens
 from mllmrec.store.fingerprints import (
@@ -77,10 +76,12 @@ class RankingStore:
 
     @staticmethod
     def can_keep(cfg: DictConfig) -> bool:
-        """Whether a run's rankings depend on nothing but what the key holds: scores of candidates, by prompts of text."""
+        """Whether rankings by ``eval.ranking`` depend on nothing but what the key holds: scores, by prompts of text.
+
+        An inference part reads more of the configuration; the caller knows whether there is one.
+        """
         return (
-            not described(cfg.get("inference"))
-            and cfg.eval.ranking in SCORED
+            cfg.eval.ranking in SCORED
             and cfg.prompt.item_tokens == "none"
             and cfg.cot.placement != "profile"  # whose text the policy writes
         )
