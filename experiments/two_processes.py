@@ -1,7 +1,7 @@
 """Does a job by two processes end as by one? Small whole jobs of each kind, compared in metrics, log and weights.
 
     python experiments/two_processes.py
-    python experiments/two_processes.py jobs=bf16,dora
+    python experiments/two_processes.py jobs=bf16,dora_rslora
 
 Each job runs twice, with ``trainer=cpu`` and with ``trainer=ddp`` over gloo. A line says whether the metrics of every phase are equal,
 how far the loss of any logged row differs, relative to the loss itself, and how far any saved weight. All but the first job use the policy

@@ -136,7 +136,10 @@ def measure_fingerprint(measured: Protocol | None, reads_prompts: bool = True) -
     if measured is None:
         return None
     left_out = _NOT_MEASURED if reads_prompts else (*_NOT_MEASURED, *_OF_PROMPT_READERS)
-    examples = (measured.examples[position] for position in measured.positions)
+    examples: Iterable[Example] = (measured.examples[position] for position in measured.positions)
+    if reads_prompts:
+        # Candidates that one prompt does not list are listed by several, each with its share of them.
+        examples = (part for example in examples for part in measured.examples.in_lists(example))
     settings: Any = OmegaConf.to_container(measured.settings, resolve=True)
     return {
         "examples": examples_fingerprint(examples, () if reads_prompts else _OF_PROMPTS),

@@ -90,6 +90,24 @@ def test_equal_weights_are_ranked_once(job, tmp_path, own_cache, caplog):
     assert everything.isdisjoint(ranked_by_another(again))
 
 
+def test_lists_of_other_lengths_are_ranked_anew(job, tmp_path, own_cache, adapters):
+    # The weights and the candidates to rank are the same; training prompts, and so lists, have 4 candidates or 6.
+    settings = (
+        *adapters,
+        own_cache,
+        *SHARING,
+        "method=sft",
+        "sft.max_steps=1",
+        "prompt.max_caption_words=1",
+        "prompt.history_length=2",
+    )
+    lists = ("eval.num_negatives=11", "eval.listing=trained")
+    first = job(tmp_path / "first", *settings, *lists, "candidates.num_negatives=3", small=False)
+    second = job(tmp_path / "second", *settings, *lists, "candidates.num_negatives=5", small=False)
+    assert "zero_shot" not in ranked_by_another(second)
+    assert metrics_of(first)["stages"]["zero_shot"] != metrics_of(second)["stages"]["zero_shot"]
+
+
 def test_jobs_share_what_is_the_same_and_no_more(job, tmp_path, own_cache):
     job(tmp_path / "a", own_cache, *SHARING)
     assert len(stored(tmp_path)) == 2
