@@ -4,7 +4,7 @@
     python experiments/two_processes.py jobs=bf16,dora_rslora
 
 Each job runs twice, with ``trainer=cpu`` and with ``trainer=ddp`` over gloo. A line says whether the metrics of every phase are equal,
-how far the loss of any logged row differs, relative to the loss itself, and how far any saved weight. All but the first job use the policy
+how far the loss of any logged row differs, relative to the loss (or to 0.001, if the loss is less), and how far any saved weight. All but the first job use the policy
 that the first one saved, opened like any pretrained model, with the dropout of its adapters off, since dropout is another draw in
 each process. The status is 1 if a job failed.
 """

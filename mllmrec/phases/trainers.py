@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
 
 from mllmrec.errors import UserError
@@ -44,10 +45,24 @@ def trainer_of(
         strategy: of a phase that is divided among processes; None: each process has all of it.
         more: arguments of Lightning's Trainer.
     """
-    if not the_ranks().several:
-        return make_trainer(settings, folder, **more)
-    strategy = strategy or SummedGradients(timeout=PATIENCE)
-    return make_trainer(settings, folder, strategy=strategy, among=environment(), **more)
+    if the_ranks().several:
+        strategy = strategy or SummedGradients(timeout=PATIENCE)
+        trainer = make_trainer(settings, folder, strategy=strategy, among=environment(), **more)
+    else:
+        trainer = make_trainer(settings, folder, **more)
+    keep_to_weights(trainer.precision_plugin)
+    return trainer
+
+
+def keep_to_weights(plugin: Precision) -> None:
+    """Let ``trainer.precision=bf16-true`` change the type of weights alone.
+
+    Lightning would convert the batch too, and refuses frozen dataclasses, which hold the examples; and it would make
+    bfloat16 the type of every new tensor of a step, so rewards and advantages would keep three digits.
+    """
+    if isinstance(plugin, HalfPrecision):
+        plugin.convert_input = lambda data: data  # type: ignore[method-assign]
+        plugin.forward_context = nullcontext  # type: ignore[method-assign, assignment]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from peft import PeftConfig
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mllmrec.errors import UserError
@@ -288,3 +289,12 @@ def test_the_fast_engine_stays_inside_a_sliding_window(job, tmp_path, adapters, 
     ):
         run(60)
     assert open_run(str(run(500)), None).policy.max_length == 500
+
+
+def test_a_whole_job_trains_in_bfloat16(job, tmp_path) -> None:
+    run = job(tmp_path / "run", "trainer.precision=bf16-true")
+    stages = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["stages"]
+    assert list(stages) == ["zero_shot", "warmup", "sft", "grpo"]
+    (weights,) = (run / "model").glob("*.safetensors")
+    with safe_open(weights, "pt") as saved:
+        assert {saved.get_tensor(name).dtype for name in saved.keys()} == {torch.bfloat16}  # noqa: SIM118
