@@ -20,13 +20,13 @@ class Views(CotPolicy):
         captions: item id → caption.
         titles: item id → title.
         seed: of the draw.
-        pictures: share of the samples whose reasoning looks at captions.
+        pictures: share of the samples whose reasoning looks at captions. None: half of them, or none if no item has a caption.
         closest: listed candidates that learnt reasoning names, the closest first; 0 for none.
         words: the most words that a text names, most frequent first.
         brevity: the chance that a text ends after a word, drawn after each; 0: every text names as many as it can.
 
     Raises:
-        UserError: a value makes no sense, or captions are to be looked at and there are none.
+        UserError: a value makes no sense, or a share was asked for and no item has a caption.
     """
 
     wants = ("captions", "titles", "seed")
@@ -36,11 +36,13 @@ class Views(CotPolicy):
         captions: Mapping[str, str],
         titles: Mapping[str, str],
         seed: int,
-        pictures: float = 0.5,
+        pictures: float | None = None,
         closest: int = 3,
         words: int = 3,
         brevity: float = 0.0,
     ) -> None:
+        if pictures is None:
+            pictures = 0.5 if any(captions.values()) else 0.0
         if not 0 <= pictures <= 1:
             raise UserError(f"cot_policy.pictures={pictures}: a share lies between 0 and 1")
         if closest < 0:

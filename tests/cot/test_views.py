@@ -69,6 +69,12 @@ def test_a_view_without_words_gives_no_reasoning() -> None:
     assert views(0.0, captions={}).reasoning(KEY) == "Titles: lamp, norvik."
 
 
+def test_without_a_share_half_look_at_captions_or_none_where_there_are_none() -> None:
+    assert Views(CAPTIONS, TITLES, 0).pictures == 0.5
+    blind = Views(dict.fromkeys(CAPTIONS, ""), TITLES, 0)
+    assert blind.reasoning(KEY) == "Titles: lamp, norvik."
+
+
 def test_pictures_without_any_caption_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"cot_policy.pictures=0.4, and no item has a caption.*cot_policy.pictures=0$"
