@@ -252,7 +252,20 @@ def pretrained(
             f"{where} cannot be loaded: {first} (give a hub name that this machine can reach, or a "
             "folder written by save_pretrained)"
         ) from error
+    if quantization == "4bit":
+        _keep_trainable(model)
     return model, tokenizer
+
+
+def _keep_trainable(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from packing weights for inference when a model is evaluated on a CPU with bfloat16 instructions.
+
+    Packed weights stay packed, and their product has no gradient: in all later training, everything below would stand still.
+    """
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _unpacked() -> dict[str, Any]:

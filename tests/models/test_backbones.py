@@ -75,6 +75,28 @@ def test_four_bits_need_an_adapter(checkpoints):
         Pretrained(path=checkpoints("qwen3"), lora={"rank": 0}, quantization="4bit")
 
 
+def test_four_bits_learn_in_every_layer_after_an_evaluation(make_pretrained, shake):
+    pytest.importorskip("bitsandbytes")
+    policy = make_pretrained(quantization="4bit")
+    policy.begin_phase("sft")
+    shake(policy, "sft")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    found = []
+    for evaluated in (False, True):
+        if evaluated:
+            policy.model.eval()
+            with torch.no_grad():
+                policy.model(input_ids=ids)
+        policy.model.train().zero_grad()
+        torch.manual_seed(0)  # of the adapters' dropout
+        policy.model(input_ids=ids).logits.logsumexp(-1).sum().backward()
+        found.append({name: w.grad for name, w in policy.model.named_parameters() if w.requires_grad})
+    assert found[0]
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(make_pretrained, shake):
     found = []
     for checkpointing in (False, True):
