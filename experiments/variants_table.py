@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 from command_line import WrongUse, read_settings
 
 from mllmrec.cache import atomic_path
+from mllmrec.errors import UserError
 from mllmrec.evaluation.intervals import crossed_interval
 from mllmrec.evaluation.metrics import per_user_metrics
 from mllmrec.evaluation.records import read_stage, stages_in
+from mllmrec.reporting.runs import Run, find_jobs
 
 METRIC, PLAIN = "NDCG@3", "grpo"
 BEFORE = ("warmup", "sft")  # phases whose cost is not a system's own
@@ -74,13 +76,9 @@ class Job:
         return per_user_metrics(np.where(ranks == 0, np.nan, ranks), [3])[METRIC]
 
 
-def read_job(folder: Path, users: list[str]) -> Job | None:
-    """A job of the sweep; None if it has not finished. ``users`` is filled by the first job, and the others agree with it."""
-    if not (folder / "finished.json").exists():
-        return None
-    seed, system = folder.name.removeprefix("seed-").split("+variant-")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    last = list(metrics["stages"])[-1]
+def read_job(run: Run, users: list[str]) -> Job:
+    """A finished job of the sweep. ``users`` is filled by the first job, and the others agree with it."""
+    folder, metrics, last = run.path, run.metrics, run.stages[-1]
     stages = stages_in(folder / "per_user.parquet")
     # Where the last weights were kept, there is no second ranking.
     of = {"kept": last, "last": f"{last}_last" if f"{last}_last" in stages else last}
@@ -97,8 +95,8 @@ def read_job(folder: Path, users: list[str]) -> Job | None:
         ranks[weights] = found[[place[user] for user in users]].astype(np.uint16)
     own = [cost for name, cost in metrics["cost"].items() if name not in BEFORE]
     return Job(
-        system,
-        int(seed),
+        run.group_choices["variant"],
+        run.seed,
         f"{metrics['protocol']['ranking']}, {'SFT' if 'sft' in metrics['stages'] else 'no SFT first'}",
         sum(int(cost.get("generated_tokens", 0)) for cost in own),
         sum(float(cost["seconds"]) for cost in own),
@@ -149,12 +147,13 @@ def gathered(given: Settings) -> tuple[list[Job], list[str]]:
         earlier, users = read_results(results)
         jobs.update({(job.system, job.seed): job for job in earlier})
     if given.sweep:
-        for folder in sorted(Path(given.sweep).glob("seed-*+variant-*")):
-            job = read_job(folder, users)
-            if job is None:
-                unfinished.append(folder.name)
-            else:
-                jobs[job.system, job.seed] = job
+        try:
+            found = find_jobs(given.sweep)
+        except UserError as error:
+            raise WrongUse(str(error)) from None
+        unfinished = [job.path.name for job in found.unfinished]
+        for job in (read_job(run, users) for run in found.runs):
+            jobs[job.system, job.seed] = job
         if results is not None and jobs:
             write_results(results, list(jobs.values()), users)
     kept = [job for job in jobs.values() if not given.seeds or str(job.seed) in given.seeds.split(",")]
