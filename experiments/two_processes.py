@@ -3,10 +3,10 @@
     python experiments/two_processes.py
     python experiments/two_processes.py jobs=bf16,dora_rslora
 
-Each job runs twice, with ``trainer=cpu`` and with ``trainer=ddp`` over gloo. A line says whether the metrics of every phase are equal,
-how far the loss of any logged row differs, relative to the loss (or to 0.001, if the loss is less), and how far any saved weight. All but the first job use the policy
-that the first one saved, opened like any pretrained model, with the dropout of its adapters off, since dropout is another draw in
-each process. The status is 1 if a job failed.
+Each job runs twice, with ``trainer=cpu`` and with ``trainer=ddp`` (or ``fsdp2``, if its name says so) over gloo. A line says how far
+any metric of any phase differs, the loss of any logged row relative to the loss (or to 0.001, if the loss is less), and any saved
+weight. All but the first job use the policy that the first one saved, opened like any pretrained model, with the dropout of
+its adapters off, since dropout is another draw in each process. The status is 1 if a job failed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ JOBS = {
     "bf16_mixed": [*SINGLE, "trainer.precision=bf16-mixed"],
     "bf16": [*PRETRAINED, "trainer.precision=bf16-true"],
     "4bit": [*PRETRAINED, "backbone.quantization=4bit"],
+    "fsdp2": [*SINGLE, "engine=plain"],
+    "fsdp2_bf16": [*PRETRAINED, "engine=plain", "trainer.precision=bf16-true"],
 }
+STRATEGIES = {"fsdp2": "fsdp2", "fsdp2_bf16": "fsdp2"}  # of the other jobs: ddp
 
 
 @dataclass
@@ -67,9 +70,25 @@ def run_job(folder: Path, overrides: Sequence[str]) -> str:
     return done.stderr[-600:] if done.returncode else ""
 
 
-def metrics(run: Path) -> object:
-    """The metrics of every phase."""
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["stages"]
+def metrics(run: Path) -> dict[str, float]:
+    """Phase, kind of negatives and name → metric."""
+    found: dict[str, float] = {}
+    unread = [("", json.loads((run / "metrics.json").read_text(encoding="utf-8"))["stages"])]
+    while unread:
+        name, value = unread.pop()
+        if isinstance(value, dict):
+            unread += [(f"{name}/{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, (int, float)):
+            found[name] = float(value)
+    return found
+
+
+def furthest_metric(one: Path, other: Path) -> float:
+    """The largest difference of a metric."""
+    sides = metrics(one), metrics(other)
+    if sides[0].keys() != sides[1].keys():
+        raise RuntimeError(f"{one} and {other} have other metrics")
+    return max(abs(value - sides[1][name]) for name, value in sides[0].items())
 
 
 def losses(run: Path) -> list[float]:
@@ -100,7 +119,8 @@ def line(name: str, one: Path, two: Path) -> str:
     if not pairs:
         raise RuntimeError(f"{one} logged no loss")
     furthest = max(abs(a - b) / max(abs(a), 1e-3) for a, b in pairs)
-    same = "equal" if metrics(one) == metrics(two) else "differ"
+    apart = furthest_metric(one, two)
+    same = "equal" if apart == 0 else f"within {apart:.1e}"
     return f"| {name} | {same} | {furthest:.1e} | {furthest_weight(one, two):.1e} |"
 
 
@@ -117,7 +137,8 @@ def main(arguments: Sequence[str]) -> int:
             overrides = [text.replace("{model}", str(model)) for text in JOBS[name]]
             one, two = place / name / "1", place / name / "2"
             trouble = run_job(one, ["trainer=cpu", *overrides])
-            trouble = trouble or run_job(two, ["trainer=ddp", "trainer.accelerator=cpu", *overrides])
+            strategy = STRATEGIES.get(name, "ddp")
+            trouble = trouble or run_job(two, [f"trainer={strategy}", "trainer.accelerator=cpu", *overrides])
             if trouble:
                 failed += 1
                 print(f"| {name} | failed | | |\n{trouble}", flush=True)
