@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -179,8 +180,12 @@ def source_fingerprint(*files: str, libraries: Sequence[str] = ()) -> str:
     return fingerprint([sources, {name: library_version(name) for name in libraries}])
 
 
+@functools.cache
 def library_version(package: str) -> str:
-    """The version of an installed package, or "none" if it is not installed."""
+    """The version of an installed package, or "none" if it is not installed.
+
+    A process keeps its first answer: what is installed or removed while it runs is not what it has imported.
+    """
     try:
         return version(package)
     except PackageNotFoundError:

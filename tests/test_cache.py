@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mllmrec import cache
 from mllmrec.cache import (
     GrowingFile,
     atomic_folder,
@@ -232,3 +233,10 @@ def test_a_folder_is_whole_or_absent_and_an_older_one_stays_until_then(tmp_path)
             _ = 1 / (not failing)
         assert [file.name for file in path.iterdir()] == (["a"] if failing else ["b"])
         assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_package_that_is_installed_meanwhile_changes_no_key(monkeypatch):
+    monkeypatch.setattr(cache, "version", lambda package: "1.0")
+    assert cache.library_version("installed-meanwhile") == "1.0"
+    monkeypatch.setattr(cache, "version", lambda package: "2.0")
+    assert cache.library_version("installed-meanwhile") == "1.0"
