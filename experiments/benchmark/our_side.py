@@ -115,7 +115,7 @@ class OurSide:
             cast(PromptBuilder, self.catalogue), self.policy.encode_answers, self.policy.end_token
         )
         rows = candidates if settings["rollout"] == "enumerate" else settings["group"]
-        self.training = self._step_with(SharedPrefix(), settings["prompts"] * rows)
+        self.training = self.step_with(SharedPrefix(), settings["prompts"] * rows)
         self.update = _updates(self.policy.model, steps)
         prompts = random_prompts(size, settings["prompts"] * steps, settings["prompt_len"])
         examples = [
@@ -127,7 +127,8 @@ class OurSide:
             for start in range(0, len(examples), settings["prompts"])
         ]
 
-    def _step_with(self, engine: Engine, micro_batch_size: int) -> PolicyGradient:
+    def step_with(self, engine: Engine, micro_batch_size: int) -> PolicyGradient:
+        """The step of this side by another engine, with so many completions at once."""
         draw, beta = _rollout(self.settings), self.settings["beta"]
         speaker = Speaker(
             self.policy,
@@ -170,14 +171,14 @@ class OurSide:
         """
         with _precision(self.settings):
             rollouts = self.training.collect(self.batches[index], index)
-            ours = self._gradients(self.training, rollouts)
-            plain = self._gradients(self._step_with(Plain(), 1), replace(rollouts, known=None))
+            ours = self.gradients(self.training, rollouts)
+            plain = self.gradients(self.step_with(Plain(), 1), replace(rollouts, known=None))
         errors = [
             (found - expected).norm() / expected.norm() for found, expected in zip(ours, plain, strict=True)
         ]
         return float(torch.stack(errors).max())
 
-    def _gradients(self, step: PolicyGradient, rollouts: RolloutBatch) -> list[Tensor]:
+    def gradients(self, step: PolicyGradient, rollouts: RolloutBatch) -> list[Tensor]:
         """Of all trained weights, in a step's update from some rollouts."""
         self.policy.model.zero_grad(set_to_none=True)
         for _ in step.updates(rollouts, _backward):

@@ -75,6 +75,14 @@ def test_ways_of_a_step_have_the_same_gradient_and_not_the_same_memory():
     assert streamed["of_first"]["saved"] < 0.4
 
 
+@pytest.mark.slow
+def test_a_compiled_update_has_the_same_gradient():
+    found = lines("compiled.py", "size=XS", "prompt_len=40", "completion_len=6", "group=4", "repeats=1")
+    assert [line["way"] for line in found] == ["plain", "compiled_plain", "shared_prefix"]
+    assert all(line["gradient_error"] < 1e-4 for line in found)
+    assert found[1]["first_s"] > found[1]["median_s"]  # the first update compiles
+
+
 def test_ways_without_a_meaning_are_refused():
     done = run("bench_memory.py", "train=some")
     assert done.returncode == 2
