@@ -194,8 +194,9 @@ def read_stage(path: Path, stage: str) -> StageRecords:
     if table.num_rows == 0:
         raise UserError(f"{path} has no phase {stage!r}; it has {choices(stages_in(path)) or 'none'}")
     return StageRecords(
-        user_ids=np.asarray(table["user_id"].to_pylist(), dtype=str),
-        target_ids=np.asarray(table["target_id"].to_pylist(), dtype=str),
+        # Not as numpy's own strings, which drop zero characters at the end of an id.
+        user_ids=np.asarray(table["user_id"].to_pylist(), dtype=object),
+        target_ids=np.asarray(table["target_id"].to_pylist(), dtype=object),
         ranks=np.array(
             [np.nan if rank is None else rank for rank in table["rank"].to_pylist()], dtype=np.float64
         ),
