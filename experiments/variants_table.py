@@ -152,8 +152,15 @@ def gathered(given: Settings) -> tuple[list[Job], list[str]]:
         except UserError as error:
             raise WrongUse(str(error)) from None
         unfinished = [job.path.name for job in found.unfinished]
-        for job in (read_job(run, users) for run in found.runs):
-            jobs[job.system, job.seed] = job
+        read: dict[tuple[str, int], Path] = {}
+        for run in found.runs:
+            job = read_job(run, users)
+            key = (job.system, job.seed)
+            if key in read:
+                raise WrongUse(
+                    f"{read[key]} and {run.path} are both variant={job.system} seed={job.seed}: which of them counts? Move one away"
+                )
+            read[key], jobs[key] = run.path, job
         if results is not None and jobs:
             write_results(results, list(jobs.values()), users)
     kept = [job for job in jobs.values() if not given.seeds or str(job.seed) in given.seeds.split(",")]

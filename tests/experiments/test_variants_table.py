@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,21 @@ def test_systems_stand_beside_plain_grpo_seed_by_seed(results: Path) -> None:
     assert results.with_suffix(".png").stat().st_size > 0
     kept = table(f"results={results}", "weights=kept", "seeds=1").stdout
     assert "| better | 0.500 | +0.000 [+0.000, +0.000]" in kept
+
+
+def test_two_jobs_of_one_system_and_seed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import variants_table
+
+    runs = [SimpleNamespace(path=tmp_path / name) for name in ("all-steps", "79-steps")]
+    found = SimpleNamespace(runs=runs, unfinished=[])
+    monkeypatch.setattr(variants_table, "find_jobs", lambda folder: found)
+    job = variants_table.Job("rere", 0, "likelihood, SFT", 0, 1.0, {})
+    monkeypatch.setattr(variants_table, "read_job", lambda run, users: job)
+    with pytest.raises(
+        variants_table.WrongUse, match=r"all-steps and .*79-steps are both variant=rere seed=0"
+    ):
+        variants_table.gathered(variants_table.Settings(sweep=str(tmp_path)))
 
 
 def test_a_table_without_plain_grpo_is_refused(results: Path, tmp_path: Path) -> None:
