@@ -51,7 +51,6 @@ JOBS = {
     "fsdp2": [*SINGLE, "engine=plain"],
     "fsdp2_bf16": [*PRETRAINED, "engine=plain", "trainer.precision=bf16-true"],
 }
-STRATEGIES = {"fsdp2": "fsdp2", "fsdp2_bf16": "fsdp2"}  # of the other jobs: ddp
 
 
 @dataclass
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
             overrides = [text.replace("{model}", str(model)) for text in JOBS[name]]
             one, two = place / name / "1", place / name / "2"
             trouble = run_job(one, ["trainer=cpu", *overrides])
-            strategy = STRATEGIES.get(name, "ddp")
+            strategy = "fsdp2" if name.startswith("fsdp2") else "ddp"
             trouble = trouble or run_job(two, [f"trainer={strategy}", "trainer.accelerator=cpu", *overrides])
             if trouble:
                 failed += 1

@@ -165,18 +165,12 @@ class OurSide:
         return float(lengths.amax(1).double().mean())
 
     def gradient_error(self, index: int) -> float:
-        """The largest relative error of any weight's gradient against `Plain`, with the same rollouts.
-
-        It is the maximum over weights of ``|g - g_plain| / |g_plain|`` in Euclidean norms, for the update of a step.
-        """
+        """The `largest_error` of the gradients against `Plain`, with the same rollouts, for the update of a step."""
         with _precision(self.settings):
             rollouts = self.training.collect(self.batches[index], index)
             ours = self.gradients(self.training, rollouts)
             plain = self.gradients(self.step_with(Plain(), 1), replace(rollouts, known=None))
-        errors = [
-            (found - expected).norm() / expected.norm() for found, expected in zip(ours, plain, strict=True)
-        ]
-        return float(torch.stack(errors).max())
+        return largest_error(ours, plain)
 
     def gradients(self, step: PolicyGradient, rollouts: RolloutBatch) -> list[Tensor]:
         """Of all trained weights, in a step's update from some rollouts."""
@@ -184,6 +178,11 @@ class OurSide:
         for _ in step.updates(rollouts, _backward):
             pass
         return [weight.grad for weight in self.policy.model.parameters() if weight.grad is not None]
+
+
+def largest_error(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """The maximum over weights of ``|g - expected| / |expected|``, in Euclidean norms."""
+    return max(float((own - plain).norm() / plain.norm()) for own, plain in zip(found, expected, strict=True))
 
 
 def _updates(model: torch.nn.Module, steps: int) -> Updates:
