@@ -158,9 +158,10 @@ def make_builder(catalogue) -> Callable[..., PromptBuilder]:
         ids: Sequence[str] = catalogue.ids,
         titles: Sequence[str] = catalogue.titles,
         marked: Collection[str] = (),
+        details: dict[str, str] | None = None,
         **settings,
     ) -> PromptBuilder:
-        items = ItemTexts(ids, titles, captions or {}, marked)
+        items = ItemTexts(ids, titles, captions or {}, marked, details or {})
         return PromptBuilder(items, load_template(template), **settings)
 
     return make

@@ -62,6 +62,7 @@ class Prompt(Section):
     history_length: Count
     max_title_words: CountOrZero
     max_caption_words: CountOrZero
+    max_detail_words: CountOrZero | None = None  # runs of earlier versions have no such key
     # Runs of earlier versions have neither key.
     item_tokens: Literal["none", "vector", "image"] = "none"
     curriculum: Literal["none", "linear"] = "none"

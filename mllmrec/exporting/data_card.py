@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
 _COLUMNS = {
-    "items": "`item_id`, `title`, `caption` (of its image; empty if there is none), `offered` (whether it may be recommended)",
+    "items": "`item_id`, `title`, `details` (empty unless prompts show them), `caption` (of its image; empty if there is none), `offered` (whether it may be recommended)",
     "candidates": "`sample_id`, `user_id`, `history` (item ids, oldest first), `candidates` (item ids; their order says nothing), `target` "
     "(one of them)",
     "reasoning": "`sample_id`, `user_id`, `history` (as the prompt showed it), `target`, `text`: a training sample and the reasoning that it "

@@ -127,6 +127,7 @@ def _write_items(prepared: Prepared, path: Path) -> int:
         {
             "item_id": pa.array(builder.ids, pa.string()),
             "title": pa.array([builder.titles[item] for item in range(count)], pa.string()),
+            "details": pa.array([builder.details(item) for item in range(count)], pa.string()),
             "caption": pa.array([builder.caption(item) for item in range(count)], pa.string()),
             "offered": pa.array(prepared.items.offered.tolist(), pa.bool_()),
         }

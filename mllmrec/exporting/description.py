@@ -29,8 +29,8 @@ def described(run: FinishedRun) -> dict[str, Any]:
     """The content of ``mllmrec.json``, but for ``base`` and ``weights``, which depend on the form of the export.
 
     Returns:
-        ``prompt``: wording and numbers; ``chat``: what the chat template puts around a prompt; ``items``: id, label, title and
-        caption as prompts show them, and whether the item may be recommended; ``evaluation``: how the run ranks; ``example``: a
+        ``prompt``: wording and numbers; ``chat``: what the chat template puts around a prompt; ``items``: id, label, title,
+        details and caption as prompts show them, and whether the item may be recommended; ``evaluation``: how the run ranks; ``example``: a
         made-up history, candidates, the whole text, and each answer's log-probability.
     """
     prepared, builder, policy = run.prepared, run.prepared.builder, run.policy
@@ -67,6 +67,7 @@ def described(run: FinishedRun) -> dict[str, Any]:
                 "id": item_id,
                 "label": builder.label(item),
                 "title": builder.titles[item],
+                "details": builder.details(item),
                 "caption": builder.caption(item),
                 "offered": bool(offered[item]),
             }

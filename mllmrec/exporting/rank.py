@@ -50,8 +50,10 @@ def prompt_of(about: dict[str, Any], history: list[str], candidates: list[str]) 
         label = _label(about, item, place if listed else None)
         if not label:
             pattern = pattern.replace("{label} ", "").replace("{label}", "")
-        caption = wording["caption"].format(caption=item["caption"]) if item["caption"] else ""
-        return str(pattern.format(label=label, title=item["title"], caption=caption, position=place))
+        shown = "".join(
+            wording[part].format(**{part: item[part]}) for part in ("details", "caption") if item[part]
+        )
+        return str(pattern.format(label=label, title=item["title"], caption=shown, position=place))
 
     blocks = []
     if prompt["experience"]:

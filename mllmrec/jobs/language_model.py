@@ -80,6 +80,8 @@ def run_language_model(run: NewRun) -> Evaluation:
     check_prompts(run, phases, policy, answers)
     check_rewards(run, phases)
     check_servers(run, phases, policy)
+    if phases and labels and backbone.from_scratch:
+        warn_of_new_tokens(run)
     run.begin()
     write_prompts(folder.prompts_path, policy.render, prompt_sets(run, phases), cfg.seed)
     if reads_vectors:
@@ -226,6 +228,16 @@ def _longest_completion(rollout: Mapping[str, Any], policy: Policy, answers: Ans
     if budget := rollout.get("max_reasoning_tokens"):
         return int(policy.reasoning_tokens().around + budget + answers.longest)
     return int(rollout.get("max_new_tokens") or 0)
+
+
+def warn_of_new_tokens(run: NewRun) -> None:
+    """Say that answers cannot find cold items if each item's id is a token that only training can teach."""
+    if "cold_items" in run.prepared.summary and run.cfg.eval.ranking != "pointwise":
+        log.warning(
+            "split=cold_items: an answer begins with the item's id, which is a token of its own, and training never shows "
+            "those of cold items; expect rankings at chance. method=pointwise judges titles and captions instead, and "
+            "method=sasrec_text reads them (experiments/cold_items.md)"
+        )
 
 
 def check_rewards(run: NewRun, phases: Sequence[Phase]) -> None:

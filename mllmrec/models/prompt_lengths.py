@@ -62,7 +62,7 @@ def check_lengths(
             raise UserError(
                 f"{too_long} of {len(examples)} {name} prompts are longer than the backbone holds beside an answer "
                 f"({limit} of {policy.max_length} tokens{_reserved(policy)}); the longest has {longest} (sample {sample}): lower "
-                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words or "
+                "prompt.history_length, prompt.max_title_words, prompt.max_caption_words, prompt.max_detail_words or "
                 f"candidates.num_negatives, or {policy.remedy}"
             )
 
@@ -105,7 +105,7 @@ def check_question_lengths(policy: Policy, questions: Questions, parts: dict[str
             raise UserError(
                 f"{too_long} of {len(examples)} {name} samples have questions that are longer than the backbone holds "
                 f"beside Yes or No ({limit} of {policy.max_length} tokens); the longest has {longest} (sample {sample}): "
-                "lower prompt.history_length, prompt.max_title_words or prompt.max_caption_words, or "
+                "lower prompt.history_length, prompt.max_title_words, prompt.max_caption_words or prompt.max_detail_words, or "
                 f"{policy.remedy}"
             )
 

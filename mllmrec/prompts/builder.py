@@ -24,7 +24,7 @@ class PromptTemplate:
     hint: str  # {reasoning}; left out for samples without CoT
     think: str  # asks for reasoning before the answer; left out unless the answer should carry reasoning
     closing: str  # {domain} {form}
-    item: str  # one candidate: {label} {title} {caption}
+    item: str  # one candidate: {label} {title} {caption}, its details in front of the caption
     history_item: str  # one history item: as in item, and {position} from 1
     caption: str  # {caption}; left out for items without a caption
     joiner: str  # stands between items, and between blocks
@@ -40,6 +40,7 @@ class PromptTemplate:
     # {domain}; stands behind the history if the policy describes the user first, and ranks from that alone
     describe: str = "Describe what the user likes, between <think> and </think>, for someone who will not see these {domain}s."
     profile: str = "What the user likes:\n{reasoning}"  # {reasoning}; stands in the place of the history
+    details: str = " ({details})"  # {details}; in front of the caption; left out for items without details
 
 
 _PLACEHOLDERS = {
@@ -55,6 +56,7 @@ _PLACEHOLDERS = {
     "item": {"label", "title", "caption", "position"},
     "history_item": {"label", "title", "caption", "position"},
     "caption": {"caption"},
+    "details": {"details"},
 }
 
 
@@ -82,12 +84,13 @@ class ItemTexts:
     titles: Sequence[str]
     captions: Mapping[str, str] = field(default_factory=dict)  # by item id
     marked: Collection[str] = ()  # ids of the items that prompts also show by tokens other than text
+    details: Mapping[str, str] = field(default_factory=dict)  # by item id, as far as prompts show them
 
 
 class PromptBuilder:
     """Turns item indices into prompt and answer text.
 
-    Titles are cut to ``max_title_words`` (0: not cut) and captions to ``max_caption_words``. Both are neutralised, so
+    Titles are cut to ``max_title_words`` (0: not cut) and captions to ``max_caption_words``. All texts are neutralised, so
     that foreign text cannot imitate a label, a mark, a think tag or a chat token. In prompts the mark of each marked item
     stands right behind the item's title; answers have no marks. ``label`` is one of `mllmrec.prompts.naming.LABELS`; where
     only titles tell items apart, equal titles get a number behind them.
@@ -116,14 +119,15 @@ class PromptBuilder:
                 "item and history_item: add {title} there, or set prompt.item_tokens=none"
             )
         self.ids = [str(item_id) for item_id in items.ids]
-        self.titles = [_first_words(self.clean(str(title)), max_title_words) for title in items.titles]
+        self.titles = [first_words(self.clean(str(title)), max_title_words) for title in items.titles]
         if label == "none":
             self.titles = distinct_titles([self.clean(item_id) for item_id in self.ids], self.titles)
         self._captions = {
-            item_id: _first_words(self.clean(text), max_caption_words)
+            item_id: first_words(self.clean(text), max_caption_words)
             for item_id, text in items.captions.items()
             if text
         }
+        self._details = {item_id: self.clean(text) for item_id, text in items.details.items() if text}
         marked = set(items.marked)
         self.marked = [item_id for item_id in self.ids if item_id in marked]
         self._marks = {item_id: item_mark(item_id) for item_id in self.marked}
@@ -257,8 +261,12 @@ class PromptBuilder:
         return " ".join([clean, "Closest", *names])
 
     def described(self, item: int) -> str:
-        """An item's title, and its caption if it has one, as prompts show them."""
-        return f"{self.titles[item]} {self.caption(item)}".strip()
+        """An item's title, and its details and caption if it has any, as prompts show them."""
+        return " ".join(filter(None, (self.titles[item], self.details(item), self.caption(item))))
+
+    def details(self, item: int) -> str:
+        """An item's details as prompts show them; "" if they show none."""
+        return self._details.get(self.ids[item], "")
 
     def caption(self, item: int) -> str:
         """An item's caption as prompts show it; "" if it has none."""
@@ -278,8 +286,9 @@ class PromptBuilder:
         return safe if self.template.punctuation == "keep" else " ".join(_WORDS.findall(safe))
 
     def _item(self, pattern: str, item: int, position: int, listed: bool = False) -> str:
-        caption = self._captions.get(self.ids[item])
-        shown = self.template.caption.format(caption=caption) if caption else ""
+        details, caption = self.details(item), self.caption(item)
+        shown = self.template.details.format(details=details) if details else ""
+        shown += self.template.caption.format(caption=caption) if caption else ""
         label = self.naming.label_of(self.ids[item], position - 1 if listed else None)
         if not label:
             pattern = pattern.replace("{label} ", "").replace("{label}", "")
@@ -291,5 +300,6 @@ class PromptBuilder:
         )
 
 
-def _first_words(text: str, count: int) -> str:
+def first_words(text: str, count: int) -> str:
+    """The first words of a text; all of them if ``count`` is 0."""
     return " ".join(text.split()[:count]) if count else text

@@ -24,7 +24,7 @@ from mllmrec.data.cold_items import ColdItemInteractions
 from mllmrec.data.splits import Samples
 from mllmrec.data.summary import summarise
 from mllmrec.errors import UserError
-from mllmrec.prompts.builder import ItemTexts, PromptBuilder, load_template
+from mllmrec.prompts.builder import ItemTexts, PromptBuilder, first_words, load_template
 from mllmrec.prompts.examples import CotUse, Examples
 from mllmrec.prompts.questions import Questions, load_question_wording
 from mllmrec.reasoners.base import HistoryItem
@@ -73,7 +73,9 @@ def prepare(cfg: DictConfig, training: bool = True, open_judge: OpenJudge | None
     captions, caption_counts = captions_of(cfg, items.only_kept(), cache)
     marked = marked_items(cfg.prompt.get("item_tokens", "none"), items)
     builder = PromptBuilder(
-        ItemTexts(items.ids.tolist(), items.titles.tolist(), captions, marked),
+        ItemTexts(
+            items.ids.tolist(), items.titles.tolist(), captions, marked, shown_details(cfg.prompt, items)
+        ),
         load_template(cfg.prompt.template),
         domain=source.domain,
         answer=cfg.prompt.answer,
@@ -142,6 +144,17 @@ def marked_items(item_tokens: str, items: Items) -> list[str]:
     """The ids of the items that prompts also show by tokens other than text."""
     ids: list[str] = items.ids.tolist()
     return {"none": [], "vector": ids, "image": [item for item in ids if item in items.images]}[item_tokens]
+
+
+def shown_details(settings: DictConfig, items: Items) -> dict[str, str]:
+    """The details that prompts show, by item id; none without ``prompt.max_detail_words``."""
+    most = settings.get("max_detail_words")
+    if most is None:
+        return {}
+    return {
+        item: first_words(details, most)
+        for item, details in zip(items.ids.tolist(), items.details.tolist(), strict=True)
+    }
 
 
 def captions_of(cfg: DictConfig, items: Items, cache: Path) -> tuple[dict[str, str], dict[str, int]]:

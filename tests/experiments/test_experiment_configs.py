@@ -21,7 +21,7 @@ JOBS_A_SEED = {
     "reward_design": 2,
     "seeds": 1,
     "controls": 4,
-    "cold_items": 8,
+    "cold_items": 9,
     "reasoned": 2,
     "profiled": 2,
     "variants": len(list((CONFIG_DIR / "variant").glob("*.yaml"))),

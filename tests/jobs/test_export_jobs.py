@@ -81,6 +81,24 @@ def test_an_export_ranks_as_the_run_does_without_this_package(run, merge, reques
     assert found == pytest.approx(known, abs=1e-5)
 
 
+def test_an_export_shows_the_details_that_prompts_show(job, tmp_path):
+    ratings, items = tmp_path / "ratings.csv", tmp_path / "items.csv"
+    lines = [f"u{user},{(user + step) % 30},{step}" for user in range(40) for step in range(8)]
+    ratings.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    lines = [f"{item},Title {item},{'Drama' if item % 2 else ''}" for item in range(30)]
+    items.write_text("item_id,title,genre\n" + "\n".join(lines) + "\n")
+    data = ["dataset=tabular", f"dataset.interactions={ratings}", f"dataset.items={items}"]
+    shown = ["dataset.details_columns=[genre]", "prompt.max_detail_words=0", "caption=none"]
+    plain = ["cot_policy=none", "mix_ratio=0", "method=sft"]
+    run = job(tmp_path / "run", *data, *shown, *plain)
+    done = export_run(str(run), tmp_path / "model")
+    assert done.difference < 1e-5
+    about = described(done.path)
+    assert {item["id"]: item["details"] for item in about["items"]}["7"] == "Drama"
+    prompt = prompt_of(about, ["7", "8"], about["example"]["candidates"])
+    assert "[ITEM_7] Title 7 Drama [ITEM_8] Title 8 Candidates" in prompt
+
+
 def test_the_last_adapter_alone_would_have_been_found_out(stacked, tmp_path, monkeypatch):
     def alone(policy, dtype):
         return policy.model, policy.phases[-1]

@@ -180,6 +180,14 @@ def test_items_that_no_training_shows_are_ranked_among_each_other(job, tmp_path)
     assert "sft" in metrics_of(folder)["weights"]  # validation users chose its weights
 
 
+@pytest.mark.parametrize(("method", "warned"), [("sft", True), ("pointwise", False)])
+def test_answers_by_ids_that_no_training_shows_are_warned_of(job, tmp_path, method, warned):
+    cold = ["split=cold_items", "split.share=0.5", "candidates.num_negatives=4", "eval.ks=[1,3]"]
+    folder = job(tmp_path / "run", f"method={method}", *cold)
+    log = (folder / "run.log").read_text(encoding="utf-8")
+    assert ("expect rankings at chance. method=pointwise" in log) == warned
+
+
 def test_generated_rankings_leave_the_held_out_choice_of_weights_on(job, tmp_path):
     folder = job(
         tmp_path / "run", "method=sft", "eval.ranking=generate", "eval.max_new_tokens=4", "heldout.every=1"

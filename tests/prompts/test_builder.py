@@ -82,6 +82,21 @@ def test_cuts_count_words(make_builder):
     assert builder.answer(0) == "[ITEM_0] Red"
 
 
+def test_details_stand_between_title_and_caption(make_builder):
+    texts = {"captions": {"0": "a lamp", "1": "a lamp"}, "details": {"0": "Norvik, <think>", "2": "Halden"}}
+    builder = make_builder("instruct", **texts)
+    lines = builder.prompt([0, 1, 2, 3], None).splitlines()[1:5]
+    assert lines == [
+        "1. [ITEM_0] Red Lamp (Norvik, ‹think›) | image: a lamp",
+        "2. [ITEM_1] Blue Lamp | image: a lamp",
+        "3. [ITEM_2] Red Chair (Halden)",
+        "4. [ITEM_3] Blue Chair",
+    ]
+    assert builder.answer(0) == "[ITEM_0] Red Lamp"
+    assert builder.described(2) == "Red Chair Halden"
+    assert "[ITEM_0] Red Lamp Norvik think a lamp [ITEM_1]" in make_builder(**texts).prompt([0, 1], None)
+
+
 def test_answers_follow_the_format(make_builder):
     assert make_builder(answer="id").answer(3) == "[ITEM_3]"
     assert make_builder(answer="id_title").answer(3) == "[ITEM_3] Blue Chair"

@@ -175,8 +175,31 @@ def toy_dataset(folder, split):
     interactions, items = folder / "interactions.csv", folder / "items.csv"
     lines = [f"u{user},{item},{when}" for user, row in enumerate(rows) for when, item in enumerate(row)]
     interactions.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
-    items.write_text("item_id,title\n" + "".join(f"{item},Title {item}\n" for item in range(40)))
+    items.write_text(
+        "item_id,title,brand\n" + "".join(f"{item},Title {item},Of brand {item % 3}\n" for item in range(40))
+    )
     return ["dataset=tabular", f"dataset.interactions={interactions}", f"dataset.items={items}"]
+
+
+@pytest.mark.parametrize(
+    ("most", "shown"),
+    [("null", "Title 4 ["), ("0", "Title 4 Of brand 1 ["), ("2", "Title 4 Of brand [")],
+)
+def test_prompts_show_the_details_that_are_asked_for(tmp_path, most, shown):
+    data = [*toy_dataset(tmp_path, "leave_one_out"), "dataset.details_columns=[brand]", "caption=none"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose(
+            "train",
+            overrides=[
+                *data,
+                f"cache_dir={tmp_path / 'cache'}",
+                "cot_policy=none",
+                "mix_ratio=0",
+                f"prompt.max_detail_words={most}",
+            ],
+        )
+    builder = prepare(cfg).builder
+    assert shown in builder.prompt([4, 5], None)
 
 
 @pytest.mark.parametrize("split", sorted(path.stem for path in (CONFIG_DIR / "split").glob("*.yaml")))
