@@ -151,6 +151,11 @@ def shown_details(settings: DictConfig, items: Items) -> dict[str, str]:
     most = settings.get("max_detail_words")
     if most is None:
         return {}
+    if not any(items.details):
+        log.warning(
+            "prompt.max_detail_words=%d, but no item has details: tables name theirs by dataset.details_columns",
+            most,
+        )
     return {
         item: first_words(details, most)
         for item, details in zip(items.ids.tolist(), items.details.tolist(), strict=True)

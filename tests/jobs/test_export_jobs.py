@@ -89,8 +89,9 @@ def test_an_export_shows_the_details_that_prompts_show(job, tmp_path):
     items.write_text("item_id,title,genre\n" + "\n".join(lines) + "\n")
     data = ["dataset=tabular", f"dataset.interactions={ratings}", f"dataset.items={items}"]
     shown = ["dataset.details_columns=[genre]", "prompt.max_detail_words=0", "caption=none"]
-    plain = ["cot_policy=none", "mix_ratio=0", "method=sft"]
-    run = job(tmp_path / "run", *data, *shown, *plain)
+    plain = ["cot_policy=none", "mix_ratio=0", "method=sft", "warmup.max_steps=3"]
+    size = ["backbone.hidden_size=32", "backbone.num_layers=2", "backbone.vocabulary=400"]
+    run = job(tmp_path / "run", *data, *shown, *plain, *size, small=False)
     done = export_run(str(run), tmp_path / "model")
     assert done.difference < 1e-5
     about = described(done.path)

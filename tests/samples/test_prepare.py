@@ -183,10 +183,11 @@ def toy_dataset(folder, split):
 
 @pytest.mark.parametrize(
     ("most", "shown"),
-    [("null", "Title 4 ["), ("0", "Title 4 Of brand 1 ["), ("2", "Title 4 Of brand [")],
+    [("null", "Title 4 ["), ("0", "Title 4 Of brand 1 ["), ("2", "Title 4 Of brand ["), ("3", "Title 4 [")],
 )
-def test_prompts_show_the_details_that_are_asked_for(tmp_path, most, shown):
-    data = [*toy_dataset(tmp_path, "leave_one_out"), "dataset.details_columns=[brand]", "caption=none"]
+def test_prompts_show_the_details_that_are_asked_for(tmp_path, caplog, most, shown):
+    columns = "[]" if most == "3" else "[brand]"
+    data = [*toy_dataset(tmp_path, "leave_one_out"), f"dataset.details_columns={columns}", "caption=none"]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose(
             "train",
@@ -200,6 +201,7 @@ def test_prompts_show_the_details_that_are_asked_for(tmp_path, most, shown):
         )
     builder = prepare(cfg).builder
     assert shown in builder.prompt([4, 5], None)
+    assert ("no item has details" in caplog.text) == (most == "3")
 
 
 @pytest.mark.parametrize("split", sorted(path.stem for path in (CONFIG_DIR / "split").glob("*.yaml")))
