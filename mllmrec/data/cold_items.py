@@ -14,6 +14,8 @@ from mllmrec.errors import UserError
 from mllmrec.randomness import derive_seed
 
 Negatives = Literal["cold", "all"]
+# One of so many users who could be tested or validated is validated.
+VALIDATED_OF = 5
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class ColdItems:
     """A seeded share of the items is cold: no training sequence has them, and no training prompt lists them.
 
     Half of the cold items are test targets, the other half validation targets. A user's test target is the last
-    interaction with a cold item of the first half that has at least `min_history` other items before it. A user without
-    one may have a validation target, found in the same way in the second half. So validation and test share neither users
+    interaction with a cold item of the first half that has at least `min_history` other items before it. A validation
+    target is found in the same way in the second half. Of the users who could have either, a seeded fifth are validated
+    and the others are tested; where histories are long, nearly all users could. So validation and test share neither users
     nor targets, and weights chosen on validation targets were not chosen on test targets. The history is everything that
     the user did before the target, without cold items. Training takes what lies in these histories, and the whole
     sequences of all other users without their cold items. So, as in `LeaveOneOut`, a user's training ends before the
@@ -51,7 +54,8 @@ class ColdItems:
     negatives are drawn by popularity, cold ones are drawn by the number of people who have them in the whole data.
     ``negatives="all"`` draws from the whole catalogue, which gives the target away.
 
-    A hash of seed and item id chooses the cold items among those that occur and have a title, so no file order matters.
+    A hash of seed and item id chooses the cold items among those that occur and have a title, and one of seed and user id
+    the users to validate, so no file order matters.
     Published splits play no part. If a publisher gives one person two sequences, the longer one is used, or the test
     sequence if they are equally long.
 
@@ -60,7 +64,7 @@ class ColdItems:
         min_history: fewest items before a target.
         share: the cold share of the items.
         negatives: what is drawn beside a cold target.
-        seed: chooses the cold items.
+        seed: chooses the cold items and the users to validate.
 
     Raises on call:
         UserError: the share gives fewer than two cold items, or a split is empty.
@@ -97,7 +101,12 @@ class ColdItems:
         warm_before = _counts_before(role == TRAIN)
         usable = warm_before[places] - warm_before[offsets[users]] >= self.min_history
         tests = _last_places((role == TEST) & usable, users, count)
-        validations = _last_places((role == VALIDATION) & usable & (tests < 0)[users], users, count)
+        validations = _last_places((role == VALIDATION) & usable, users, count)
+        validated = self._validated((tests >= 0) & (validations >= 0), interactions.user_ids)
+        tests, validations = (
+            np.where(validated, -1, tests),
+            np.where((tests >= 0) & ~validated, -1, validations),
+        )
         targets = np.maximum(tests, validations)
         ends = np.where(targets >= 0, targets, offsets[1:])
         kept = ((role == TRAIN) & (places < ends[users])) | (places == targets[users])
@@ -109,7 +118,7 @@ class ColdItems:
         splits = {
             "train": training_samples(sequences, np.arange(len(stops)), stops, self.windows, self.min_history)
         }
-        candidates = np.ones(count, dtype=bool)
+        candidates = ~validated  # who is counted as left out of a split that has no target for them
         for name, label, found in (("test", TEST, tests), ("validation", VALIDATION, validations)):
             has_any = np.bincount(users[role == label], minlength=count) > 0
             mine = np.flatnonzero((found >= 0)[active]).astype(np.int32)
@@ -117,6 +126,13 @@ class ColdItems:
             splits[name] = Samples(sequences, mine, stops[mine], left_out)
             candidates &= found < 0
         return not_empty({name: splits[name] for name in ("train", "validation", "test")})
+
+    def _validated(self, either: np.ndarray, user_ids: np.ndarray) -> np.ndarray:
+        """(U,) bool: of the (U,) users who could be tested or validated, those who are validated."""
+        chosen = np.zeros(len(either), dtype=bool)
+        for user in np.flatnonzero(either).tolist():
+            chosen[user] = derive_seed(self.seed, "validated user", str(user_ids[user])) % VALIDATED_OF == 0
+        return chosen
 
     def _roles(self, interactions: Interactions, items: Items) -> np.ndarray:
         """(I,) int8: TRAIN for items that are not cold, else the split that they are targets of."""

@@ -70,6 +70,22 @@ def test_targets_are_cold_and_nothing_else_is():
     assert (splits["test"].left_out, splits["validation"].left_out) == (2, 0)
 
 
+def test_a_fifth_of_the_users_who_could_be_either_are_validated():
+    # Where histories are long, every user meets cold items of both kinds.
+    sequences = [(f"u{n}", [0, 1, 9, 8, 2]) for n in range(1000)]
+    splits = Chosen()(interactions_of(sequences), catalogue(10))
+    validated = {user for user, _, _ in pairs(splits["validation"])}
+    assert 160 < len(validated) < 240  # 200, with a standard deviation of 13
+    assert len(splits["test"]) == 1000 - len(validated)
+    assert {target for _, _, target in pairs(splits["validation"])} == {8}
+    assert {tuple(history) for _, history, _ in pairs(splits["validation"])} == {(0, 1)}
+    assert (splits["test"].left_out, splits["validation"].left_out) == (0, 0)
+    again = Chosen()(interactions_of(sequences[::-1]), catalogue(10))
+    assert {user for user, _, _ in pairs(again["validation"])} == validated
+    other = Chosen(seed=1)(interactions_of(sequences), catalogue(10))
+    assert {user for user, _, _ in pairs(other["validation"])} != validated
+
+
 def test_sliding_windows_and_longer_histories():
     interactions = interactions_of(SEQUENCES)
     train = Chosen(windows="sliding")(interactions, catalogue(10))["train"]
