@@ -3,12 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mllmrec.config import CONFIG_DIR
 from mllmrec.data.candidates import Catalogue
 from mllmrec.samples.prepare import prepare
 from mllmrec.samples.prepared import Prepared
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +24,7 @@ def prepared(tmp_path_factory) -> Prepared:
         "dataset.num_items=40",
         "mix_ratio=0.5",
     ]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return prepare(compose("train", overrides=overrides))
+    return prepare(composed(*overrides))
 
 
 def test_another_draw_has_other_negatives_for_the_same_samples(prepared):
@@ -64,8 +68,7 @@ def test_other_data_under_the_same_settings_has_its_own_candidates(tmp_path):
             "cot_policy=none",
             "eval.weighting=uniform",
         ]
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = compose("train", overrides=overrides)
+        cfg = composed(*overrides)
         examples, positions, _ = prepare(cfg).evaluation(cfg.eval)
         ranked = [examples.candidates_of(position) for position in positions]
         own = [examples.samples.target(position) for position in positions]
@@ -85,8 +88,7 @@ def test_never_being_listed_as_wrong_does_not_give_the_target_away(tmp_path):
         "cot_policy=none",
         "eval.weighting=uniform",
     ]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = composed(*overrides)
     prepared = prepare(cfg)
     listed: dict[str, set[int]] = {}
     for draw in range(12):
@@ -116,8 +118,7 @@ def test_a_subset_of_users_ranks_and_trains_on_their_items_alone(tmp_path, caplo
         "dataset.max_users=12",
         "cot_policy=none",
     ]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = composed(*overrides)
     prepared = prepare(cfg)
     held = np.unique(prepared.interactions.items)
     assert len(held) < 150
@@ -188,18 +189,8 @@ def toy_dataset(folder, split):
 def test_prompts_show_the_details_that_are_asked_for(tmp_path, caplog, most, shown):
     columns = "[]" if most == "3" else "[brand]"
     data = [*toy_dataset(tmp_path, "leave_one_out"), f"dataset.details_columns={columns}", "caption=none"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose(
-            "train",
-            overrides=[
-                *data,
-                f"cache_dir={tmp_path / 'cache'}",
-                "cot_policy=none",
-                "mix_ratio=0",
-                f"prompt.max_detail_words={most}",
-            ],
-        )
-    builder = prepare(cfg).builder
+    shown_words = [f"cache_dir={tmp_path / 'cache'}", f"prompt.max_detail_words={most}"]
+    builder = prepare(composed(*data, *shown_words, "cot_policy=none", "mix_ratio=0")).builder
     assert shown in builder.prompt([4, 5], None)
     assert ("no item has details" in caplog.text) == (most == "3")
 
@@ -212,20 +203,16 @@ def test_the_training_seed_decides_nothing_of_what_is_evaluated(tmp_path, split)
         data.append("split.share=0.5")  # twenty of forty items: nine negatives among them
     found = []
     for seed in (0, 1):
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = compose(
-                "train",
-                overrides=[
-                    *data,
-                    f"cache_dir={tmp_path / f'cache {seed}'}",
-                    f"split={split}",
-                    f"seed={seed}",
-                    "caption=none",
-                    "cot_policy=none",
-                    "dataset.max_users=50",
-                    "eval.max_users=5",
-                ],
-            )
+        cfg = composed(
+            *data,
+            f"cache_dir={tmp_path / f'cache {seed}'}",
+            f"split={split}",
+            f"seed={seed}",
+            "caption=none",
+            "cot_policy=none",
+            "dataset.max_users=50",
+            "eval.max_users=5",
+        )
         prepared = prepare(cfg)
         evaluated = []
         for part in ("test", "validation"):
